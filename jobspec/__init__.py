@@ -1,0 +1,1 @@
+"""Immutable job specs in a file-based queue: what runs on a login node, without torch."""

@@ -1,0 +1,322 @@
+"""The job spec: one immutable description of one experiment, its canonical bytes and its id.
+
+A spec says what is to be learned and how it is scored, never on which machine: the global batch is
+fixed, accumulation follows from the devices found.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from jobspec.errors import SpecError
+
+SCHEMA_VERSION = 1
+OWN_BENCHMARKS = ("minerva_math500", "aime24", "aime25")
+
+Slug = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+Text = Annotated[str, Meta(min_length=1, max_length=4096)]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Meta(ge=1, le=10**9)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Seed = Annotated[int, Meta(ge=0, lt=2**31)]
+Tokens = Annotated[int, Meta(ge=1, le=10**7)]
+Scalar = bool | int | float | str | None
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of everything a person writes: unknown fields are refused, so no typo is silent."""
+
+
+class ModelSpec(Spec, frozen=True, kw_only=True):
+    """Which weights are tuned (`name`: a hub name or a directory) and how they are loaded."""
+
+    name: Text
+    revision: Text | None = None
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    attn_implementation: Literal[
+        "auto", "flash_attention_2", "flash_attention_3", "sdpa", "eager"
+    ] = "auto"
+    chat_template: Text | None = None
+    trust_remote_code: bool = False
+
+
+class DataSpec(Spec, frozen=True, kw_only=True):
+    """What is trained on: JSONL rows of `messages`. `sha256` is filled in at enqueue."""
+
+    path: Text
+    sha256: Sha256 | None = None
+    eval_split_ratio: Annotated[float, Meta(ge=0, le=0.5)] = 0.05
+    max_train_samples: Count | None = None
+    require_think: bool = False
+    max_dropped_frac: Fraction = 0.05
+
+
+class LoraSpec(Spec, frozen=True, kw_only=True):
+    """Low-rank adapters instead of full fine-tuning."""
+
+    r: Annotated[int, Meta(ge=1, le=4096)] = 16
+    alpha: Annotated[float, Meta(gt=0, le=65536)] = 32.0
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    target_modules: tuple[Text, ...] | Literal["all-linear"] = "all-linear"
+
+
+class TrainSpec(Spec, frozen=True, kw_only=True):
+    """How it is trained; keys keep their TRL / Transformers / DeepSpeed spelling."""
+
+    learning_rate: Annotated[float, Meta(gt=0, le=1)] = 1e-5
+    num_train_epochs: Annotated[float, Meta(gt=0, le=1000)] = 8.0
+    max_length: Annotated[int, Meta(ge=8, le=10**6)] = 8192
+    global_batch_size: Annotated[int, Meta(ge=1, le=65536)] = 8
+    per_device_train_batch_size: Annotated[int, Meta(ge=1, le=4096)] = 1
+    lr_scheduler_type: Literal[
+        "constant_with_warmup", "constant", "linear", "cosine", "polynomial", "inverse_sqrt"
+    ] = "constant_with_warmup"
+    warmup_ratio: Fraction = 0.03
+    optim: Literal["adamw_torch_fused", "adamw_torch"] = "adamw_torch_fused"
+    adam_beta1: Annotated[float, Meta(ge=0, lt=1)] = 0.9
+    adam_beta2: Annotated[float, Meta(ge=0, lt=1)] = 0.95
+    adam_epsilon: Annotated[float, Meta(gt=0, le=1)] = 1e-6
+    weight_decay: Annotated[float, Meta(ge=0, le=10)] = 0.1
+    max_grad_norm: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
+    seed: Seed = 42
+    zero_stage: Literal[0, 2, 3] = 2
+    offload: Literal["none", "optimizer", "all"] = "none"
+    gradient_checkpointing: bool = True
+    packing: bool = False
+    use_liger_kernel: bool | Literal["auto"] = "auto"
+    lora: LoraSpec | None = None
+    save_total_limit: Count = 8
+    checkpoint_interval_s: Annotated[float, Meta(gt=0, le=10**7)] = 1800.0
+
+
+class BenchmarkOverrides(Spec, frozen=True, kw_only=True):
+    """Settings of one benchmark that differ from the spec's `eval` group."""
+
+    avg_k: Annotated[int, Meta(ge=1, le=4096)] | None = None
+    max_gen_toks: Tokens | None = None
+    temperature: Annotated[float, Meta(ge=0, le=5)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Meta(ge=1, le=10**6)] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    num_fewshot: Annotated[int, Meta(ge=0, le=100)] | None = None
+    limit: Count | None = None
+
+
+class EvalSpec(Spec, frozen=True, kw_only=True):
+    """How it is scored. `avg_k` answers a question are drawn for the AIME benchmarks; others
+    draw one unless `overrides` says otherwise."""
+
+    benchmarks: tuple[Text, ...] = OWN_BENCHMARKS
+    benchmark_dir: Text | None = None
+    protocol: Literal["published", "stock"] = "published"
+    avg_k: Annotated[int, Meta(ge=1, le=4096)] = 32
+    backend: Literal["auto", "vllm", "hf"] = "auto"
+    max_gen_toks: Tokens = 32768
+    temperature: Annotated[float, Meta(ge=0, le=5)] = 0.6
+    top_p: Annotated[float, Meta(gt=0, le=1)] = 0.95
+    top_k: Annotated[int, Meta(ge=1, le=10**6)] | None = None
+    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    think_end_token: Text | None = "</think>"
+    chat_template_kwargs: dict[str, Scalar] = {}
+    num_fewshot: Annotated[int, Meta(ge=0, le=100)] | None = None
+    overrides: dict[str, BenchmarkOverrides] = {}
+    limit: Count | None = None
+    log_samples: bool = False
+    checkpoints: Literal["final", "all"] = "final"
+    seed: Seed = 1234
+
+
+class TrackingSpec(Spec, frozen=True, kw_only=True):
+    """Where the relay sends the job's rows (W&B)."""
+
+    project: Text = "jobspec"
+    entity: Text | None = None
+    group: Text | None = None
+
+
+class ResourcesSpec(Spec, frozen=True, kw_only=True):
+    """What a worker must have to take the job."""
+
+    gpus: Annotated[int, Meta(ge=0, le=4096)] | None = None
+    gpu_memory_gib: Annotated[float, Meta(gt=0, le=10**5)] | None = None
+
+
+class JobSpec(Spec, frozen=True, kw_only=True):
+    """One experiment. With `train` null nothing is trained: the model is scored as it is.
+
+    Equality of `canonical()` bytes is equality of experiments; `job_id()` is made from them.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: Slug
+    notes: Annotated[str, Meta(max_length=10000)] = ""
+    model: ModelSpec
+    data: DataSpec | None = None
+    train: TrainSpec | None = TrainSpec()
+    eval: EvalSpec | None = EvalSpec()
+    tracking: TrackingSpec = TrackingSpec()
+    resources: ResourcesSpec = ResourcesSpec()
+
+    def phases(self) -> tuple[str, ...]:
+        """The phases this job runs, in order."""
+        trained = ("prepare", "train") if self.train is not None else ()
+        return (*trained, "eval") if self.eval is not None else trained
+
+
+def canonical(spec: JobSpec) -> bytes:
+    """The spec's one spelling: every field written out, dictionaries sorted, indented for people."""
+    compact = msgspec.json.encode(spec, order="deterministic")
+    return msgspec.json.format(compact, indent=2) + b"\n"
+
+
+def job_id(name: str, data: bytes) -> str:
+    """`<slug>-<first 10 hex digits of SHA-256 of the stored bytes>`; names a job, fits a file name."""
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60].strip("-") or "job"
+    return f"{slug}-{digest(data)}"
+
+
+def digest(data: bytes) -> str:
+    """The part of a job's id that its stored bytes must answer to."""
+    return hashlib.sha256(data).hexdigest()[:10]
+
+
+def decode(data: bytes, *, file: str | Path | None = None) -> JobSpec:
+    """Read a spec and check it within itself.
+
+    Raises:
+        SpecError: with the file and the JSON path of what is wrong.
+    """
+    try:
+        spec = msgspec.json.decode(data, type=JobSpec)
+    except msgspec.ValidationError as error:
+        raise _spec_error(str(error), data, file) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"not valid JSON: {error}", file=file, hint="write specs with `jobspec new`") from error
+    check(spec, file=file)
+    return spec
+
+
+def load(path: str | Path) -> JobSpec:
+    """Read and check a spec file. Raises SpecError, naming the file."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise SpecError(f"can't be read: {error.strerror}", file=path) from error
+    return decode(data, file=path)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of a spec, for editors and other languages."""
+    return msgspec.json.schema(JobSpec)
+
+
+def sampling(eval_spec: EvalSpec, benchmark: str) -> dict[str, Any]:
+    """The settings in force for one benchmark, overrides applied.
+
+    Returns:
+        A dict with every field of `BenchmarkOverrides`; `avg_k` is 1 outside AIME unless overridden.
+    """
+    names = BenchmarkOverrides.__struct_fields__
+    settings = {name: getattr(eval_spec, name) for name in names}
+    if not benchmark.startswith("aime"):
+        settings["avg_k"] = 1
+    override = eval_spec.overrides.get(benchmark)
+    if override is not None:
+        given = {name: getattr(override, name) for name in names}
+        settings.update({name: value for name, value in given.items() if value is not None})
+    return settings
+
+
+def check(spec: JobSpec, *, file: str | Path | None = None) -> None:
+    """The rules that no single field can state. Raises SpecError at the first one broken."""
+    for place, wrong, hint in _broken_rules(spec):
+        raise SpecError(wrong, file=file, place=place, hint=hint)
+
+
+def _broken_rules(spec: JobSpec):  # noqa: ANN202 - a private generator of (place, what, hint)
+    if spec.train is None and spec.eval is None:
+        yield "$", "neither `train` nor `eval` is given: there is nothing to do", "fill in one"
+    if spec.train is None and spec.data is not None:
+        yield "$.data", "is given, but `train` is null", "remove one of the two"
+    if spec.train is not None:
+        yield from _broken_train_rules(spec, spec.train)
+    if spec.eval is not None:
+        yield from _broken_eval_rules(spec.eval)
+
+
+def _broken_train_rules(spec: JobSpec, train: TrainSpec):  # noqa: ANN202
+    if spec.data is None:
+        yield "$.data", "a spec that trains needs data", "add `data.path`, or set `train` to null"
+    if train.global_batch_size % train.per_device_train_batch_size:
+        yield (
+            "$.train.global_batch_size",
+            f"`{train.global_batch_size}` is not a multiple of per_device_train_batch_size "
+            f"`{train.per_device_train_batch_size}`",
+            "the global batch is fixed; accumulation follows from the devices found",
+        )
+    if train.offload == "all" and train.zero_stage != 3:
+        yield "$.train.offload", "`all` moves parameters too, which needs zero_stage 3", "set it to 3"
+    if train.offload == "optimizer" and train.zero_stage == 0:
+        yield "$.train.offload", "`optimizer` needs zero_stage 2 or 3", "set zero_stage to 2"
+
+
+def _broken_eval_rules(evaluation: EvalSpec):  # noqa: ANN202
+    if not evaluation.benchmarks:
+        yield "$.eval.benchmarks", "is empty", "name one, or set `eval` to null"
+    if len(set(evaluation.benchmarks)) < len(evaluation.benchmarks):
+        yield "$.eval.benchmarks", "names a benchmark twice", None
+    for name in evaluation.overrides:
+        if name not in evaluation.benchmarks:
+            yield f"$.eval.overrides.{name}", "is not among `benchmarks`", "check its spelling"
+    for name in evaluation.benchmarks:
+        settings = sampling(evaluation, name)
+        if settings["temperature"] == 0 and settings["avg_k"] > 1:
+            yield (
+                "$.eval.temperature",
+                f"0 with {settings['avg_k']} samples a question of `{name}`: they are not independent",
+                "sample with a temperature, or set avg_k to 1",
+            )
+    token = evaluation.think_end_token
+    if token is not None and token.strip().isdigit():
+        yield "$.eval.think_end_token", f"`{token}` looks like a token id", "give the text, `</think>`"
+
+
+def _spec_error(message: str, data: bytes, file: str | Path | None) -> SpecError:
+    what, _, place = message.partition(" - at `")
+    place = place.rstrip("`") or "$"
+    hint = "`jobspec schema` prints every field with its limits"
+    unknown = re.search(r"unknown field `([^`]+)`", what)
+    if unknown is not None:
+        near = difflib.get_close_matches(unknown.group(1), _all_fields(), n=1)
+        hint = f"did you mean `{near[0]}`?" if near else hint
+    elif "missing required" not in what:
+        what += f", got `{_value_at(data, place)}`"
+    return SpecError(what, file=file, place=place, hint=hint)
+
+
+def _value_at(data: bytes, place: str) -> str:
+    """The JSON text found at a path such as `$.eval.benchmarks[0]`; shortened for a message."""
+    value: Any = msgspec.json.decode(data)
+    for key, index in re.findall(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]", place):
+        if isinstance(value, dict) and key in value:
+            value = value[key]
+        elif isinstance(value, list) and index.isdigit() and int(index) < len(value):
+            value = value[int(index)]
+        else:
+            break
+    text = msgspec.json.encode(value).decode()
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _all_fields() -> list[str]:
+    kinds = Spec.__subclasses__()
+    return sorted({field for kind in kinds for field in kind.__struct_fields__})

@@ -1,0 +1,176 @@
+"""From a spec and the devices found to what is run: a plan, DeepSpeed's configuration, argv, env.
+
+Pure: nothing here starts a process or reads a file. DeepSpeed's configuration comes from the spec
+alone and is handed to the trainer as a dictionary, the same way on CPU and GPU, so that no
+launcher's default can slip in.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobspec.errors import SpecError
+from jobspec.paths import RootPaths
+from jobspec.spec import JobSpec, TrainSpec
+
+# What a launcher, a scheduler step or a login shell left behind must not steer a phase.
+_SCRUBBED = ("ACCELERATE_", "TORCHELASTIC_", "DEEPSPEED_", "DS_", "FSDP_", "PYTORCH_LIGHTNING_")
+_SCRUBBED_NAMES = frozenset(
+    "RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE GROUP_RANK ROLE_RANK NODE_RANK MASTER_ADDR MASTER_PORT"
+    " PYTHONSTARTUP WANDB_API_KEY HF_TOKEN HUGGING_FACE_HUB_TOKEN HUGGINGFACE_HUB_TOKEN".split()
+)
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What a worker trains on: `count` GPUs, or `count` processes on the CPU."""
+
+    count: int
+    kind: str = "cpu"
+    name: str | None = None
+    memory_gib: float | None = None
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.kind == "cuda"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the fixed global batch is spread: `world` ranks × `accumulation` × `micro` rows."""
+
+    world: int
+    micro: int
+    accumulation: int
+
+
+def plan(spec: JobSpec, devices: Devices) -> Plan:
+    """Spread the spec's global batch over the devices.
+
+    Without `resources.gpus` the most devices that divide the batch are used.
+
+    Raises:
+        SpecError: the spec wants a number of devices that is not there or does not divide the batch.
+    """
+    train = spec.train or TrainSpec()
+    micro = train.per_device_train_batch_size
+    share = train.global_batch_size // micro
+    wanted = spec.resources.gpus or None
+    if wanted is not None and wanted > devices.count:
+        raise SpecError(
+            f"wants {wanted} devices, {devices.count} are here", place="$.resources.gpus"
+        )
+    world = wanted or max(n for n in range(1, devices.count + 1) if share % n == 0)
+    if share % world:
+        raise SpecError(
+            f"`{world}` devices do not divide {train.global_batch_size} rows a step into "
+            f"micro-batches of {micro}",
+            place="$.resources.gpus",
+            hint=f"choose a divisor of {share}, or another global_batch_size",
+        )
+    return Plan(world, micro, share // world)
+
+
+def deepspeed_config(spec: JobSpec, on_gpu: bool) -> dict[str, Any]:
+    """DeepSpeed's configuration for a spec.
+
+    `gradient_accumulation_steps` is 1 here because the trainer hands DeepSpeed a whole step at a
+    time and marks its accumulation boundary itself.
+    """
+    assert spec.train is not None
+    train = spec.train
+    low_precision = spec.model.dtype == "bfloat16"
+    return {
+        "train_micro_batch_size_per_gpu": train.per_device_train_batch_size,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": train.max_grad_norm,
+        "bf16": {"enabled": low_precision},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": _zero(train, on_gpu),
+        "steps_per_print": 2**31 - 1,
+        "wall_clock_breakdown": False,
+    }
+
+
+def _zero(train: TrainSpec, on_gpu: bool) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": train.zero_stage}
+    if train.zero_stage == 2:
+        zero |= {
+            "overlap_comm": on_gpu,
+            "contiguous_gradients": True,
+            "reduce_scatter": True,
+            "round_robin_gradients": on_gpu,
+        }
+    if train.zero_stage == 3:
+        zero |= {
+            "overlap_comm": on_gpu,
+            "contiguous_gradients": True,
+            "stage3_gather_16bit_weights_on_model_save": True,
+        }
+    pinned = {"device": "cpu", "pin_memory": on_gpu}
+    if train.offload in ("optimizer", "all"):
+        zero["offload_optimizer"] = pinned
+    if train.offload == "all":
+        zero["offload_param"] = pinned
+    return zero
+
+
+def phase_command(
+    phase: str, attempt_dir: Path, *, ranks: int = 1, port: int = 0, isolation: str = "auto"
+) -> list[str]:
+    """The command that runs a phase's ranks under a sitter."""
+    sitter = [sys.executable, "-m", "worker.sitter", "--ranks", str(ranks), "--port", str(port)]
+    sitter += ["--parent", str(os.getpid()), "--isolation", isolation]
+    return [*sitter, "--", sys.executable, "-m", f"worker.{phase}", str(attempt_dir)]
+
+
+def phase_environment(
+    base: Mapping[str, str],
+    *,
+    root: Path,
+    tmp: Path,
+    devices: Devices,
+    ranks: int = 1,
+) -> dict[str, str]:
+    """A phase's whole environment: the worker's own, scrubbed, with every cache in its place.
+
+    Args:
+        base: the worker's environment.
+        tmp: a short node-local directory, for sockets and compile caches.
+        ranks: processes that share this node's cores.
+    """
+    kept = {
+        name: value
+        for name, value in base.items()
+        if name not in _SCRUBBED_NAMES and not name.startswith(_SCRUBBED)
+    }
+    cache = RootPaths(root).cache
+    cores = len(os.sched_getaffinity(0))
+    kept |= {
+        "TMPDIR": str(tmp),
+        "HF_HOME": str(cache),
+        "HF_HUB_CACHE": str(RootPaths(root).hub),
+        "HF_DATASETS_CACHE": str(RootPaths(root).datasets),
+        "XDG_CACHE_HOME": str(cache / "xdg"),
+        "TRITON_CACHE_DIR": str(tmp / "triton"),
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp / "inductor"),
+        "TORCH_EXTENSIONS_DIR": str(tmp / "torch_extensions"),
+        "VLLM_CACHE_ROOT": str(tmp / "vllm"),
+        "FLASHINFER_WORKSPACE_BASE": str(tmp / "flashinfer"),
+        "HF_HUB_OFFLINE": base.get("HF_HUB_OFFLINE", "1"),
+        "HF_DATASETS_OFFLINE": base.get("HF_DATASETS_OFFLINE", "1"),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "WANDB_MODE": "disabled",
+        "TOKENIZERS_PARALLELISM": "true",
+        "OMP_NUM_THREADS": base.get("OMP_NUM_THREADS", str(max(1, cores // ranks))),
+        "PYTHONUNBUFFERED": "1",
+    }
+    if not devices.on_gpu:
+        kept |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    return kept

@@ -1,0 +1,177 @@
+"""What every phase process shares: its spec, its files, its way of ending.
+
+A phase is `python -m worker.<phase> ATTEMPT_DIR`. It reports progress, appends metric rows, and ends
+by one of the exit codes below; the loop reads nothing else from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from jobspec import fs, record
+from jobspec import spec as specs
+from jobspec.errors import DiskFull, JobspecError, SpecError
+from jobspec.paths import AttemptPaths, JobPaths, RootPaths
+from jobspec.record import PhaseError, Progress, Reason
+
+EXIT_DONE = 0
+EXIT_REFUSED = 3
+EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on request, everything needed to go on is saved
+
+_PROGRESS_EVERY_S = 2.0
+
+
+class Phase:
+    """One phase of one attempt: where it reads, where it writes, how it reports.
+
+    Only the first rank of a phase reports (`reports=False` elsewhere).
+    """
+
+    def __init__(self, name: str, attempt_dir: str | Path, *, reports: bool = True) -> None:
+        self.name = name
+        self.paths = AttemptPaths(Path(attempt_dir).absolute())
+        self.job = JobPaths(self.paths.job_dir)
+        self.root = RootPaths(self.job.dir.parent.parent)
+        self.reports = reports
+        self._started_at = record.utc_now()
+        self._started = time.monotonic()
+        self._last_progress = float("-inf")
+        self._progress_started: float | None = None
+        self._done_at_start = 0.0
+        self._seq = 0
+
+    @cached_property
+    def spec(self) -> specs.JobSpec:
+        """The job's spec, its bytes checked against the job's id. Raises SpecError."""
+        data = self.job.spec.read_bytes()
+        if not self.job.job.endswith(f"-{specs.digest(data)}"):
+            raise SpecError(
+                "its bytes do not answer to the job's id: it was edited after enqueue",
+                file=self.job.spec,
+                hint="specs are immutable: enqueue a changed copy as a job of its own",
+            )
+        return specs.decode(data, file=self.job.spec)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since this phase process built its Phase."""
+        return time.monotonic() - self._started
+
+    def progress(self, done: float, total: float, unit: str, **metrics: float | None) -> None:
+        """Say how far the phase has come; written at most every two seconds, and at the end."""
+        if not self.reports:
+            return
+        now = time.monotonic()
+        if self._progress_started is None:
+            self._progress_started, self._done_at_start = now, done
+        if now - self._last_progress < _PROGRESS_EVERY_S and done < total:
+            return
+        self._last_progress = now
+        advanced = done - self._done_at_start
+        rate = advanced / (now - self._progress_started) if advanced > 0 else None
+        report = Progress(
+            phase=self.name,
+            done=done,
+            total=total,
+            unit=unit,
+            started_at=self._started_at,
+            updated_at=record.utc_now(),
+            eta_s=(total - done) / rate if rate else None,
+            metrics=metrics,
+        )
+        fs.replace(self.paths.progress, record.encode(report))
+
+    def metric(self, **values: Any) -> None:
+        """Append one row to `metrics.jsonl`; non-finite numbers are stored as null."""
+        if not self.reports:
+            return
+        if self._seq == 0:
+            self._seq = _rows(self.paths.metrics)
+        row = {
+            "attempt": self.paths.number,
+            "seq": self._seq,
+            "time": record.utc_now(),
+            "phase": self.name,
+            **values,
+        }
+        self._seq += 1
+        fs.append(self.paths.metrics, msgspec.json.encode(row) + b"\n")
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Publish the phase's summary: from now on it is finished and is not run again."""
+        fs.publish(self.paths.done(self.name), _pretty(summary))
+
+    def read_done(self, phase: str) -> dict[str, Any]:
+        """The summary an earlier phase of this attempt published."""
+        return msgspec.json.decode(self.paths.done(phase).read_bytes())
+
+    def fail(self, kind: Reason, message: str, *, hint: str | None = None) -> None:
+        """Leave word of why this phase gives up."""
+        error = PhaseError(phase=self.name, kind=kind, message=message, hint=hint)
+        fs.replace(self.paths.error, record.encode(error))
+
+
+def run(name: str, body: Callable[[Phase], int | None]) -> None:
+    """A phase's `main`: parse the one argument, run `body`, exit by the codes of this module."""
+    parser = argparse.ArgumentParser(prog=f"python -m worker.{name}")
+    parser.add_argument("attempt_dir", type=Path)
+    rank = int(os.environ.get("RANK", "0"))
+    phase = Phase(name, parser.parse_args().attempt_dir, reports=rank == 0)
+    sys.exit(guard(phase, body))
+
+
+def guard(phase: Phase, body: Callable[[Phase], int | None]) -> int:
+    """Run `body`; turn what it raises into error.json and an exit code."""
+    try:
+        return body(phase) or EXIT_DONE
+    except Exception as error:
+        kind = classify(error)
+        if not isinstance(error, JobspecError):
+            traceback.print_exc()
+        message = str(error) if isinstance(error, JobspecError) else _first_line(error)
+        hint = getattr(error, "hint", None)
+        print(f"{phase.name}: {message}" + (f"\nhint: {hint}" if hint else ""), file=sys.stderr)  # noqa: T201 - a phase's log
+        if kind is None:
+            return 1
+        phase.fail(kind, message, hint=hint)
+        return EXIT_REFUSED
+
+
+def classify(error: BaseException) -> Reason | None:
+    """The loss class an exception belongs to; None where only the loop can judge."""
+    if isinstance(error, DiskFull):
+        return Reason.DISK
+    if isinstance(error, JobspecError):
+        return Reason.FAILED
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Reason.DISK
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return Reason.OOM
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}"
+
+
+def _pretty(value: Any) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+
+
+def _rows(path: Path) -> int:
+    try:
+        return path.read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
