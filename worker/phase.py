@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import signal
 import sys
 import time
 import traceback
@@ -30,6 +31,7 @@ EXIT_REFUSED = 3
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on request, everything needed to go on is saved
 
 _PROGRESS_EVERY_S = 2.0
+_FLUSH_EVERY_S = 1.0
 
 
 class Phase:
@@ -49,7 +51,9 @@ class Phase:
         self._last_progress = float("-inf")
         self._progress_started: float | None = None
         self._done_at_start = 0.0
-        self._seq = 0
+        self._seq: int | None = None
+        self._buffer = bytearray()
+        self._last_flush = float("-inf")
 
     @cached_property
     def spec(self) -> specs.JobSpec:
@@ -93,10 +97,10 @@ class Phase:
         fs.replace(self.paths.progress, record.encode(report))
 
     def metric(self, **values: Any) -> None:
-        """Append one row to `metrics.jsonl`; non-finite numbers are stored as null."""
+        """Add one row to `metrics.jsonl`. Rows are written together, once a second at most."""
         if not self.reports:
             return
-        if self._seq == 0:
+        if self._seq is None:
             self._seq = _rows(self.paths.metrics)
         row = {
             "attempt": self.paths.number,
@@ -106,10 +110,20 @@ class Phase:
             **values,
         }
         self._seq += 1
-        fs.append(self.paths.metrics, msgspec.json.encode(row) + b"\n")
+        self._buffer += msgspec.json.encode(row) + b"\n"
+        if time.monotonic() - self._last_flush >= _FLUSH_EVERY_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the rows held back so far."""
+        if self._buffer:
+            fs.append(self.paths.metrics, bytes(self._buffer))
+            self._buffer.clear()
+        self._last_flush = time.monotonic()
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Publish the phase's summary: from now on it is finished and is not run again."""
+        self.flush()
         fs.publish(self.paths.done(self.name), _pretty(summary))
 
     def read_done(self, phase: str) -> dict[str, Any]:
@@ -128,6 +142,10 @@ def run(name: str, body: Callable[[Phase], int | None]) -> None:
     parser.add_argument("attempt_dir", type=Path)
     rank = int(os.environ.get("RANK", "0"))
     phase = Phase(name, parser.parse_args().attempt_dir, reports=rank == 0)
+    # Until a phase sets handlers of its own, a stop needs no more than leaving: what is finished is
+    # on disk already, and an interrupted native call must not hold the process.
+    for sig in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(sig, lambda signum, frame: os._exit(EXIT_STOPPED))
     sys.exit(guard(phase, body))
 
 
@@ -136,6 +154,7 @@ def guard(phase: Phase, body: Callable[[Phase], int | None]) -> int:
     try:
         return body(phase) or EXIT_DONE
     except Exception as error:
+        phase.flush()
         kind = classify(error)
         if not isinstance(error, JobspecError):
             traceback.print_exc()

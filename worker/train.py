@@ -1,0 +1,385 @@
+"""The train phase: `python -m worker.train ATTEMPT_DIR`, once a rank, under the sitter.
+
+Reads the rows that prepare made, trains with TRL's SFTTrainer on a DeepSpeed engine, and leaves
+`final_model/`, weights an epoch, and `train.json`. Asked to stop, it leaves a resume state and exits
+75. Which engine trained is asserted and recorded: another than the spec asks for is an error.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import time
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from jobspec import fs
+from jobspec.errors import JobspecError, ModelError
+from jobspec.spec import JobSpec
+from worker import checkpoints, launch
+from worker.phase import EXIT_STOPPED, Phase, run
+
+os.environ.setdefault("ACCELERATE_USE_DEEPSPEED", "true")
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from trl import SFTConfig
+
+from worker.trainer import Reports, Rows, RowTrainer, Schedule, StepRecord, StopFlag
+
+
+class NonFiniteLoss(JobspecError):
+    """The loss became NaN or infinite."""
+
+
+@dataclass
+class Course:
+    """What a run has come to so far; saved with every resume state."""
+
+    eval_loss_first: float | None = None
+    eval_loss: float | None = None
+    loss: float | None = None
+    tokens: int = 0
+    trained_tokens: int = 0
+    train_s: float = 0.0
+    peak_memory_gib: float | None = None
+    resumed_from: dict[str, int] | None = None
+    saves_s: list[float] = field(default_factory=list)
+
+
+def main() -> None:
+    run("train", body)
+
+
+def body(phase: Phase) -> int:
+    """Train one job's model; every rank runs this."""
+    stop = StopFlag()
+    if not torch.cuda.is_available():
+        # DeepSpeed would compile a shared-memory all-reduce at every first start on a host: half a
+        # minute, and a compiler, that gloo does not need.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo", verbose=False)
+    job = Training(phase, stop)
+    for sig in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(sig, stop)
+    return job.run()
+
+
+class Training:
+    """One attempt's training on one rank."""
+
+    def __init__(self, phase: Phase, stop: StopFlag) -> None:
+        self.phase = phase
+        self.stop = stop
+        self.spec: JobSpec = phase.spec
+        assert self.spec.train is not None
+        self.train = self.spec.train
+        self.on_gpu = torch.cuda.is_available()
+        self.world = dist.get_world_size()
+        self.rank = dist.get_rank()
+        self.prepared = phase.read_done("prepare")
+        self.course = Course()
+        self.state_dir = checkpoints.newest(phase.paths)
+        self._saved_at = time.monotonic()
+
+    def run(self) -> int:
+        """Load, train, save. Returns the phase's exit code."""
+        self.trainer = self._trainer()
+        if self.state_dir is not None:
+            self._read_course(self.state_dir)
+        self.trainer.train(resume_from_checkpoint=str(self.state_dir) if self.state_dir else None)
+        if self.trainer.state.global_step < self.trainer.state.max_steps:
+            self.save_state()
+            return EXIT_STOPPED
+        self._finish()
+        return 0
+
+    def _trainer(self) -> RowTrainer:
+        tokenizer = self._tokenizer()
+        evaluation = self._schedule("eval") if self.prepared["rows_eval"] else None
+        schedule = self._schedule("train")
+        args = self._arguments(schedule)  # before the model: ZeRO-3 shards it as it is loaded
+        trainer = RowTrainer(
+            model=self._model(),
+            args=args,
+            processing_class=tokenizer,
+            schedule=schedule,
+            evaluation=evaluation,
+        )
+        trainer.add_callback(_EngineCheck(self))
+        trainer.add_callback(Reports(trainer, self.stop, self.on_step, self.wants_save))
+        trainer.add_callback(_Epochs(self))
+        return trainer
+
+    def _tokenizer(self) -> Any:
+        tokenizer = AutoTokenizer.from_pretrained(
+            self.spec.model.name,
+            revision=self.spec.model.revision,
+            trust_remote_code=self.spec.model.trust_remote_code,
+        )
+        tokenizer.chat_template = self.prepared["inference_chat_template"]
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    def _model(self) -> Any:
+        model = self.spec.model
+        try:
+            return AutoModelForCausalLM.from_pretrained(
+                model.name,
+                revision=model.revision,
+                dtype=getattr(torch, model.dtype),
+                attn_implementation=_attention(self.spec, self.on_gpu),
+                trust_remote_code=model.trust_remote_code,
+                use_safetensors=True,
+            )
+        except OSError as error:
+            raise ModelError(
+                f"`{model.name}` can't be loaded: {str(error).splitlines()[0]}",
+                hint="weights must be safetensors; fetch them with `jobspec fetch` on a node with network",
+            ) from error
+
+    def _schedule(self, split: str) -> Schedule:
+        rows = Rows.open(self.phase.root.root / self.prepared["dir"] / split)
+        return Schedule(
+            rows,
+            seed=self.train.seed,
+            batch_size=self.train.global_batch_size,
+            micro=self.train.per_device_train_batch_size,
+            rank=self.rank,
+            world=self.world,
+            packing=self.train.packing,
+            max_tokens=self.train.max_length,
+        )
+
+    def _arguments(self, schedule: Schedule) -> SFTConfig:
+        train = self.train
+        steps = math.ceil(train.num_train_epochs * schedule.steps_per_epoch)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            return SFTConfig(
+                output_dir=str(self.phase.paths.checkpoints),
+                deepspeed=launch.deepspeed_config(self.spec, self.on_gpu),
+                use_cpu=not self.on_gpu,
+                bf16=self.spec.model.dtype == "bfloat16",
+                fp16=False,
+                learning_rate=train.learning_rate,
+                num_train_epochs=train.num_train_epochs,
+                per_device_train_batch_size=train.per_device_train_batch_size,
+                gradient_accumulation_steps=1,
+                lr_scheduler_type=train.lr_scheduler_type,
+                warmup_steps=math.ceil(train.warmup_ratio * steps),
+                optim=train.optim,
+                adam_beta1=train.adam_beta1,
+                adam_beta2=train.adam_beta2,
+                adam_epsilon=train.adam_epsilon,
+                weight_decay=train.weight_decay,
+                max_grad_norm=train.max_grad_norm,
+                seed=train.seed,
+                gradient_checkpointing=train.gradient_checkpointing,
+                max_length=None,
+                packing=False,
+                dataset_kwargs={"skip_prepare_dataset": True},
+                remove_unused_columns=False,
+                save_strategy="no",
+                logging_strategy="no",
+                logging_nan_inf_filter=False,
+                eval_strategy="no",
+                report_to=[],
+                disable_tqdm=True,
+            )
+
+    def check_engine(self) -> None:
+        """The engine that trains is DeepSpeed's, at the stage the spec asks for."""
+        engine = self.trainer.model_wrapped
+        if not isinstance(engine, deepspeed.DeepSpeedEngine):
+            raise JobspecError(
+                f"a `{type(engine).__name__}` would train, not a DeepSpeedEngine",
+                hint="check the versions of accelerate and deepspeed against constraints.txt",
+            )
+        if engine.zero_optimization_stage() != self.train.zero_stage:
+            raise JobspecError(
+                f"ZeRO-{engine.zero_optimization_stage()} would train, the spec asks for "
+                f"ZeRO-{self.train.zero_stage}"
+            )
+        # DeepSpeed reads this to decide whether an offloaded gradient is added to or replaced; it
+        # is told of one accumulation step, while a step of ours may have several micro-batches.
+        if hasattr(engine.optimizer, "gradient_accumulation_steps"):
+            engine.optimizer.gradient_accumulation_steps = 2
+
+    def engine(self) -> dict[str, Any]:
+        """What trained: for the summary and the manifest."""
+        engine = self.trainer.model_wrapped
+        return {
+            "class": type(engine).__name__,
+            "zero_stage": engine.zero_optimization_stage(),
+            "world_size": self.world,
+            "device": torch.cuda.get_device_name() if self.on_gpu else "cpu",
+            "optimizer": type(self.trainer.optimizer.optimizer).__name__,
+            "dtype": self.spec.model.dtype,
+            "attn_implementation": self.trainer.model.config._attn_implementation,
+            "deepspeed_config": launch.deepspeed_config(self.spec, self.on_gpu),
+        }
+
+    def on_train_begin(self) -> None:
+        """Before the first step: say where this attempt begins, and measure the untrained loss."""
+        self.check_engine()
+        state = self.trainer.state
+        if self.state_dir is not None:
+            self.phase.metric(resumed_from=self.course.resumed_from, step=state.global_step)
+        else:
+            self.course.eval_loss_first = self.evaluate()
+        self._saved_at = time.monotonic()
+
+    def evaluate(self) -> float | None:
+        """The held-out loss now; None without held-out rows. All ranks call it."""
+        loss = self.trainer.evaluate().get("eval_loss")
+        if loss is not None:
+            state = self.trainer.state
+            self.phase.metric(step=state.global_step, epoch=state.epoch or 0.0, eval_loss=loss)
+        return loss
+
+    def on_step(self, step: StepRecord, step_s: float) -> None:
+        """After each step: record it, and save where it is time. All ranks call it."""
+        if not math.isfinite(step.loss):
+            raise NonFiniteLoss(
+                f"the loss is {step.loss} at step {step.step}",
+                hint="lower train.learning_rate, or look at the rows of that step",
+            )
+        course, trainer = self.course, self.trainer
+        course.loss = step.loss
+        course.tokens += step.tokens
+        course.trained_tokens += step.trained_tokens
+        course.train_s += step_s
+        self.phase.metric(
+            step=step.step,
+            epoch=trainer.state.epoch,
+            loss=step.loss,
+            learning_rate=trainer.learning_rate,
+            grad_norm=trainer.grad_norm,
+            num_tokens=course.tokens,
+            trained_tokens=course.trained_tokens,
+            step_s=step_s,
+            tokens_per_second=step.tokens / step_s,
+        )
+        self.phase.progress(
+            step.step, trainer.state.max_steps, "steps", loss=step.loss, eval_loss=course.eval_loss
+        )
+        if step.save and step.step < trainer.state.max_steps:
+            self.save_state()
+
+    def wants_save(self) -> bool:
+        """Whether this rank's clock says that a resume state is due."""
+        return time.monotonic() - self._saved_at >= self.train.checkpoint_interval_s
+
+    def on_epoch_end(self) -> None:
+        """Held-out loss and weights of an epoch. All ranks call it."""
+        state = self.trainer.state
+        if self.stop_agreed:
+            return
+        self.course.eval_loss = self.evaluate()
+        epoch = round(state.epoch or 0)
+        if state.global_step < state.max_steps:
+            self.save_weights(self.phase.paths.checkpoints / f"epoch-{epoch}")
+
+    @property
+    def stop_agreed(self) -> bool:
+        """Whether the ranks have agreed to stop before the end."""
+        state, control = self.trainer.state, self.trainer.control
+        return control.should_training_stop and state.global_step < state.max_steps
+
+    def save_weights(self, path: Path) -> None:
+        """A model directory under its final name only once it is whole."""
+        partial = path.with_name(f".{path.name}.partial")
+        self.trainer.save_weights(partial)
+        if self.rank == 0:
+            checkpoints.publish_directory(partial, path)
+            checkpoints.prune_epochs(self.phase.paths, self.train.save_total_limit)
+        dist.barrier()
+
+    def save_state(self) -> None:
+        """A resume state of this step, sealed; older ones go. All ranks call it."""
+        started = time.monotonic()
+        path = self.phase.paths.checkpoints / f"step-{self.trainer.state.global_step}"
+        if checkpoints.read_seal(path) is not None:
+            return
+        self.trainer.save_resume_state(path)
+        if self.rank == 0:
+            self.phase.flush()
+            fs.publish(path / "course.json", msgspec.json.encode(self.course))
+            checkpoints.seal(
+                path,
+                attempt=self.phase.paths.number,
+                world=self.world,
+                zero_stage=self.train.zero_stage,
+                save_s=time.monotonic() - started,
+            )
+            checkpoints.prune(self.phase.paths)
+        dist.barrier()
+        self._saved_at = time.monotonic()
+        self.course.saves_s.append(self._saved_at - started)
+
+    def _read_course(self, state: Path) -> None:
+        seal = checkpoints.read_seal(state)
+        wrong = checkpoints.fault(state, hashes=self.rank == 0)
+        if wrong is not None or seal is None:
+            raise JobspecError(f"resume state {state.name} {wrong}", file=state)
+        self.course = msgspec.json.decode((state / "course.json").read_bytes(), type=Course)
+        self.course.resumed_from = {"attempt": seal.attempt, "step": seal.step}
+
+    def _finish(self) -> None:
+        self.save_weights(self.phase.paths.final_model)
+        state, course = self.trainer.state, self.course
+        if self.on_gpu:
+            course.peak_memory_gib = torch.cuda.max_memory_allocated() / 2**30
+        if self.rank == 0:
+            self.phase.progress(state.max_steps, state.max_steps, "steps", loss=course.loss)
+            summary = {
+                "model_dir": "final_model",
+                "steps": state.global_step,
+                "epochs": state.epoch,
+                "engine": self.engine(),
+                **msgspec.to_builtins(course),
+                "tokens_per_second": course.tokens / course.train_s if course.train_s else None,
+            }
+            self.phase.finish(summary)
+        dist.barrier()
+
+
+class _EngineCheck(TrainerCallback):
+    def __init__(self, training: Training) -> None:
+        self._training = training
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self._training.on_train_begin()
+
+
+class _Epochs(TrainerCallback):
+    def __init__(self, training: Training) -> None:
+        self._training = training
+
+    def on_epoch_end(self, *args: Any, **kwargs: Any) -> None:
+        self._training.on_epoch_end()
+
+
+def _attention(spec: JobSpec, on_gpu: bool) -> str:
+    asked = spec.model.attn_implementation
+    if asked != "auto":
+        return asked
+    if on_gpu:
+        from transformers.utils import is_flash_attn_2_available
+
+        if is_flash_attn_2_available():
+            return "flash_attention_2"
+    return "sdpa"
+
+
+if __name__ == "__main__":
+    main()

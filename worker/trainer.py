@@ -1,0 +1,402 @@
+"""TRL's SFTTrainer, with this project's row order, loss normalization, stops and records.
+
+A training step is one global batch. The loader gives each rank its micro-batches of it in one
+piece; `training_step` runs them and marks DeepSpeed's accumulation boundary on the last, so that
+steps may have different numbers of micro-batches (packing) and the Trainer's own accumulation is 1.
+The loss is the sum over trained tokens divided by the trained tokens of the global batch.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader, Sampler
+from transformers import TrainerCallback
+from trl import SFTTrainer
+from trl.trainer.utils import add_fused_lm_head
+
+from worker import order
+from worker.order import MicroBatch
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Step:
+    """One rank's share of one step. `trained_tokens` and `tokens` count the whole global batch."""
+
+    micros: tuple[MicroBatch, ...]
+    tokens: int
+    trained_tokens: int
+
+
+@dataclass
+class Rows:
+    """Prepared rows: ids and labels by index, lengths and trained-token counts at hand."""
+
+    data: Any
+    lengths: list[int]
+    trained: list[int]
+
+    @classmethod
+    def open(cls, path: Path) -> Rows:
+        """Open rows saved by the prepare phase, memory-mapped."""
+        import datasets
+
+        data = datasets.load_from_disk(str(path))
+        assert isinstance(data, datasets.Dataset)
+        lengths, trained = [], []
+        for labels in data.with_format("numpy")["labels"]:
+            lengths.append(len(labels))
+            trained.append(int((labels[1:] != IGNORED).sum()))
+        return cls(data, lengths, trained)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+@dataclass
+class Schedule:
+    """How rows become steps for one rank of `world`."""
+
+    rows: Rows
+    seed: int
+    batch_size: int
+    micro: int
+    rank: int = 0
+    world: int = 1
+    packing: bool = False
+    max_tokens: int = 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self.rows) / self.batch_size)
+
+    def steps(self, epoch: int) -> Iterator[Step]:
+        """This rank's steps of one epoch, in order."""
+        lengths = self.rows.lengths
+        batches = order.global_batches(
+            lengths, seed=self.seed, epoch=epoch, batch_size=self.batch_size
+        )
+        for batch in batches:
+            yield self.step(batch)
+
+    def step(self, batch: list[int]) -> Step:
+        """This rank's share of a global batch."""
+        lengths = self.rows.lengths
+        if self.packing:
+            dealt = order.packed_batches(
+                batch, lengths, world=self.world, max_tokens=self.max_tokens
+            )
+        else:
+            dealt = order.micro_batches(batch, lengths, world=self.world, size=self.micro)
+        return Step(
+            micros=tuple(dealt[self.rank]),
+            tokens=sum(lengths[row] for row in batch),
+            trained_tokens=sum(self.rows.trained[row] for row in batch),
+        )
+
+    def in_order(self) -> Iterator[Step]:
+        """This rank's steps over all rows as they lie, for evaluation."""
+        rows = sorted(range(len(self.rows)), key=self.rows.lengths.__getitem__)
+        for start in range(0, len(rows), self.batch_size):
+            yield self.step(rows[start : start + self.batch_size])
+
+
+class EpochSampler(Sampler[Step]):
+    """Yields steps; the Trainer tells it the epoch and, after a resume, skips what was done."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
+        self._epoch = 0
+
+    @property
+    def batch_sampler(self) -> EpochSampler:
+        # The Trainer looks for `set_epoch` one level below what `skip_first_batches` wraps, and
+        # without a resume at that same place: this is there.
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the Trainer before it iterates."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._schedule.steps_per_epoch
+
+    def __iter__(self) -> Iterator[Any]:
+        # A DataLoader's batch sampler yields lists of indices; one index here is one step.
+        return ([step] for step in self._schedule.steps(self._epoch))
+
+
+class StepDataset(torch.utils.data.Dataset):
+    """Turns a Step into its micro-batches' tensors."""
+
+    def __init__(self, rows: Rows, pad_token_id: int, packing: bool) -> None:
+        self._rows = rows
+        self._pad = pad_token_id
+        self._packing = packing
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, step: Step) -> dict[str, Any]:
+        return {
+            "micros": [self._tensors(micro) for micro in step.micros],
+            "tokens": step.tokens,
+            "trained_tokens": step.trained_tokens,
+        }
+
+    def _tensors(self, micro: MicroBatch) -> dict[str, torch.Tensor]:
+        rows = [self._rows.data[row] for row in micro.rows]
+        ids = [torch.tensor(row["input_ids"]) for row in rows]
+        labels = [torch.tensor(row["labels"]) for row in rows]
+        if micro.weight == 0:
+            labels = [torch.full_like(label, IGNORED) for label in labels]
+        if self._packing:
+            return pack(ids, labels)
+        return pad(ids, labels, self._pad)
+
+
+def pad(ids: list[torch.Tensor], labels: list[torch.Tensor], token: int) -> dict[str, torch.Tensor]:
+    """Rows side by side, padded on the right to the longest.
+
+    Returns:
+        `input_ids`, `labels`, and with more than one row `attention_mask`; each int64 [rows, tokens].
+    """
+    pad_rows = torch.nn.utils.rnn.pad_sequence
+    batch = {
+        "input_ids": pad_rows(ids, batch_first=True, padding_value=token),
+        "labels": pad_rows(labels, batch_first=True, padding_value=IGNORED),
+    }
+    if len(ids) > 1:
+        ones = [torch.ones_like(row) for row in ids]
+        batch["attention_mask"] = pad_rows(ones, batch_first=True)
+    return batch
+
+
+def pack(ids: list[torch.Tensor], labels: list[torch.Tensor]) -> dict[str, Any]:
+    """Rows one after the other in one line, kept apart by position ids and sequence bounds.
+
+    Returns:
+        int64 [1, tokens] `input_ids`, `labels`, `position_ids`, int32 [rows + 1] `cu_seq_lens_*`.
+    """
+    lengths = torch.tensor([len(row) for row in ids])
+    bounds = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+    for label in labels:
+        label[0] = IGNORED  # a row's first token is never predicted from another row
+    return {
+        "input_ids": torch.cat(ids)[None],
+        "labels": torch.cat(labels)[None],
+        "position_ids": torch.cat([torch.arange(len(row)) for row in ids])[None],
+        "cu_seq_lens_q": bounds,
+        "cu_seq_lens_k": bounds,
+        "max_length_q": int(lengths.max()),
+        "max_length_k": int(lengths.max()),
+    }
+
+
+@dataclass
+class StepRecord:
+    """What one step came to, summed over ranks where it says so."""
+
+    step: int
+    loss: float
+    tokens: int
+    trained_tokens: int
+    stop: bool
+    save: bool
+
+
+@dataclass
+class Tally:
+    """This rank's part of the current step, reduced over ranks at its end."""
+
+    loss: torch.Tensor | None = None
+    tokens: int = 0
+    trained_tokens: int = 0
+
+
+class RowTrainer(SFTTrainer):
+    """SFTTrainer over a Schedule. Rows are prepared; nothing is tokenized or masked here."""
+
+    def __init__(self, *, schedule: Schedule, evaluation: Schedule | None, **kwargs: Any) -> None:
+        self.schedule = schedule
+        self.evaluation = evaluation
+        self.tally = Tally()
+        self.grad_norm: float | None = None
+        self.learning_rate: float | None = None
+        super().__init__(train_dataset=schedule.rows.data, **kwargs)
+        # TRL asks its fused head for entropy and accuracy, two passes over the logits nobody reads.
+        base = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+        del base.forward
+        add_fused_lm_head(base, outputs=("log_probs",))
+
+    def get_train_dataloader(self) -> DataLoader:
+        dataset = StepDataset(self.schedule.rows, self._pad_token_id, self.schedule.packing)
+        return _loader(dataset, EpochSampler(self.schedule))
+
+    @property
+    def _pad_token_id(self) -> int:
+        return self._tokenizer.pad_token_id
+
+    def num_examples(self, dataloader: DataLoader) -> int:
+        return len(self.schedule.rows)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor | int | None]:
+        """The loader knows the global batch's trained tokens: no collective is needed to count."""
+        inputs = next(epoch_iterator)
+        return [inputs], inputs["trained_tokens"]
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:  # noqa: ANN001
+        """Forward and backward of this rank's micro-batches. Returns this rank's summed loss."""
+        model.train()
+        self.tally = Tally(None, inputs["tokens"], inputs["trained_tokens"])
+        micros = inputs["micros"]
+        total = torch.zeros((), device=self.args.device)
+        state = self.accelerator.gradient_state
+        for micro in micros:
+            state._set_sync_gradients(micro is micros[-1])
+            micro = self._prepare_inputs(micro)
+            with self.compute_loss_context_manager():
+                loss = self.summed_loss(model, micro) / max(num_items_in_batch or 0, 1)
+            total += loss.detach()
+            # Ranks' gradients are averaged; the loss is already a share of the global batch's.
+            self.accelerator.backward(loss * self.args.world_size, scale_wrt_gas=False)
+        self.tally.loss = total
+        return total
+
+    def summed_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """Cross-entropy summed over the trained tokens of one micro-batch; logits never whole."""
+        outputs = model(**inputs, fused_lm_head=True, use_cache=False)
+        return -outputs.log_probs.float().sum()
+
+    @torch.no_grad()
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Token-weighted loss over the held-out rows, the same on any number of ranks."""
+        if self.evaluation is None:
+            return {}
+        model = self.model_wrapped
+        was_training = model.training
+        model.eval()
+        dataset = StepDataset(self.evaluation.rows, self._pad_token_id, self.evaluation.packing)
+        summed = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        for step in self.evaluation.in_order():
+            batch = dataset[step]
+            for micro in batch["micros"]:
+                micro = self._prepare_inputs(micro)
+                with self.compute_loss_context_manager():
+                    summed[0] += self.summed_loss(model, micro).double()
+                summed[1] += (micro["labels"][:, 1:] != IGNORED).sum()
+        dist.all_reduce(summed)
+        model.train(was_training)
+        metrics = {"eval_loss": (summed[0] / summed[1]).item()}
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Resume states are written by the phase, not by the Trainer's rotation."""
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        self.grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        return self.grad_norm
+
+    def _get_learning_rate(self) -> float:
+        self.learning_rate = super()._get_learning_rate()
+        return self.learning_rate
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        return 0
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Metric rows are written by the phase's callback."""
+
+    def save_resume_state(self, path: Path) -> None:
+        """Everything another process needs to go on from here. All ranks call it."""
+        path.mkdir(parents=True, exist_ok=True)
+        dist.barrier()
+        self._save_optimizer_and_scheduler(str(path))
+        self._save_rng_state(str(path))
+        if self.args.should_save:
+            self.state.save_to_json(str(path / "trainer_state.json"))
+        dist.barrier()
+
+    def save_weights(self, path: Path) -> None:
+        """A model directory others can load: safetensors, configuration, tokenizer. All ranks call it."""
+        self.save_model(str(path), _internal_call=True)
+        if self.args.should_save:
+            (path / "training_args.bin").unlink(missing_ok=True)
+        dist.barrier()
+
+
+def _loader(dataset: StepDataset, sampler: EpochSampler) -> DataLoader:
+    def collate(items: list[Any]) -> Any:
+        return items[0]
+
+    return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, num_workers=0)
+
+
+class StopFlag:
+    """Set by SIGUSR2 or SIGTERM on any rank; all ranks read the same answer at a step's end."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, signum: int, frame: Any) -> None:
+        self.asked = True
+
+
+class Reports(TrainerCallback):
+    """Reduces each step over the ranks and hands it to `sink` with the seconds it took.
+
+    One all-reduce a step carries the loss and two flags, so that all ranks agree on the step they
+    stop at and on the steps after which they save.
+    """
+
+    def __init__(
+        self,
+        trainer: RowTrainer,
+        stop: StopFlag,
+        sink: Callable[[StepRecord, float], None],
+        wants_save: Callable[[], bool],
+    ) -> None:
+        self._trainer = trainer
+        self._stop = stop
+        self._sink = sink
+        self._wants_save = wants_save
+        self._began = time.monotonic()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._began = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        tally = self._trainer.tally
+        assert tally.loss is not None
+        save = dist.get_rank() == 0 and self._wants_save()
+        vector = torch.zeros(3, dtype=torch.float64, device=args.device)
+        vector[0] = tally.loss.double()
+        vector[1], vector[2] = float(self._stop.asked), float(save)
+        dist.all_reduce(vector)
+        loss, stops, saves = vector.tolist()
+        if stops > 0:
+            control.should_training_stop = True
+        record = StepRecord(
+            step=state.global_step,
+            loss=loss,
+            tokens=tally.tokens,
+            trained_tokens=tally.trained_tokens,
+            stop=stops > 0,
+            save=saves > 0,
+        )
+        self._sink(record, time.monotonic() - self._began)
+        return control
