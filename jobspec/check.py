@@ -1,0 +1,265 @@
+"""What `enqueue` checks beyond the spec itself: on a login node, in seconds, without torch.
+
+The data's hash is filled in and paths are made absolute here, before the id is computed: other
+data is another experiment. The rows themselves are proved by the worker's own code, run as a
+subprocess from this environment or from the image (`$JOBSPEC_WORKER_COMMAND`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from jobspec import rows as proof
+from jobspec import spec as specs
+from jobspec import tasknames
+from jobspec.errors import BenchmarkError, ModelError, SpecError
+from jobspec.paths import RootPaths
+from jobspec.rows import RowReport
+from jobspec.spec import JobSpec
+
+BENCHMARK_DIR = "JOBSPEC_BENCHMARK_DIR"
+_PROMPT_TOKENS = 64  # no benchmark's prompt is shorter than this
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A spec that may be enqueued: completed, with what is worth saying about it."""
+
+    file: Path
+    spec: JobSpec
+    rows: RowReport | None = None
+    warnings: list[str] = field(default_factory=list[str])
+
+    @property
+    def job(self) -> str:
+        """The id the job will have."""
+        return specs.job_id(self.spec.name, specs.canonical(self.spec))
+
+
+def check(
+    file: Path, root: Path, *, rows: bool = True, tell: Callable[[str], None] = lambda _: None
+) -> Checked:
+    """Check one spec file as `enqueue` does.
+
+    Args:
+        root: where the model may have been fetched to, and where prepared rows are kept.
+        rows: prove the rows in a subprocess of the worker's; else only their JSON is read.
+        tell: is told before what may take long.
+
+    Raises:
+        JobspecError: with file, place and hint, at the first thing that is wrong.
+    """
+    spec = complete(specs.load(file), file)
+    warnings = [*_check_model(spec, root, file), *_check_benchmarks(spec, file)]
+    report = None
+    if spec.train is not None and rows:
+        tell(f"{file}: rendering and verifying the rows")
+        report = proof.check_rows(spec, root)
+        warnings += report.warnings
+    elif spec.data is not None:
+        proof.check_lines(Path(spec.data.path))
+    return Checked(file, spec, report, warnings)
+
+
+def complete(spec: JobSpec, file: Path | None = None) -> JobSpec:
+    """The spec with its data's hash filled in and every path of it absolute."""
+    changes: dict[str, Any] = {}
+    model = {}
+    if is_path(spec.model.name):
+        model["name"] = _absolute(spec.model.name)
+    if spec.model.chat_template is not None:
+        template = _absolute(spec.model.chat_template)
+        _readable(Path(template), "$.model.chat_template", file)
+        model["chat_template"] = template
+    changes["model"] = msgspec.structs.replace(spec.model, **model)
+    if spec.data is not None:
+        path = Path(_absolute(spec.data.path))
+        sha256 = _hash(path, spec.data.sha256, file)
+        changes["data"] = msgspec.structs.replace(spec.data, path=str(path), sha256=sha256)
+    if spec.eval is not None and spec.eval.benchmark_dir is not None:
+        place = _absolute(spec.eval.benchmark_dir)
+        changes["eval"] = msgspec.structs.replace(spec.eval, benchmark_dir=place)
+    return msgspec.structs.replace(spec, **changes)
+
+
+def is_path(model: str) -> bool:
+    """Whether a model's name means a directory here rather than a name on the hub."""
+    return model.startswith(("/", "./", "../", "~")) or Path(model).is_dir()
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(Path(path).expanduser())  # noqa: PTH100 - symlinks are kept: they move
+
+
+def _readable(path: Path, place: str, file: Path | None) -> None:
+    try:
+        with path.open("rb") as opened:
+            first = opened.read(1)
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        raise SpecError(
+            f"`{path}` {'does not exist' if missing else f'can not be read: {error.strerror}'}",
+            file=file,
+            place=place,
+            hint="relative paths are taken from the directory you call jobspec in",
+        ) from error
+    if not first:
+        raise SpecError(f"`{path}` is empty", file=file, place=place, hint="is it still written?")
+
+
+def _hash(path: Path, expected: str | None, file: Path | None) -> str:
+    _readable(path, "$.data.path", file)
+    with path.open("rb") as opened:
+        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    if expected is not None and expected != found:
+        raise SpecError(
+            f"`{path}` has changed: its SHA-256 is {found[:12]}…, the spec says {expected[:12]}…",
+            file=file,
+            place="$.data.sha256",
+            hint="put the old data back, or set sha256 to null: other data, other experiment",
+        )
+    return found
+
+
+# --- the model
+
+
+def _check_model(spec: JobSpec, root: Path, file: Path) -> Iterator[str]:
+    name = spec.model.name
+    if spec.model.trust_remote_code:
+        yield f"model `{name}` brings code of its own, which will run on every worker"
+    config = Path(name) / "config.json" if is_path(name) else _fetched_config(name, root)
+    if config is None:
+        return
+    context = _context(config, file)
+    if context is None:
+        yield f"{config}: says nothing of its context length, so it was not checked"
+        return
+    for place, needed, what in _needs(spec):
+        if needed > context:
+            raise SpecError(
+                f"`{what}` does not fit the model's context of {context} tokens",
+                file=file,
+                place=place,
+                hint=f"{config} says how long its sequences may be: ask for less",
+            )
+
+
+def _needs(spec: JobSpec) -> Iterator[tuple[str, int, str]]:
+    """(place, tokens needed, what) of everything that must fit the context."""
+    if spec.train is not None:
+        yield "$.train.max_length", spec.train.max_length, f"max_length {spec.train.max_length}"
+    if spec.eval is not None:
+        for name in spec.eval.benchmarks:
+            tokens = specs.sampling(spec.eval, name)["max_gen_toks"]
+            what = f"max_gen_toks {tokens} (of {name}) and a prompt"
+            yield "$.eval.max_gen_toks", tokens + _PROMPT_TOKENS, what
+
+
+def _fetched_config(name: str, root: Path) -> Path | None:
+    """The config of a hub model that was fetched into the root's cache."""
+    folder = RootPaths(root).hub / f"models--{name.replace('/', '--')}" / "snapshots"
+    return next(folder.glob("*/config.json"), None)
+
+
+class _Rope(msgspec.Struct):
+    original_max_position_embeddings: float | None = None
+    factor: float | None = None
+
+
+class _Config(msgspec.Struct):
+    """Of a model's config.json, what says how long its sequences may be."""
+
+    max_position_embeddings: int | None = None
+    rope_scaling: _Rope | None = None
+    rope_parameters: _Rope | None = None
+    text_config: _Config | None = None
+
+
+def _context(path: Path, file: Path) -> int | None:
+    """The longest sequence a model takes, stretched RoPE included; None where config is silent."""
+    try:
+        config = msgspec.json.decode(path.read_bytes(), type=_Config)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ModelError(
+            f"`{path.parent}` is no model directory: {_why(error, path)}",
+            file=file,
+            place="$.model.name",
+            hint="give a directory with config.json, weights and tokenizer, or a hub name",
+        ) from error
+    config = config.text_config or config
+    rope = config.rope_scaling or config.rope_parameters or _Rope()
+    if config.max_position_embeddings is None:
+        return None
+    stretched = (rope.original_max_position_embeddings or 0) * (rope.factor or 0)
+    return max(config.max_position_embeddings, int(stretched))
+
+
+def _why(error: Exception, config: Path) -> str:
+    if isinstance(error, OSError):
+        missing = config if config.parent.is_dir() else config.parent
+        return (
+            f"{missing.name} does not exist" if isinstance(error, FileNotFoundError) else str(error)
+        )
+    return f"{config.name} is not valid JSON"
+
+
+# --- benchmarks
+
+
+def _check_benchmarks(spec: JobSpec, file: Path) -> Iterator[str]:
+    if spec.eval is None:
+        return
+    local, origin = _local_benchmarks(spec.eval, file)
+    foreign = [name for name in spec.eval.benchmarks if name not in specs.OWN_BENCHMARKS]
+    for name in foreign:
+        if name in local and origin == f"${BENCHMARK_DIR}":
+            yield f"benchmark `{name}` is a file of {origin}: workers must be given it too"
+    unknown = [name for name in foreign if name not in local]
+    if not unknown:
+        return
+    known = proof.lm_eval_names()
+    if known is None:
+        yield f"lm-eval is not installed here: `{unknown[0]}` was not looked up"
+        return
+    for name in unknown:
+        if name not in known:
+            raise _unknown_benchmark(name, spec.eval.benchmarks, known | local, file)
+
+
+def _local_benchmarks(evaluation: specs.EvalSpec, file: Path) -> tuple[set[str], str]:
+    given = evaluation.benchmark_dir or os.environ.get(BENCHMARK_DIR)
+    origin = "$.eval.benchmark_dir" if evaluation.benchmark_dir else f"${BENCHMARK_DIR}"
+    if given is None:
+        return set(), origin
+    if not Path(given).is_dir():
+        raise BenchmarkError(
+            f"`{given}` is no directory",
+            file=file,
+            place=origin,
+            hint="it should hold one `<benchmark>.jsonl` each",
+        )
+    return tasknames.in_directory(Path(given)), origin
+
+
+def _unknown_benchmark(
+    name: str, asked: Sequence[str], known: set[str], file: Path
+) -> BenchmarkError:
+    near = difflib.get_close_matches(name, [*specs.OWN_BENCHMARKS, *sorted(known)], n=1)
+    own = ", ".join(specs.OWN_BENCHMARKS)
+    return BenchmarkError(
+        f"benchmark `{name}` is unknown",
+        file=file,
+        place=f"$.eval.benchmarks[{list(asked).index(name)}]",
+        hint=f"did you mean `{near[0]}`?"
+        if near
+        else f"ours are {own}; else name an lm-eval task or a file of benchmark_dir",
+    )

@@ -1,0 +1,116 @@
+"""Options every command shares, and the completion of what people type."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from jobspec.queue import Queue
+
+F = TypeVar("F", bound=Callable[..., Any])
+ROOT_KEY = "jobspec.root"
+JSON_KEY = "jobspec.json"
+STATES = ("pending", "running", "succeeded", "failed", "cancelled")
+
+
+def _remember_root(ctx: click.Context, _: click.Parameter, value: Path | None) -> None:
+    if value is not None:
+        ctx.meta[ROOT_KEY] = value
+
+
+def _remember_json(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta[JSON_KEY] = True
+
+
+root_option = click.option(
+    "--root",
+    type=click.Path(file_okay=False, path_type=Path),
+    expose_value=False,
+    callback=_remember_root,
+    is_eager=True,
+    help="Directory of queue and jobs.",
+)
+json_option = click.option(
+    "--json",
+    is_flag=True,
+    expose_value=False,
+    callback=_remember_json,
+    is_eager=True,
+    help="Print one JSON object.",
+)
+state_option = click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice(STATES),
+    help="Only jobs in this state; may be repeated.",
+)
+
+
+def common(command: F) -> F:
+    """Give a command `--root` and `--json`; read them with `current_root()` and `wants_json()`."""
+    return json_option(root_option(command))
+
+
+def current_root() -> Path:
+    """--root, else $JOBSPEC_ROOT, else ./jobspec-root."""
+    given = click.get_current_context().meta.get(ROOT_KEY)
+    return Path(given or os.environ.get("JOBSPEC_ROOT") or "jobspec-root")
+
+
+def wants_json() -> bool:
+    return bool(click.get_current_context().meta.get(JSON_KEY))
+
+
+def open_queue() -> Queue:
+    """The queue at the current root. Raises RootError where there is none."""
+    from jobspec.queue import Queue
+
+    return Queue(current_root())
+
+
+def colour() -> bool | None:
+    """False under NO_COLOR, True under FORCE_COLOR, else None: what click makes of the stream."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return None
+
+
+def completion(ctx: click.Context, _: click.Parameter, shell: str | None) -> None:
+    """Print click's completion script for `shell`."""
+    if shell is None or ctx.resilient_parsing:
+        return
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    if kind is None:
+        raise click.UsageError(f"No completion for `{shell}`.")
+    click.echo(kind(ctx.command, {}, "jobspec", "_JOBSPEC_COMPLETE").source())
+    ctx.exit()
+
+
+def complete_jobs(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Job ids that begin as typed; nothing where there is no queue."""
+    from jobspec.errors import JobspecError
+
+    try:
+        with ctx.scope(cleanup=False):
+            jobs = open_queue().jobs()
+    except (JobspecError, OSError):
+        return []
+    return sorted(job.id for job in jobs if job.id.startswith(incomplete))
+
+
+def jobs_argument(*, required: bool = True) -> Callable[[F], F]:
+    """`JOB…`: ids, unique prefixes or globs, completed in the shell."""
+    return click.argument(
+        "jobs", metavar="JOB...", nargs=-1, required=required, shell_complete=complete_jobs
+    )

@@ -1,0 +1,180 @@
+"""How things are printed: data on stdout, talk on stderr, tables that fit the terminal."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import click
+
+from jobspec.errors import JobspecError
+
+SCHEMA = 1
+_PIPE_WIDTH = 10_000  # a table that is piped is not cut: whatever reads it wants whole words
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A text with a colour (click's names) for people."""
+
+    text: str
+    fg: str | None = None
+    bold: bool = False
+    dim: bool = False
+
+    def styled(self, width: int, *, right: bool) -> str:
+        text = shorten(self.text, width)
+        pad = " " * (width - len(text))
+        if self.fg or self.bold or self.dim:
+            text = click.style(text, fg=self.fg, bold=self.bold or None, dim=self.dim or None)
+        return pad + text if right else text + pad
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column. Where a table is too wide, columns of the lowest `rank` go first; 9 stays."""
+
+    title: str
+    rank: int = 9
+    right: bool = False
+
+
+@dataclass
+class Table:
+    """Columns, rows of cells, and notes printed below a row."""
+
+    columns: Sequence[Column]
+    rows: list[tuple[Sequence[Cell], list[Cell]]] = field(default_factory=list[Any])
+
+    def add(self, *cells: Cell | str, notes: Sequence[Cell] = ()) -> None:
+        made = [cell if isinstance(cell, Cell) else Cell(cell) for cell in cells]
+        self.rows.append((made, list(notes)))
+
+    def lines(self, width: int | None = None) -> list[str]:
+        """The table drawn `width` columns wide (the terminal's by default)."""
+        width = terminal_width() if width is None else width
+        kept, widths = self._fit(width)
+        titles = [Cell(self.columns[i].title.upper(), dim=True) for i in kept]
+        drawn = [self._line(titles, kept, widths)]
+        for cells, notes in self.rows:
+            drawn.append(self._line([cells[i] for i in kept], kept, widths))
+            drawn += [line for note in notes for line in _note_lines(note, width)]
+        return drawn
+
+    def _line(self, cells: Sequence[Cell], kept: list[int], widths: list[int]) -> str:
+        parts = [
+            cell.styled(width, right=self.columns[i].right)
+            for cell, i, width in zip(cells, kept, widths, strict=True)
+        ]
+        return "  ".join(parts).rstrip()
+
+    def _fit(self, width: int) -> tuple[list[int], list[int]]:
+        """Which columns are kept, and how wide each is. An empty column is left out."""
+        natural = [
+            max((len(cells[i].text) for cells, _ in self.rows), default=0)
+            for i in range(len(self.columns))
+        ]
+        kept = [i for i, size in enumerate(natural) if size]
+        sizes = {i: max(natural[i], len(self.columns[i].title)) for i in kept}
+        while _total(sizes, kept) > width and any(self.columns[i].rank < 9 for i in kept):
+            kept.remove(min(kept, key=lambda i: (self.columns[i].rank, -i)))
+        excess = _total(sizes, kept) - width
+        if excess > 0 and kept:
+            widest = max(kept, key=lambda i: sizes[i])
+            sizes[widest] = max(12, sizes[widest] - excess)
+        return kept, [sizes[i] for i in kept]
+
+
+def _total(sizes: dict[int, int], kept: list[int]) -> int:
+    return sum(sizes[i] for i in kept) + 2 * (len(kept) - 1)
+
+
+def _note_lines(note: Cell, width: int) -> list[str]:
+    wrapped = textwrap.wrap(note.text, max(20, min(width, 120) - 4)) or [""]
+    return [
+        click.style(f"  {'└ ' if n == 0 else '  '}{line}", fg=note.fg, dim=note.dim or None)
+        for n, line in enumerate(wrapped)
+    ]
+
+
+def shorten(text: str, width: int) -> str:
+    """Cut in the middle: a job's id differs at both ends."""
+    if len(text) <= width:
+        return text
+    tail = min(10, (width - 1) // 2)
+    return f"{text[: width - 1 - tail]}…{text[-tail:] if tail else ''}"
+
+
+def terminal_width() -> int:
+    """The terminal's width; endless where stdout is piped, unless $COLUMNS says so."""
+    return shutil.get_terminal_size((_PIPE_WIDTH, 24) if not interactive() else (80, 24))[0]
+
+
+def interactive() -> bool:
+    """Whether a person looks at stdout."""
+    return sys.stdout.isatty()
+
+
+def emit(data: dict[str, Any]) -> None:
+    """Print a command's data: one JSON object with the version of its fields."""
+    import msgspec
+
+    text = msgspec.json.format(msgspec.json.encode({"schema": SCHEMA, **data}), indent=2)
+    click.echo(text.decode())
+
+
+def say(text: str, *, fg: str | None = None) -> None:
+    """Talk: to stderr, so that stdout is data only."""
+    click.secho(text, err=True, fg=fg)
+
+
+def warn(text: str) -> None:
+    say(f"warning: {text}", fg="yellow")
+
+
+def complain(errors: Sequence[JobspecError], *, as_json: bool) -> None:
+    """Say what is wrong and what to do; as JSON on stdout too where that was asked for."""
+    for error in errors:
+        click.echo(click.style("error: ", fg="red", bold=True) + str(error), err=True)
+        if error.hint:
+            click.echo(click.style("hint: ", fg="cyan") + error.hint, err=True)
+    if as_json:
+        emit({"errors": [error_json(error) for error in errors]})
+
+
+def error_json(error: JobspecError) -> dict[str, str | None]:
+    return {
+        "message": error.message,
+        "hint": error.hint,
+        "file": error.file,
+        "place": error.place,
+    }
+
+
+def duration(seconds: float | None) -> str:
+    """`42s`, `17m`, `2h 05m`, `3d 04h`; empty where unknown."""
+    if seconds is None or not math.isfinite(seconds):
+        return ""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    minutes, days = whole // 60, whole // 86400
+    if whole < 3600:
+        return f"{minutes}m {whole % 60:02d}s" if minutes < 10 else f"{minutes}m"
+    if days:
+        return f"{days}d {whole % 86400 // 3600:02d}h"
+    return f"{minutes // 60}h {minutes % 60:02d}m"
+
+
+def bar(fraction: float, width: int = 10) -> str:
+    filled = min(width, max(0, int(fraction * width + 1e-9)))
+    return "█" * filled + "░" * (width - filled)
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

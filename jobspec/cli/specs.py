@@ -1,0 +1,191 @@
+"""`jobspec validate`, `enqueue`, `preview`, `schema`: specs on their way into the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from jobspec import check, rows, spec
+from jobspec.check import Checked
+from jobspec.cli.common import JSON_KEY, common, current_root, wants_json
+from jobspec.cli.output import complain, emit, interactive, plural, say, warn
+from jobspec.errors import JobspecError
+
+_specs_argument = click.argument(
+    "files",
+    metavar="SPEC...",
+    nargs=-1,
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+)
+_row_check_option = click.option(
+    "--row-check/--no-row-check",
+    default=True,
+    help="Render and verify every row with the worker's code. [default: yes]",
+)
+
+
+@click.command()
+@_specs_argument
+@_row_check_option
+@common
+def validate(files: tuple[Path, ...], row_check: bool) -> None:
+    """Check specs as enqueue does, and enqueue nothing.
+
+    \b
+    jobspec validate specs/*.json
+    """
+    checked = _check_all(files, row_check)
+    if wants_json():
+        return emit({"specs": [_checked_json(one) for one in checked]})
+    for one in checked:
+        click.echo(f"{one.file}: ok, {one.job}")
+    return None
+
+
+@click.command()
+@_specs_argument
+@_row_check_option
+@click.option("--priority", type=click.IntRange(0, 999), default=50, show_default=True)
+@common
+def enqueue(files: tuple[Path, ...], row_check: bool, priority: int) -> None:
+    """Check specs, then put them into the queue; prints the jobs' ids.
+
+    \b
+    jobspec enqueue specs/*.json
+    jobspec enqueue --priority 90 specs/qwen3-8b-lr1e-5.json
+
+    If one of them fails its checks, none is enqueued. A spec that was enqueued before is no
+    second job: its id is printed again.
+    """
+    from jobspec.queue import Queue
+
+    queue = Queue.create(current_root())
+    checked = _check_all(files, row_check)
+    jobs = [(one, queue.enqueue(one.spec, priority=priority)) for one in checked]
+    if wants_json():
+        made = [
+            {"job": job.id, "already": job.already, "state": job.state, **_checked_json(one)}
+            for one, job in jobs
+        ]
+        return emit({"jobs": made})
+    for _, job in jobs:
+        if job.already:
+            say(f"{job.id}: was enqueued before, and is {job.state}")
+        click.echo(job.id)
+    return None
+
+
+@click.command()
+@click.argument("file", metavar="SPEC", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--row", type=click.IntRange(min=1), default=1, show_default=True)
+@common
+def preview(file: Path, row: int) -> None:
+    """Show what one row of the data trains: context plain, the trained span marked.
+
+    \b
+    jobspec preview specs/qwen3-8b-lr1e-5.json --row 17
+    """
+    completed = check.complete(spec.load(file), file)
+    if completed.data is None:
+        raise JobspecError("trains nothing: there is no row to show", file=file, place="$.train")
+    shown = rows.preview(completed, current_root(), row)
+    if wants_json():
+        return emit(shown)
+    return _print_row(shown)
+
+
+@click.command()
+@common
+def schema() -> None:
+    """Print the JSON Schema of a spec, for editors and other languages.
+
+    \b
+    jobspec schema > jobspec.schema.json
+    """
+    click.echo(msgspec.json.format(msgspec.json.encode(spec.schema()), indent=2))
+
+
+def _check_all(files: Sequence[Path], row_check: bool) -> list[Checked]:
+    """Check every file and say what is wrong with each; exit 1 unless all of them pass."""
+    checked: list[Checked] = []
+    failed: list[JobspecError] = []
+    for file in files:
+        try:
+            checked.append(check.check(file, current_root(), rows=row_check, tell=_tell))
+            _say_findings(checked[-1])
+        except JobspecError as error:
+            failed.append(error)
+    if failed:
+        context = click.get_current_context()
+        complain(failed, as_json=bool(context.meta.get(JSON_KEY)))
+        if len(files) > 1:
+            say(f"{plural(len(failed), 'spec')} of {len(files)} refused")
+        context.exit(1)
+    return checked
+
+
+def _tell(what: str) -> None:
+    """Say what takes long, where somebody watches."""
+    if interactive():
+        say(f"{what} …")
+
+
+def _say_findings(one: Checked) -> None:
+    for warning in one.warnings:
+        warn(f"{one.file}: {warning}")
+    if one.rows is not None:
+        for line in _row_lines(one.rows):
+            say(f"{one.file}: {line}")
+
+
+def _row_lines(report: rows.RowReport) -> list[str]:
+    dropped = sum(report.dropped.values())
+    kept = f"{report.rows_train:,} to train on"
+    kept += f", {report.rows_eval:,} held out" if report.rows_eval else ""
+    lines = [
+        f"{plural(report.rows_in, 'row')}: {kept}" + (f", {dropped:,} dropped" * bool(dropped))
+    ]
+    if dropped:
+        lines.append("dropped: " + ", ".join(f"{n:,} {why}" for why, n in report.dropped.items()))
+    if report.tokens:
+        share = report.trained_tokens / report.tokens
+        lines.append(f"{report.tokens:,} tokens, {report.trained_tokens:,} ({share:.0%}) trained")
+    if report.length_percentiles:
+        spread = ", ".join(f"{name} {n:,.0f}" for name, n in report.length_percentiles.items())
+        lines.append(f"tokens a row: {spread}")
+    return lines
+
+
+def _checked_json(one: Checked) -> dict[str, Any]:
+    return {
+        "file": str(one.file),
+        "id": one.job,
+        "name": one.spec.name,
+        "warnings": one.warnings,
+        "rows": one.rows,
+    }
+
+
+def _print_row(shown: dict[str, Any]) -> None:
+    """The rendered row; what is trained is green, or between marks where there are no colours."""
+    if shown.get("dropped"):
+        warn(f"row {shown['row']} is not trained on: {shown['dropped']}")
+    text, trained = str(shown["text"]), str(shown["supervised_text"])
+    start = text.rfind(trained) if trained else -1
+    labels = shown["labels"]
+    count = sum(label != -100 for label in labels)
+    say(f"row {shown['row']}: {plural(len(labels), 'token')}, {count:,} trained", fg="cyan")
+    if start < 0:
+        click.echo(text)
+        return
+    before, after = text[:start], text[start + len(trained) :]
+    if interactive():
+        body = click.style(trained, fg="green", bold=True)
+    else:
+        body = f"\n>>> trained\n{trained}\n<<< trained\n"
+    click.echo(click.style(before, dim=True) + body + click.style(after, dim=True))

@@ -1,0 +1,132 @@
+"""Metric rows of a job: one JSON object a line, one file an attempt, merged into one history.
+
+An attempt that resumed at step s continues its predecessors up to s: what they wrote beyond it was
+superseded. An attempt that says nothing of resuming begins where its own first row stands. What an
+attempt wrote after its end (a reaped worker that was only slow) is nobody's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from jobspec import record
+from jobspec.paths import AttemptPaths, JobPaths
+from jobspec.record import End, Record
+
+Row = dict[str, Any]
+_decoder = msgspec.json.Decoder(dict[str, Any])
+_BARE = {"attempt", "seq", "time", "phase", "resumed_from"}  # a row of these alone measures nothing
+
+
+class Resumed(Record, frozen=True, kw_only=True):
+    """Where an attempt took up the work: the checkpoint of `attempt` at `step`."""
+
+    attempt: int | None = None
+    step: float = 0
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of one file. A line that is no JSON object (the last one, torn) is left out."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return list(_decoded(lines))
+
+
+def _decoded(lines: Iterable[bytes]) -> Iterator[Row]:
+    for line in lines:
+        try:
+            yield _decoder.decode(line)
+        except msgspec.MsgspecError:
+            continue
+
+
+def attempts(job: JobPaths) -> list[AttemptPaths]:
+    """The attempts that left a directory, oldest first."""
+    try:
+        names = [entry.name for entry in job.attempts.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [job.attempt(number) for number in sorted(int(name) for name in names if name.isdigit())]
+
+
+def history(job: JobPaths, phase: str | None = None) -> list[Row]:
+    """The job's rows in order, as if nothing had ever interrupted it.
+
+    Args:
+        phase: only this phase's rows.
+
+    Returns:
+        Rows as they were written; of two attempts that wrote the same step, the later one's.
+    """
+    paths = attempts(job)
+    rows = dict(zip([attempt.number for attempt in paths], _ended(paths), strict=True))
+    names = {str(row.get("phase", "")): None for mine in rows.values() for row in mine}
+    wanted = [name for name in names if phase is None or name == phase]
+    return [row for name in wanted for row in _chain(rows, name)]
+
+
+def _chain(rows: dict[int, list[Row]], phase: str) -> list[Row]:
+    """One phase's rows along the attempts that led to the newest one."""
+    chains: dict[int, list[Row]] = {0: []}
+    newest = 0
+    for number, all_rows in rows.items():
+        mine = [row for row in _once(all_rows) if str(row.get("phase", "")) == phase]
+        if mine:
+            before, step = _resumed(mine, newest)
+            kept = [row for row in chains.get(before, chains[newest]) if _step(row) <= step]
+            chains[number] = kept + [row for row in mine if not row.keys() <= _BARE]
+            newest = number
+        else:
+            chains[number] = chains[newest]
+    return chains[newest]
+
+
+def _resumed(rows: list[Row], previous: int) -> tuple[int, float]:
+    """Which attempt these rows continue, and the last of its steps that they leave standing."""
+    try:
+        resumed = msgspec.convert(rows[0].get("resumed_from"), Resumed)
+        return resumed.attempt or previous, resumed.step
+    except msgspec.ValidationError:
+        pass  # it says nothing of resuming, or nothing we understand: its first step speaks
+    steps = [_step(row) for row in rows if "step" in row]
+    return previous, min(steps) - 1 if steps else float("inf")
+
+
+def latest(rows: Iterable[Row], name: str) -> float | None:
+    """The last value of a metric; None where no row has it."""
+    value = None
+    for row in rows:
+        found = row.get(name)
+        value = found if isinstance(found, int | float) else value
+    return value
+
+
+def _ended(paths: list[AttemptPaths]) -> Iterator[list[Row]]:
+    """Each attempt's rows up to its end: its end.json, or its successor's first row."""
+    read = [read_rows(attempt.metrics) for attempt in paths]
+    for index, (attempt, rows) in enumerate(zip(paths, read, strict=True)):
+        end = record.read(attempt.end, End)
+        begun = [str(later[0].get("time", "~")) for later in read[index + 1 :] if later]
+        limit = (end.ended_at if end else "") or min(begun, default="")
+        yield [row for row in rows if not limit or str(row.get("time", "")) <= limit]
+
+
+def _once(rows: list[Row]) -> Iterator[Row]:
+    """A row whose append was repeated after a lost reply carries the same `seq`: it counts once."""
+    seen: set[Any] = set()
+    for row in rows:
+        seq = row.get("seq")
+        if seq is None or seq not in seen:
+            seen.add(seq)
+            yield row
+
+
+def _step(row: Row) -> float:
+    step = row.get("step")
+    return float(step) if isinstance(step, int | float) else float("-inf")
