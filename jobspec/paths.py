@@ -5,8 +5,8 @@ ROOT/FORMAT
 ROOT/queue/{pending,running,succeeded,failed,cancelled}/<ticket>.json     the directory is the state
 ROOT/queue/workers/<worker>.<counter>.<job or idle>, <worker>.json
 ROOT/queue/quarantine/<host>.json, ROOT/queue/hold
-ROOT/jobs/<job>/…                                                         what a job is and made
-ROOT/cache/…                                                              hub, datasets, prepared rows
+ROOT/jobs/<job>/…                                                  what a job is and made
+ROOT/cache/…                                                       hub, datasets, prepared rows
 ```
 """
 
@@ -20,8 +20,8 @@ from pathlib import Path
 JOB_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{0,59}-[0-9a-f]{10}")
 WORKER_PATTERN = re.compile(r"[a-z0-9-]{1,80}")
 _TICKET = re.compile(
-    rf"(?P<rank>\d{{3}})-(?P<enqueued>\d{{8}}T\d{{12}}Z)-(?P<job>{JOB_PATTERN.pattern})"
-    rf"\.(?P<attempt>\d{{1,6}})(?:\.(?P<worker>{WORKER_PATTERN.pattern}))?\.json"
+    rf"(?P<rank>[0-9]{{3}})-(?P<enqueued>[0-9]{{8}}T[0-9]{{12}}Z)-(?P<job>{JOB_PATTERN.pattern})"
+    rf"\.(?P<attempt>[1-9][0-9]{{0,5}})(?:\.(?P<worker>{WORKER_PATTERN.pattern}))?\.json"
 )
 MAX_PRIORITY = 999
 
@@ -30,7 +30,7 @@ MAX_PRIORITY = 999
 class Ticket:
     """A queue entry's name, taken apart. Names sort in claim order.
 
-    `rank` is 999 − priority; `enqueued` a UTC time `YYYYMMDDTHHMMSSffffffZ`; `attempt` counts from 1.
+    `rank` is 999 − priority, `enqueued` a UTC time `YYYYMMDDTHHMMSSffffffZ`; attempts begin at 1.
     """
 
     rank: int
@@ -58,7 +58,7 @@ class Ticket:
 
 
 def parse_entry(name: str) -> tuple[Ticket, str | None] | None:
-    """The ticket and the claiming worker (None outside `running/`); None for names that are not ours."""
+    """The ticket and the claiming worker (None outside `running/`); None for names not ours."""
     found = _TICKET.fullmatch(name)
     if found is None:
         return None
@@ -117,6 +117,11 @@ class AttemptPaths:
         return self.dir / "result.json"
 
     @cached_property
+    def claim(self) -> Path:
+        """Which process made this attempt's directory, and when: the proof of the claim."""
+        return self.dir / "claim.json"
+
+    @cached_property
     def end(self) -> Path:
         return self.dir / "end.json"
 
@@ -133,7 +138,7 @@ class AttemptPaths:
         return self.dir / f"{phase}.log"
 
     def done(self, phase: str) -> Path:
-        """Written last by a phase that finished: its summary, and the reason not to run it again."""
+        """Written last by a phase that finished: its summary, and why it is not run again."""
         return self.dir / f"{phase}.json"
 
 
@@ -175,6 +180,10 @@ class JobPaths:
     def attempt(self, number: int) -> AttemptPaths:
         return AttemptPaths(self.attempts / str(number))
 
+    def rebuilt(self, number: int) -> Path:
+        """The directory by which `fsck` rebuilds the entry of attempt `number`, once only."""
+        return self.dir / f"rebuilt.{number}"
+
 
 @dataclass(frozen=True)
 class RootPaths:
@@ -214,6 +223,11 @@ class RootPaths:
     def prepared(self) -> Path:
         """Tokenized rows, one directory a content key."""
         return self.cache / "prepared"
+
+    @cached_property
+    def tokenizers(self) -> Path:
+        """What AutoTokenizer made of a model's files, one file a fingerprint of them."""
+        return self.cache / "tokenizers"
 
     @cached_property
     def hub(self) -> Path:

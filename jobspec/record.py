@@ -88,6 +88,33 @@ class WorkerRecord(Record, frozen=True, kw_only=True):
     version: str = ""
 
 
+class ClaimRecord(Record, frozen=True, kw_only=True):
+    """`claim.json`: which process claimed this attempt (`token` is its own), where and when."""
+
+    worker: str
+    token: str = ""
+    host: str = ""
+    claimed_at: str = ""
+
+
+class Hold(Record, frozen=True, kw_only=True):
+    """`queue/hold`: while it exists nobody claims. Workers wait; they do not leave."""
+
+    reason: str = ""
+    by: str = ""
+    at: str = ""
+
+
+class Quarantined(Record, frozen=True, kw_only=True):
+    """`queue/quarantine/<host>.json`: a host set aside until `expires_at`."""
+
+    host: str
+    reason: str = ""
+    by: str = ""
+    at: str = ""
+    expires_at: str = ""
+
+
 class Progress(Record, frozen=True, kw_only=True):
     """`progress.json`: how far a phase has come. `done` of `total` `unit`s; rates are a second."""
 
@@ -112,7 +139,7 @@ class PhaseError(Record, frozen=True, kw_only=True):
 
 
 class PhaseTime(Record, frozen=True, kw_only=True):
-    """Seconds of wall time one phase took in this attempt; 0 where an earlier attempt's was kept."""
+    """Seconds of wall time a phase took in this attempt; 0 where an earlier attempt's was kept."""
 
     phase: str
     wall_s: float = 0.0
@@ -139,7 +166,10 @@ class End(Record, frozen=True, kw_only=True):
 
 
 class Result(Record, frozen=True, kw_only=True):
-    """`result.json`: what a succeeded job came to. `metrics` are keyed as in W&B: `bench/aime24/avg_at_32`."""
+    """`result.json`: what a succeeded job came to.
+
+    `metrics` are keyed as in W&B: `bench/aime24/avg_at_32`.
+    """
 
     job: str
     attempt: int
@@ -162,8 +192,16 @@ def encode(record: Record) -> bytes:
 def read(path: Path, kind: type[R]) -> R | None:
     """The record at `path`; None where it is missing or torn (an empty file is no record)."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (FileNotFoundError, NotADirectoryError, msgspec.MsgspecError):
+        return parse(path.read_bytes(), kind)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def parse(data: bytes, kind: type[R]) -> R | None:
+    """The record in these bytes; None where they are torn, as after a crash."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
 

@@ -1,0 +1,88 @@
+"""Who shall not claim: everybody (`hold`), a host (`quarantine`), a worker (`drain`)."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+from jobspec import fs, record
+from jobspec.entries import read_record
+from jobspec.errors import JobspecError
+from jobspec.paths import WORKER_PATTERN, RootPaths
+from jobspec.record import Hold, Quarantined
+
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_STAMP = "%Y-%m-%dT%H:%M:%S.%fZ"
+
+
+def hold(root: RootPaths, reason: str, by: str) -> None:
+    """Let nobody claim until `release`. A full disk may keep its words, but not the mark itself."""
+    fs.touch(root.hold)
+    fs.publish(root.hold, record.encode(Hold(reason=reason, by=by, at=record.utc_now())))
+
+
+def release(root: RootPaths) -> None:
+    fs.remove(root.hold)
+
+
+def on_hold(root: RootPaths) -> Hold | None:
+    """Why nobody may claim; None where everybody may."""
+    if not fs.exists(root.hold):
+        return None
+    return read_record(root.hold, Hold) or Hold()
+
+
+def quarantine(root: RootPaths, host: str, *, reason: str, by: str, ttl_s: float) -> None:
+    """Set a host aside for `ttl_s` seconds."""
+    now = datetime.now(UTC)
+    mark = Quarantined(
+        host=host,
+        reason=reason,
+        by=by,
+        at=now.strftime(_STAMP),
+        expires_at=(now + timedelta(seconds=ttl_s)).strftime(_STAMP),
+    )
+    fs.publish(root.quarantine / f"{_checked_host(host)}.json", record.encode(mark))
+
+
+def quarantined(root: RootPaths) -> dict[str, Quarantined]:
+    """The hosts set aside now. A mark that can't be read counts: somebody put it there."""
+    now = datetime.now(UTC).strftime(_STAMP)
+    marks: dict[str, Quarantined] = {}
+    for name in sorted(fs.list_names(root.quarantine)):
+        host = name.removesuffix(".json")
+        if host == name or _HOST.fullmatch(host) is None:
+            continue
+        mark = read_record(root.quarantine / name, Quarantined) or Quarantined(host=host)
+        if not mark.expires_at or mark.expires_at > now:
+            marks[host] = mark
+    return marks
+
+
+def clear(root: RootPaths, host: str) -> None:
+    """Let a host work again."""
+    fs.remove(root.quarantine / f"{_checked_host(host)}.json")
+
+
+def drain(root: RootPaths, worker: str) -> None:
+    """Ask a worker to finish its job and claim nothing more."""
+    fs.touch(root.workers / f"{checked_worker(worker)}.drain")
+
+
+def is_draining(root: RootPaths, worker: str) -> bool:
+    return fs.exists(root.workers / f"{checked_worker(worker)}.drain")
+
+
+def checked_worker(worker: str) -> str:
+    """The worker's id, once it is sure to be one file name part. Raises JobspecError."""
+    if WORKER_PATTERN.fullmatch(worker) is None:
+        raise JobspecError(
+            f"`{worker}` is no worker id", hint="1 to 80 of the letters a-z, digits and `-`"
+        )
+    return worker
+
+
+def _checked_host(host: str) -> str:
+    if _HOST.fullmatch(host) is None:
+        raise JobspecError(f"`{host}` is no host name", hint="letters, digits, `.`, `_` and `-`")
+    return host

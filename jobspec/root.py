@@ -1,0 +1,119 @@
+"""The root directory: made, opened, and refused where it can't be trusted.
+
+Whoever can write to the queue can run code as its owner, for a spec names models, data and
+templates. So directories that others may write to are refused, and files that others own; a group
+whose members trust each other is allowed by `JOBSPEC_ALLOW_GROUP=1`.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from jobspec import fs, record
+from jobspec.entries import read_bytes
+from jobspec.errors import RootError
+from jobspec.paths import RootPaths
+from jobspec.record import LAYOUT, Format, State
+
+ALLOW_GROUP = "JOBSPEC_ALLOW_GROUP"
+
+
+def group_allowed() -> bool:
+    """Whether the environment allows the group's members to write and own files here."""
+    return os.environ.get(ALLOW_GROUP, "") not in ("", "0")
+
+
+def create(root: RootPaths, *, heartbeat_s: float, lease_s: float, group: bool) -> None:
+    """Make the directories and, last, FORMAT. What is there already stays as it is.
+
+    Raises:
+        RootError: it can't be made there.
+        DiskFull: no space left.
+    """
+    try:
+        for path in _directories(root):
+            fs.make_dir(path, 0o2775 if group else 0o755)
+        if not fs.exists(root.format):
+            layout = Format(layout=LAYOUT, heartbeat_s=heartbeat_s, lease_s=lease_s)
+            fs.publish(root.format, record.encode(layout))
+    except OSError as error:
+        raise RootError(
+            f"can't be made: {error.strerror}",
+            file=error.filename or root.root,
+            hint="name a directory of yours with --root or JOBSPEC_ROOT",
+        ) from error
+
+
+def open_root(root: RootPaths, *, group: bool) -> Format:
+    """Check everything that a program relies on.
+
+    Returns:
+        The root's FORMAT, whose heartbeat and lease are to be obeyed.
+
+    Raises:
+        RootError: missing, of another layout, not writable, or open to others.
+    """
+    layout = _read_format(root)
+    for path in _directories(root):
+        _check_directory(path, group=group)
+    if not os.access(root.queue, os.W_OK | os.X_OK):
+        raise RootError(
+            "is not writable", file=root.queue, hint=f"its owner must run: chmod u+rwx {root.queue}"
+        )
+    return layout
+
+
+def _directories(root: RootPaths) -> list[Path]:
+    states = [root.state(state) for state in State]
+    return [root.root, root.jobs, root.queue, *states, root.workers, root.quarantine]
+
+
+def _read_format(root: RootPaths) -> Format:
+    try:
+        data = read_bytes(root.format)
+    except OSError as error:
+        raise RootError(f"can't be read: {error.strerror}", file=root.format) from error
+    if data is None:
+        raise RootError(
+            "no queue is here: `FORMAT` is missing",
+            file=root.root,
+            hint="`jobspec enqueue` makes one; name another with --root or JOBSPEC_ROOT",
+        )
+    layout = record.parse(data, Format)
+    if layout is None:
+        raise RootError("is damaged", file=root.format, hint="restore it, or remove it and enqueue")
+    if layout.layout != LAYOUT:
+        raise RootError(
+            f"has layout `{layout.layout}`, this version reads `{LAYOUT}`",
+            file=root.format,
+            place="$.layout",
+            hint="use the jobspec version that made it, or start a new root",
+        )
+    return layout
+
+
+def _check_directory(path: Path, *, group: bool) -> None:
+    try:
+        found = path.stat()
+    except FileNotFoundError as error:
+        raise RootError("is gone", file=path, hint="run `jobspec fsck`") from error
+    except OSError as error:
+        raise RootError(f"can't be looked at: {error.strerror}", file=path) from error
+    if found.st_mode & stat.S_IWOTH:
+        raise RootError("others may write to it", file=path, hint=f"run: chmod o-w {path}")
+    if group:
+        return
+    if found.st_mode & stat.S_IWGRP:
+        raise RootError(
+            "its group may write to it",
+            file=path,
+            hint=f"run: chmod g-w {path} (or, trusting every member, set {ALLOW_GROUP}=1)",
+        )
+    if found.st_uid != os.geteuid():
+        raise RootError(
+            f"belongs to user id `{found.st_uid}`",
+            file=path,
+            hint=f"use a root of your own, or, trusting the group, set {ALLOW_GROUP}=1",
+        )
