@@ -1,0 +1,31 @@
+# make demo: install into .venv and run the whole way from spec to score.  make test: all tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test lint types check clean
+
+demo: $(VENV)/.installed
+	$(BIN)/jobspec demo
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed
+	$(BIN)/pyright
+
+check: test lint types
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11 demo")'
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing torch, transformers, deepspeed, trl and lm-eval into $(VENV) …"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[worker,dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

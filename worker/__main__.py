@@ -1,0 +1,68 @@
+"""`jobspec-worker --root ROOT`, also `python -m worker`: take jobs from a queue and do them."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from jobspec.errors import JobspecError
+from jobspec.queue import Queue
+from worker import preflight
+from worker.loop import Options, Worker
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--root", default=None, help="Root of the queue  [default: $JOBSPEC_ROOT]")
+@click.option("--drain", is_flag=True, help="Leave when nothing is left to do.")
+@click.option("--max-jobs", type=click.IntRange(min=1), help="Leave after so many jobs.")
+@click.option("--idle-timeout", type=float, help="Leave after so many seconds without work.")
+@click.option("--time-limit", type=float, help="Seconds this worker has; Slurm's end counts too.")
+@click.option("--devices", type=click.IntRange(min=1), help="GPUs, or CPU processes, to use.")
+@click.option("--stall", default=3600.0, help="Seconds without progress that end a phase.")
+@click.option(
+    "--isolation",
+    type=click.Choice(["auto", "subreaper"]),
+    default="auto",
+    help="How phases are kept from outliving the worker: a PID namespace where allowed, or not.",
+)
+def main(
+    root: str | None,
+    drain: bool,
+    max_jobs: int | None,
+    idle_timeout: float | None,
+    time_limit: float | None,
+    devices: int | None,
+    stall: float,
+    isolation: str,
+) -> None:
+    """Take jobs from a queue and do them, one after the other, until told to stop.
+
+    SIGUSR2 and SIGTERM: checkpoint, give the job back, leave. Exit code 75 asks the batch script
+    to requeue the array element.
+
+    Example: jobspec-worker --root /scratch/me/queue --drain
+    """
+    options = Options(
+        drain=drain,
+        max_jobs=max_jobs,
+        idle_timeout_s=idle_timeout,
+        time_limit_s=time_limit,
+        stall_s=stall,
+        devices=devices,
+        isolation=isolation,
+    )
+    try:
+        queue = Queue(root or os.environ.get("JOBSPEC_ROOT") or "jobspec-root")
+        code = Worker(queue, options, preflight.devices(devices)).run()
+    except JobspecError as error:
+        click.echo(f"error: {error}", err=True)
+        if error.hint:
+            click.echo(f"hint: {error.hint}", err=True)
+        code = 1
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

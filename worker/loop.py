@@ -1,0 +1,256 @@
+"""The worker: preflight → wait → claim → phases → commit → again. Never imports torch.
+
+One thread does it all: the same loop that watches a phase beats the heart, so a worker whose loop
+hangs falls silent and its job is given to another.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import secrets
+import shutil
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from jobspec import record
+from jobspec.claim import Claim
+from jobspec.errors import JobspecError
+from jobspec.queue import Queue
+from jobspec.record import State, WorkerRecord
+from jobspec.spec import JobSpec
+from worker import launch, preflight, slurm
+from worker.attempt import Attempt, Ended
+from worker.launch import Devices
+from worker.waiting import Waiter
+
+EXIT_DONE = 0
+EXIT_UNFIT = 4
+EXIT_REQUEUE = 75  # asks the batch script to requeue this array element: work remains
+_RECORD_EVERY_S = 60.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a worker behaves. Times in seconds; `None` means without limit."""
+
+    drain: bool = False
+    max_jobs: int | None = None
+    idle_timeout_s: float | None = None
+    time_limit_s: float | None = None
+    stall_s: float = 3600.0
+    grace_s: float = 600.0
+    devices: int | None = None
+    isolation: str = "auto"
+    min_claim_s: float = 60.0
+
+
+@dataclass
+class Signals:
+    """What signals asked for. Repeated ones are one; a second SIGINT means at once."""
+
+    stop: bool = False
+    requeue: bool = False
+    at_once: bool = False
+
+    def install(self) -> None:
+        """Handle SIGTERM, SIGINT and SIGUSR2. SIGUSR1 is NCCL's."""
+        for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+            signal.signal(sig, self._on_signal)
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGINT and self.stop:
+            self.at_once = True
+        if signum == signal.SIGUSR2 and not self.stop:
+            self.requeue = True
+        self.stop = True
+
+
+class Worker:
+    """One worker process on one node."""
+
+    def __init__(self, queue: Queue, options: Options, devices: Devices) -> None:
+        self.queue = queue
+        self.options = options
+        self.devices = devices
+        self.slurm = slurm.read()
+        self.id = worker_id(self.slurm)
+        self.host = short_host()
+        self.signals = Signals()
+        self.tmp = preflight.short_tmp()
+        self._started_at = record.utc_now()
+        self._started = time.monotonic()
+        self._next_beat = 0.0
+        self._next_record = 0.0
+        self._shown: dict[str, Any] = {}
+        self._finished = 0
+
+    def run(self) -> int:
+        """Work until told or left to stop. Returns the process's exit code."""
+        self.signals.install()
+        say(f"worker {self.id}: {self.devices.count} × {self.devices.name or 'cpu'}, root {self.root}")
+        try:
+            self.beat()
+            return self._work()
+        finally:
+            self.queue.retire(self.id)
+            shutil.rmtree(self.tmp, ignore_errors=True)
+
+    @property
+    def root(self) -> Path:
+        return self.queue.paths.root
+
+    def beat(self, **shown: Any) -> None:
+        """Beat if it is time; rewrite the worker's record if what it shows has changed, or it is old.
+
+        Raises:
+            OSError: the root does not answer.
+        """
+        now = time.monotonic()
+        changed = any(self._shown.get(name) != value for name, value in shown.items())
+        self._shown |= shown
+        job = self._shown.get("job")
+        if changed or now >= self._next_record:
+            self._next_record = now + _RECORD_EVERY_S
+            self.queue.heartbeat(self.id, self._record(), job=job)
+        elif now >= self._next_beat:
+            self.queue.heartbeat(self.id, job=job)
+        else:
+            return
+        self._next_beat = now + self.queue.format.heartbeat_s
+
+    @property
+    def next_beat_in_s(self) -> float:
+        return max(0.0, self._next_beat - time.monotonic())
+
+    def time_left_s(self) -> float:
+        """Seconds this worker still has, by Slurm or by `--time-limit`."""
+        limit = self.options.time_limit_s
+        own = float("inf") if limit is None else limit - (time.monotonic() - self._started)
+        return min(own, self.slurm.time_left_s())
+
+    def fits(self, spec: JobSpec) -> bool:
+        """Whether this worker's devices can do a job."""
+        wants = spec.resources
+        if wants.gpu_memory_gib is not None and self.devices.on_gpu:
+            if (self.devices.memory_gib or 0) < wants.gpu_memory_gib:
+                return False
+        elif wants.gpu_memory_gib is not None:
+            return False
+        try:
+            launch.plan(spec, self.devices)
+        except JobspecError:
+            return False
+        return True
+
+    def _work(self) -> int:
+        waiter = Waiter(self.queue.paths)
+        while True:
+            if (code := self._reason_to_leave(waiter)) is not None:
+                return code
+            claim = self._claim()
+            if claim is None:
+                self._idle(waiter)
+                continue
+            waiter.reset()
+            ended = Attempt(self, claim).run()
+            self._finished += 1
+            say(f"{claim.job} attempt {claim.attempt}: {ended.state or 'given up'}, {ended.message}")
+            self.beat(job=None, attempt=None, phase=None)
+            self._back_off(ended)
+
+    def _reason_to_leave(self, waiter: Waiter) -> int | None:
+        options = self.options
+        if self.signals.stop:
+            wants_more = self.signals.requeue and self._work_remains()
+            return EXIT_REQUEUE if wants_more else EXIT_DONE
+        if options.max_jobs is not None and self._finished >= options.max_jobs:
+            return EXIT_DONE
+        if self.time_left_s() < options.min_claim_s:
+            say("too little time is left to begin a job")
+            return EXIT_REQUEUE if self._work_remains() else EXIT_DONE
+        if self.queue.is_draining(self.id):
+            return EXIT_DONE
+        if options.drain and not self._work_remains():
+            return EXIT_DONE
+        limit = options.idle_timeout_s
+        if limit is not None and waiter.idle_s >= limit and not self._work_remains():
+            return EXIT_DONE
+        return None
+
+    def _work_remains(self) -> bool:
+        """Whether jobs wait that this worker could do, or claims run that may yet fall to it."""
+        waiting = self.queue.jobs(State.PENDING)
+        if any(self.fits(job.spec) for job in waiting):
+            return True
+        return bool(self.queue.jobs(State.RUNNING))
+
+    def _claim(self) -> Claim | None:
+        findings = preflight.check(self.root, self.tmp)
+        if findings or self.host in self.queue.quarantined():
+            note = "; ".join(f.message for f in findings) or "this host is in quarantine"
+            self.beat(note=note)
+            return None
+        try:
+            self.queue.reap()
+            return self.queue.claim(self.id, self.fits)
+        except OSError as error:
+            say(f"the root does not answer: {error}")
+            return None
+
+    def _idle(self, waiter: Waiter) -> None:
+        until = time.monotonic() + waiter.next_wait_s()
+        while time.monotonic() < until and not self.signals.stop:
+            self.beat()
+            if waiter.wait(min(until - time.monotonic(), self.next_beat_in_s, 1.0)):
+                return
+
+    def _back_off(self, ended: Ended) -> None:
+        """After a failure within seconds, wait, so that no broken host eats the queue."""
+        if ended.state is State.SUCCEEDED or ended.wall_s > 60 or self.signals.stop:
+            return
+        until = time.monotonic() + random.uniform(0.5, 1.5) * ended.back_off_s
+        while time.monotonic() < until and not self.signals.stop:
+            self.beat()
+            time.sleep(min(0.2, max(0.0, until - time.monotonic())))
+
+    def _record(self) -> WorkerRecord:
+        return WorkerRecord(
+            worker=self.id,
+            host=self.host,
+            pid=os.getpid(),
+            started_at=self._started_at,
+            updated_at=record.utc_now(),
+            gpus=self.devices.count if self.devices.on_gpu else 0,
+            gpu_name=self.devices.name,
+            gpu_memory_gib=self.devices.memory_gib,
+            slurm_cluster=self.slurm.cluster,
+            slurm_job=self.slurm.job,
+            slurm_restart_count=self.slurm.restart_count,
+            ends_at=self.slurm.ends_at_utc,
+            **self._shown,
+        )
+
+
+def worker_id(where: slurm.Slurm) -> str:
+    """Host and Slurm ids for people, and 64 random bits: Slurm reuses names, a nonce does not."""
+    parts = [short_host(), where.job, str(where.restart_count) if where.job else None]
+    words = "-".join(part for part in parts if part).lower()
+    clean = "".join(c if c.isascii() and c.isalnum() else "-" for c in words).strip("-")
+    return f"{clean[:60]}-{secrets.token_hex(8)}"
+
+
+def short_host() -> str:
+    """This host's name up to the first dot."""
+    return platform.node().split(".")[0].lower() or "host"
+
+
+def say(message: str) -> None:
+    """A line in the worker's own log."""
+    print(f"{record.utc_now()} {message}", file=sys.stderr, flush=True)  # noqa: T201 - the log

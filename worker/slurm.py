@@ -1,0 +1,48 @@
+"""What Slurm says about this worker, as typed values. Absent variables mean there is no Slurm."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """The array element a worker runs in; `restart_count` is 0 on its first run."""
+
+    job: str | None = None
+    array_task: str | None = None
+    cluster: str | None = None
+    restart_count: int = 0
+    ends_at: float | None = None
+
+    def time_left_s(self, now: float | None = None) -> float:
+        """Seconds until Slurm ends the job; infinite where it does not say."""
+        if self.ends_at is None:
+            return float("inf")
+        return self.ends_at - (time.time() if now is None else now)
+
+    @property
+    def ends_at_utc(self) -> str | None:
+        """The end as UTC ISO 8601."""
+        if self.ends_at is None:
+            return None
+        return datetime.fromtimestamp(self.ends_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def read(env: Mapping[str, str] = os.environ) -> Slurm:
+    """Read the `SLURM_*` variables.
+
+    Source: sbatch(1), OUTPUT ENVIRONMENT VARIABLES. SLURM_RESTART_COUNT is unset on the first run.
+    """
+    end = env.get("SLURM_JOB_END_TIME", "")
+    return Slurm(
+        job=env.get("SLURM_JOB_ID"),
+        array_task=env.get("SLURM_ARRAY_TASK_ID"),
+        cluster=env.get("SLURM_CLUSTER_NAME"),
+        restart_count=int(env.get("SLURM_RESTART_COUNT") or 0),
+        ends_at=float(end) if end.isdigit() else None,
+    )
