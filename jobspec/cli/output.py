@@ -122,10 +122,14 @@ def interactive() -> bool:
 
 def emit(data: dict[str, Any]) -> None:
     """Print a command's data: one JSON object with the version of its fields."""
+    emit_struct({"schema": SCHEMA, **data})
+
+
+def emit_struct(data: Any) -> None:
+    """Print a struct that carries its own `schema`."""
     import msgspec
 
-    text = msgspec.json.format(msgspec.json.encode({"schema": SCHEMA, **data}), indent=2)
-    click.echo(text.decode())
+    click.echo(msgspec.json.format(msgspec.json.encode(data), indent=2).decode())
 
 
 def say(text: str, *, fg: str | None = None) -> None:

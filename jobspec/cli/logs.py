@@ -1,0 +1,101 @@
+"""`jobspec logs`: a job's logs, followed through phases and attempts."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from jobspec import metrics, record
+from jobspec.cli.common import common, complete_jobs, open_queue, wants_json
+from jobspec.cli.output import emit, say
+from jobspec.entries import Job
+from jobspec.errors import JobNotFound
+from jobspec.paths import AttemptPaths
+from jobspec.queue import Queue
+
+PHASES = ("prepare", "train", "eval")
+_CHUNK = 1 << 16
+_POLL_S = 0.5
+
+
+@click.command()
+@click.argument("job", shell_complete=complete_jobs)
+@click.option("-f", "--follow", is_flag=True, help="Go on until the job ends.")
+@click.option("--phase", type=click.Choice(PHASES), help="Only this phase's log.")
+@click.option("--attempt", type=click.IntRange(min=1), help="[default: the last one]")
+@common
+def logs(job: str, follow: bool, phase: str | None, attempt: int | None) -> None:
+    """Print a job's log, phase after phase; -f follows it through phases and attempts.
+
+    \b
+    jobspec logs qwen3-8b-lr1e-5-0123456789
+    jobspec logs qwen -f --phase train
+    """
+    queue = open_queue()
+    found = queue.job(job)
+    phases = (phase,) if phase else PHASES
+    if wants_json():
+        return emit(
+            {"job": found.id, "logs": [_log_json(log) for log in _logs(found, phases, attempt)]}
+        )
+    printed = {path: _print(path, 0) for _, path in _logs(found, phases, attempt)}
+    if follow:
+        return _follow(queue, found, phases, printed)
+    if not printed:
+        say(f"{found.id} has written no log yet: it is {found.state}")
+    return None
+
+
+def _logs(
+    job: Job, phases: tuple[str, ...], attempt: int | None
+) -> Iterator[tuple[AttemptPaths, Path]]:
+    """The logs of one attempt that exist, in the order of the phases."""
+    attempts = metrics.attempts(job.paths)
+    if attempt is not None:
+        attempts = [paths for paths in attempts if paths.number == attempt]
+        if not attempts:
+            raise JobNotFound(f"`{job.id}` has no attempt {attempt}", hint="see `jobspec show`")
+    for paths in attempts[-1:]:
+        yield from ((paths, paths.log(phase)) for phase in phases if paths.log(phase).exists())
+
+
+def _log_json(log: tuple[AttemptPaths, Path]) -> dict[str, object]:
+    attempt, path = log
+    text = path.read_text(errors="replace")
+    return {"attempt": attempt.number, "phase": path.stem, "path": str(path), "text": text}
+
+
+def _print(path: Path, offset: int) -> int:
+    """Copy what the log has from `offset` on to stdout; where it ended."""
+    with path.open("rb") as log:
+        log.seek(offset)
+        while chunk := log.read(_CHUNK):
+            sys.stdout.buffer.write(chunk)
+            offset += len(chunk)
+    sys.stdout.buffer.flush()
+    return offset
+
+
+def _follow(queue: Queue, job: Job, phases: tuple[str, ...], printed: dict[Path, int]) -> None:
+    """Print what is added until the job has ended, going on with the next phase and attempt.
+
+    Files are read, not watched: on a network filesystem no notification would come.
+    """
+    while True:
+        job = queue.job(
+            job.id
+        )  # looked at first: what was written before it ended is printed below
+        for paths in metrics.attempts(job.paths):
+            for path in (paths.log(phase) for phase in phases):
+                if path.exists() and (path in printed or paths.number >= job.attempt):
+                    if path not in printed:
+                        say(f"--- attempt {paths.number}, {path.stem}", fg="cyan")
+                    printed[path] = _print(path, printed.get(path, 0))
+        if job.state in record.FINAL:
+            say(f"--- {job.id}: {job.state}", fg="cyan")
+            return
+        time.sleep(_POLL_S)

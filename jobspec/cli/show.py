@@ -1,0 +1,113 @@
+"""`jobspec show`."""
+
+from __future__ import annotations
+
+import click
+import msgspec
+
+from jobspec import report
+from jobspec.cli.common import common, complete_jobs, open_queue, wants_json
+from jobspec.cli.output import Cell, Column, Table, duration, emit_struct
+from jobspec.cli.status import COLOURS, REASONS, figures, progress
+from jobspec.record import State
+from jobspec.report import AttemptRow, JobReport
+
+
+@click.command()
+@click.argument("job", shell_complete=complete_jobs)
+@common
+def show(job: str) -> None:
+    """Show all that is known of one job: state, attempts and why they ended, scores, spec.
+
+    \b
+    jobspec show qwen3-8b-lr1e-5-0123456789
+    jobspec show qwen
+    """
+    queue = open_queue()
+    hosts = {row.worker: row.host for row in report.worker_rows(queue)}
+    told = report.job_report(queue.job(job), hosts)
+    if wants_json():
+        return emit_struct(told)
+    for line in _lines(told):
+        click.echo(line)
+    return None
+
+
+def _lines(told: JobReport) -> list[str]:
+    row = told.job
+    state = click.style(row.state, fg=COLOURS[State(row.state)], bold=True)
+    lines = [f"{click.style(row.job, bold=True)}  {state}"]
+    lines += _facts(told)
+    if told.attempts:
+        lines += ["", *_attempt_table(told.attempts).lines()]
+    if told.result is not None and told.result.metrics:
+        lines += ["", *_metric_table(told.result.metrics).lines()]
+    lines += ["", click.style("spec", dim=True)]
+    text = msgspec.json.format(msgspec.json.encode(told.spec), indent=2).decode()
+    return lines + text.splitlines()
+
+
+def _facts(told: JobReport) -> list[str]:
+    row = told.job
+    facts = {
+        "enqueued": f"{_moment(row.enqueued_at)}, priority {told.priority}",
+        "started": _moment(row.started_at),
+        "now": f"{progress(row)}  {figures(row)}" if row.state == State.RUNNING else "",
+        "eta": duration(row.eta_s),
+        "ended": _moment(row.ended_at),
+        "worker": " on ".join(part for part in (row.worker, row.host) if part),
+        "directory": told.dir,
+        "logs": f"jobspec logs {row.job}" if told.attempts else "",
+    }
+    return [
+        f"  {click.style(f'{name:<10}', dim=True)} {text}" for name, text in facts.items() if text
+    ]
+
+
+def _attempt_table(attempts: list[AttemptRow]) -> Table:
+    columns = ("attempt", "ended by", "phase", "step", "took", "overhead", "phases", "host")
+    table = Table([Column(title, 9 if n < 5 else 8 - n) for n, title in enumerate(columns)])
+    for attempt in attempts:
+        reason = attempt.reason or ("running or lost" if attempt.ended_at is None else "lost")
+        phases = ", ".join(
+            f"{phase.phase} {'kept' if phase.kept else duration(phase.wall_s)}"
+            for phase in attempt.phases
+        )
+        table.add(
+            str(attempt.attempt),
+            REASONS.get(reason, reason),
+            attempt.phase or "",
+            "" if attempt.step is None else str(attempt.step),
+            duration(attempt.wall_s),
+            "" if attempt.overhead_s is None else f"{attempt.overhead_s:.1f}s",
+            phases,
+            attempt.host,
+            notes=_attempt_notes(attempt),
+        )
+    return table
+
+
+def _attempt_notes(attempt: AttemptRow) -> list[Cell]:
+    notes: list[Cell] = []
+    if attempt.message and attempt.reason != "succeeded":
+        notes.append(Cell(attempt.message, "red" if attempt.reason == "failed" else None))
+    if attempt.hint:
+        notes.append(Cell(f"hint: {attempt.hint}", "cyan"))
+    if attempt.retried:
+        notes.append(Cell("retried by hand", dim=True))
+    return notes
+
+
+def _metric_table(metrics: dict[str, float | None]) -> Table:
+    table = Table([Column("metric"), Column("value", right=True)])
+    for name, value in metrics.items():
+        table.add(name, "-" if value is None else f"{value:.6g}")
+    return table
+
+
+def _moment(then: str | None) -> str:
+    if not then:
+        return ""
+    age = report.age_s(then)
+    ago = f" ({duration(age)} ago)" if age is not None else ""
+    return f"{then[:19].replace('T', ' ')} UTC{ago}"

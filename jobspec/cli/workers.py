@@ -1,0 +1,115 @@
+"""`jobspec workers` and `jobspec quarantine`."""
+
+from __future__ import annotations
+
+import getpass
+
+import click
+
+from jobspec import report
+from jobspec.cli.common import common, open_queue, wants_json
+from jobspec.cli.output import Cell, Column, Table, duration, emit, say
+
+
+@click.command()
+@common
+def workers() -> None:
+    """Show who works, who idles, and who has fallen silent.
+
+    \b
+    jobspec workers
+    """
+    queue = open_queue()
+    rows = report.worker_rows(queue)
+    seen = {each.worker: each for each in queue.workers()}
+    if wants_json():
+        return emit({"root": str(queue.paths.root), "workers": rows})
+    if not rows:
+        return say(f"no workers yet: start one with `jobspec-worker --root {queue.paths.root}`")
+    columns = [Column("worker"), Column("state"), Column("job"), Column("phase", 7)]
+    columns += [
+        Column("host", 6),
+        Column("gpus", 5),
+        Column("slurm", 3),
+        Column("seen", 4),
+        Column("note", 2),
+    ]
+    table = Table(columns)
+    for row in rows:
+        facts = seen[row.worker].record
+        state = (
+            "silent"
+            if not row.alive
+            else "draining"
+            if seen[row.worker].draining
+            else ("busy" if row.job else "idle")
+        )
+        table.add(
+            row.worker,
+            Cell(state, {"silent": "red", "busy": "cyan", "draining": "yellow"}.get(state)),
+            row.job or "",
+            facts.phase or "" if row.job else "",
+            row.host,
+            f"{row.gpus}× {facts.gpu_name or 'GPU'}" if row.gpus else "",
+            facts.slurm_job or "",
+            "" if row.age_s is None else f"{duration(row.age_s)} ago",
+            facts.note or "",
+        )
+    for line in table.lines():
+        click.echo(line)
+    return None
+
+
+@click.group()
+def quarantine() -> None:
+    """List, add or clear hosts that shall not work.
+
+    \b
+    jobspec quarantine list
+    jobspec quarantine add gpu012 --reason "ECC errors" --hours 24
+    jobspec quarantine clear gpu012
+    """
+
+
+@quarantine.command("list")
+@common
+def list_() -> None:
+    """Show the hosts set aside, why and until when."""
+    marks = open_queue().quarantined()
+    if wants_json():
+        return emit({"quarantine": list(marks.values())})
+    table = Table([Column("host"), Column("reason"), Column("by", 3), Column("until", 5)])
+    for mark in marks.values():
+        table.add(mark.host, mark.reason, mark.by, mark.expires_at[:19].replace("T", " "))
+    for line in table.lines() if marks else []:
+        click.echo(line)
+    if not marks:
+        say("no host is quarantined")
+    return None
+
+
+@quarantine.command()
+@click.argument("host")
+@click.option("--reason", default="", help="For whoever asks why.")
+@click.option("--hours", type=click.FloatRange(0, min_open=True), default=24.0, show_default=True)
+@common
+def add(host: str, reason: str, hours: float) -> None:
+    """Set a host aside: its workers claim nothing."""
+    open_queue().quarantine(host, reason, ttl_s=hours * 3600, by=getpass.getuser())
+    _done(host, "quarantined")
+
+
+@quarantine.command()
+@click.argument("host")
+@common
+def clear(host: str) -> None:
+    """Let a host work again."""
+    open_queue().clear(host)
+    _done(host, "cleared")
+
+
+def _done(host: str, what: str) -> None:
+    if wants_json():
+        emit({"host": host, "state": what})
+    else:
+        click.echo(f"{host}: {what}")

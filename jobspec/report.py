@@ -1,0 +1,308 @@
+"""What `status` and `show` tell, as plain records: the queue's names first, files where they pay.
+
+Counting costs one listing a state. Files are read for the jobs that are shown, and of ended jobs
+only the newest are, so that ten thousand of them cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from jobspec import metrics, record
+from jobspec.errors import JobspecError
+from jobspec.record import ClaimRecord, End, Progress, Result, State
+
+if TYPE_CHECKING:
+    from jobspec.entries import Job
+    from jobspec.paths import AttemptPaths
+    from jobspec.queue import Queue, WorkerSeen
+
+SCHEMA = 1
+_STALE_LEASES = 2.0  # how old a beating worker's record may be before it counts as silent
+SHOWN_FIRST = (State.RUNNING, State.PENDING, State.FAILED, State.SUCCEEDED, State.CANCELLED)
+
+
+class JobRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One job in `status --json`. Unknown is null; `progress` is the phase's share done, 0 to 1."""
+
+    job: str
+    name: str
+    state: str
+    attempt: int
+    phase: str | None = None
+    progress: float | None = None
+    eta_s: float | None = None
+    worker: str | None = None
+    host: str | None = None
+    reason: str | None = None
+    enqueued_at: str | None = None
+    started_at: str | None = None
+    ended_at: str | None = None
+    metrics: dict[str, float | None] = {}
+
+
+class WorkerRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker in `status --json`. `age_s`: since it last wrote its record, by the two clocks."""
+
+    worker: str
+    host: str = ""
+    alive: bool = False
+    age_s: float | None = None
+    job: str | None = None
+    gpus: int = 0
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """`status --json`, field by field."""
+
+    schema: int = SCHEMA
+    root: str
+    counts: dict[str, int]
+    jobs: list[JobRow]
+    workers: list[WorkerRow]
+    quarantine: list[str]
+
+
+class AttemptRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt in `show --json`."""
+
+    attempt: int
+    reason: str | None = None
+    message: str = ""
+    hint: str | None = None
+    phase: str | None = None
+    step: int | None = None
+    worker: str = ""
+    host: str = ""
+    started_at: str | None = None
+    ended_at: str | None = None
+    wall_s: float | None = None
+    overhead_s: float | None = None
+    phases: tuple[record.PhaseTime, ...] = ()
+    retried: bool = False
+
+
+class JobReport(msgspec.Struct, frozen=True, kw_only=True):
+    """`show --json`: all that is known of one job."""
+
+    schema: int = SCHEMA
+    job: JobRow
+    priority: int
+    dir: str
+    attempts: list[AttemptRow]
+    result: Result | None
+    spec: Any
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which jobs are shown of how many: `hidden` counts those left out, by state."""
+
+    jobs: list[Job]
+    hidden: dict[State, int]
+
+
+def select(jobs: Sequence[Job], limit: int | None) -> Selection:
+    """The jobs to show: every running one, of each other state the `limit` most telling.
+
+    Pending ones are the next to be claimed, ended ones the newest.
+    """
+    shown: list[Job] = []
+    hidden: dict[State, int] = {}
+    for state in SHOWN_FIRST:
+        mine = [job for job in jobs if job.state == state]
+        ended = state in record.FINAL
+        mine.sort(key=lambda job: job.enqueued_at if ended else job.entry.ticket, reverse=ended)
+        kept = mine if state is State.RUNNING or limit is None else mine[:limit]
+        shown += kept
+        if len(mine) > len(kept):
+            hidden[state] = len(mine) - len(kept)
+    return Selection(shown, hidden)
+
+
+def counts(jobs: Iterable[Job]) -> dict[str, int]:
+    """Jobs by state, every state named."""
+    count = dict.fromkeys([state.value for state in State], 0)
+    for job in jobs:
+        count[job.state.value] += 1
+    return count
+
+
+def status(queue: Queue, jobs: Sequence[Job], shown: Sequence[Job]) -> Status:
+    """The queue as it is now.
+
+    Args:
+        jobs: all jobs, for the counts.
+        shown: those to read files for.
+    """
+    workers = worker_rows(queue)
+    hosts = {worker.worker: worker.host for worker in workers}
+    return Status(
+        root=str(queue.paths.root),
+        counts=counts(jobs),
+        jobs=[job_row(job, hosts) for job in shown],
+        workers=workers,
+        quarantine=list(queue.quarantined()),
+    )
+
+
+def job_row(job: Job, hosts: dict[str, str] | None = None) -> JobRow:
+    """One job's line: its progress while it runs, its end or its scores afterwards."""
+    attempt = job.paths.attempt(job.attempt)
+    progress = record.read(attempt.progress, Progress) if job.state is State.RUNNING else None
+    end = record.read(attempt.end, End) if job.state in record.FINAL else None
+    worker = job.worker or (end.worker if end else None) or None
+    return JobRow(
+        job=job.id,
+        name=_name(job),
+        state=job.state.value,
+        attempt=job.attempt,
+        phase=(progress.phase if progress else end.phase if end else None) or None,
+        progress=_fraction(progress),
+        eta_s=progress.eta_s if progress else None,
+        worker=worker,
+        host=(end.host if end else (hosts or {}).get(worker or "")) or None,
+        reason=job.reason.value if job.reason is not None else None,
+        enqueued_at=job.enqueued_at,
+        started_at=_started(attempt, end) if job.state is not State.PENDING else None,
+        ended_at=(end.ended_at if end else None) or None,
+        metrics=_metrics(job, progress),
+    )
+
+
+def job_report(job: Job, hosts: dict[str, str] | None = None) -> JobReport:
+    """Everything the files say about one job."""
+    return JobReport(
+        job=job_row(job, hosts),
+        priority=job.priority,
+        dir=str(job.paths.dir),
+        attempts=[_attempt_row(attempt) for attempt in metrics.attempts(job.paths)],
+        result=result(job),
+        spec=job.spec,
+    )
+
+
+def result(job: Job) -> Result | None:
+    """What a succeeded job came to; None for others."""
+    if job.state is not State.SUCCEEDED:
+        return None
+    return record.read(job.paths.attempt(job.attempt).result, Result)
+
+
+def worker_rows(queue: Queue) -> list[WorkerRow]:
+    """Who works, live ones first."""
+    rows = [_worker_row(seen, queue.format.lease_s) for seen in queue.workers()]
+    return sorted(rows, key=lambda row: (not row.alive, row.worker))
+
+
+def why_waiting(jobs: Sequence[Job], workers: Sequence[WorkerRow], held: str | None) -> str | None:
+    """Why nothing runs though jobs wait; None where that needs no explanation."""
+    pending = [job for job in jobs if job.state is State.PENDING]
+    live = [worker for worker in workers if worker.alive]
+    if not pending:
+        return None
+    if held is not None:
+        return f"on hold{': ' + held if held else ''} (jobspec release lifts it)"
+    if not live:
+        return "no worker alive: start one with `jobspec-worker --root ROOT`"
+    if any(worker.job for worker in live) or any(job.state is State.RUNNING for job in jobs):
+        return None
+    most = max(worker.gpus for worker in live)
+    wanted = [_gpus(job) for job in pending[:100]]
+    if all(number > most for number in wanted):
+        return f"the next job waits for {wanted[0]} GPUs, the live workers have at most {most}"
+    return None
+
+
+def age_s(then: str | None, now: datetime | None = None) -> float | None:
+    """Seconds since an ISO 8601 time; None for what is no time."""
+    try:
+        moment = datetime.fromisoformat(then or "")
+    except ValueError:
+        return None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return ((now or datetime.now(UTC)) - moment).total_seconds()
+
+
+def _name(job: Job) -> str:
+    try:
+        return job.spec.name
+    except (JobspecError, OSError):
+        return job.id.rpartition("-")[0]  # a damaged spec must not hide the rest of the queue
+
+
+def _gpus(job: Job) -> int:
+    try:
+        return job.spec.resources.gpus or 0
+    except (JobspecError, OSError):
+        return 0
+
+
+def _fraction(progress: Progress | None) -> float | None:
+    if progress is None or progress.total <= 0:
+        return None
+    return min(1.0, max(0.0, progress.done / progress.total))
+
+
+def _metrics(job: Job, progress: Progress | None) -> dict[str, float | None]:
+    found = result(job)
+    if found is not None:
+        return found.metrics
+    return progress.metrics if progress is not None else {}
+
+
+def _started(attempt: AttemptPaths, end: End | None) -> str | None:
+    claim = record.read(attempt.claim, ClaimRecord)
+    return (claim.claimed_at if claim else None) or (end.started_at if end else None) or None
+
+
+def _attempt_row(attempt: AttemptPaths) -> AttemptRow:
+    end = record.read(attempt.end, End)
+    claim = record.read(attempt.claim, ClaimRecord)
+    retried = attempt.retry.exists()
+    if end is None:
+        return AttemptRow(
+            attempt=attempt.number,
+            worker=claim.worker if claim else "",
+            host=claim.host if claim else "",
+            started_at=_started(attempt, None),
+            retried=retried,
+        )
+    return AttemptRow(
+        attempt=attempt.number,
+        reason=end.reason.value,
+        message=end.message,
+        hint=end.hint,
+        phase=end.phase,
+        step=end.step,
+        worker=end.worker or (claim.worker if claim else ""),
+        host=end.host or (claim.host if claim else ""),
+        started_at=end.started_at or _started(attempt, end),
+        ended_at=end.ended_at or None,
+        wall_s=end.wall_s or None,
+        overhead_s=end.overhead_s,
+        phases=end.phases,
+        retried=retried,
+    )
+
+
+def _worker_row(seen: WorkerSeen, lease_s: float) -> WorkerRow:
+    """A worker as one look can tell: a beat can be old, so its record must be young as well.
+
+    Only `reap`, which looks for a whole lease, judges anybody dead; this is for people to read.
+    """
+    age = age_s(seen.record.updated_at)
+    fresh = age is None or age < _STALE_LEASES * lease_s
+    return WorkerRow(
+        worker=seen.worker,
+        host=seen.record.host,
+        alive=seen.beating and fresh and seen.silent_s < lease_s,
+        age_s=age,
+        job=seen.job,
+        gpus=seen.record.gpus,
+    )
