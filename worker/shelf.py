@@ -1,0 +1,139 @@
+"""Prepared rows on disk: written in pieces by many processes, shelved whole under their key.
+
+The layout is the one of `datasets.save_to_disk`, written with pyarrow alone, because importing
+`datasets` costs more than reading most data files. A test reads it back with `load_from_disk`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from jobspec import fs
+from worker.rows import Encoded
+
+DATA = "data-00000-of-00001.arrow"
+REPORT = "prepared.json"
+SPLITS = ("train", "eval")
+_LIST = {"feature": {"dtype": "int32", "_type": "Value"}, "_type": "List"}
+_FEATURES = {"input_ids": _LIST, "labels": _LIST, "row": {"dtype": "int64", "_type": "Value"}}
+
+
+def write_piece(path: Path, rows: list[tuple[int, Encoded]]) -> None:
+    """Write some rows (with their line numbers) as one Arrow file."""
+    import numpy as np
+    import pyarrow as pa
+
+    lengths = np.array([len(row.input_ids) for _, row in rows], dtype=np.int64)
+    offsets = np.zeros(len(rows) + 1, dtype=np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    empty = np.zeros(0, dtype=np.int32)
+    ids = np.concatenate([empty, *(np.array(row.input_ids, np.int32) for _, row in rows)])
+    labels = np.concatenate([empty, *(np.array(row.labels, np.int32) for _, row in rows)])
+    columns = [
+        pa.ListArray.from_arrays(pa.array(offsets), pa.array(part)) for part in (ids, labels)
+    ]
+    numbers = pa.array([number for number, _ in rows], pa.int64())
+    batch = pa.record_batch([*columns, numbers], schema=_schema())
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def write_splits(directory: Path, pieces: list[Path], eval_rows: set[int], key: str) -> None:
+    """Deal the pieces' rows, in order, to `train/` and `eval/`, and remove the pieces."""
+    import pyarrow as pa
+
+    with _writer(directory / "train", key) as train, _writer(directory / "eval", key) as held_out:
+        for piece in pieces:
+            with pa.memory_map(str(piece)) as source:
+                for batch in pa.ipc.open_stream(source):
+                    mask = [row in eval_rows for row in batch.column("row").to_pylist()]
+                    _deal(batch, mask, train, held_out)
+            piece.unlink()
+
+
+def sizes(directory: Path) -> dict[str, int]:
+    """The size of every data file, for `find` to compare."""
+    return {split: (directory / split / DATA).stat().st_size for split in SPLITS}
+
+
+def find(directory: Path) -> dict[str, Any] | None:
+    """The report of rows shelved whole; None where there are none, or a purge took some of them."""
+    try:
+        report = json.loads((directory / REPORT).read_bytes())
+        return report if report["file_sizes"] == sizes(directory) else None
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):
+        return None
+
+
+def shelve(staged: Path, directory: Path, report: dict[str, Any]) -> None:
+    """Make the staged rows appear under their key, all at once; whoever was first stays.
+
+    What stands there without being whole (see `find`) is removed first.
+    """
+    data = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+    fs.publish(staged / REPORT, data)
+    for split in SPLITS:
+        for path in (staged / split).iterdir():
+            _sync(path)
+        fs.sync_dir(staged / split)
+    fs.sync_dir(staged)
+    if fs.exists(directory) and find(directory) is None:
+        damaged = fs.temp_beside(directory)
+        if fs.move_once(directory, damaged):
+            fs.remove_tree(damaged)
+    fs.place_dir(staged, directory)
+    fs.sync_dir(directory.parent)
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    metadata = {"huggingface": json.dumps({"info": {"features": _FEATURES}})}
+    ids = pa.list_(pa.int32())
+    fields = [("input_ids", ids), ("labels", ids), ("row", pa.int64())]
+    return pa.schema(fields, metadata=metadata)
+
+
+@contextmanager
+def _writer(directory: Path, fingerprint: str) -> Iterator[Any]:
+    import pyarrow as pa
+
+    directory.mkdir()
+    state = {
+        "_data_files": [{"filename": DATA}],
+        "_fingerprint": f"{fingerprint[:16]}-{directory.name}",
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": None,
+    }
+    info = {"citation": "", "description": "", "features": _FEATURES, "homepage": "", "license": ""}
+    (directory / "state.json").write_text(json.dumps(state, indent=2))
+    (directory / "dataset_info.json").write_text(json.dumps(info, indent=2))
+    with pa.OSFile(str(directory / DATA), "wb") as sink, pa.ipc.new_stream(sink, _schema()) as out:
+        yield out
+
+
+def _deal(batch: Any, mask: list[bool], train: Any, held_out: Any) -> None:
+    import pyarrow as pa
+
+    for out, wanted in ((train, False), (held_out, True)):
+        indices = [index for index, is_held_out in enumerate(mask) if is_held_out is wanted]
+        if indices:
+            out.write_batch(batch.take(pa.array(indices)))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,51 @@
+"""Which rows are held out, and which are taken where the spec wants only some. Pure, and seeded.
+
+A prompt's rows stay together: a model that was trained on one answer to a question would be scored
+on another by memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterable
+
+
+def held_out(prompts: Iterable[bytes], ratio: float, seed: int) -> set[bytes]:
+    """The prompts whose rows are the evaluation split.
+
+    Args:
+        prompts: each row's prompt key.
+        ratio: the share of rows to hold out, met as nearly as whole prompts allow; of two prompts
+            or more at least one is held out where it is above 0, and never all.
+    """
+    rows = Counter(prompts)
+    if ratio <= 0 or len(rows) < 2:
+        return set()
+    target = ratio * rows.total()
+    order = sorted(rows, key=lambda key: _rank(key, seed))
+    chosen: set[bytes] = set()
+    count = 0
+    for key in order[:-1]:
+        if count + rows[key] / 2 <= target or not chosen:
+            chosen.add(key)
+            count += rows[key]
+        if count >= target:
+            break
+    return chosen
+
+
+def candidates(lines: Iterable[tuple[int, bytes]], limit: int, ratio: float, seed: int) -> set[int]:
+    """The line numbers of the rows to look at where `max_train_samples` is `limit`.
+
+    As many as make `limit` rows to train on beside their share of held-out ones, drawn by content:
+    the same rows are drawn wherever they stand in the file.
+    """
+    wanted = limit + math.ceil(limit * ratio / (1 - ratio))
+    ranked = sorted((_rank(line, seed), number) for number, line in lines)
+    return {number for _, number in ranked[:wanted]}
+
+
+def _rank(key: bytes, seed: int) -> bytes:
+    return hashlib.blake2b(key, digest_size=12, key=seed.to_bytes(8, "little")).digest()

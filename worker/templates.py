@@ -1,0 +1,164 @@
+"""Chat templates, rendered exactly as Transformers renders them, without importing Transformers.
+
+The Jinja environment below is the one of `transformers.utils.chat_template_utils`; a test holds the
+two equal on every template at hand. Importing that module costs seconds and pulls torch in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import jinja2.nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from jobspec.errors import TemplateError
+
+Message = dict[str, Any]
+
+
+class Unrenderable(Exception):  # noqa: N818 - a word of this module, never seen by people
+    """The template refused the messages, or broke on them."""
+
+
+class _Generation(jinja2.ext.Extension):
+    """`{% generation %}` marks assistant output for Transformers' masks; its text passes."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja2's own spelling of an extension
+
+    def parse(self, parser: Any) -> Any:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return jinja2.nodes.CallBlock(self.call_method("_pass"), [], [], body).set_lineno(line)
+
+    def _pass(self, caller: Any) -> str:
+        return caller()
+
+
+@dataclass(frozen=True)
+class ThinkTags:
+    """The text that opens and closes a thinking block."""
+
+    open: str
+    close: str
+
+    @classmethod
+    def closed_by(cls, close: str | None) -> ThinkTags:
+        """The tags of a family by the closing one: `</think>` (if none is given), `[/THINK]`."""
+        close = close or "</think>"
+        return cls(close.replace("/", "", 1), close)
+
+
+class ChatTemplate:
+    """A model's chat template with everything its rendering depends on.
+
+    Args:
+        sources: the template's text by name; `default`, and `tool_use` where the model has one.
+        special_tokens: `eos_token` and the like, visible in the template as variables.
+        kwargs: what the spec passes at inference (`eval.chat_template_kwargs`), passed here too, so
+            that the prompt trained on is the prompt met at inference.
+        file: named in errors.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, str],
+        special_tokens: Mapping[str, str],
+        *,
+        kwargs: Mapping[str, Any] | None = None,
+        file: str | Path | None = None,
+    ) -> None:
+        self.sources = dict(sources)
+        self._variables = {**special_tokens, **(kwargs or {})}
+        environment = _environment()
+        try:
+            self._compiled = {
+                name: environment.from_string(text) for name, text in self.sources.items()
+            }
+        except jinja2.TemplateSyntaxError as error:
+            raise TemplateError(
+                f"not a Jinja template: {error.message} (line {error.lineno})",
+                file=file,
+                hint="chat templates are Jinja; see `model.chat_template` in the spec",
+            ) from error
+
+    @property
+    def text(self) -> str:
+        """The default template's source."""
+        return self.sources["default"]
+
+    @cached_property
+    def sha256(self) -> str:
+        """Identifies the template and every variable it is rendered with."""
+        data = json.dumps([self.sources, self._variables], sort_keys=True)
+        return hashlib.sha256(data.encode()).hexdigest()
+
+    def render(
+        self, messages: list[Message], tools: list[Any] | None = None, *, prompt: bool
+    ) -> str:
+        """The conversation's text; with `prompt`, followed by what opens the assistant's turn.
+
+        Raises:
+            Unrenderable: with the template's own words where it has any.
+        """
+        named = "tool_use" if tools is not None and "tool_use" in self._compiled else "default"
+        try:
+            return self._compiled[named].render(
+                messages=messages,
+                tools=tools,
+                documents=None,
+                add_generation_prompt=prompt,
+                **self._variables,
+            )
+        except Exception as error:  # a template is a program: whatever it raises is its answer
+            raise Unrenderable(str(error) or type(error).__name__) from error
+
+    def opening(self, tags: ThinkTags) -> str:
+        """What the generation prompt begins of the answer: `<think>`, an empty block, nothing."""
+        try:
+            prompt = self.render([{"role": "user", "content": "Hi"}], prompt=True)
+        except Unrenderable:
+            return ""
+        start, end = re.escape(tags.open), re.escape(tags.close)
+        found = re.search(rf"{start}\s*(?:{end}\s*)?\Z", prompt)
+        return found.group() if found else ""
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Jinja's own filter escapes HTML characters; this one writes JSON as it is."""
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.now().strftime(pattern)
