@@ -17,15 +17,15 @@ from typing import Any
 
 import msgspec
 
+from jobspec import benchmarks
 from jobspec import rows as proof
 from jobspec import spec as specs
-from jobspec import tasknames
-from jobspec.errors import BenchmarkError, ModelError, SpecError
+from jobspec.errors import BenchmarkError, JobspecError, ModelError, SpecError
 from jobspec.paths import RootPaths
 from jobspec.rows import RowReport
 from jobspec.spec import JobSpec
 
-BENCHMARK_DIR = "JOBSPEC_BENCHMARK_DIR"
+BENCHMARK_DIR = benchmarks.DIRECTORY_VARIABLE
 _PROMPT_TOKENS = 64  # no benchmark's prompt is shorter than this
 
 
@@ -58,15 +58,41 @@ def check(
         JobspecError: with file, place and hint, at the first thing that is wrong.
     """
     spec = complete(specs.load(file), file)
-    warnings = [*_check_model(spec, root, file), *_check_benchmarks(spec, file)]
+    warnings = [*_check_model(spec, root, file), *_check_benchmarks(spec, root, file)]
     report = None
     if spec.train is not None and rows:
         tell(f"{file}: rendering and verifying the rows")
-        report = proof.check_rows(spec, root)
-        warnings += report.warnings
+        report = _prove(spec, root, file)
+        warnings += _check_thinking(spec, report, file)
     elif spec.data is not None:
         proof.check_lines(Path(spec.data.path))
     return Checked(file, spec, report, warnings)
+
+
+def _prove(spec: JobSpec, root: Path, file: Path) -> RowReport:
+    try:
+        return proof.check_rows(spec, root)
+    except JobspecError as error:
+        if error.file is not None:
+            raise
+        raise type(error)(error.message, hint=error.hint, file=file, place=error.place) from error
+
+
+def _check_thinking(spec: JobSpec, report: RowReport, file: Path) -> Iterator[str]:
+    """The text that ends thinking must be one that rows or template have, or it ends nothing."""
+    token = spec.eval.think_end_token if spec.eval is not None else None
+    if token is not None and not report.rows_with_think_end_token + report.think_end_in_template:
+        if token != specs.EvalSpec().think_end_token:
+            raise SpecError(
+                f"`{token}` occurs neither in the rendered rows nor in the chat template",
+                file=file,
+                place="$.eval.think_end_token",
+                hint="give the text that ends a think block, or null",
+            )
+        yield f"no row has `{token}`: the model will be trained to answer without thinking"
+    elif token is not None and report.rows_without_thinking:
+        some = f"{report.rows_without_thinking} of {report.rows_train + report.rows_eval}"
+        yield f"{some} rows have no thinking"
 
 
 def complete(spec: JobSpec, file: Path | None = None) -> JobSpec:
@@ -215,51 +241,58 @@ def _why(error: Exception, config: Path) -> str:
 # --- benchmarks
 
 
-def _check_benchmarks(spec: JobSpec, file: Path) -> Iterator[str]:
+def _check_benchmarks(spec: JobSpec, root: Path, file: Path) -> Iterator[str]:
+    """Ours must be readable where they are files; other names must be lm-eval's tasks."""
     if spec.eval is None:
         return
-    local, origin = _local_benchmarks(spec.eval, file)
-    foreign = [name for name in spec.eval.benchmarks if name not in specs.OWN_BENCHMARKS]
-    for name in foreign:
-        if name in local and origin == f"${BENCHMARK_DIR}":
-            yield f"benchmark `{name}` is a file of {origin}: workers must be given it too"
-    unknown = [name for name in foreign if name not in local]
-    if not unknown:
-        return
-    known = proof.lm_eval_names()
+    where = benchmarks.directories(spec.eval.benchmark_dir, RootPaths(root).cache / "benchmarks")
+    for directory in where[:-1]:
+        if not directory.is_dir():
+            raise BenchmarkError(
+                f"the benchmark directory `{directory}` does not exist",
+                file=file,
+                place="$.eval.benchmark_dir" if spec.eval.benchmark_dir else BENCHMARK_DIR,
+                hint="it should hold a JSONL file for each benchmark",
+            )
+    unknown: list[str] = []
+    for name in spec.eval.benchmarks:
+        found = benchmarks.find(name, where)
+        if found is not None:
+            benchmarks.read(name, found)
+            yield from _remarks_on(name, found, spec.eval)
+        elif name in benchmarks.OWN:
+            yield f"benchmark `{name}` is no file here: workers without network miss it"
+        else:
+            unknown.append(name)
+    yield from _look_up(unknown, spec.eval.benchmarks, file)
+
+
+def _remarks_on(name: str, found: Path, evaluation: specs.EvalSpec) -> Iterator[str]:
+    given = os.environ.get(BENCHMARK_DIR)
+    if not evaluation.benchmark_dir and given and found.parent == Path(given).expanduser():
+        yield f"benchmark `{name}` is read from ${BENCHMARK_DIR}: workers must be given it too"
+
+
+def _look_up(unknown: Sequence[str], asked: Sequence[str], file: Path) -> Iterator[str]:
+    known = proof.lm_eval_names() if unknown else set[str]()
     if known is None:
-        yield f"lm-eval is not installed here: `{unknown[0]}` was not looked up"
+        yield f"lm-eval is not installed here: `{'`, `'.join(unknown)}` was not looked up"
         return
     for name in unknown:
         if name not in known:
-            raise _unknown_benchmark(name, spec.eval.benchmarks, known | local, file)
-
-
-def _local_benchmarks(evaluation: specs.EvalSpec, file: Path) -> tuple[set[str], str]:
-    given = evaluation.benchmark_dir or os.environ.get(BENCHMARK_DIR)
-    origin = "$.eval.benchmark_dir" if evaluation.benchmark_dir else f"${BENCHMARK_DIR}"
-    if given is None:
-        return set(), origin
-    if not Path(given).is_dir():
-        raise BenchmarkError(
-            f"`{given}` is no directory",
-            file=file,
-            place=origin,
-            hint="it should hold one `<benchmark>.jsonl` each",
-        )
-    return tasknames.in_directory(Path(given)), origin
+            raise _unknown_benchmark(name, asked, known, file)
 
 
 def _unknown_benchmark(
     name: str, asked: Sequence[str], known: set[str], file: Path
 ) -> BenchmarkError:
-    near = difflib.get_close_matches(name, [*specs.OWN_BENCHMARKS, *sorted(known)], n=1)
-    own = ", ".join(specs.OWN_BENCHMARKS)
+    near = difflib.get_close_matches(name, [*benchmarks.OWN, *sorted(known)], n=1)
+    own = ", ".join(benchmarks.OWN)
+    where = f"or put {benchmarks.file_name(name)} into eval.benchmark_dir or ${BENCHMARK_DIR}"
+    hint = f"did you mean `{near[0]}`?" if near else f"ours are {own}; or name an lm-eval task"
     return BenchmarkError(
         f"benchmark `{name}` is unknown",
         file=file,
         place=f"$.eval.benchmarks[{list(asked).index(name)}]",
-        hint=f"did you mean `{near[0]}`?"
-        if near
-        else f"ours are {own}; else name an lm-eval task or a file of benchmark_dir",
+        hint=f"{hint}, {where}" if benchmarks.form_of(name) else hint,
     )

@@ -19,7 +19,8 @@ from jobspec.record import End, Record
 
 Row = dict[str, Any]
 _decoder = msgspec.json.Decoder(dict[str, Any])
-_BARE = {"attempt", "seq", "time", "phase", "resumed_from"}  # a row of these alone measures nothing
+# A row of these alone measures nothing.
+_BARE = {"attempt", "seq", "time", "phase", "step", "resumed_from"}
 
 
 class Resumed(Record, frozen=True, kw_only=True):

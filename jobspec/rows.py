@@ -24,6 +24,7 @@ import msgspec
 from jobspec import spec as specs
 from jobspec import tasknames
 from jobspec.errors import DataError, JobspecError
+from jobspec.paths import RootPaths
 from jobspec.spec import JobSpec
 
 WORKER_COMMAND = "JOBSPEC_WORKER_COMMAND"
@@ -31,16 +32,21 @@ REFUSED = 3  # the exit code of a worker program that gave its reason as JSON
 
 
 class RowReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What the row check found; fields a later worker adds are ignored."""
+    """What the row check found; what a later worker adds is ignored. Lengths are in tokens."""
 
     rows_in: int = 0
     rows_train: int = 0
     rows_eval: int = 0
     dropped: dict[str, int] = {}
+    prompts: int = 0
     tokens: int = 0
     trained_tokens: int = 0
     length_percentiles: dict[str, float] = {}
-    warnings: list[str] = []
+    rows_without_thinking: int = 0
+    rows_with_think_end_token: int = 0
+    think_end_in_template: bool = False
+    cached: bool = False
+    seconds: float = 0.0
 
 
 class _Message(msgspec.Struct):
@@ -77,15 +83,15 @@ def check_rows(spec: JobSpec, root: Path) -> RowReport:
     Raises:
         JobspecError: what it refused, or that it is not installed here.
     """
-    with _spec_file(spec) as file:
-        asked = run_prepare(["--check", file, "--root", str(root)])
+    with _spec_file(spec) as file, _somewhere(root) as place:
+        asked = run_prepare(["--check", file, "--root", place])
     return msgspec.convert(asked, RowReport)
 
 
 def preview(spec: JobSpec, root: Path, row: int) -> dict[str, Any]:
     """What one row (counted from 1) trains, as the worker's code renders it."""
-    with _spec_file(spec) as file:
-        return run_prepare(["--preview", file, "--row", str(row), "--root", str(root)])
+    with _spec_file(spec) as file, _somewhere(root) as place:
+        return run_prepare(["--preview", file, "--row", str(row), "--root", place])
 
 
 def run_prepare(arguments: Sequence[str]) -> dict[str, Any]:
@@ -155,3 +161,13 @@ def _spec_file(spec: JobSpec) -> Generator[str]:
         path = Path(folder) / f"{spec.name}.json"
         path.write_bytes(specs.canonical(spec))
         yield str(path)
+
+
+@contextmanager
+def _somewhere(root: Path) -> Generator[str]:
+    """The root, or where there is none yet a temporary one: checking makes no root."""
+    if RootPaths(root).format.exists():
+        yield str(root)
+        return
+    with tempfile.TemporaryDirectory(prefix="jobspec-") as folder:
+        yield folder

@@ -18,11 +18,6 @@ _NAME = re.compile(
 _TAGS = re.compile(rb"^tag:[ \t]*\n((?:[ \t]*-[ \t]*\S+[ \t]*\n?)+)", re.MULTILINE)
 
 
-def in_directory(directory: Path) -> set[str]:
-    """The benchmarks that stand in a directory as `<name>.jsonl`."""
-    return {path.stem for path in directory.glob("*.jsonl")}
-
-
 def lm_eval_names() -> set[str] | None:
     """Every task, group and tag of the lm-eval installed here; None where there is none."""
     found = importlib.util.find_spec("lm_eval")
