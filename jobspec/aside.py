@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from datetime import UTC, datetime, timedelta
 
 from jobspec import fs, record
 from jobspec.entries import read_record
-from jobspec.errors import JobspecError
-from jobspec.paths import WORKER_PATTERN, RootPaths
+from jobspec.errors import DiskFull, JobspecError
+from jobspec.paths import JOB_PATTERN, WORKER_PATTERN, RootPaths
 from jobspec.record import Hold, Quarantined
 
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -18,10 +19,12 @@ _STAMP = "%Y-%m-%dT%H:%M:%S.%fZ"
 def hold(root: RootPaths, reason: str, by: str) -> None:
     """Let nobody claim until `release`. A full disk may keep its words, but not the mark itself."""
     fs.touch(root.hold)
-    fs.publish(root.hold, record.encode(Hold(reason=reason, by=by, at=record.utc_now())))
+    with contextlib.suppress(DiskFull):
+        fs.publish(root.hold, record.encode(Hold(reason=reason, by=by, at=record.utc_now())))
 
 
 def release(root: RootPaths) -> None:
+    """End a hold."""
     fs.remove(root.hold)
 
 
@@ -70,6 +73,7 @@ def drain(root: RootPaths, worker: str) -> None:
 
 
 def is_draining(root: RootPaths, worker: str) -> bool:
+    """Whether somebody asked this worker to drain."""
     return fs.exists(root.workers / f"{checked_worker(worker)}.drain")
 
 
@@ -80,6 +84,13 @@ def checked_worker(worker: str) -> str:
             f"`{worker}` is no worker id", hint="1 to 80 of the letters a-z, digits and `-`"
         )
     return worker
+
+
+def checked_job(job: str) -> str:
+    """The job's id, once it is sure to be one file name part. Raises JobspecError."""
+    if JOB_PATTERN.fullmatch(job) is None:
+        raise JobspecError(f"`{job}` is no job id", hint="`jobspec status` lists them")
+    return job
 
 
 def _checked_host(host: str) -> str:

@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from jobspec import budget, derived, fs, record
-from jobspec.entries import Entry, answers_to, read_bytes, read_record
+from jobspec import budget, derived, fs, record, temps
+from jobspec.entries import Entry, following, read_record
 from jobspec.errors import ClaimLost
 from jobspec.paths import AttemptPaths, RootPaths
-from jobspec.record import ClaimRecord, End, Reason, Result, State
+from jobspec.record import End, Reason, Result, State
 from jobspec.spec import JobSpec
 
 Verdict = Literal["succeeded", "failed", "cancelled"]
@@ -57,9 +57,9 @@ class Claim:
             answer): then publish nothing, go on, look again.
         """
         try:
-            # Absent means absent from two successful listings and by name: `exists()` alone is also
-            # false by an error, and a listing can miss a name while others move.
-            return any(self._is_listed() for _ in range(2)) or fs.exists(self._path)
+            # A listing can miss a name while others move, and a lookup alone can be answered from
+            # a cache; what neither shows is gone.
+            return self._is_listed() or fs.exists(self._path) or self._is_listed()
         except OSError:
             return None
 
@@ -119,97 +119,20 @@ class Claim:
     def _leave_word(self, reason: Reason) -> None:
         if read_record(self.dir.end, End) is None:
             now = record.utc_now()
-            self.end(End(reason=reason, worker=self.worker, host=fs.host(), ended_at=now))
+            self.end(End(reason=reason, worker=self.worker, host=temps.host(), ended_at=now))
 
     def _move(self, target: Entry) -> None:
         if not fs.move_once(self._path, target.path(self.root)):
-            # RACE: between a lost reply and here others may have moved it on; a listing of both
-            # directories that doesn't show it anywhere is the proof that it was taken away.
+            # RACE: an ENOENT proves little on a network filesystem. Gone is what a listing of
+            # `running/` lacks; done is what a listing of the target's directory has.
             if self._is_listed():
-                raise OSError(f"the claim on {self.job} is there but can't be moved")
+                raise OSError(f"the claim on `{self.job}` is there but can't be moved")
             if target.name not in fs.list_dir(self.root.state(target.state)):
                 raise ClaimLost(
                     f"attempt {self.attempt} of `{self.job}` was taken away from `{self.worker}`",
                     hint="it was reaped after a silence, or cancelled; what it wrote is ignored",
                 )
         fs.sync_dir(self.root.state(target.state))
-
-
-def following(entry: Entry, state: State) -> Entry:
-    """The entry that a running or final one becomes when moved to `state`."""
-    ticket = entry.ticket
-    if state is State.PENDING:
-        ticket = ticket.for_attempt(ticket.attempt + 1)
-    return Entry(state, ticket)
-
-
-def take(root: RootPaths, entry: Entry, worker: str, token: str, *, owned: bool) -> Entry | None:
-    """Try to make a pending entry this worker's.
-
-    Args:
-        root: the root.
-        entry: a pending entry.
-        worker: the worker's id.
-        token: this process's own, telling it from others under the same worker's id.
-        owned: refuse a file that another user owns.
-
-    Returns:
-        The running entry, its bytes intact and its attempt's directory made; None if another was
-        quicker, or if both copies of the spec were damaged, which ends the job.
-    """
-    running = Entry(State.RUNNING, entry.ticket, worker)
-    if not fs.move_once(entry.path(root), running.path(root)):
-        return None
-    # RACE: two processes under one worker id (a requeued Slurm job) can both find "their" claim
-    # after one rename. The attempt's directory settles it: it is made once, and says by whom.
-    if not _open_attempt(root, running, token):
-        return None
-    if not _heal(root, running, owned=owned):
-        _fail_corrupt(root, running)
-        return None
-    return running
-
-
-def _open_attempt(root: RootPaths, entry: Entry, token: str) -> bool:
-    paths = root.job(entry.ticket.job).attempt(entry.ticket.attempt)
-    mine = ClaimRecord(
-        worker=entry.worker or "", token=token, host=fs.host(), claimed_at=record.utc_now()
-    )
-    fs.make_dir(paths.dir.parent)
-    with fs.staged_dir(paths.dir, {paths.claim.name: (record.encode(mine), 0o644)}) as staged:
-        try:
-            return fs.place_dir(staged, paths.dir)
-        except FileNotFoundError:
-            return read_record(paths.claim, ClaimRecord) == mine
-
-
-def _heal(root: RootPaths, entry: Entry, *, owned: bool) -> bool:
-    """Make ticket and spec.json both hold the bytes the id was made from; False if neither does."""
-    ticket, spec = entry.path(root), root.job(entry.ticket.job).spec
-    copies = {path: read_bytes(path, owned=owned) for path in (ticket, spec)}
-    good = {p: data for p, data in copies.items() if data and answers_to(entry.ticket.job, data)}
-    if not good:
-        return False
-    whole = next(iter(good.values()))
-    if spec not in good:
-        fs.publish(spec, whole, mode=0o444)
-    if ticket not in good:
-        fs.rewrite(ticket, whole)
-    return True
-
-
-def _fail_corrupt(root: RootPaths, entry: Entry) -> None:
-    paths = root.job(entry.ticket.job).attempt(entry.ticket.attempt)
-    end = End(
-        reason=Reason.CORRUPT,
-        message="neither the queue entry nor spec.json holds the bytes the job's id stands for",
-        hint="enqueue the spec file again",
-        worker=entry.worker or "",
-        host=fs.host(),
-        ended_at=record.utc_now(),
-    )
-    fs.publish(paths.end, record.encode(end))
-    fs.move_once(entry.path(root), following(entry, State.FAILED).path(root))
 
 
 def _encode_result(claim: Claim, result: Result | Mapping[str, Any]) -> bytes:

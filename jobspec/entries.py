@@ -7,7 +7,6 @@ its name, and a reader needs no lock to be right about a queue in motion.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +31,11 @@ class Entry:
     @property
     def name(self) -> str:
         return self.ticket.name if self.worker is None else self.ticket.claimed_by(self.worker)
+
+    @property
+    def order(self) -> tuple[int, str, str]:
+        """Sorts jobs as claims take them: by priority, then by enqueueing."""
+        return self.ticket.rank, self.ticket.enqueued, self.ticket.job
 
     @property
     def age(self) -> tuple[int, int]:
@@ -124,6 +128,14 @@ class Job:
         return self.end.reason if self.end is not None else Reason.LOST
 
 
+def following(entry: Entry, state: State) -> Entry:
+    """What a running or ended entry becomes in `state`; back in pending, the next attempt."""
+    ticket = entry.ticket
+    if state is State.PENDING:
+        ticket = ticket.for_attempt(ticket.attempt + 1)
+    return Entry(state, ticket)
+
+
 def answers_to(job: str, data: bytes) -> bool:
     """Whether these are the bytes that the job's id was made from."""
     return job.endswith(f"-{spec.digest(data)}")
@@ -145,13 +157,9 @@ def read_record(path: Path, kind: type[record.R]) -> record.R | None:
 
 def in_state(root: RootPaths, state: State) -> list[Entry]:
     """The entries in one state's directory, in claim order. Names that are not ours are skipped."""
-    try:
-        names = fs.list_dir(root.state(state))
-    except FileNotFoundError as error:
-        raise RootError(
-            "the queue's directory is gone", file=root.state(state), hint="run `jobspec fsck`"
-        ) from error
-    return list(_parsed(state, sorted(names)))
+    return [
+        entry for name in sorted(_names(root, state)) if (entry := _parse(state, name)) is not None
+    ]
 
 
 def scan(root: RootPaths) -> dict[str, Entry]:
@@ -160,30 +168,49 @@ def scan(root: RootPaths) -> dict[str, Entry]:
     RACE: a job that moves can be seen in no directory, or in two. Directories are read in the order
     in which jobs move, so that only a job moving back can be missed; the next scan finds it.
     """
-    seen = _scan_once(root)
+    parsed: dict[tuple[State, str], Entry | None] = {}
+    seen = _scan_once(root, parsed)
     for _ in range(_MOST_SCANS):
-        found = _scan_once(root)
+        found = _scan_once(root, parsed)
         agreed = found.keys() == seen.keys()
-        for job, entry in found.items():
-            if job not in seen or entry.age >= seen[job].age:
-                seen[job] = entry
+        if found != seen:
+            for entry in found.values():
+                _keep_latest(seen, entry)
         if agreed:
             break
     return seen
 
 
-def _scan_once(root: RootPaths) -> dict[str, Entry]:
+def _scan_once(root: RootPaths, parsed: dict[tuple[State, str], Entry | None]) -> dict[str, Entry]:
     found: dict[str, Entry] = {}
     for state in State:
-        for entry in in_state(root, state):
-            other = found.get(entry.ticket.job)
-            if other is None or entry.age >= other.age:
-                found[entry.ticket.job] = entry
+        for name in _names(root, state):
+            key = (state, name)
+            if key not in parsed:
+                parsed[key] = _parse(state, name)
+            entry = parsed[key]
+            if entry is not None:
+                _keep_latest(found, entry)
     return found
 
 
-def _parsed(state: State, names: Iterable[str]) -> Iterable[Entry]:
-    for name in names:
-        parsed = parse_entry(name)
-        if parsed is not None and (parsed[1] is not None) == (state is State.RUNNING):
-            yield Entry(state, *parsed)
+def _keep_latest(entries: dict[str, Entry], entry: Entry) -> None:
+    other = entries.setdefault(entry.ticket.job, entry)
+    if other is not entry and entry.age >= other.age:
+        entries[entry.ticket.job] = entry
+
+
+def _names(root: RootPaths, state: State) -> list[str]:
+    try:
+        return fs.list_dir(root.state(state))
+    except FileNotFoundError as error:
+        raise RootError(
+            "the queue's directory is gone", file=root.state(state), hint="run `jobspec fsck`"
+        ) from error
+
+
+def _parse(state: State, name: str) -> Entry | None:
+    parsed = parse_entry(name)
+    if parsed is None or (parsed[1] is not None) != (state is State.RUNNING):
+        return None
+    return Entry(state, *parsed)

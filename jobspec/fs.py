@@ -14,24 +14,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
-import secrets
-import socket
 import stat
-import time
 from collections.abc import Generator, Mapping
 from pathlib import Path
 
+from jobspec import temps
 from jobspec.errors import DiskFull, RootError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # Filesystems that can't fsync a directory say so with one of these; their renames are synchronous.
 _NO_DIR_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
-_TEMP = re.compile(
-    r"\.tmp-(?P<host>[a-z0-9-]+)-(?P<space>[0-9]+)-(?P<pid>[0-9]+)-(?P<epoch>[0-9]+)-[0-9a-f]{8}-.*"
-)
-ABANDONED_S = 86400.0
 
 
 def publish(path: Path, data: bytes, mode: int = 0o644) -> None:
@@ -78,18 +71,23 @@ def place_dir(staged: Path, target: Path) -> bool:
 
 
 @contextlib.contextmanager
-def staged_dir(beside: Path, files: Mapping[str, tuple[bytes, int]]) -> Generator[Path]:
-    """A temporary directory beside `beside` holding `files` (name → bytes, mode), all fsynced.
+def staged_dir(
+    beside: Path, files: Mapping[str, tuple[bytes, int]], *, sync: bool = True
+) -> Generator[Path]:
+    """A temporary directory beside `beside` holding `files` (name → bytes, mode), fsynced.
 
-    It is removed if the body, or the writing of it, raises an `OSError`.
+    It has its parent's permissions, and is removed if the body, or the writing of it, raises an
+    `OSError`. `sync=False` is for what only its living writer will read.
     """
-    staged = temp_beside(beside)
+    staged = temps.beside(beside)
     try:
         with disk_full(beside):
-            os.mkdir(staged, 0o755)
+            os.mkdir(staged)
+            os.chmod(staged, _mode_of(staged.parent))
             for name, (data, mode) in files.items():
-                _write(staged / name, data, mode, sync=True)
-            sync_dir(staged)
+                _write(staged / name, data, mode, sync=sync)
+            if sync:
+                sync_dir(staged)
             yield staged
     except (OSError, DiskFull):
         remove_tree(staged)
@@ -144,8 +142,11 @@ def touch(path: Path) -> None:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o644))
 
 
-def make_dir(path: Path, mode: int = 0o755) -> None:
-    """Make a directory and its parents, whatever the umask; one that is there stays as it is."""
+def make_dir(path: Path, mode: int | None = None) -> None:
+    """Make a directory and its parents; one that is there stays as it is.
+
+    `mode` is what it gets, whatever the umask; by default its parent's.
+    """
     with disk_full(path):
         try:
             os.mkdir(path)
@@ -153,13 +154,14 @@ def make_dir(path: Path, mode: int = 0o755) -> None:
             return
         except FileNotFoundError:
             make_dir(path.parent, mode)
-            os.mkdir(path)
-        os.chmod(path, mode)
+            make_dir(path, mode)
+            return
+        os.chmod(path, _mode_of(path.parent) if mode is None else mode)
 
 
 def link_to(link: Path, destination: str) -> None:
     """Make `link` a symbolic link to `destination`, replacing a link or file in one step."""
-    temp = temp_beside(link)
+    temp = temps.beside(link)
     with disk_full(link):
         try:
             os.symlink(destination, temp)
@@ -241,24 +243,15 @@ def sync_dir(path: Path) -> None:
 
 
 def temp_beside(path: Path) -> Path:
-    """A name of this process's own beside `path`: `.tmp-<host>-<pid namespace>-<pid>-<time>-…`."""
-    nonce = secrets.token_hex(4)
-    writer = f"{host()}-{_pid_space()}-{os.getpid()}-{int(time.time())}-{nonce}"
-    return path.parent / f".tmp-{writer}-{path.name[:100]}"
+    """A temporary name of this process's own beside `path`, for what is renamed to it whole."""
+    return temps.beside(path)
 
 
 def sweep(path: Path) -> list[str]:
-    """Remove a directory's temporary names whose writers are dead; returns them.
-
-    Dead is a process that has gone from this host. Of another host's nothing is known: its names
-    are left alone for a day.
-    """
-    swept: list[str] = []
-    for name in os.listdir(path):
-        found = _TEMP.fullmatch(name)
-        if found is not None and _is_abandoned(found):
-            remove_tree(path / name)
-            swept.append(name)
+    """Remove a directory's temporary names whose writers are dead; returns them."""
+    swept = [name for name in os.listdir(path) if temps.is_abandoned(name)]
+    for name in swept:
+        remove_tree(path / name)
     return swept
 
 
@@ -277,8 +270,12 @@ def disk_full(path: Path) -> Generator[None]:
         ) from error
 
 
+def _mode_of(path: Path) -> int:
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
 def _swap_in(path: Path, data: bytes, mode: int, *, sync: bool) -> None:
-    temp = temp_beside(path)
+    temp = temps.beside(path)
     with disk_full(path):
         try:
             _write(temp, data, mode, sync=sync)
@@ -316,30 +313,3 @@ def _read_all(descriptor: int, size: int) -> bytes:
     while chunk := os.read(descriptor, max(size, 4096) + 1):
         chunks.append(chunk)
     return b"".join(chunks)
-
-
-def host() -> str:
-    """This machine's name, in the letters that file names may have."""
-    return re.sub(r"[^a-z0-9]+", "-", socket.gethostname().lower()).strip("-")[:24] or "host"
-
-
-def _pid_space() -> int:
-    """Tells containers on one host apart, whose process ids mean nothing to each other."""
-    try:
-        return os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        return 0
-
-
-def _is_abandoned(temp: re.Match[str]) -> bool:
-    if time.time() - int(temp["epoch"]) > ABANDONED_S:
-        return True
-    if temp["host"] != host() or int(temp["space"]) != _pid_space():
-        return False
-    try:
-        os.kill(int(temp["pid"]), 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, OverflowError):
-        return False
-    return False

@@ -66,6 +66,12 @@ def parse_beat(name: str) -> Beat | None:
     return Beat(found["worker"], int(found["counter"]), job)
 
 
+def parse_record(name: str) -> str | None:
+    """The worker whose `<worker>.json` this is; None for other names."""
+    worker = name.removesuffix(".json")
+    return worker if worker != name and WORKER_PATTERN.fullmatch(worker) else None
+
+
 def read_beats(root: RootPaths) -> list[Beat]:
     """Every worker's beats. Raises OSError where the directory can't be listed."""
     return [beat for name in fs.list_dir(root.workers) if (beat := parse_beat(name)) is not None]

@@ -11,7 +11,7 @@ import getpass
 import os
 import re
 
-from jobspec import fs, record
+from jobspec import fs, record, temps
 from jobspec.entries import read_record
 from jobspec.errors import JobspecError
 from jobspec.paths import MAX_PRIORITY, JobPaths, RootPaths, Ticket
@@ -67,7 +67,9 @@ def check_priority(priority: int) -> None:
 
 
 def _place(root: RootPaths, job: str, data: bytes, priority: int) -> bool:
-    facts = Enqueued(enqueued_at=record.utc_now(), priority=priority, user=_user(), host=fs.host())
+    facts = Enqueued(
+        enqueued_at=record.utc_now(), priority=priority, user=_user(), host=temps.host()
+    )
     files = {
         "spec.json": (data, 0o444),
         "enqueue.json": (record.encode(facts), 0o644),

@@ -11,28 +11,23 @@ transition. Opening a queue starts nothing; killing any process at any point lea
 
 from __future__ import annotations
 
-import fnmatch
-import random
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
-from jobspec import aside, budget, derived, fs, lease, publish, record, repair
+from jobspec import aside, derived, fs, lease, lookup, moves, publish, repair, take
 from jobspec import root as roots
 from jobspec import spec as specs
-from jobspec.claim import Claim, following, take
-from jobspec.entries import Entry, Job, answers_to, in_state, read_bytes, read_record, scan
-from jobspec.errors import JobNotFound, JobspecError, RootError, SpecError, TransitionRefused
+from jobspec.claim import Claim
+from jobspec.entries import Entry, Job, following, read_record, scan
+from jobspec.errors import DiskFull, JobspecError, SpecError
 from jobspec.paths import RootPaths
+from jobspec.pick import Picker
+from jobspec.reap import Reaper
 from jobspec.record import Hold, Quarantined, State, WorkerRecord
 from jobspec.spec import JobSpec
-
-_FIRST_FEW = 8
-_FORGOTTEN_LEASES = 4.0
-_MOST_TRIES = 20
 
 
 @dataclass(frozen=True)
@@ -68,15 +63,14 @@ class Queue:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.paths = RootPaths(Path(root).absolute())
-        self.notes: dict[str, str] = {}
         group = roots.group_allowed() if allow_group is None else allow_group
         self.format = roots.open_root(self.paths, group=group)
         self._owned = not group
-        self._clock = clock
-        self._watch = lease.Watch()
+        self._token = secrets.token_hex(8)
+        self._picker = Picker(self.paths, owned=self._owned)
+        self._reaper = Reaper(self.paths, self.format.heartbeat_s, clock)
         self._pulses: dict[str, lease.Pulse] = {}
-        self._specs: dict[str, JobSpec] = {}
-        self._unfit: set[str] = set()
+        self._unsure: dict[str, Entry] = {}
 
     @classmethod
     def create(
@@ -86,50 +80,36 @@ class Queue:
         lease_s: float = 150.0,
         *,
         allow_group: bool | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> Queue:
-        """Make the root where there is none, and open it. An existing FORMAT is left as it is."""
+        """Make what is missing of the root, and open it. An existing FORMAT is left as it is."""
         group = roots.group_allowed() if allow_group is None else allow_group
         paths = RootPaths(Path(root).absolute())
         roots.create(paths, heartbeat_s=heartbeat_s, lease_s=lease_s, group=group)
-        return cls(root, allow_group=allow_group)
-
-    @cached_property
-    def _token(self) -> str:
-        return secrets.token_hex(8)
+        return cls(root, allow_group=allow_group, clock=clock)
 
     # Jobs, to be looked at
 
     def jobs(self, state: State | str | None = None) -> list[Job]:
         """All jobs, in claim order, or those in one state. Reads names, no files."""
         wanted = None if state is None else State(state)
-        entries = sorted(scan(self.paths).values(), key=lambda entry: entry.name)
+        entries = sorted(scan(self.paths).values(), key=lambda entry: entry.order)
         return [Job(e, self.paths) for e in entries if wanted is None or e.state is wanted]
 
     def job(self, selector: str) -> Job:
         """The one job of that id or unique prefix. Raises JobNotFound."""
-        found = [job for job in self.jobs() if job.id.startswith(selector)]
-        exact = [job for job in found if job.id == selector]
-        if len(exact or found) == 1:
-            return (exact or found)[0]
-        if not found:
-            raise JobNotFound(f"no job `{selector}`", hint="`jobspec status` lists them")
-        some = ", ".join(job.id for job in found[:5])
-        raise JobNotFound(f"`{selector}` fits {len(found)} jobs: {some}…", hint="give more letters")
+        return lookup.one(self.jobs(), selector)
 
     def select(self, patterns: Iterable[str], state: State | str | None = None) -> list[Job]:
-        """The jobs that ids, unique prefixes or globs name; all those in `state` for no pattern.
+        """The jobs in `state` that ids, unique prefixes or globs name; all of them for no pattern.
 
         Raises:
             JobNotFound: a pattern names none, or a prefix several.
         """
         wanted = None if state is None else State(state)
-        jobs = self.jobs()
-        chosen: dict[str, Job] = {}
-        for pattern in patterns:
-            chosen.update((job.id, job) for job in _matching(jobs, pattern))
-        if not chosen:
-            chosen = {job.id: job for job in jobs} if not list(patterns) else chosen
-        return [job for job in chosen.values() if wanted is None or job.state is wanted]
+        jobs, given = self.jobs(), list(patterns)
+        chosen = lookup.some(jobs, given) if given else jobs
+        return [job for job in chosen if wanted is None or job.state is wanted]
 
     # Transitions
 
@@ -167,20 +147,33 @@ class Queue:
 
         Returns:
             The claim, its spec checked and its attempt's directory made; None for nothing to do.
-            `notes` says why jobs were passed over that only another version or user can do.
 
         Raises:
-            OSError: the root doesn't answer.
+            OSError: the root doesn't answer. The next call looks whether a claim came of it.
+            DiskFull: the claim was given back.
         """
         aside.checked_worker(worker)
-        if aside.on_hold(self.paths) is not None:
+        if worker in self._unsure:
+            running = self._unsure[worker]
+            claim = self._settle(running) if fs.exists(running.path(self.paths)) else None
+            del self._unsure[worker]
+            if claim is not None:
+                return claim
+        if fs.exists(self.paths.hold):
             return None
-        for entry in self._candidates(fits):
-            running = take(self.paths, entry, worker, self._token, owned=self._owned)
-            if running is not None:
-                spec = self._specs.get(entry.ticket.job) or Job(running, self.paths).spec
-                return Claim(running, self.paths, spec)
+        for entry in self._picker.candidates(fits):
+            running = Entry(State.RUNNING, entry.ticket, worker)
+            self._unsure[worker] = running
+            claim = self._settle(running) if take.grab(self.paths, entry, running) else None
+            del self._unsure[worker]
+            if claim is not None:
+                return claim
         return None
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """Why pending jobs were passed over that only another version or user can do, by job."""
+        return self._picker.notes
 
     def cancel(self, job: str) -> Job:
         """End a pending or running job, whose worker will miss its claim.
@@ -188,31 +181,16 @@ class Queue:
         Raises:
             TransitionRefused: it has ended already.
         """
-        for entry in self._until_moved(job, (State.PENDING, State.RUNNING), "cancelled"):
-            final = Entry(State.CANCELLED, entry.ticket)
-            if self._move(entry, final):
-                return Job(final, self.paths)
-        raise _busy(job)
+        return moves.cancel(self.paths, job)
 
     def retry(self, job: str) -> Job:
         """Put a failed or cancelled job back, with its budgets anew. Raises TransitionRefused."""
-        for entry in self._until_moved(job, (State.FAILED, State.CANCELLED), "retried"):
-            marker = self.paths.job(job).attempt(entry.ticket.attempt).retry
-            fs.make_dir(marker.parent)
-            fs.publish(marker, record.encode(Hold(reason="retry", at=record.utc_now())))
-            again = following(entry, State.PENDING)
-            if self._move(entry, again):
-                return Job(again, self.paths)
-        raise _busy(job)
+        return moves.retry(self.paths, job)
 
     def prioritize(self, job: str, priority: int) -> Job:
         """Give a pending job another priority. Raises TransitionRefused."""
         publish.check_priority(priority)
-        for entry in self._until_moved(job, (State.PENDING,), "prioritized"):
-            moved = Entry(State.PENDING, entry.ticket.with_priority(priority))
-            if self._move(entry, moved):
-                return Job(moved, self.paths)
-        raise _busy(job)
+        return moves.prioritize(self.paths, job, priority)
 
     def publish_derived(self, job: str) -> None:
         """Remake a succeeded job's `result.json` and `final_model` links."""
@@ -222,12 +200,6 @@ class Queue:
 
     def fsck(self) -> repair.Repairs:
         """Give jobs without an entry theirs back, and sweep what dead writers left."""
-        roots.create(
-            self.paths,
-            heartbeat_s=self.format.heartbeat_s,
-            lease_s=self.format.lease_s,
-            group=not self._owned,
-        )
         return repair.fsck(self.paths)
 
     # Workers
@@ -238,16 +210,19 @@ class Queue:
         """Show that `worker` lives and holds `job`. Once before the first claim, then regularly.
 
         A `record` replaces `<worker>.json`; a full disk stops that, but not the beat.
+
+        Raises:
+            OSError: the root doesn't answer.
         """
         pulse = self._pulses.get(aside.checked_worker(worker))
         if pulse is None:
             pulse = self._pulses[worker] = lease.Pulse(self.paths, worker)
-        pulse.beat(job)
+        pulse.beat(None if job is None else aside.checked_job(job))
         if record is not None:
             lease.write_record(self.paths, worker, record)
 
     def retire(self, worker: str) -> None:
-        """Remove a worker's liveness files: it has left of its own accord, or is long dead."""
+        """Remove a worker's liveness files: it leaves of its own accord, or is long dead."""
         lease.remove_files(self.paths, aside.checked_worker(worker))
         self._pulses.pop(worker, None)
 
@@ -255,7 +230,7 @@ class Queue:
         """Everybody who has files in `queue/workers/`."""
         names = fs.list_names(self.paths.workers)
         beats = {beat.worker: beat for name in names if (beat := lease.parse_beat(name))}
-        records = {name.removesuffix(".json") for name in names if name.endswith(".json")}
+        recorded = {worker for name in names if (worker := lease.parse_record(name))}
         return [
             WorkerSeen(
                 worker=worker,
@@ -263,10 +238,10 @@ class Queue:
                 or WorkerRecord(worker=worker),
                 job=beats[worker].job if worker in beats else None,
                 beating=worker in beats,
-                silent_s=self._watch.silent_s(worker),
+                silent_s=self._reaper.silent_s(worker),
                 draining=f"{worker}.drain" in names,
             )
-            for worker in sorted(records | beats.keys())
+            for worker in sorted(recorded | beats.keys())
         ]
 
     def reap(
@@ -276,26 +251,21 @@ class Queue:
 
         Args:
             lease_s: silence after which a claim is dead; by default what FORMAT says.
-            worker: only this worker's claims.
-            now: with `worker`, without waiting for any silence: somebody knows that it is dead.
+            worker: take this worker's claims; goes with `now`.
+            now: without waiting for any silence: somebody knows that `worker` is dead.
 
         Returns:
-            The jobs moved, to `pending`, or to `failed` where a budget was used up.
+            The jobs moved: to `pending`; to `failed` where a budget was used up; to `succeeded`
+            where all was done but the commit.
 
         Raises:
             OSError: the root doesn't answer; nothing was counted, nobody was judged.
         """
-        limit = self.format.lease_s if lease_s is None else lease_s
-        claims = self._look(limit)
-        dead = [
-            entry
-            for entry in claims
-            if (worker is None or entry.worker == worker)
-            and ((now and worker is not None) or self._silence_of(entry) >= limit)
-        ]
-        reaped = [entry.ticket.job for entry in dead if self._take_back(entry)]
-        self._forget_idle(claims, limit)
-        return reaped
+        if now != (worker is not None):
+            raise JobspecError("a worker is reaped by name and at once", hint="give both, or none")
+        if worker is not None:
+            return self._reaper.reap_worker(aside.checked_worker(worker))
+        return self._reaper.reap(self.format.lease_s if lease_s is None else lease_s)
 
     def drain(self, worker: str) -> None:
         """Ask a worker to finish its job and claim nothing more."""
@@ -319,9 +289,29 @@ class Queue:
         """Why nobody may claim; None where everybody may."""
         return aside.on_hold(self.paths)
 
-    def quarantine(self, host: str, reason: str, ttl_s: float, by: str = "") -> None:
-        """Set a host aside for `ttl_s` seconds."""
+    def quarantine(
+        self, host: str, reason: str, ttl_s: float, by: str = "", *, certain: bool = True
+    ) -> bool:
+        """Set a host aside for `ttl_s` seconds.
+
+        Args:
+            host: its name.
+            reason: in words, for people.
+            ttl_s: when the mark expires.
+            by: who says so.
+            certain: False for a suspicion, which is not followed once it would set aside more than
+                half of the hosts with workers: then it's the jobs that are bad.
+
+        Returns:
+            Whether the host is set aside.
+        """
+        if not certain:
+            hosts = {seen.record.host for seen in self.workers() if seen.beating}
+            aside_now = (self.quarantined().keys() & hosts) | {host}
+            if 2 * len(aside_now) > len(hosts):
+                return False
         aside.quarantine(self.paths, host, reason=reason, by=by, ttl_s=ttl_s)
+        return True
 
     def quarantined(self) -> dict[str, Quarantined]:
         """The hosts set aside now, and why."""
@@ -333,119 +323,19 @@ class Queue:
 
     # How
 
-    def _candidates(self, fits: Callable[[JobSpec], bool]) -> Iterator[Entry]:
-        """Pending entries that fit, in claim order but for a random start among the first few.
-
-        RACE: many idle workers see the same list; were all to begin at its head, each would lose to
-        all the others. The groups grow, so that losers spread out further.
-        """
-        pending = in_state(self.paths, State.PENDING)
-        self._forget_gone(pending)
-        left = [entry for entry in pending if entry.name not in self._unfit]
-        size = _FIRST_FEW
-        while left:
-            group = [entry for entry in left[:size] if entry.ticket.rank == left[0].ticket.rank]
-            left, size = left[len(group) :], size * 2
-            start = random.randrange(len(group))
-            yield from (e for e in group[start:] + group[:start] if self._suits(e, fits))
-
-    def _suits(self, entry: Entry, fits: Callable[[JobSpec], bool]) -> bool:
-        spec = self._spec_of(entry)
-        if spec is None:
-            return entry.name not in self._unfit  # damaged: whoever claims it heals or ends it
-        if fits(spec):
-            return True
-        self._unfit.add(entry.name)
-        return False
-
-    def _spec_of(self, entry: Entry) -> JobSpec | None:
-        job = entry.ticket.job
-        if job not in self._specs:
-            try:
-                data = self._good_bytes(entry)
-                if data is None:
-                    return None
-                self._specs[job] = specs.decode(data)
-            except (RootError, SpecError) as error:
-                self._unfit.add(entry.name)
-                self.notes[job] = f"left pending: {error}"
-                return None
-        return self._specs[job]
-
-    def _good_bytes(self, entry: Entry) -> bytes | None:
-        for path in (entry.path(self.paths), self.paths.job(entry.ticket.job).spec):
-            data = read_bytes(path, owned=self._owned)
-            if data is not None and answers_to(entry.ticket.job, data):
-                return data
-        return None
-
-    def _forget_gone(self, pending: list[Entry]) -> None:
-        names = {entry.name for entry in pending}
-        jobs = {entry.ticket.job for entry in pending}
-        self._unfit &= names
-        self._specs = {job: spec for job, spec in self._specs.items() if job in jobs}
-        self.notes = {job: note for job, note in self.notes.items() if job in jobs}
-
-    def _until_moved(self, job: str, states: tuple[State, ...], verb: str) -> Iterator[Entry]:
-        """The job's entry, looked up anew as long as others move it first."""
-        for _ in range(_MOST_TRIES):
-            entry = scan(self.paths).get(job)
-            if entry is None:
-                raise JobNotFound(f"no job `{job}`", hint="`jobspec status` lists them")
-            if entry.state not in states:
-                raise TransitionRefused(
-                    f"`{job}` is {entry.state}: it can't be {verb}",
-                    hint=f"only {' and '.join(states)} jobs can",
-                )
-            yield entry
-
-    def _move(self, source: Entry, target: Entry) -> bool:
-        moved = fs.move_once(source.path(self.paths), target.path(self.paths))
-        if moved:
-            fs.sync_dir(self.paths.state(target.state))
-        return moved
-
-    def _look(self, limit: float) -> list[Entry]:
-        now = self._clock()
-        claims = in_state(self.paths, State.RUNNING)
-        beats = lease.read_beats(self.paths)
-        keys = {(entry.worker or "", entry.ticket.job) for entry in claims}
-        idle = {(beat.worker, None) for beat in beats}
-        # Two polls at most, and never so much that one gap alone could make a lease.
-        cap = min(2 * self.format.heartbeat_s, limit / 2)
-        self._watch.look(keys | idle, beats, now, cap)
-        return claims
-
-    def _silence_of(self, entry: Entry) -> float:
-        return self._watch.silent_s(entry.worker or "", entry.ticket.job)
-
-    def _take_back(self, entry: Entry) -> bool:
-        state = budget.next_state(self.paths.job(entry.ticket.job), entry.ticket.attempt)
-        target = following(entry, state)
-        moved = self._move(entry, target)
-        if moved:
-            derived.publish(self.paths, target)
-        return moved
-
-    def _forget_idle(self, claims: list[Entry], limit: float) -> None:
-        """Remove the files of workers that hold nothing and have been silent for long."""
-        holders = {entry.worker for entry in claims}
-        for worker in self._watch.silent_workers(_FORGOTTEN_LEASES * limit) - holders:
-            self.retire(worker or "")
-
-
-def _matching(jobs: list[Job], pattern: str) -> list[Job]:
-    if any(letter in pattern for letter in "*?["):
-        found = [job for job in jobs if fnmatch.fnmatchcase(job.id, pattern)]
-    else:
-        found = [job for job in jobs if job.id.startswith(pattern)]
-        found = [job for job in found if job.id == pattern] or found
-        if len(found) > 1:
-            raise JobNotFound(f"`{pattern}` fits {len(found)} jobs", hint=f"try `{pattern}*`")
-    if not found:
-        raise JobNotFound(f"no job `{pattern}`", hint="`jobspec status` lists them")
-    return found
-
-
-def _busy(job: str) -> TransitionRefused:
-    return TransitionRefused(f"`{job}` keeps moving", hint="try again")
+    def _settle(self, running: Entry) -> Claim | None:
+        try:
+            data = take.settle(self.paths, running, self._token, owned=self._owned)
+        except DiskFull:
+            del self._unsure[running.worker or ""]
+            raise
+        if data is None:
+            return None
+        try:
+            spec = self._picker.spec(running.ticket.job, data)
+        except SpecError:  # a version later than ours; it looked damaged before the claim
+            fs.move_once(
+                running.path(self.paths), following(running, State.PENDING).path(self.paths)
+            )
+            return None
+        return Claim(running, self.paths, spec)

@@ -105,6 +105,12 @@ class Hold(Record, frozen=True, kw_only=True):
     at: str = ""
 
 
+class Retry(Record, frozen=True, kw_only=True):
+    """`retry.json`: a person retried the job after this attempt."""
+
+    at: str = ""
+
+
 class Quarantined(Record, frozen=True, kw_only=True):
     """`queue/quarantine/<host>.json`: a host set aside until `expires_at`."""
 

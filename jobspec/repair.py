@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from jobspec import fs, publish
+from jobspec import fs, publish, temps
 from jobspec.entries import Entry, answers_to, in_state, read_bytes, read_record, scan
 from jobspec.paths import JOB_PATTERN, AttemptPaths, JobPaths, RootPaths
 from jobspec.record import End, Enqueued, Reason, Result, State, encode, utc_now
@@ -123,7 +123,7 @@ def _rebuild(root: RootPaths, job: JobPaths, entry: Entry, spec: bytes) -> bool:
     # directory can be made once, so the one ticket in it can be moved once.
     place = job.rebuilt(entry.ticket.attempt)
     files = {
-        "rebuilt.json": (encode(Enqueued(enqueued_at=utc_now(), host=fs.host())), 0o644),
+        "rebuilt.json": (encode(Enqueued(enqueued_at=utc_now(), host=temps.host())), 0o644),
         job.ticket.name: (spec, 0o644),
     }
     if not fs.exists(place):

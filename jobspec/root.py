@@ -33,8 +33,11 @@ def create(root: RootPaths, *, heartbeat_s: float, lease_s: float, group: bool) 
         DiskFull: no space left.
     """
     try:
+        if fs.exists(root.root):
+            _check_directory(root.root, group=group)
+        fs.make_dir(root.root, 0o2775 if group else 0o755)
         for path in _directories(root):
-            fs.make_dir(path, 0o2775 if group else 0o755)
+            fs.make_dir(path)
         if not fs.exists(root.format):
             layout = Format(layout=LAYOUT, heartbeat_s=heartbeat_s, lease_s=lease_s)
             fs.publish(root.format, record.encode(layout))

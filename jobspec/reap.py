@@ -1,0 +1,89 @@
+"""Taking back what dead workers hold. Dead is who was silent for a lease, as this reader saw it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+
+from jobspec import budget, derived, fs, lease
+from jobspec.entries import Entry, following, in_state
+from jobspec.paths import RootPaths
+from jobspec.record import State
+
+_FORGOTTEN_LEASES = 4.0
+
+
+class Reaper:
+    """One reader's memory of everybody's beats, and the moves that follow from it.
+
+    Args:
+        root: the root.
+        heartbeat_s: how often workers beat; two of them bound what one gap may count.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self, root: RootPaths, heartbeat_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._root = root
+        self._heartbeat_s = heartbeat_s
+        self._clock = clock
+        self._watch = lease.Watch()
+
+    def reap(self, lease_s: float) -> list[str]:
+        """Look once, and take back every claim that has been silent for `lease_s` by now.
+
+        Returns:
+            The jobs moved.
+
+        Raises:
+            OSError: the root doesn't answer; nothing was counted, nobody was judged.
+        """
+        claims = self._look(lease_s)
+        dead = [entry for entry in claims if self._silence_of(entry) >= lease_s]
+        holders = {entry.worker for entry in claims}
+        for worker in self._watch.silent_workers(_FORGOTTEN_LEASES * lease_s) - holders:
+            lease.remove_files(self._root, worker)
+        return self._take_back(dead)
+
+    def reap_worker(self, worker: str) -> list[str]:
+        """Take back all that `worker` holds: somebody knows that it is dead."""
+        claims = in_state(self._root, State.RUNNING)
+        return self._take_back([entry for entry in claims if entry.worker == worker])
+
+    def silent_s(self, worker: str) -> float:
+        """Seconds in which nothing at all of this worker moved."""
+        return self._watch.silent_s(worker)
+
+    def _look(self, lease_s: float) -> list[Entry]:
+        now = self._clock()
+        claims = in_state(self._root, State.RUNNING)
+        beats = lease.read_beats(self._root)
+        keys = {(entry.worker or "", entry.ticket.job) for entry in claims}
+        alone = {(beat.worker, None) for beat in beats}
+        # Two polls at most, and never so much that one gap alone could make a lease.
+        cap_s = min(2 * self._heartbeat_s, lease_s / 2)
+        self._watch.look(keys | alone, beats, now, cap_s)
+        return claims
+
+    def _silence_of(self, entry: Entry) -> float:
+        return self._watch.silent_s(entry.worker or "", entry.ticket.job)
+
+    def _take_back(self, dead: list[Entry]) -> list[str]:
+        reaped: list[str] = []
+        for entry in dead:
+            # What can't be read now is judged at a later look; the others need not wait for it.
+            with contextlib.suppress(OSError):
+                if self._move(entry):
+                    reaped.append(entry.ticket.job)
+        return reaped
+
+    def _move(self, entry: Entry) -> bool:
+        state = budget.next_state(self._root.job(entry.ticket.job), entry.ticket.attempt)
+        target = following(entry, state)
+        moved = fs.move_once(entry.path(self._root), target.path(self._root))
+        if moved:
+            fs.sync_dir(self._root.state(state))
+            derived.publish(self._root, target)
+        return moved

@@ -1,0 +1,107 @@
+"""How a pending entry becomes one worker's claim: the rename, and what makes it good.
+
+The rename is the arbiter. What follows it makes the claim usable: the attempt's directory, which
+also proves whose process won, and the spec's bytes, checked against the job's id.
+"""
+
+from __future__ import annotations
+
+from jobspec import fs, record, temps
+from jobspec.entries import Entry, answers_to, following, read_bytes, read_record
+from jobspec.errors import DiskFull
+from jobspec.paths import RootPaths
+from jobspec.record import ClaimRecord, End, Reason, State
+
+
+def grab(root: RootPaths, entry: Entry, running: Entry) -> bool:
+    """Move a pending entry to `running/`; False if another was quicker.
+
+    Raises:
+        OSError: unknown whether it moved.
+    """
+    return fs.move_once(entry.path(root), running.path(root))
+
+
+def settle(root: RootPaths, running: Entry, token: str, *, owned: bool) -> bytes | None:
+    """Make a grabbed entry a good claim. May be called again after an OSError.
+
+    Args:
+        root: the root.
+        running: the entry, named for this worker.
+        token: this process's own, telling it from others under the same worker's id.
+        owned: refuse files that another user owns.
+
+    Returns:
+        The spec's bytes; None if the claim is another process's, or if no copy of the spec was
+        good, which ends the job as `corrupt`.
+
+    Raises:
+        DiskFull: the entry is pending again as if nothing had happened.
+    """
+    try:
+        if not _open_attempt(root, running, token):
+            return None
+        data = _heal(root, running, owned=owned)
+        if data is None:
+            _fail_corrupt(root, running)
+        return data
+    except DiskFull:
+        # Its attempt was not begun, so it goes back under the same number, costing no budget.
+        if not fs.exists(root.job(running.ticket.job).attempt(running.ticket.attempt).dir):
+            pending = Entry(State.PENDING, running.ticket)
+            fs.move_once(running.path(root), pending.path(root))
+        raise
+
+
+def _open_attempt(root: RootPaths, entry: Entry, token: str) -> bool:
+    """Make the attempt's directory, or find that this very process made it.
+
+    RACE: two processes under one worker id (a requeued Slurm job) can both find "their" claim after
+    one rename, the second taking its ENOENT for a lost reply. The directory settles it: it is made
+    by one rename too, but its content says by whom.
+    """
+    paths = root.job(entry.ticket.job).attempt(entry.ticket.attempt)
+    mine = ClaimRecord(
+        worker=entry.worker or "", token=token, host=temps.host(), claimed_at=record.utc_now()
+    )
+    fs.make_dir(paths.dir.parent)
+    files = {paths.claim.name: (record.encode(mine), 0o644)}
+    with fs.staged_dir(paths.dir, files, sync=False) as staged:
+        try:
+            if fs.place_dir(staged, paths.dir):
+                return True
+        except FileNotFoundError:  # a lost reply, if anything
+            pass
+    there = read_record(paths.claim, ClaimRecord)
+    return there is not None and there.token == token
+
+
+def _heal(root: RootPaths, entry: Entry, *, owned: bool) -> bytes | None:
+    """Make ticket and spec.json hold the bytes the id was made from; None if neither does."""
+    job, ticket = root.job(entry.ticket.job), entry.path(root)
+    copies = {path: read_bytes(path, owned=owned) for path in (ticket, job.spec)}
+    good = {p: data for p, data in copies.items() if data and answers_to(job.job, data)}
+    if not good:
+        return None
+    whole = next(iter(good.values()))
+    if job.spec not in good:
+        if copies[job.spec]:  # somebody's edit, perhaps: kept, though it isn't this job
+            fs.move_once(job.spec, job.spec.with_name("spec.edited.json"))
+        fs.publish(job.spec, whole, mode=0o444)
+    if ticket not in good:
+        fs.rewrite(ticket, whole)
+    return whole
+
+
+def _fail_corrupt(root: RootPaths, entry: Entry) -> None:
+    paths = root.job(entry.ticket.job).attempt(entry.ticket.attempt)
+    end = End(
+        reason=Reason.CORRUPT,
+        message="neither the queue entry nor spec.json holds the bytes the job's id stands for",
+        hint="enqueue the spec file again",
+        worker=entry.worker or "",
+        host=temps.host(),
+        ended_at=record.utc_now(),
+    )
+    fs.publish(paths.end, record.encode(end))
+    fs.move_once(entry.path(root), following(entry, State.FAILED).path(root))

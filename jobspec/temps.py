@@ -1,0 +1,64 @@
+"""Temporary names: whose they are, and whether that writer is dead.
+
+They begin with a dot, which makes them nobody's to readers, and name their writer:
+`.tmp-<host>-<pid namespace>-<pid>-<time>-<random>-<target>`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import socket
+import time
+from pathlib import Path
+
+_TEMP = re.compile(
+    r"\.tmp-(?P<host>[a-z0-9-]+)-(?P<space>[0-9]+)-(?P<pid>[0-9]+)-(?P<epoch>[0-9]+)-[0-9a-f]{8}-.*"
+)
+ABANDONED_S = 86400.0
+
+
+def beside(path: Path) -> Path:
+    """A temporary name of this process's own beside `path`."""
+    nonce = secrets.token_hex(4)
+    writer = f"{host()}-{_pid_space()}-{os.getpid()}-{int(time.time())}-{nonce}"
+    return path.parent / f".tmp-{writer}-{path.name[:100]}"
+
+
+def is_abandoned(name: str) -> bool:
+    """Whether this is a temporary name whose writer is dead.
+
+    Dead is a process that has gone from this host. Of another host's nothing is known: its names
+    are left alone for a day.
+    """
+    found = _TEMP.fullmatch(name)
+    if found is None:
+        return False
+    if time.time() - int(found["epoch"]) > ABANDONED_S:
+        return True
+    here = found["host"] == host() and int(found["space"]) == _pid_space()
+    return here and not _lives(int(found["pid"]))
+
+
+def host() -> str:
+    """This machine's name, in the letters that file names may have."""
+    return re.sub(r"[^a-z0-9]+", "-", socket.gethostname().lower()).strip("-")[:24] or "host"
+
+
+def _pid_space() -> int:
+    """Tells containers on one host apart, whose process ids mean nothing to each other."""
+    try:
+        return Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:
+        return 0
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
