@@ -20,7 +20,7 @@ import msgspec
 
 from jobspec import fs
 from jobspec import spec as specs
-from jobspec.errors import JobspecError, SpecError
+from jobspec.errors import SpecError
 from jobspec.spec import JobSpec
 
 DEFAULT_DATA = "data/train.jsonl"
@@ -227,12 +227,8 @@ def spell_rate(rate: Any) -> str:
     return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
-def missing_data(spec: JobSpec) -> JobspecError | None:
+def missing_data(spec: JobSpec) -> str | None:
     """What to say where the data a spec names is not there yet: that refuses nothing here."""
     if spec.data is None or Path(spec.data.path).is_file():
         return None
-    return SpecError(
-        f"data file `{spec.data.path}` does not exist yet",
-        place="$.data.path",
-        hint="name it with --data or $JOBSPEC_DATA",
-    )
+    return f"data file `{spec.data.path}` does not exist yet; name it with --data or $JOBSPEC_DATA"

@@ -57,11 +57,11 @@ def new(
     )
     built = specs_new.build(request)
     written = specs_new.write(built, directory)
-    for (path, fresh), spec in zip(written, built, strict=True):
+    for path, fresh in written:
         if not fresh:
             say(f"{path}: was there already, with the same content")
-        if (missing := specs_new.missing_data(spec)) is not None:
-            warn(f"{path}: {missing.message}; {missing.hint}")
+    for text in dict.fromkeys(filter(None, map(specs_new.missing_data, built))):
+        warn(text)
     if wants_json():
         rows = [
             {"path": str(path), "name": spec.name, "written": fresh}

@@ -27,21 +27,26 @@ class Cell:
     bold: bool = False
     dim: bool = False
 
-    def styled(self, width: int, *, right: bool) -> str:
-        text = shorten(self.text, width)
+    def styled(self, width: int, column: Column) -> str:
+        text = shorten(self.text, width) if column.least is None else cut(self.text, width)
         pad = " " * (width - len(text))
         if self.fg or self.bold or self.dim:
             text = click.style(text, fg=self.fg, bold=self.bold or None, dim=self.dim or None)
-        return pad + text if right else text + pad
+        return pad + text if column.right else text + pad
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column. Where a table is too wide, columns of the lowest `rank` go first; 9 stays."""
+    """A column of a table.
+
+    Where the table is too wide, columns of the lowest `rank` give way first; those of rank 9 stay.
+    One with a `least` width is cut down to that instead of going.
+    """
 
     title: str
     rank: int = 9
     right: bool = False
+    least: int | None = None
 
 
 @dataclass
@@ -58,40 +63,41 @@ class Table:
     def lines(self, width: int | None = None) -> list[str]:
         """The table drawn `width` columns wide (the terminal's by default)."""
         width = terminal_width() if width is None else width
-        kept, widths = self._fit(width)
-        titles = [Cell(self.columns[i].title.upper(), dim=True) for i in kept]
-        drawn = [self._line(titles, kept, widths)]
+        sizes = self._fit(width)
+        drawn = [self._line([Cell(each.title.upper(), dim=True) for each in self.columns], sizes)]
         for cells, notes in self.rows:
-            drawn.append(self._line([cells[i] for i in kept], kept, widths))
+            drawn.append(self._line(cells, sizes))
             drawn += [line for note in notes for line in _note_lines(note, width)]
         return drawn
 
-    def _line(self, cells: Sequence[Cell], kept: list[int], widths: list[int]) -> str:
-        parts = [
-            cell.styled(width, right=self.columns[i].right)
-            for cell, i, width in zip(cells, kept, widths, strict=True)
-        ]
+    def _line(self, cells: Sequence[Cell], sizes: dict[int, int]) -> str:
+        parts = [cells[i].styled(size, self.columns[i]) for i, size in sizes.items()]
         return "  ".join(parts).rstrip()
 
-    def _fit(self, width: int) -> tuple[list[int], list[int]]:
-        """Which columns are kept, and how wide each is. An empty column is left out."""
+    def _fit(self, width: int) -> dict[int, int]:
+        """How wide each column is drawn; those left out, or without content, are missing."""
         natural = [
             max((len(cells[i].text) for cells, _ in self.rows), default=0)
             for i in range(len(self.columns))
         ]
-        kept = [i for i, size in enumerate(natural) if size]
-        sizes = {i: max(natural[i], len(self.columns[i].title)) for i in kept}
-        while _total(sizes, kept) > width and any(self.columns[i].rank < 9 for i in kept):
-            kept.remove(min(kept, key=lambda i: (self.columns[i].rank, -i)))
-        excess = _total(sizes, kept) - width
-        if excess > 0 and kept:
-            widest = max(kept, key=lambda i: sizes[i])
+        sizes = {i: max(size, len(self.columns[i].title)) for i, size in enumerate(natural) if size}
+        for i in sorted(sizes, key=lambda i: (self.columns[i].rank, -i)):
+            excess, least = _width(sizes) - width, self.columns[i].least
+            if excess <= 0 or self.columns[i].rank == 9:
+                break
+            if least is None:
+                del sizes[i]
+            else:
+                sizes[i] = min(sizes[i], max(least, sizes[i] - excess))
+        excess = _width(sizes) - width
+        if excess > 0 and sizes:
+            widest = max(sizes, key=lambda i: sizes[i])
             sizes[widest] = max(12, sizes[widest] - excess)
-        return kept, [sizes[i] for i in kept]
+        return sizes
 
 
-def _total(sizes: dict[int, int], kept: list[int]) -> int:
-    return sum(sizes[i] for i in kept) + 2 * (len(kept) - 1)
+def _width(sizes: dict[int, int]) -> int:
+    return sum(sizes.values()) + 2 * (len(sizes) - 1)
 
 
 def _note_lines(note: Cell, width: int) -> list[str]:
@@ -102,12 +108,17 @@ def _note_lines(note: Cell, width: int) -> list[str]:
     ]
 
 
+def cut(text: str, width: int) -> str:
+    """Cut at the end."""
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
 def shorten(text: str, width: int) -> str:
     """Cut in the middle: a job's id differs at both ends."""
     if len(text) <= width:
         return text
     tail = min(10, (width - 1) // 2)
-    return f"{text[: width - 1 - tail]}…{text[-tail:] if tail else ''}"
+    return f"{text[: width - 1 - tail]}…{text[-tail:] if tail > 0 else ''}"
 
 
 def terminal_width() -> int:

@@ -10,6 +10,7 @@ from jobspec import new
 from jobspec import results as scores
 from jobspec.cli.common import common, jobs_argument, open_queue, wants_json
 from jobspec.cli.output import Cell, Column, Table, emit_struct, say
+from jobspec.cli.status import short
 from jobspec.results import ResultRow, Score
 
 _TRUNCATED = 0.1  # above this share of answers cut off, a score says little
@@ -40,8 +41,8 @@ def results(jobs: tuple[str, ...], as_csv: bool, markdown: bool) -> None:
         return say("no finished jobs yet: `jobspec status` shows how far they are")
     for line in _markdown(found) if markdown else _table(found).lines():
         click.echo(line)
-    for line in _remarks(found):
-        say(line, fg="yellow")
+    if any(_is_cut_off(score) for row in found for score in row.scores.values()):
+        say(f"! more than {_TRUNCATED:.0%} of the answers were cut off by length", fg="yellow")
     return None
 
 
@@ -65,9 +66,12 @@ def _table(found: Sequence[ResultRow]) -> Table:
 def _cell(score: Score | None) -> Cell:
     if score is None:
         return Cell("")
-    return Cell(
-        _spell(score) + ("*" if score.best else " "), "green" if score.best else None, score.best
-    )
+    marks = f"{'*' if score.best else ' '}{'!' if _is_cut_off(score) else ' '}"
+    return Cell(_spell(score) + marks, "green" if score.best else None, score.best)
+
+
+def _is_cut_off(score: Score) -> bool:
+    return score.truncated_frac is not None and score.truncated_frac > _TRUNCATED
 
 
 def _spell(score: Score) -> str:
@@ -76,9 +80,11 @@ def _spell(score: Score) -> str:
 
 
 def _title(name: str, found: Sequence[ResultRow]) -> str:
-    """The benchmark and its metric: `aime24 avg_at_32`; no metric where rows differ in it."""
+    """The benchmark and, where rows agree and it does not go without saying, its metric."""
     metrics = {row.scores[name].metric for row in found if name in row.scores}
-    return f"{name} {metrics.pop()}" if len(metrics) == 1 else name
+    metric = metrics.pop() if len(metrics) == 1 else ""
+    shown = "" if metric == "math_verify" else metric.replace("avg_at_", "avg@")
+    return f"{short(name)} {shown}".rstrip()
 
 
 def _markdown(found: Sequence[ResultRow]) -> list[str]:
@@ -96,12 +102,3 @@ def _markdown_cell(score: Score | None) -> str:
     if score is None:
         return ""
     return f"**{_spell(score)}**" if score.best else _spell(score)
-
-
-def _remarks(found: Sequence[ResultRow]) -> list[str]:
-    return [
-        f"{row.job}: {score.truncated_frac:.0%} of its answers on {name} were cut off by length"
-        for row in found
-        for name, score in row.scores.items()
-        if score.truncated_frac is not None and score.truncated_frac > _TRUNCATED
-    ]

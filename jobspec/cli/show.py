@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import click
 import msgspec
 
 from jobspec import report
 from jobspec.cli.common import common, complete_jobs, open_queue, wants_json
 from jobspec.cli.output import Cell, Column, Table, duration, emit_struct
-from jobspec.cli.status import COLOURS, REASONS, figures, progress
+from jobspec.cli.status import COLOURS, REASONS, figures, state_and_phase
 from jobspec.record import State
-from jobspec.report import AttemptRow, JobReport
+from jobspec.report import AttemptRow, JobReport, JobRow
+from jobspec.spec import DataSpec, JobSpec, ModelSpec
+
+_DEFAULTS = JobSpec(name="x", model=ModelSpec(name=""), data=DataSpec(path=""))
 
 
 @click.command()
@@ -39,12 +45,29 @@ def _lines(told: JobReport) -> list[str]:
     lines = [f"{click.style(row.job, bold=True)}  {state}"]
     lines += _facts(told)
     if told.attempts:
-        lines += ["", *_attempt_table(told.attempts).lines()]
+        lines += ["", *_attempt_table(told).lines()]
     if told.result is not None and told.result.metrics:
         lines += ["", *_metric_table(told.result.metrics).lines()]
-    lines += ["", click.style("spec", dim=True)]
-    text = msgspec.json.format(msgspec.json.encode(told.spec), indent=2).decode()
-    return lines + text.splitlines()
+    lines += [
+        "",
+        "spec"
+        + click.style(f", where it differs from the defaults ({told.dir}/spec.json)", dim=True),
+    ]
+    return lines + [
+        f"  {place:<24} {value}" for place, value in _differences(told.spec, _DEFAULTS, "")
+    ]
+
+
+def _differences(given: Any, default: Any, place: str) -> Iterator[tuple[str, str]]:
+    """(dotted field, its JSON) of everything in `given` that is not the default."""
+    if isinstance(given, msgspec.Struct):
+        for name in given.__struct_fields__:
+            inner = getattr(default, name, msgspec.UNSET)
+            yield from _differences(
+                getattr(given, name), inner, f"{place}.{name}" if place else name
+            )
+    elif given != default:
+        yield place, msgspec.json.encode(given).decode()
 
 
 def _facts(told: JobReport) -> list[str]:
@@ -52,7 +75,7 @@ def _facts(told: JobReport) -> list[str]:
     facts = {
         "enqueued": f"{_moment(row.enqueued_at)}, priority {told.priority}",
         "started": _moment(row.started_at),
-        "now": f"{progress(row)}  {figures(row)}" if row.state == State.RUNNING else "",
+        "now": _now(row),
         "eta": duration(row.eta_s),
         "ended": _moment(row.ended_at),
         "worker": " on ".join(part for part in (row.worker, row.host) if part),
@@ -64,11 +87,12 @@ def _facts(told: JobReport) -> list[str]:
     ]
 
 
-def _attempt_table(attempts: list[AttemptRow]) -> Table:
+def _attempt_table(told: JobReport) -> Table:
     columns = ("attempt", "ended by", "phase", "step", "took", "overhead", "phases", "host")
     table = Table([Column(title, 9 if n < 5 else 8 - n) for n, title in enumerate(columns)])
-    for attempt in attempts:
-        reason = attempt.reason or ("running or lost" if attempt.ended_at is None else "lost")
+    for attempt in told.attempts:
+        runs = told.job.state == State.RUNNING and attempt.attempt == told.job.attempt
+        reason = "still running" if runs else attempt.reason or "lost"
         phases = ", ".join(
             f"{phase.phase} {'kept' if phase.kept else duration(phase.wall_s)}"
             for phase in attempt.phases
@@ -85,6 +109,12 @@ def _attempt_table(attempts: list[AttemptRow]) -> Table:
             notes=_attempt_notes(attempt),
         )
     return table
+
+
+def _now(row: JobRow) -> str:
+    if row.state != State.RUNNING:
+        return ""
+    return ", ".join(part for part in (state_and_phase(row), figures(row)) if part)
 
 
 def _attempt_notes(attempt: AttemptRow) -> list[Cell]:

@@ -41,13 +41,14 @@ _JSON_ROWS = 500
 _COLUMNS = (
     Column("job"),
     Column("state"),
-    Column("progress", 8),
-    Column("eta", 6, right=True),
-    Column("figures", 5),
-    Column("try", 4, right=True),
+    Column("", 4),
+    Column("eta", 7, right=True),
+    Column("figures", 5, least=12),
+    Column("try", 6, right=True),
     Column("host", 3),
     Column("worker", 1),
 )
+_FIGURES = ("loss", "eval_loss", "tokens_per_second")
 
 
 @click.command()
@@ -136,8 +137,8 @@ def _job_table(rows: Sequence[JobRow], jobs: Sequence[Job]) -> Table:
         state = State(row.state)
         table.add(
             row.job,
-            Cell(row.state, COLOURS[state], dim=state is State.CANCELLED),
-            progress(row),
+            Cell(state_and_phase(row), COLOURS[state], dim=state is State.CANCELLED),
+            "" if row.progress is None else bar(row.progress),
             duration(row.eta_s),
             figures(row),
             str(row.attempt) if row.attempt > 1 else "",
@@ -148,29 +149,35 @@ def _job_table(rows: Sequence[JobRow], jobs: Sequence[Job]) -> Table:
     return table
 
 
-def progress(row: JobRow) -> str:
-    """The phase and how far it is; how long an ended job took."""
+def state_and_phase(row: JobRow) -> str:
+    """`running train 43%`, `succeeded 2h 05m`: the state, and how far or how long."""
     if row.state == State.RUNNING:
-        if row.progress is None:
-            return row.phase or "starting"
-        return f"{row.phase:<7} {bar(row.progress)} {row.progress:4.0%}"
+        share = "" if row.progress is None else f"{row.progress:4.0%}"
+        return f"{row.state} {row.phase or 'starting'}{share}"
     started, ended = report.age_s(row.started_at), report.age_s(row.ended_at)
-    if started is not None and ended is not None:
-        return f"took {duration(started - ended)}"
-    return ""
+    took = duration(started - ended) if started is not None and ended is not None else ""
+    return f"{row.state} {took}".rstrip()
 
 
 def figures(row: JobRow) -> str:
     """The loss and speed of a running job, the scores of a finished one."""
     found = results.scores(row.metrics)
     if found:
-        return ", ".join(f"{name} {score.value:.3f}" for name, score in found.items())
-    shown = {
-        name: value for name, value in row.metrics.items() if value is not None and "/" not in name
+        return " ".join(f"{short(name)} {score.value:.3f}" for name, score in found.items())
+    known = {
+        name: row.metrics.get(name) for name in (_FIGURES if row.phase == "train" else row.metrics)
     }
-    speed = shown.pop("tokens_per_second", None)
-    parts = [f"{name} {value:.4g}" for name, value in list(shown.items())[:2]]
-    return ", ".join(parts + ([f"{speed:,.0f} tok/s"] if speed else []))
+    parts = [_figure(name, value) for name, value in known.items() if value is not None]
+    return ", ".join(parts[:3])
+
+
+def _figure(name: str, value: float) -> str:
+    return f"{value:,.0f} tok/s" if name == "tokens_per_second" else f"{name} {value:.4g}"
+
+
+def short(benchmark: str) -> str:
+    """A benchmark's name where there is little room."""
+    return benchmark.removeprefix("minerva_")
 
 
 def _notes(row: JobRow, end: End | None) -> list[Cell]:
