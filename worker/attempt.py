@@ -7,6 +7,7 @@ import shutil
 import socket
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,6 +15,7 @@ import msgspec
 from jobspec import fs, record
 from jobspec.claim import Claim
 from jobspec.errors import ClaimLost, DiskFull, JobspecError
+from jobspec.paths import AttemptPaths
 from jobspec.record import End, PhaseError, PhaseTime, Reason, Result, State
 from worker import launch, manifest
 from worker.child import Child
@@ -265,7 +267,7 @@ class Attempt:
 class _Movement:
     """Whether a phase still does something: a log line, a metric, a progress report."""
 
-    def __init__(self, paths: Any, phase: str) -> None:
+    def __init__(self, paths: AttemptPaths, phase: str) -> None:
         self._files = (paths.log(phase), paths.metrics, paths.progress)
         self._seen: tuple[Any, ...] = ()
         self._moved = time.monotonic()
@@ -282,9 +284,9 @@ class _Movement:
         return now - self._moved
 
 
-def _stamp(file: Any) -> tuple[int, int, int] | None:
+def _stamp(file: Path) -> tuple[int, int, int] | None:
     try:
-        status = os.stat(file)
+        status = file.stat()
     except OSError:
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns
@@ -296,11 +298,11 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _read_json(path: Any) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     return msgspec.json.decode(path.read_bytes())
 
 
-def _last_line(log: Any) -> str:
+def _last_line(log: Path) -> str:
     try:
         lines = log.read_bytes()[-4096:].decode(errors="replace").strip().splitlines()
     except OSError:

@@ -1,8 +1,8 @@
 """Resume states on disk: written, sealed, verified, handed on. No torch.
 
 A resume state is a directory `checkpoints/step-<n>/`. `COMPLETE`, written last, lists every file
-with its size and SHA-256; a directory without one, or that differs from it, is no state. Files made by
-DeepSpeed are pickles, so they are loaded from this job's own directories alone, owner and hash
+with its size and SHA-256; a directory without one, or that differs from it, is no state. Files made
+by DeepSpeed are pickles, so they are loaded from this job's own directories alone, owner and hash
 checked.
 """
 

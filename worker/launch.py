@@ -18,11 +18,16 @@ from jobspec.errors import SpecError
 from jobspec.paths import RootPaths
 from jobspec.spec import JobSpec, TrainSpec
 
+_MODULES = {"prepare": "worker.prepare", "train": "worker.train", "eval": "worker.evaluate"}
+
 # What a launcher, a scheduler step or a login shell left behind must not steer a phase.
 _SCRUBBED = ("ACCELERATE_", "TORCHELASTIC_", "DEEPSPEED_", "DS_", "FSDP_", "PYTORCH_LIGHTNING_")
 _SCRUBBED_NAMES = frozenset(
-    "RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE GROUP_RANK ROLE_RANK NODE_RANK MASTER_ADDR MASTER_PORT"
-    " PYTHONSTARTUP WANDB_API_KEY HF_TOKEN HUGGING_FACE_HUB_TOKEN HUGGINGFACE_HUB_TOKEN".split()
+    (
+        *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK"),
+        *("NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "PYTHONSTARTUP"),
+        *("WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN"),
+    )
 )
 
 
@@ -55,7 +60,7 @@ def plan(spec: JobSpec, devices: Devices) -> Plan:
     Without `resources.gpus` the most devices that divide the batch are used.
 
     Raises:
-        SpecError: the spec wants a number of devices that is not there or does not divide the batch.
+        SpecError: the spec wants devices that are not there, or that do not divide the batch.
     """
     train = spec.train or TrainSpec()
     micro = train.per_device_train_batch_size
@@ -127,7 +132,7 @@ def phase_command(
     """The command that runs a phase's ranks under a sitter."""
     sitter = [sys.executable, "-m", "worker.sitter", "--ranks", str(ranks), "--port", str(port)]
     sitter += ["--parent", str(os.getpid()), "--isolation", isolation]
-    return [*sitter, "--", sys.executable, "-m", f"worker.{phase}", str(attempt_dir)]
+    return [*sitter, "--", sys.executable, "-m", _MODULES[phase], str(attempt_dir)]
 
 
 def phase_environment(

@@ -94,7 +94,8 @@ class Worker:
     def run(self) -> int:
         """Work until told or left to stop. Returns the process's exit code."""
         self.signals.install()
-        say(f"worker {self.id}: {self.devices.count} × {self.devices.name or 'cpu'}, root {self.root}")
+        what = f"{self.devices.count} × {self.devices.name or 'cpu'}"
+        say(f"worker {self.id}: {what}, root {self.root}")
         try:
             self.beat()
             return self._work()
@@ -107,7 +108,7 @@ class Worker:
         return self.queue.paths.root
 
     def beat(self, **shown: Any) -> None:
-        """Beat if it is time; rewrite the worker's record if what it shows has changed, or it is old.
+        """Beat if it is time, with the worker's record if what it shows has changed, or is old.
 
         Raises:
             OSError: the root does not answer.
@@ -161,7 +162,9 @@ class Worker:
             waiter.reset()
             ended = Attempt(self, claim).run()
             self._finished += 1
-            say(f"{claim.job} attempt {claim.attempt}: {ended.state or 'given up'}, {ended.message}")
+            say(
+                f"{claim.job} attempt {claim.attempt}: {ended.state or 'given up'}, {ended.message}"
+            )
             self.beat(job=None, attempt=None, phase=None)
             self._back_off(ended)
 

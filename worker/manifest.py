@@ -12,9 +12,10 @@ from typing import Any
 from worker.launch import Devices, Plan
 
 PACKAGES = (
-    "torch transformers accelerate deepspeed trl datasets tokenizers safetensors peft lm_eval"
-    " math-verify vllm flash-attn liger-kernel msgspec numpy jobspec"
-).split()
+    *("torch", "transformers", "accelerate", "deepspeed", "trl", "peft", "datasets", "tokenizers"),
+    *("safetensors", "lm_eval", "math-verify", "vllm", "flash-attn", "liger-kernel", "numpy"),
+    *("msgspec", "jobspec"),
+)
 
 
 def manifest(devices: Devices, plan: Plan | None, worker: str) -> dict[str, Any]:
@@ -52,7 +53,11 @@ def code_version() -> dict[str, Any]:
 def _git(directory: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", "-C", str(directory), *arguments], capture_output=True, text=True, timeout=10
+            ["git", "-C", str(directory), *arguments],
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=10,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

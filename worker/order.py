@@ -15,7 +15,7 @@ _WINDOW = 32  # global batches whose rows are sorted by length together before t
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Rows one rank runs through the model at once; `weight` 0.0 for a filler that trains nothing."""
+    """Rows one rank runs at once; `weight` is 0.0 for a filler that trains nothing."""
 
     rows: tuple[int, ...]
     weight: float = 1.0
@@ -84,9 +84,7 @@ def packed_batches(
     return _deal([MicroBatch(tuple(pack)) for pack in packs], lengths, world)
 
 
-def _deal(
-    micros: list[MicroBatch], lengths: Sequence[int], world: int
-) -> list[list[MicroBatch]]:
+def _deal(micros: list[MicroBatch], lengths: Sequence[int], world: int) -> list[list[MicroBatch]]:
     shortest = min((row for micro in micros for row in micro.rows), key=lambda r: (lengths[r], r))
     while len(micros) % world:
         micros.append(MicroBatch((shortest,), weight=0.0))

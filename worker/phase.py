@@ -1,7 +1,7 @@
 """What every phase process shares: its spec, its files, its way of ending.
 
-A phase is `python -m worker.<phase> ATTEMPT_DIR`. It reports progress, appends metric rows, and ends
-by one of the exit codes below; the loop reads nothing else from it.
+A phase is `python -m worker.<phase> ATTEMPT_DIR`. It reports progress, appends metric rows, and
+ends by one of the exit codes below; the loop reads nothing else from it.
 """
 
 from __future__ import annotations

@@ -48,7 +48,9 @@ def check(root: Path, tmp: Path, *, min_free_gib: float = 1.0) -> list[Finding]:
     if len(str(tmp)) + _ENGINE_SOCKET > SOCKET_PATH_MAX:
         found.append(
             Finding(
-                "tmpdir", f"TMPDIR `{tmp}` is too long for a socket", "set a short one, as /tmp/$USER"
+                "tmpdir",
+                f"TMPDIR `{tmp}` is too long for a socket",
+                "set a short one, as /tmp/$USER",
             )
         )
     for name, place in (("root", root), ("tmpdir", tmp)):
@@ -89,8 +91,8 @@ def _visible_gpus() -> tuple[list[str], float | None]:
         chosen = range(count) if masked is None else _chosen(masked, count)
         handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in chosen]
         names = [str(pynvml.nvmlDeviceGetName(handle)) for handle in handles]
-        total = pynvml.nvmlDeviceGetMemoryInfo(handles[0]).total / 2**30 if handles else None
-        return names, total
+        total = float(pynvml.nvmlDeviceGetMemoryInfo(handles[0]).total) if handles else None
+        return names, total and total / 2**30
     finally:
         pynvml.nvmlShutdown()
 

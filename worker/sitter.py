@@ -23,6 +23,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -80,7 +81,7 @@ class Ranks:
             subprocess.Popen(
                 command,
                 env=rank_environment(rank, count, port),
-                preexec_fn=lambda: die_with_parent(signal.SIGKILL, me),
+                preexec_fn=lambda: die_with_parent(signal.SIGKILL, me),  # noqa: PLW1509 - one thread
             )
             for rank in range(count)
         ]
@@ -145,7 +146,7 @@ def _sit_in_namespace(command: list[str], args: argparse.Namespace) -> int:
     die_with_parent(signal.SIGKILL, args.parent)
     init = os.fork()
     if init == 0:
-        # Inside the namespace the parent's PID reads 0, now and after its death: PDEATHSIG alone tells.
+        # Inside the namespace the parent's PID reads 0, now and later: PDEATHSIG alone tells.
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         mount_own_proc()
         ranks = Ranks(command, args.ranks, args.port)
@@ -174,13 +175,13 @@ def _sit_as_subreaper(command: list[str], args: argparse.Namespace) -> int:
     return code
 
 
-def _handle(handler) -> None:  # noqa: ANN001 - signal.signal's own type is private
+def _handle(handler: Callable[[int, FrameType | None], None]) -> None:
     for sig in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(sig, handler)
 
 
 def _kill_descendants() -> None:
-    """Kill children until none is left: orphans of the killed become ours, as we are a subreaper."""
+    """Kill children until none is left: orphans of the killed become ours."""
     children = Path("/proc/thread-self/children")
     while pids := children.read_text().split():
         for pid in pids:

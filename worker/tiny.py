@@ -17,6 +17,8 @@ from typing import Any
 
 import msgspec
 
+from jobspec import benchmarks
+
 TEMPLATE = """\
 {%- for message in messages -%}
 <|im_start|>{{ message['role'] }}
@@ -89,28 +91,26 @@ def make_tokenizer() -> Any:
 
 def make_rows(directory: Path, *, repeats: int = 4, seed: int = 0) -> None:
     """Sums of two digits: rows with think traces, and a benchmark that asks 30 of them."""
-    from worker.tasks import prompt
-
     sums = [(a, b) for a in range(1, 10) for b in range(1, 10) if a <= b]
     rng = random.Random(seed)
     rng.shuffle(sums)
-    rows = [_row(prompt(_question(a, b)), a, b) for a, b in sums for _ in range(repeats)]
+    rows = [_row(a, b) for a, b in sums for _ in range(repeats)]
     rng.shuffle(rows)
     _write(directory / "train.jsonl", rows)
     asked = [
         {"id": f"sum-{a}-{b}", "problem": _question(a, b), "answer": str(a + b)}
         for a, b in sums[:QUESTIONS]
     ]
-    benchmarks = directory / "benchmarks"
-    benchmarks.mkdir(exist_ok=True)
-    _write(benchmarks / "aime_demo.jsonl", asked)
+    (directory / "benchmarks").mkdir(exist_ok=True)
+    _write(directory / "benchmarks" / "aime_demo.jsonl", asked)
 
 
 def _question(a: int, b: int) -> str:
     return f"What is {a} + {b}?"
 
 
-def _row(prompt: str, a: int, b: int) -> dict[str, Any]:
+def _row(a: int, b: int) -> dict[str, Any]:
+    prompt = benchmarks.prompt(_question(a, b))
     answer = f"<think>{a} + {b} = {a + b}</think>\n\n\\boxed{{{a + b}}}"
     return {
         "messages": [

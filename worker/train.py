@@ -1,8 +1,8 @@
 """The train phase: `python -m worker.train ATTEMPT_DIR`, once a rank, under the sitter.
 
 Reads the rows that prepare made, trains with TRL's SFTTrainer on a DeepSpeed engine, and leaves
-`final_model/`, weights an epoch, and `train.json`. Asked to stop, it leaves a resume state and exits
-75. Which engine trained is asserted and recorded: another than the spec asks for is an error.
+`final_model/`, weights an epoch, and `train.json`. Asked to stop, it leaves a resume state and
+exits 75. Which engine trained is asserted and recorded: another than the spec asks for is an error.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-from trl import SFTConfig
+from trl.trainer.sft_config import SFTConfig
 
 from worker.trainer import Reports, Rows, RowTrainer, Schedule, StepRecord, StopFlag
 
 
-class NonFiniteLoss(JobspecError):
+class NonFiniteLossError(JobspecError):
     """The loss became NaN or infinite."""
 
 
@@ -143,7 +143,7 @@ class Training:
         except OSError as error:
             raise ModelError(
                 f"`{model.name}` can't be loaded: {str(error).splitlines()[0]}",
-                hint="weights must be safetensors; fetch them with `jobspec fetch` on a node with network",
+                hint="safetensors are needed; `jobspec fetch` gets them, on a node with network",
             ) from error
 
     def _schedule(self, split: str) -> Schedule:
@@ -211,8 +211,9 @@ class Training:
             )
         # DeepSpeed reads this to decide whether an offloaded gradient is added to or replaced; it
         # is told of one accumulation step, while a step of ours may have several micro-batches.
-        if hasattr(engine.optimizer, "gradient_accumulation_steps"):
-            engine.optimizer.gradient_accumulation_steps = 2
+        optimizer: Any = engine.optimizer
+        if hasattr(optimizer, "gradient_accumulation_steps"):
+            optimizer.gradient_accumulation_steps = 2
 
     def engine(self) -> dict[str, Any]:
         """What trained: for the summary and the manifest."""
@@ -249,7 +250,7 @@ class Training:
     def on_step(self, step: StepRecord, step_s: float) -> None:
         """After each step: record it, and save where it is time. All ranks call it."""
         if not math.isfinite(step.loss):
-            raise NonFiniteLoss(
+            raise NonFiniteLossError(
                 f"the loss is {step.loss} at step {step.step}",
                 hint="lower train.learning_rate, or look at the rows of that step",
             )
@@ -374,7 +375,7 @@ def _attention(spec: JobSpec, on_gpu: bool) -> str:
     if asked != "auto":
         return asked
     if on_gpu:
-        from transformers.utils import is_flash_attn_2_available
+        from transformers.utils.import_utils import is_flash_attn_2_available
 
         if is_flash_attn_2_available():
             return "flash_attention_2"

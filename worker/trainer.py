@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Sampler
 from transformers import TrainerCallback
-from trl import SFTTrainer
+from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from worker import order
@@ -168,7 +168,7 @@ def pad(ids: list[torch.Tensor], labels: list[torch.Tensor], token: int) -> dict
     """Rows side by side, padded on the right to the longest.
 
     Returns:
-        `input_ids`, `labels`, and with more than one row `attention_mask`; each int64 [rows, tokens].
+        int64 [rows, tokens] `input_ids`, `labels`, with more than one row also `attention_mask`.
     """
     pad_rows = torch.nn.utils.rnn.pad_sequence
     batch = {
@@ -226,6 +226,11 @@ class Tally:
 class RowTrainer(SFTTrainer):
     """SFTTrainer over a Schedule. Rows are prepared; nothing is tokenized or masked here."""
 
+    # Their declared types are unions over every backend there is.
+    model: Any
+    model_wrapped: Any
+    optimizer: Any
+
     def __init__(self, *, schedule: Schedule, evaluation: Schedule | None, **kwargs: Any) -> None:
         self.schedule = schedule
         self.evaluation = evaluation
@@ -244,7 +249,8 @@ class RowTrainer(SFTTrainer):
 
     @property
     def _pad_token_id(self) -> int:
-        return self._tokenizer.pad_token_id
+        token: Any = self._tokenizer.pad_token_id
+        return token
 
     def num_examples(self, dataloader: DataLoader) -> int:
         return len(self.schedule.rows)
@@ -256,16 +262,16 @@ class RowTrainer(SFTTrainer):
         inputs = next(epoch_iterator)
         return [inputs], inputs["trained_tokens"]
 
-    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:  # noqa: ANN001
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """Forward and backward of this rank's micro-batches. Returns this rank's summed loss."""
         model.train()
         self.tally = Tally(None, inputs["tokens"], inputs["trained_tokens"])
         micros = inputs["micros"]
         total = torch.zeros((), device=self.args.device)
         state = self.accelerator.gradient_state
-        for micro in micros:
-            state._set_sync_gradients(micro is micros[-1])
-            micro = self._prepare_inputs(micro)
+        for number, raw in enumerate(micros, start=1):
+            state._set_sync_gradients(number == len(micros))
+            micro = self._prepare_inputs(raw)
             with self.compute_loss_context_manager():
                 loss = self.summed_loss(model, micro) / max(num_items_in_batch or 0, 1)
             total += loss.detach()
@@ -291,8 +297,8 @@ class RowTrainer(SFTTrainer):
         summed = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         for step in self.evaluation.in_order():
             batch = dataset[step]
-            for micro in batch["micros"]:
-                micro = self._prepare_inputs(micro)
+            for raw in batch["micros"]:
+                micro = self._prepare_inputs(raw)
                 with self.compute_loss_context_manager():
                     summed[0] += self.summed_loss(model, micro).double()
                 summed[1] += (micro["labels"][:, 1:] != IGNORED).sum()
@@ -308,12 +314,14 @@ class RowTrainer(SFTTrainer):
         """Resume states are written by the phase, not by the Trainer's rotation."""
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        self.grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        return self.grad_norm
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        self.grad_norm = None if norm is None else float(norm)
+        return norm
 
     def _get_learning_rate(self) -> float:
-        self.learning_rate = super()._get_learning_rate()
-        return self.learning_rate
+        rate = super()._get_learning_rate()
+        self.learning_rate = rate
+        return rate
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0
@@ -332,7 +340,7 @@ class RowTrainer(SFTTrainer):
         dist.barrier()
 
     def save_weights(self, path: Path) -> None:
-        """A model directory others can load: safetensors, configuration, tokenizer. All ranks call it."""
+        """A model directory that others can load. All ranks call it."""
         self.save_model(str(path), _internal_call=True)
         if self.args.should_save:
             (path / "training_args.bin").unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from jobspec.record import State
 
 FIRST_S = 2.0
 LONGEST_S = 30.0
-_LOCAL = frozenset("ext2 ext3 ext4 xfs btrfs tmpfs overlay zfs f2fs bcachefs".split())
+_LOCAL = frozenset(["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "tmpfs", "overlay"])
 
 
 class Waiter:
