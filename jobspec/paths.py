@@ -225,6 +225,11 @@ class RootPaths:
         return self.cache / "prepared"
 
     @cached_property
+    def overlap(self) -> Path:
+        """Which benchmark questions stand in which data, one file a pair of contents."""
+        return self.cache / "overlap"
+
+    @cached_property
     def tokenizers(self) -> Path:
         """What AutoTokenizer made of a model's files, one file a fingerprint of them."""
         return self.cache / "tokenizers"

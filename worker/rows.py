@@ -20,7 +20,7 @@ import msgspec
 
 from jobspec.errors import DataError
 from worker import survival
-from worker.templates import ChatTemplate, Message, ThinkTags, Unrenderable
+from worker.templates import ChatTemplate, Message, ThinkTags, Unrenderable, common_prefix
 from worker.tokens import Codec
 
 IGNORED = -100
@@ -71,7 +71,6 @@ class Chat:
     template: ChatTemplate
     codec: Codec
     tags: ThinkTags
-    opening: str
     max_length: int
     require_think: bool = False
 
@@ -131,23 +130,24 @@ def parse_row(line: bytes, number: int, file: Path) -> Row:
 
 def encode_row(row: Row, chat: Chat) -> Encoded | Refusal:
     """Render, tokenize and verify one row."""
-    final = row.messages[-1]
-    if survival.is_unclosed(final, chat.tags):
-        why = f"the final turn opens `{chat.tags.open}` and never closes it"
-        return Refusal(Kind.UNCLOSED_THINKING, why)
-    thought = survival.thinking(final, chat.tags)
-    if chat.require_think and not thought:
-        return Refusal(Kind.NO_THINKING, "the final turn has no thinking (`data.require_think`)")
+    context, tools, tags = row.messages[:-1], row.tools, chat.tags
     try:
-        prompt = chat.template.render(row.messages[:-1], row.tools, prompt=True)
-        text = chat.template.render(row.messages, row.tools, prompt=False)
+        prompt = chat.template.render(context, tools, prompt=True)
+        text = chat.template.render(row.messages, tools, prompt=False)
+        opening = chat.template.opening(context, tools, prompt, tags)
     except Unrenderable as error:
         return Refusal(Kind.TEMPLATE_REFUSED, f"the template refuses the row: {error}")
-    opening = chat.opening if prompt.endswith(chat.opening) else ""
-    if not text.startswith(prompt):
-        return _not_a_prefix(prompt, text, opening, chat.tags)
+    thought = survival.thinking(row.messages[-1], tags)
+    if survival.is_unclosed(row.messages[-1], tags):
+        why = f"the final turn opens `{tags.open}` and never closes it"
+        return Refusal(Kind.UNCLOSED_THINKING, why, text)
+    if chat.require_think and not thought:
+        why = "the final turn has no thinking, and `data.require_think` asks for it"
+        return Refusal(Kind.NO_THINKING, why, text)
     header_end = len(prompt) - len(opening)
-    found = survival.trace(row.messages, row.tools, text, header_end, chat.tags)
+    if not text.startswith(prompt):
+        return _not_a_prefix(prompt, text, header_end, thought, tags)
+    found = survival.trace(row.messages, tools, text, header_end, tags)
     if found.lost is not None:
         return Refusal(Kind.LOST_IN_RENDERING, found.lost, text)
     end = _end_of_turn(text, max(found.end, len(prompt)), chat.codec)
@@ -197,16 +197,21 @@ def _is_list_of_objects(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(part, dict) for part in value)
 
 
-def _not_a_prefix(prompt: str, text: str, opening: str, tags: ThinkTags) -> Refusal:
-    turn = text[len(prompt) - len(opening) :]
-    at_header = text.startswith(prompt[: len(prompt) - len(opening)])
+def _not_a_prefix(
+    prompt: str, text: str, header_end: int, thought: str | None, tags: ThinkTags
+) -> Refusal:
+    opening, turn = prompt[header_end:], text[header_end:]
+    at_header = text.startswith(prompt[:header_end])
+    if opening and at_header and thought and thought not in turn:
+        why = "the template drops the thinking of the final turn"
+        return Refusal(Kind.LOST_IN_RENDERING, why, text)
     if opening and at_header and tags.close not in opening:
         why = (
             f"the template's generation prompt opens `{tags.open}`, but the final turn does not "
             "begin with it: at inference the model could never write this turn"
         )
         return Refusal(Kind.NO_THINKING, why, text)
-    same = _common_prefix(prompt, text)
+    same = common_prefix(prompt, text)
     why = (
         "the generation prompt is not a prefix of the rendered row, so the model would be trained "
         f"on a prefix it never gets: the prompt goes on with `{_shown(prompt[same:])}` where the "
@@ -252,7 +257,7 @@ def _tokenize(
     spelled, turn = codec.spell(supervised), text[header_end:]
     # Tokenizers may compose accents (Qwen's do): the same text, in Unicode's own terms.
     if spelled not in (turn, unicodedata.normalize("NFC", turn)):
-        same = _common_prefix(spelled, turn)
+        same = common_prefix(spelled, turn)
         why = (
             f"the trained tokens spell `{_shown(spelled[same:])}` "
             f"where the turn says `{_shown(turn[same:])}`"
@@ -276,11 +281,6 @@ def _tokens_of_end(ids: list[int], text: str, codec: Codec) -> int | None:
         if len(spelled) > len(text):
             return None
     return None
-
-
-def _common_prefix(one: str, other: str) -> int:
-    pairs = zip(one, other, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 def _shown(text: str, limit: int = 48) -> str:

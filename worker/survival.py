@@ -69,13 +69,13 @@ def thinking(message: Message, tags: ThinkTags) -> str | None:
     for key in _REASONING:
         if isinstance(message.get(key), str):
             return message[key].strip()
-    block = _inline_block(_texts(message.get("content"))[:1], tags)
+    block = _inline_block(texts(message.get("content"))[:1], tags)
     return None if block is None else block[0].strip()
 
 
 def is_unclosed(message: Message, tags: ThinkTags) -> bool:
     """Whether an assistant message opens a thinking block and never closes it."""
-    text = "".join(_texts(message.get("content")))
+    text = "".join(texts(message.get("content")))
     return text.lstrip().startswith(tags.open) and tags.close not in text
 
 
@@ -103,30 +103,31 @@ def _follow(
 
 def _pieces(message: Message, index: int, tags: ThinkTags, *, is_final: bool) -> Iterator[Piece]:
     name = _name(message, index)
-    texts = _texts(message.get("content"))
+    said = texts(message.get("content"))
     if message["role"] == "assistant":
         reasoning = [message[key] for key in _REASONING if isinstance(message.get(key), str)]
-        block = None if reasoning else _inline_block(texts, tags)
+        block = None if reasoning else _inline_block(said, tags)
         if block is not None:
-            reasoning, texts = [block[0]], [block[1]]
+            reasoning, said = [block[0]], [block[1]]
         for part in reasoning:
             if part.strip():
                 yield Piece(part.strip(), f"the thinking of {name}", optional=not is_final)
-    texts = [*texts, *(message[key] for key in _CARRIERS if isinstance(message.get(key), str))]
-    for part in texts:
+    said += [message[key] for key in _CARRIERS if isinstance(message.get(key), str)]
+    for part in said:
         if part.strip():
             yield Piece(part.strip(), f"the content of {name}")
 
 
-def _inline_block(texts: list[str], tags: ThinkTags) -> tuple[str, str] | None:
+def _inline_block(said: list[str], tags: ThinkTags) -> tuple[str, str] | None:
     """(thinking, answer) of a content that begins with a closed thinking block."""
-    if len(texts) != 1 or not texts[0].lstrip().startswith(tags.open):
+    if len(said) != 1 or not said[0].lstrip().startswith(tags.open):
         return None
-    inside, close, answer = texts[0].lstrip()[len(tags.open) :].partition(tags.close)
+    inside, close, answer = said[0].lstrip()[len(tags.open) :].partition(tags.close)
     return (inside, answer) if close else None
 
 
-def _texts(content: Any) -> list[str]:
+def texts(content: Any) -> list[str]:
+    """The texts of a message's content, which may be one, none, or a list of parts."""
     if isinstance(content, str):
         return [content]
     parts = content if isinstance(content, list) else []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class ThinkTags:
     def closed_by(cls, close: str | None) -> ThinkTags:
         """The tags of a family by the closing one: `</think>` (if none is given), `[/THINK]`."""
         close = close or "</think>"
-        return cls(close.replace("/", "", 1), close)
+        return cls(close.replace("/", "", 1) if "/" in close else "<think>", close)
 
 
 class ChatTemplate:
@@ -97,10 +98,15 @@ class ChatTemplate:
         return self.sources["default"]
 
     @cached_property
-    def sha256(self) -> str:
-        """Identifies the template and every variable it is rendered with."""
+    def identity(self) -> str:
+        """A hash of the template and of every variable it is rendered with."""
         data = json.dumps([self.sources, self._variables], sort_keys=True)
         return hashlib.sha256(data.encode()).hexdigest()
+
+    @property
+    def writes_date(self) -> bool:
+        """Whether what it renders may differ from day to day."""
+        return any("strftime_now" in text for text in self.sources.values())
 
     def render(
         self, messages: list[Message], tools: list[Any] | None = None, *, prompt: bool
@@ -122,15 +128,26 @@ class ChatTemplate:
         except Exception as error:  # a template is a program: whatever it raises is its answer
             raise Unrenderable(str(error) or type(error).__name__) from error
 
-    def opening(self, tags: ThinkTags) -> str:
-        """What the generation prompt begins of the answer: `<think>`, an empty block, nothing."""
-        try:
-            prompt = self.render([{"role": "user", "content": "Hi"}], prompt=True)
-        except Unrenderable:
-            return ""
+    def opening(
+        self, messages: list[Message], tools: list[Any] | None, prompt: str, tags: ThinkTags
+    ) -> str:
+        """What a generation prompt writes of the answer: `<think>`, an empty block, or nothing.
+
+        Args:
+            prompt: the messages rendered with `prompt`.
+        """
         start, end = re.escape(tags.open), re.escape(tags.close)
         found = re.search(rf"{start}\s*(?:{end}\s*)?\Z", prompt)
-        return found.group() if found else ""
+        if found is None:
+            return ""
+        # The last message may end so by itself: only what the prompt adds to it counts.
+        shared = common_prefix(prompt, self.render(messages, tools, prompt=False))
+        return found.group() if found.start() >= shared else ""
+
+
+def common_prefix(one: str, other: str) -> int:
+    """How many characters two texts begin with in common."""
+    return len(os.path.commonprefix((one, other)))  # noqa: RUF071 - characters are what is meant
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

@@ -1,16 +1,7 @@
-"""Rows into tokens on every core: a pool of processes, a chunk of the file at a time.
-
-The processes are forked, so that the tokenizer (half a second to load) is loaded once and shared.
-Each writes its rows to a piece file and sends back only what is counted.
-"""
+"""A chunk of a data file into tokens: the rows go to a piece file, what is counted comes back."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +12,7 @@ from worker.rows import Chat, Encoded, Kind, Refusal, encode_row, parse_row
 
 @dataclass(frozen=True)
 class Work:
-    """What every process of the pool needs. `wanted` are line numbers, None meaning all."""
+    """What every chunk needs. `wanted` are line numbers, None meaning all."""
 
     file: Path
     directory: Path
@@ -68,32 +59,6 @@ class Done:
     dropped: list[Dropped] = field(default_factory=list)
 
 
-def run_pool(work: Work, chunks: list[Chunk], processes: int | None = None) -> Iterator[Done]:
-    """Every chunk's outcome, in the file's order.
-
-    Args:
-        processes: how many; all cores this process may use if None. One runs right here.
-    """
-    count = min(processes or len(os.sched_getaffinity(0)), len(chunks))
-    if count == 1:
-        yield from (tokenize(work, chunk) for chunk in chunks)
-        return
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(count, context, initializer=_adopt, initargs=(work,)) as pool:
-        # A window, not `map`: it would read ahead through all chunks and hold every outcome.
-        waiting: deque[Future[Done]] = deque()
-        try:
-            for chunk in chunks:
-                waiting.append(pool.submit(_tokenize_adopted, chunk))
-                if len(waiting) > 2 * count:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
 def tokenize(work: Work, chunk: Chunk) -> Done:
     """Tokenize a chunk's rows into its piece file. Raises DataError at the first malformed row."""
     done, encoded = Done(), []
@@ -125,14 +90,3 @@ def _count(number: int, prompt: bytes, row: Encoded, think_end: str) -> Kept:
         thinking_dropped=row.thinking_dropped,
         has_think_end=think_end in row.text,
     )
-
-
-_adopted: list[Work] = []
-
-
-def _adopt(work: Work) -> None:
-    _adopted[:] = [work]
-
-
-def _tokenize_adopted(chunk: Chunk) -> Done:
-    return tokenize(_adopted[0], chunk)
