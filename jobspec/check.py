@@ -254,23 +254,24 @@ def _check_benchmarks(spec: JobSpec, root: Path, file: Path) -> Iterator[str]:
                 place="$.eval.benchmark_dir" if spec.eval.benchmark_dir else BENCHMARK_DIR,
                 hint="it should hold a JSONL file for each benchmark",
             )
-    unknown: list[str] = []
+    unread = [name for name in spec.eval.benchmarks if benchmarks.find(name, where) is None]
     for name in spec.eval.benchmarks:
-        found = benchmarks.find(name, where)
-        if found is not None:
+        if (found := benchmarks.find(name, where)) is not None:
             benchmarks.read(name, found)
-            yield from _remarks_on(name, found, spec.eval)
-        elif name in benchmarks.OWN:
-            yield f"benchmark `{name}` is no file here: workers without network miss it"
-        else:
-            unknown.append(name)
-    yield from _look_up(unknown, spec.eval.benchmarks, file)
+    yield from _remarks_on(spec.eval, where)
+    yield from _look_up([n for n in unread if n not in benchmarks.OWN], spec.eval.benchmarks, file)
 
 
-def _remarks_on(name: str, found: Path, evaluation: specs.EvalSpec) -> Iterator[str]:
-    given = os.environ.get(BENCHMARK_DIR)
-    if not evaluation.benchmark_dir and given and found.parent == Path(given).expanduser():
-        yield f"benchmark `{name}` is read from ${BENCHMARK_DIR}: workers must be given it too"
+def _remarks_on(evaluation: specs.EvalSpec, where: Sequence[Path]) -> Iterator[str]:
+    """What holds for this machine and may not hold for the workers."""
+    found = {name: benchmarks.find(name, where) for name in evaluation.benchmarks}
+    given = None if evaluation.benchmark_dir else os.environ.get(BENCHMARK_DIR)
+    here = [name for name, path in found.items() if given and path and path.parent == where[0]]
+    if here:
+        yield f"{', '.join(here)}: read from ${BENCHMARK_DIR}, which workers must be given too"
+    missing = [name for name in benchmarks.OWN if name in found and found[name] is None]
+    if missing:
+        yield f"{', '.join(missing)}: no file here, and workers without network can't fetch it"
 
 
 def _look_up(unknown: Sequence[str], asked: Sequence[str], file: Path) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from jobspec import metrics, record
+from jobspec import record
 from jobspec.errors import JobspecError
 from jobspec.record import ClaimRecord, End, Progress, Result, State
 
@@ -177,11 +177,13 @@ def job_row(job: Job, hosts: dict[str, str] | None = None) -> JobRow:
 
 def job_report(job: Job, hosts: dict[str, str] | None = None) -> JobReport:
     """Everything the files say about one job."""
+    from jobspec.metrics import attempts  # here, so that `status` need not load it
+
     return JobReport(
         job=job_row(job, hosts),
         priority=job.priority,
         dir=str(job.paths.dir),
-        attempts=[_attempt_row(attempt) for attempt in metrics.attempts(job.paths)],
+        attempts=[_attempt_row(attempt) for attempt in attempts(job.paths)],
         result=result(job),
         spec=job.spec,
     )
@@ -200,16 +202,17 @@ def worker_rows(queue: Queue) -> list[WorkerRow]:
     return sorted(rows, key=lambda row: (not row.alive, row.worker))
 
 
-def why_waiting(jobs: Sequence[Job], workers: Sequence[WorkerRow], held: str | None) -> str | None:
+def why_waiting(queue: Queue, jobs: Sequence[Job], workers: Sequence[WorkerRow]) -> str | None:
     """Why nothing runs though jobs wait; None where that needs no explanation."""
     pending = [job for job in jobs if job.state is State.PENDING]
     live = [worker for worker in workers if worker.alive]
     if not pending:
         return None
+    held = queue.on_hold()
     if held is not None:
-        return f"on hold{': ' + held if held else ''} (jobspec release lifts it)"
+        return f"on hold{f': {held.reason}' if held.reason else ''} (`jobspec release` lifts it)"
     if not live:
-        return "no worker alive: start one with `jobspec-worker --root ROOT`"
+        return f"no worker is alive; start one: jobspec-worker --root {queue.paths.root}"
     if any(worker.job for worker in live) or any(job.state is State.RUNNING for job in jobs):
         return None
     most = max(worker.gpus for worker in live)

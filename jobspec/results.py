@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -94,6 +92,9 @@ def scores(metrics: dict[str, float | None]) -> dict[str, Score]:
 
 def to_csv(found: Sequence[ResultRow]) -> str:
     """A line a job: what it is, then every metric under its own key."""
+    import csv
+    import io
+
     keys = list(dict.fromkeys(key for row in found for key in row.metrics))
     facts = ["job", "name", "model", "learning_rate", "num_train_epochs", "attempt"]
     out = io.StringIO()

@@ -35,6 +35,7 @@ class RowReport(msgspec.Struct, frozen=True, kw_only=True):
     """What the row check found; what a later worker adds is ignored. Lengths are in tokens."""
 
     rows_in: int = 0
+    rows_selected: int = 0
     rows_train: int = 0
     rows_eval: int = 0
     dropped: dict[str, int] = {}

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import shutil
+import os
 import sys
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -101,6 +100,8 @@ def _width(sizes: dict[int, int]) -> int:
 
 
 def _note_lines(note: Cell, width: int) -> list[str]:
+    import textwrap
+
     wrapped = textwrap.wrap(note.text, max(20, min(width, 120) - 4)) or [""]
     return [
         click.style(f"  {'└ ' if n == 0 else '  '}{line}", fg=note.fg, dim=note.dim or None)
@@ -122,8 +123,14 @@ def shorten(text: str, width: int) -> str:
 
 
 def terminal_width() -> int:
-    """The terminal's width; endless where stdout is piped, unless $COLUMNS says so."""
-    return shutil.get_terminal_size((_PIPE_WIDTH, 24) if not interactive() else (80, 24))[0]
+    """$COLUMNS, else the terminal's width; endless where stdout is piped."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdigit() and int(given) > 0:
+        return int(given)
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or _PIPE_WIDTH
+    except (OSError, ValueError):
+        return _PIPE_WIDTH
 
 
 def interactive() -> bool:

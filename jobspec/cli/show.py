@@ -48,24 +48,21 @@ def _lines(told: JobReport) -> list[str]:
         lines += ["", *_attempt_table(told).lines()]
     if told.result is not None and told.result.metrics:
         lines += ["", *_metric_table(told.result.metrics).lines()]
-    lines += [
-        "",
-        "spec"
-        + click.style(f", where it differs from the defaults ({told.dir}/spec.json)", dim=True),
-    ]
-    return lines + [
-        f"  {place:<24} {value}" for place, value in _differences(told.spec, _DEFAULTS, "")
-    ]
+    return [*lines, "", *_spec_lines(told)]
+
+
+def _spec_lines(told: JobReport) -> list[str]:
+    where = click.style(f", where it differs from the defaults ({told.dir}/spec.json)", dim=True)
+    differing = _differences(told.spec, _DEFAULTS, "")
+    return [f"spec{where}", *(f"  {place:<24} {value}" for place, value in differing)]
 
 
 def _differences(given: Any, default: Any, place: str) -> Iterator[tuple[str, str]]:
     """(dotted field, its JSON) of everything in `given` that is not the default."""
     if isinstance(given, msgspec.Struct):
         for name in given.__struct_fields__:
-            inner = getattr(default, name, msgspec.UNSET)
-            yield from _differences(
-                getattr(given, name), inner, f"{place}.{name}" if place else name
-            )
+            inner, below = getattr(default, name, msgspec.UNSET), f"{place}.{name}".lstrip(".")
+            yield from _differences(getattr(given, name), inner, below)
     elif given != default:
         yield place, msgspec.json.encode(given).decode()
 

@@ -144,20 +144,20 @@ def _say_findings(one: Checked) -> None:
 
 
 def _row_lines(report: rows.RowReport) -> list[str]:
-    dropped = sum(report.dropped.values())
-    kept = f"{report.rows_train:,} to train on"
-    kept += f", {report.rows_eval:,} held out" if report.rows_eval else ""
-    lines = [
-        f"{plural(report.rows_in, 'row')}: {kept}" + (f", {dropped:,} dropped" * bool(dropped))
-    ]
-    if dropped:
-        lines.append("dropped: " + ", ".join(f"{n:,} {why}" for why, n in report.dropped.items()))
+    taken = f", {report.rows_selected:,} taken" * (0 < report.rows_selected < report.rows_in)
+    kept = f"{report.rows_train:,} to train on, {report.rows_eval:,} held out"
+    lines = [f"{plural(report.rows_in, 'row')}{taken}: {kept}"]
+    if report.dropped:
+        why = ", ".join(f"{n:,} {kind.replace('_', ' ')}" for kind, n in report.dropped.items())
+        lines[0] += f", {sum(report.dropped.values()):,} dropped ({why})"
     if report.tokens:
         share = report.trained_tokens / report.tokens
-        lines.append(f"{report.tokens:,} tokens, {report.trained_tokens:,} ({share:.0%}) trained")
+        lines.append(
+            f"{report.tokens:,} tokens, {report.trained_tokens:,} of them trained ({share:.0%})"
+        )
     if report.length_percentiles:
         spread = ", ".join(f"{name} {n:,.0f}" for name, n in report.length_percentiles.items())
-        lines.append(f"tokens a row: {spread}")
+        lines[-1] += f"; a row: {spread}"
     return lines
 
 

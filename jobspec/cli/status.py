@@ -104,8 +104,7 @@ class _Look:
     def lines(self) -> Iterator[str]:
         now, selection, everything = self.status()
         yield _headline(now)
-        held = self._queue.on_hold()
-        why = report.why_waiting(everything, now.workers, held.reason if held else None)
+        why = report.why_waiting(self._queue, everything, now.workers)
         if why is not None:
             yield click.style(f"nothing is claimed: {why}", fg="yellow")
         if now.jobs:
