@@ -1,0 +1,43 @@
+"""From token ids to a Generation: one way for every engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from worker.samples import Generation, Request
+
+
+class Responses:
+    """Decodes responses of one model.
+
+    Args:
+        tokenizer: the model's.
+        generation_config: its end tokens join the tokenizer's own.
+    """
+
+    def __init__(self, tokenizer: Any, generation_config: Any) -> None:
+        self._tokenizer = tokenizer
+        stated = getattr(generation_config, "eos_token_id", None)
+        ids = stated if isinstance(stated, list) else [stated]
+        self.eos = frozenset(i for i in (*ids, tokenizer.eos_token_id) if i is not None)
+
+    def generation(self, request: Request, tokens: list[int], logprob: float | None) -> Generation:
+        """The Generation of a request; special tokens are kept in the text, the end token is not.
+
+        Whether it ended by itself is read from the tokens: `length` means no end token was drawn.
+        """
+        ended = bool(tokens) and tokens[-1] in self.eos
+        text = self._tokenizer.decode(
+            tokens[:-1] if ended else tokens,
+            skip_special_tokens=False,
+            clean_up_tokenization_spaces=False,
+        )
+        return Generation(
+            question=request.question,
+            sample=request.sample,
+            seed=request.seed,
+            text=text,
+            tokens=len(tokens),
+            finish="stop" if ended else "length",
+            logprob=None if logprob is None else round(logprob, 4),
+        )

@@ -1,0 +1,319 @@
+"""One model scored on our benchmarks: prompts, context check, chunks, lm-eval, scores."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from jobspec import fs
+from jobspec import spec as specs
+from jobspec.benchmarks import Benchmark
+from jobspec.errors import ModelError, TemplateError
+from jobspec.spec import EvalSpec
+from worker import score
+from worker.answers import Thinking
+from worker.engines import Engine, EngineChoice
+from worker.generate import generate, plan_chunks, refuse_copies
+from worker.lm import Prompts, Samples, SamplingLM
+from worker.samples import Asked, Chunk, Generation, Plan, Sampling, Store
+from worker.score import QuestionScore
+from worker.tasks import FILTER, TaskSettings, make_task
+from worker.verify import Judge
+
+_SAMPLED_BLOCKS = 16
+_BLOCK_BYTES = 1 << 16
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What one benchmark came to. `metrics` are named without the benchmark."""
+
+    benchmark: str
+    metrics: dict[str, float | None]
+    intervals: dict[str, tuple[float | None, float | None]]
+    protocol: dict[str, Any]
+
+
+class Session:
+    """Scores one model. Writes only below `directory`; `earlier` are the same of older attempts."""
+
+    def __init__(
+        self,
+        job: str,
+        evaluation: EvalSpec,
+        choice: EngineChoice,
+        tokenizer: Any,
+        *,
+        directory: Path,
+        earlier: Sequence[Path] = (),
+        report: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self.job = job
+        self.evaluation = evaluation
+        self.choice = choice
+        self.tokenizer = tokenizer
+        self.directory = directory
+        self.earlier = earlier
+        self.report = report
+        self.thinking = Thinking.from_end(evaluation.think_end_token)
+        self._engine: Engine | None = None
+        self._works: dict[str, _Work] = {}
+
+    def run(self, benchmarks: Sequence[Benchmark], judge: Judge) -> list[Result]:
+        """Score the model on our benchmarks, in one call of lm-eval's."""
+        import lm_eval
+        from lm_eval.tasks import TaskManager
+
+        # It explains its command line's options at every task.
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)
+        self._works = {benchmark.name: self._work(benchmark) for benchmark in benchmarks}
+        lm = SamplingLM(self.tokenizer, self.evaluation.chat_template_kwargs, self._draw)
+        chat = self._chat()
+        opens = chat and lm.opens_think(self.thinking)
+        for work in self._works.values():
+            work.opens_think = opens
+        with _without_environment_report():
+            # Its decorator hides the signature from type checkers.
+            simple_evaluate: Any = lm_eval.simple_evaluate
+            found = simple_evaluate(
+                model=lm,
+                tasks=[self._task(work, judge) for work in self._works.values()],
+                apply_chat_template=chat,
+                fewshot_as_multiturn=True,
+                bootstrap_iters=0,
+                log_samples=False,
+                task_manager=TaskManager(include_defaults=False),
+            )
+        return [self._result(work, found["results"][name]) for name, work in self._works.items()]
+
+    def close(self) -> None:
+        """Give the engine's memory back."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+    def engine(self) -> Engine:
+        """The engine, loaded when first needed."""
+        if self._engine is None:
+            self._engine = self.choice.load(self.tokenizer)
+        return self._engine
+
+    def _chat(self) -> bool:
+        """Whether prompts go through a chat template; only the stock protocol does without one."""
+        if self.tokenizer.chat_template:
+            return True
+        if self.evaluation.protocol == "stock":
+            return False
+        raise TemplateError(
+            "the model has no chat template, and the published protocol asks in chat",
+            file=self.choice.weights.directory,
+            hint="give one in `model.chat_template`, or set eval.protocol to `stock`",
+        )
+
+    def _work(self, benchmark: Benchmark) -> _Work:
+        settings = specs.sampling(self.evaluation, benchmark.name)
+        limit = settings.pop("limit")
+        shots = settings.pop("num_fewshot")
+        k = settings.pop("avg_k")
+        sampling = Sampling(**settings)
+        if limit is not None:
+            asked = benchmark.questions[:limit]
+            benchmark = msgspec.structs.replace(benchmark, questions=asked)
+        task = TaskSettings(
+            k=k,
+            protocol=self.evaluation.protocol,
+            num_fewshot=shots,
+            generation_kwargs=msgspec.structs.asdict(sampling),
+        )
+        return _Work(benchmark, task, sampling)
+
+    def _task(self, work: _Work, judge: Judge) -> Any:
+        form = work.benchmark.form
+
+        def judge_task(samples: Mapping[str, Sequence[Generation]]) -> Sequence[QuestionScore]:
+            rows = [(question, samples[question.id]) for question in work.asked]
+            work.scores = score.score(work.plan, rows, judge)
+            return work.scores
+
+        return make_task(
+            work.benchmark, work.settings, score.metrics(form, work.settings.k), judge_task
+        )
+
+    def _draw(self, prompts: Prompts) -> Samples:
+        """Make or find every sample of every benchmark, all of them in one list of work."""
+        for name, texts in prompts.items():
+            self._tokenize(self._works[name], texts)
+        for work in self._works.values():
+            self._check_context(work)
+        works = list(self._works.values())
+        stores = [self._open(work) for work in works]
+        listed = [(store, work.chunks) for store, work in zip(stores, works, strict=True)]
+        drawn = generate(self.engine, listed, self.report)
+        samples = dict(zip(self._works, drawn, strict=True))
+        for name, work in self._works.items():
+            refuse_copies(samples[name], work.sampling)
+        return samples
+
+    def _tokenize(self, work: _Work, texts: Mapping[str, str]) -> None:
+        names = list(texts)
+        # A chat template writes every special token itself.
+        plain = not self._chat()
+        every = [texts[name] for name in names]
+        ids = self.tokenizer(every, add_special_tokens=plain, verbose=False)["input_ids"]
+        work.prompts = {name: tuple(row) for name, row in zip(names, ids, strict=True)}
+        questions = {question.id: question for question in work.benchmark.questions}
+        work.asked = [
+            Asked(
+                id=name,
+                answer=questions[name].answer,
+                solution=questions[name].solution,
+                prompt=texts[name],
+                prompt_tokens=len(work.prompts[name]),
+                opens_think=work.opens_think,
+            )
+            for name in names
+        ]
+
+    def _check_context(self, work: _Work) -> None:
+        longest = max(work.asked, key=lambda question: question.prompt_tokens)
+        needed = longest.prompt_tokens + work.sampling.max_gen_toks
+        if needed > self.choice.context:
+            raise ModelError(
+                f"max_gen_toks {work.sampling.max_gen_toks} and the prompt of `{longest.id}` "
+                f"({longest.prompt_tokens} tokens) make {needed}; "
+                f"the model's context is {self.choice.context}",
+                place=f"{work.benchmark.name}: $.eval.max_gen_toks",
+                hint=f"at most {self.choice.context - longest.prompt_tokens} fits",
+            )
+
+    def _open(self, work: _Work) -> Store:
+        """Plan a benchmark's chunks and open its store."""
+        name = work.benchmark.name
+        longest = max(question.prompt_tokens for question in work.asked)
+        rows = self.choice.rows(work.sampling, longest)
+        work.chunks = plan_chunks(
+            self.job, name, work.prompts, work.settings.k, work.sampling, rows=rows
+        )
+        work.plan = Plan(
+            key=self._key(work, rows),
+            benchmark=name,
+            form=work.benchmark.form,
+            k=work.settings.k,
+            chunks=len(work.chunks),
+            think_end_token=self.evaluation.think_end_token,
+            protocol=self._protocol(work),
+        )
+        earlier = [directory / name for directory in self.earlier]
+        store = Store(self.directory / name, work.plan, earlier)
+        store.open(work.asked)
+        return store
+
+    def _key(self, work: _Work, rows: int) -> str:
+        """What must be equal for samples of two attempts to belong together."""
+        weights = msgspec.structs.replace(self.choice.weights, directory="")
+        parts = [
+            self.job,
+            work.benchmark.name,
+            fingerprint(Path(self.choice.weights.directory)),
+            self.choice.name,
+            weights,
+            work.sampling,
+            work.settings.k,
+            rows,
+            sorted(work.prompts.items()),
+        ]
+        return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+
+    def _protocol(self, work: _Work) -> dict[str, Any]:
+        """Everything a number has to be read with."""
+        form = work.benchmark.form
+        texts = msgspec.json.encode([[question.id, question.prompt] for question in work.asked])
+        return {
+            "protocol": self.evaluation.protocol,
+            "shots": work.settings.shots(form),
+            "chat_template": self._chat(),
+            "chat_template_kwargs": self.evaluation.chat_template_kwargs,
+            "prompt_sha256": hashlib.sha256(texts).hexdigest(),
+            "k": work.settings.k,
+            **msgspec.structs.asdict(work.sampling),
+            "think_end_token": self.evaluation.think_end_token,
+            "opens_think": work.opens_think,
+            "stop_after_thinking": work.settings.stops(form),
+            "questions": len(work.asked),
+            "benchmark_sha256": work.benchmark.sha256,
+            "lm_eval_version": importlib.metadata.version("lm_eval"),
+            "math_verify_version": importlib.metadata.version("math-verify"),
+            **self.choice.facts(),
+        }
+
+    def _result(self, work: _Work, found: Mapping[str, Any]) -> Result:
+        """lm-eval's numbers under our names; the scores themselves are published beside them."""
+        name = work.benchmark.name
+        rows = b"".join(msgspec.json.encode(row) + b"\n" for row in work.scores)
+        fs.publish(self.directory / name / "scores.jsonl", rows)
+        names = score.metrics(work.benchmark.form, work.settings.k)
+        return Result(
+            benchmark=name,
+            metrics={metric: found[f"{metric},{FILTER}"] for metric in names},
+            intervals=score.intervals(work.scores, work.settings.k),
+            protocol=work.plan.protocol,
+        )
+
+
+class _Work:
+    """One benchmark on its way: filled in as lm-eval asks for its parts."""
+
+    plan: Plan
+
+    def __init__(self, benchmark: Benchmark, settings: TaskSettings, sampling: Sampling) -> None:
+        self.benchmark = benchmark
+        self.settings = settings
+        self.sampling = sampling
+        self.opens_think = False
+        self.prompts: dict[str, tuple[int, ...]] = {}
+        self.asked: list[Asked] = []
+        self.chunks: list[Chunk] = []
+        self.scores: list[QuestionScore] = []
+
+
+def fingerprint(directory: Path) -> str:
+    """Tells one set of weights from another without reading all of it.
+
+    Small files count whole; of each weight file its size, its head and blocks spread over it, every
+    one of which training changes.
+    """
+    digest = hashlib.sha256()
+    files = sorted(path for path in directory.iterdir() if path.is_file())
+    for path in files:
+        size = path.stat().st_size
+        digest.update(msgspec.json.encode([path.name, size]))
+        with path.open("rb") as file:
+            if size <= _SAMPLED_BLOCKS * _BLOCK_BYTES:
+                digest.update(file.read())
+                continue
+            for block in range(_SAMPLED_BLOCKS):
+                file.seek(block * (size - _BLOCK_BYTES) // (_SAMPLED_BLOCKS - 1))
+                digest.update(file.read(_BLOCK_BYTES))
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _without_environment_report() -> Iterator[None]:
+    """Leave lm-eval's environment report out: it runs pip, lscpu and git, 1.5 s a call.
+
+    What it would say stands in the attempt's manifest and in each benchmark's protocol.
+    """
+    from lm_eval import evaluator
+
+    add_env_info = evaluator.add_env_info
+    evaluator.add_env_info = lambda storage: None
+    try:
+        yield
+    finally:
+        evaluator.add_env_info = add_env_info
