@@ -23,10 +23,10 @@ from jobspec.queue import Queue
 from jobspec.record import Progress, State
 from worker import tiny
 
-RATES = ("3e-3", "1e-4")
+RATES = ("5e-3", "5e-4")
 UNTRAINED_AT_MOST = 0.05
 TUNED_AT_LEAST = 0.8
-METRIC = "bench/aime_demo/avg_at_4"
+METRIC = f"bench/{tiny.BENCHMARK}/avg_at_4"
 _SETTINGS = {
     "model.dtype": "float32",
     "train.num_train_epochs": 10,
@@ -69,7 +69,7 @@ def run(directory: Path) -> int:
 def _specs(directory: Path) -> list[str]:
     """Specs written by `jobspec new`: two learning rates, and the model as it is."""
     model = str(directory / "model")
-    common = ["--model", model, "--benchmarks", "aime_demo", "-o", str(directory / "specs")]
+    common = ["--model", model, "--benchmarks", tiny.BENCHMARK, "-o", str(directory / "specs")]
     common += ["--set", f"eval.benchmark_dir={json.dumps(str(directory / 'benchmarks'))}"]
     settings = [part for key, value in _SETTINGS.items() for part in _set(key, value)]
     rates = [part for rate in RATES for part in ("--learning-rate", rate)]
@@ -138,7 +138,7 @@ def _judge(queue: Queue) -> int:
     before, after = scores[False][0], max(scores[True])
     learned = before <= UNTRAINED_AT_MOST and after >= TUNED_AT_LEAST
     _say(
-        f"avg@4 on 30 questions it was trained on: {before:.3f} before, {after:.3f} after: "
+        f"avg@4 on 26 questions it was trained on: {before:.3f} before, {after:.3f} after: "
         + ("it learned" if learned else "it did NOT learn")
     )
     return 0 if learned else 1

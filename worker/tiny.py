@@ -35,7 +35,8 @@ TEMPLATE = """\
 {%- endif -%}
 """
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
-QUESTIONS = 30
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+BENCHMARK = "aime_demo"
 
 
 def make(directory: Path) -> None:
@@ -45,7 +46,7 @@ def make(directory: Path) -> None:
     make_rows(directory)
 
 
-def make_model(path: Path, *, hidden: int = 128, layers: int = 2, seed: int = 0) -> None:
+def make_model(path: Path, *, hidden: int = 64, layers: int = 2, seed: int = 0) -> None:
     """A randomly initialised Olmo-3 with a tokenizer of 256 bytes and four special tokens."""
     import torch
     from transformers import Olmo3Config, Olmo3ForCausalLM
@@ -62,6 +63,7 @@ def make_model(path: Path, *, hidden: int = 128, layers: int = 2, seed: int = 0)
         max_position_embeddings=2048,
         sliding_window=256,
         tie_word_embeddings=False,
+        initializer_range=0.1,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -89,32 +91,34 @@ def make_tokenizer() -> Any:
     return tokenizer
 
 
-def make_rows(directory: Path, *, repeats: int = 4, seed: int = 0) -> None:
-    """Sums of two digits: rows with think traces, and a benchmark that asks 30 of them."""
-    sums = [(a, b) for a in range(1, 10) for b in range(1, 10) if a <= b]
-    rng = random.Random(seed)
-    rng.shuffle(sums)
-    rows = [_row(a, b) for a, b in sums for _ in range(repeats)]
-    rng.shuffle(rows)
+def make_rows(directory: Path, *, repeats: int = 6, seed: int = 0) -> None:
+    """Places of letters in the alphabet: rows with think traces, and a benchmark that asks them."""
+    rows = [_row(letter) for letter in LETTERS for _ in range(repeats)]
+    random.Random(seed).shuffle(rows)
     _write(directory / "train.jsonl", rows)
     asked = [
-        {"id": f"sum-{a}-{b}", "problem": _question(a, b), "answer": str(a + b)}
-        for a, b in sums[:QUESTIONS]
+        {"id": letter, "problem": _question(letter), "answer": str(_place(letter))}
+        for letter in LETTERS
     ]
     (directory / "benchmarks").mkdir(exist_ok=True)
-    _write(directory / "benchmarks" / "aime_demo.jsonl", asked)
+    _write(directory / "benchmarks" / f"{BENCHMARK}.jsonl", asked)
 
 
-def _question(a: int, b: int) -> str:
-    return f"What is {a} + {b}?"
+def _question(letter: str) -> str:
+    # Said six times, a letter stands out of the prompt's bytes: minutes of training suffice.
+    return f"Which place in the alphabet has the letter {letter * 6}?"
 
 
-def _row(a: int, b: int) -> dict[str, Any]:
-    prompt = benchmarks.prompt(_question(a, b))
-    answer = f"<think>{a} + {b} = {a + b}</think>\n\n\\boxed{{{a + b}}}"
+def _place(letter: str) -> int:
+    return LETTERS.index(letter) + 1
+
+
+def _row(letter: str) -> dict[str, Any]:
+    place = _place(letter)
+    answer = f"<think>{letter} is number {place}.</think>\n\n\\boxed{{{place}}}"
     return {
         "messages": [
-            {"role": "user", "content": prompt},
+            {"role": "user", "content": benchmarks.prompt(_question(letter))},
             {"role": "assistant", "content": answer},
         ]
     }
