@@ -249,10 +249,12 @@ def temp_beside(path: Path) -> Path:
 
 def sweep(path: Path) -> list[str]:
     """Remove a directory's temporary names whose writers are dead; returns them."""
-    swept = [name for name in os.listdir(path) if temps.is_abandoned(name)]
-    for name in swept:
-        remove_tree(path / name)
-    return swept
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        swept = [name for name in os.listdir(path) if temps.is_abandoned(name)]
+        for name in swept:
+            remove_tree(path / name)
+        return swept
+    return []
 
 
 @contextlib.contextmanager

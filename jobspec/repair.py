@@ -162,11 +162,11 @@ def _drop_superseded(root: RootPaths, entries: dict[str, Entry], repairs: Repair
 
 
 def _sweep(root: RootPaths, jobs: set[str], repairs: Repairs) -> None:
-    states = [root.state(state) for state in State]
-    for directory in (root.root, root.queue, root.workers, root.quarantine, *states):
-        repairs.swept.extend(fs.sweep(directory))
-    for job in jobs:
+    directories = [root.root, root.queue, root.workers, root.quarantine, root.cache, root.prepared]
+    directories += [root.state(state) for state in State]
+    for job in sorted(jobs):
         paths = root.job(job)
-        for directory in (paths.dir, paths.attempts):
-            if fs.exists(directory):
-                repairs.swept.extend(fs.sweep(directory))
+        attempts = [paths.attempts / name for name in fs.list_names(paths.attempts)]
+        directories += [paths.dir, paths.attempts, *attempts]
+    for directory in directories:
+        repairs.swept.extend(fs.sweep(directory))

@@ -1,0 +1,153 @@
+"""What the queue's tests share: small specs, a fast directory, and a filesystem that fails on cue.
+
+`jobspec.fs` is the only module that calls the system for the queue's sake, by `os.<call>`.
+Replacing that one name counts the calls, kills the process at one of them, or makes one fail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jobspec import fs
+from jobspec.queue import Queue
+from jobspec.record import State
+from jobspec.spec import JobSpec, ModelSpec
+
+# What reaches the disk or the directory tree; getpid and the like are not among them.
+CALLS = frozenset(
+    {
+        *("open", "close", "read", "write", "pread", "fstat", "fchmod", "fsync", "ftruncate"),
+        *("rename", "unlink", "rmdir", "mkdir", "chmod", "symlink", "lstat", "stat", "listdir"),
+    }
+)
+KILLED = 9
+Fault = Callable[[str, Sequence[Any], Callable[[], Any]], Any]
+
+
+def score_spec(name: str = "job", notes: str = "") -> JobSpec:
+    """A spec that trains nothing, so that it needs no data."""
+    return JobSpec(name=name, notes=notes, model=ModelSpec(name="some/model"), train=None)
+
+
+@contextlib.contextmanager
+def fast_dir() -> Iterator[Path]:
+    """A directory in memory where there is one: the tests below fsync thousands of times."""
+    memory = Path("/dev/shm")
+    usable = memory.is_dir() and os.access(memory, os.W_OK)
+    path = Path(tempfile.mkdtemp(prefix="jobspec-test-", dir=memory if usable else None))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+class FaultyOs:
+    """`os`, but the `index`-th filesystem call goes through `fault(name, args, call)`."""
+
+    def __init__(self, index: int, fault: Fault, only: frozenset[str] = CALLS) -> None:
+        self.index = index
+        self.count = 0
+        self.fired = False
+        self._fault = fault
+        self._only = only
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(os, name)
+        if name not in self._only:
+            return real
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            here, self.count = self.count, self.count + 1
+            if here != self.index:
+                return real(*args, **kwargs)
+            self.fired = True
+            return self._fault(name, args, lambda: real(*args, **kwargs))
+
+        return counted
+
+
+@contextlib.contextmanager
+def faulty(index: int, fault: Fault, only: frozenset[str] = CALLS) -> Iterator[FaultyOs]:
+    """Let the `index`-th call made by `jobspec.fs` in this block go wrong."""
+    proxy = FaultyOs(index, fault, only)
+    fs.os = proxy  # type: ignore[assignment] # the point of this helper
+    try:
+        yield proxy
+    finally:
+        fs.os = os
+
+
+def fails_with(number: int) -> Fault:
+    """The call isn't made, and says this errno."""
+
+    def fault(name: str, args: Sequence[Any], call: Callable[[], Any]) -> Any:
+        raise OSError(number, os.strerror(number), name)
+
+    return fault
+
+
+def loses_reply(name: str, args: Sequence[Any], call: Callable[[], Any]) -> Any:
+    """The call is made, but says ENOENT, as a repeated rename does on a network filesystem."""
+    call()
+    raise FileNotFoundError(2, "lost reply", name)
+
+
+def dies(name: str, args: Sequence[Any], call: Callable[[], Any]) -> Any:
+    """`kill -9` before the call."""
+    os._exit(KILLED)
+
+
+def killed_at(index: int, body: Callable[[], object], *, torn: bool = False) -> bool:
+    """Run `body` in a child that is killed at its `index`-th call.
+
+    Args:
+        index: which call, from 0.
+        body: what the child does.
+        torn: a write at that place is half done first.
+
+    Returns:
+        False if the child finished first: there are no more calls.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # other tests' threads; we touch none
+        child = os.fork()
+    if child == 0:
+        try:
+            with faulty(index, dies_torn if torn else dies):
+                body()
+        except BaseException:  # a child must never return into pytest
+            os._exit(1)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, KILLED), f"the child failed by itself at call {index}"
+    return code == KILLED
+
+
+def dies_torn(name: str, args: Sequence[Any], call: Callable[[], Any]) -> Any:
+    """`kill -9` before the call, or in the middle of it if it's a write."""
+    if name == "write":
+        os.write(args[0], bytes(args[1])[: len(args[1]) // 2])
+    os._exit(KILLED)
+
+
+def entries(queue: Queue) -> dict[str, list[str]]:
+    """For each job, the states it has an entry in: read from the disk, name by name."""
+    found: dict[str, list[str]] = {}
+    for state in State:
+        for path in sorted(queue.paths.state(state).iterdir()):
+            if not path.name.startswith("."):
+                job = path.name[len("949-20261122T000000000000Z-") :].split(".")[0]
+                found.setdefault(job, []).append(state.value)
+    return found
+
+
+def hidden(root: Path) -> list[Path]:
+    """Temporary names left anywhere below the root."""
+    return sorted(path for path in root.rglob(".*"))

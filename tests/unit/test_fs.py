@@ -1,0 +1,285 @@
+"""fs.py: published whole or not at all, moved once, appended in whole lines."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from queuekit import CALLS, FaultyOs, fails_with, faulty, killed_at, loses_reply
+
+from jobspec import fs, temps
+from jobspec.errors import DiskFull, RootError
+
+OLD, NEW = b"old\n", b"new and longer\n" * 1000
+
+
+def names(path: Path) -> list[str]:
+    return sorted(each.name for each in path.iterdir())
+
+
+def test_publish_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "file.json"
+    fs.publish(target, OLD)
+    fs.publish(target, NEW, mode=0o444)
+    assert target.read_bytes() == NEW
+    assert stat.S_IMODE(target.stat().st_mode) == 0o444
+    assert names(tmp_path) == ["file.json"]
+
+
+def test_publish_syncs_the_bytes_before_the_name_and_the_name_before_it_returns(
+    tmp_path: Path,
+) -> None:
+    order: list[str] = []
+
+    def note(name: str, args: object, call: object) -> None:
+        raise AssertionError
+
+    proxy = FaultyOs(-1, note)
+
+    class Noting:
+        def __getattr__(self, name: str) -> object:
+            if name in CALLS:
+                order.append(name)
+            return getattr(proxy, name)
+
+    fs.os = Noting()  # type: ignore[assignment] # stands in for os
+    try:
+        fs.publish(tmp_path / "file", b"x")
+    finally:
+        fs.os = os
+    wanted = ["write", "fsync", "rename", "fsync"]
+    assert [name for name in order if name in wanted] == wanted
+
+
+@pytest.mark.parametrize("torn", [False, True], ids=["killed", "torn"])
+@pytest.mark.parametrize("how", [fs.publish, fs.replace])
+def test_killed_anywhere_a_published_file_is_old_or_new(how, torn, tmp_path: Path) -> None:
+    target = tmp_path / "file.json"
+    index, seen = 0, set[bytes]()
+    while True:
+        target.write_bytes(OLD)
+        killed = killed_at(index, lambda: how(target, NEW), torn=torn)
+        assert target.read_bytes() in (OLD, NEW)
+        seen.add(target.read_bytes())
+        assert fs.list_dir(tmp_path) == ["file.json"]
+        swept = fs.sweep(tmp_path)
+        assert len(swept) <= 1
+        assert names(tmp_path) == ["file.json"]
+        if not killed:
+            break
+        index += 1
+    assert seen == {OLD, NEW}
+    assert index >= 4
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("call", ["open", "write", "fsync", "rename"])
+def test_full_disk_leaves_the_old_file_and_no_other(call, number, tmp_path: Path) -> None:
+    target = tmp_path / "file.json"
+    target.write_bytes(OLD)
+    with faulty(0, fails_with(number), only=frozenset({call})), pytest.raises(DiskFull) as caught:
+        fs.publish(target, NEW)
+    assert caught.value.file == str(target)
+    assert caught.value.hint
+    assert target.read_bytes() == OLD
+    assert names(tmp_path) == ["file.json"]
+
+
+def test_a_really_full_disk(tmp_path: Path) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("needs /dev/full")
+    with pytest.raises(DiskFull):
+        fs.append(full, b"x" * 8192)
+
+
+def test_publish_whose_rename_lost_its_reply_has_published(tmp_path: Path) -> None:
+    target = tmp_path / "file.json"
+    with faulty(0, loses_reply, only=frozenset({"rename"})):
+        fs.publish(target, NEW)
+    assert target.read_bytes() == NEW
+
+
+def test_publish_into_a_missing_directory_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        fs.publish(tmp_path / "gone" / "file", b"x")
+
+
+def test_move_once_tells_winner_from_loser(tmp_path: Path) -> None:
+    source, mine, other = tmp_path / "a", tmp_path / "mine", tmp_path / "other"
+    source.write_bytes(OLD)
+    assert fs.move_once(source, other)
+    assert not fs.move_once(source, mine)
+    assert names(tmp_path) == ["other"]
+
+
+def test_move_once_finds_its_own_target_after_a_lost_reply(tmp_path: Path) -> None:
+    source, mine = tmp_path / "a", tmp_path / "mine"
+    source.write_bytes(OLD)
+    with faulty(0, loses_reply, only=frozenset({"rename"})):
+        assert fs.move_once(source, mine)
+
+
+def test_move_once_does_not_take_an_error_for_a_loss(tmp_path: Path) -> None:
+    source = tmp_path / "a"
+    source.write_bytes(OLD)
+    with faulty(0, fails_with(errno.EIO), only=frozenset({"rename"})), pytest.raises(OSError):
+        fs.move_once(source, tmp_path / "b")
+    assert names(tmp_path) == ["a"]
+
+
+def test_place_dir_has_one_winner_and_removes_the_loser(tmp_path: Path) -> None:
+    target = tmp_path / "job"
+    for data, won in ((b"1", True), (b"2", False)):
+        with fs.staged_dir(target, {"spec": (data, 0o444)}) as staged:
+            assert fs.place_dir(staged, target) is won
+    assert (target / "spec").read_bytes() == b"1"
+    assert names(tmp_path) == ["job"]
+
+
+def test_directories_take_their_parents_permissions(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o2775)
+    fs.make_dir(shared / "a" / "b")
+    with fs.staged_dir(shared / "job", {"spec": (b"1", 0o444)}) as staged:
+        fs.place_dir(staged, shared / "job")
+    for path in (shared / "a", shared / "a" / "b", shared / "job"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o2775
+
+
+def test_append_heals_a_torn_last_line(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    fs.append(rows, b'{"a": 1}\n')
+    with rows.open("ab") as file:
+        file.write(b'{"a": ')
+    fs.append(rows, b'{"a": 2}')
+    fs.append(rows, b'{"a": 3}\n')
+    assert rows.read_bytes() == b'{"a": 1}\n{"a": \n{"a": 2}\n{"a": 3}\n'
+
+
+@pytest.mark.parametrize("torn", [False, True], ids=["killed", "torn"])
+def test_killed_anywhere_appended_lines_stay_whole(torn, tmp_path: Path) -> None:
+    index = 0
+    while True:
+        rows = tmp_path / f"{index}.jsonl"
+        fs.append(rows, b"first\n")
+        killed = killed_at(index, lambda rows=rows: fs.append(rows, b"second\n"), torn=torn)
+        fs.append(rows, b"third\n")
+        lines = rows.read_bytes().split(b"\n")
+        assert lines[0] == b"first"
+        assert lines[-2:] == [b"third", b""]
+        if not killed:
+            break
+        index += 1
+    assert index >= 3
+
+
+def test_append_on_a_full_disk_writes_no_part_of_a_line(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    fs.append(rows, b"first\n")
+
+    def half_then_full(name: str, args: tuple[int, bytes], call: object) -> int:
+        return os.write(args[0], bytes(args[1])[:3])
+
+    proxy = FaultyOs(0, half_then_full, only=frozenset({"write"}))
+    inner = FaultyOs(1, fails_with(errno.ENOSPC), only=frozenset({"write"}))
+
+    class Both:
+        def __getattr__(self, name: str) -> object:
+            if name == "write" and not proxy.fired:
+                inner.count += 1
+                return proxy.write
+            return getattr(inner, name)
+
+    fs.os = Both()  # type: ignore[assignment] # stands in for os
+    try:
+        with pytest.raises(DiskFull):
+            fs.append(rows, b"second\n")
+    finally:
+        fs.os = os
+    assert proxy.fired and inner.fired
+    assert rows.read_bytes() == b"first\n"
+
+
+def test_rewrite_follows_a_file_and_never_makes_one(tmp_path: Path) -> None:
+    entry = tmp_path / "entry"
+    assert not fs.rewrite(entry, b"x")
+    assert not entry.exists()
+    entry.write_bytes(b"longer than before")
+    assert fs.rewrite(entry, b"short")
+    assert entry.read_bytes() == b"short"
+
+
+def test_exists_does_not_take_an_error_for_absence(tmp_path: Path) -> None:
+    assert not fs.exists(tmp_path / "gone")
+    with faulty(0, fails_with(errno.EIO), only=frozenset({"lstat"})), pytest.raises(OSError):
+        fs.exists(tmp_path)
+
+
+def test_lists_hide_dotfiles_and_only_list_names_forgives_absence(tmp_path: Path) -> None:
+    for name in (".nfs0001", ".tmp-x", "seen"):
+        (tmp_path / name).touch()
+    assert fs.list_dir(tmp_path) == fs.list_names(tmp_path) == ["seen"]
+    assert fs.list_names(tmp_path / "gone") == []
+    with pytest.raises(FileNotFoundError):
+        fs.list_dir(tmp_path / "gone")
+
+
+def test_link_to_replaces_in_one_step(tmp_path: Path) -> None:
+    link = tmp_path / "final_model"
+    fs.link_to(link, "attempts/1/final_model")
+    fs.link_to(link, "attempts/2/final_model")
+    assert str(link.readlink()) == "attempts/2/final_model"
+    assert names(tmp_path) == ["final_model"]
+
+
+def test_owned_reads_refuse_links_and_others_files(tmp_path: Path, monkeypatch) -> None:
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.write_bytes(b"x")
+    link.symlink_to(real)
+    assert fs.read(real, owned=True) == b"x"
+    with pytest.raises(OSError, match="symbolic links"):
+        fs.read(link, owned=True)
+    monkeypatch.setattr(os, "geteuid", lambda: real.stat().st_uid + 1)
+    with pytest.raises(RootError, match=str(real)):
+        fs.read(real, owned=True)
+    assert fs.read(real) == b"x"
+
+
+def test_sweep_takes_the_names_of_dead_writers_only(tmp_path: Path) -> None:
+    living = temps.beside(tmp_path / "file")
+    child = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys, pathlib; from jobspec import temps;"
+            "print(temps.beside(pathlib.Path(sys.argv[1])).name)",
+            str(tmp_path / "file"),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(fs.__file__).parent.parent,
+    )
+    dead = tmp_path / child.stdout.strip()
+    here = f"-{os.getpid()}-"
+    elsewhere = tmp_path / living.name.replace(temps.host(), "othernode").replace(here, "-1-")
+    old = tmp_path / re.sub(r"-[0-9]{10}-", f"-{int(time.time()) - 90000}-", elsewhere.name)
+    dead.mkdir()
+    (dead / "spec.json").touch()
+    for path in (living, elsewhere, old, tmp_path / ".nfs01", tmp_path / "file"):
+        path.touch()
+    assert sorted(fs.sweep(tmp_path)) == sorted([dead.name, old.name])
+    assert names(tmp_path) == sorted([living.name, elsewhere.name, ".nfs01", "file"])
+
+
+def test_temporary_names_fit_a_file_system(tmp_path: Path) -> None:
+    assert len(temps.beside(tmp_path / ("x" * 239)).name) < 240
