@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
+from typing import IO
 
 import click
 
+from jobspec import results
 from jobspec.cli.common import ROOT_KEY, common, wants_json
+from jobspec.cli.output import emit_struct
 from jobspec.errors import JobspecError
+from jobspec.queue import Queue
 
 
 @click.command()
@@ -22,18 +28,26 @@ def demo() -> None:
     Needs the worker's packages, no GPU and no network; keeps to a temporary root unless --root
     names one.
     """
-    # The worker's code runs in a process of its own: nothing of jobspec imports it.
-    command = [sys.executable, "-m", "worker.demo"]
-    root = click.get_current_context().meta.get(ROOT_KEY)
-    command += ["--root", str(root)] if root is not None else []
-    command += ["--json"] if wants_json() else []
+    given = click.get_current_context().meta.get(ROOT_KEY)
+    if not wants_json():
+        return click.get_current_context().exit(_run(given, sys.stdout))
+    with tempfile.TemporaryDirectory(prefix="jobspec-demo-") as folder:
+        root = Path(given or folder)
+        code = _run(root, sys.stderr)  # stdout is for the data
+        emit_struct(results.Results(root=str(root), results=results.rows(Queue(root).jobs())))
+    return click.get_current_context().exit(code)
+
+
+def _run(root: Path | None, talk: IO[str]) -> int:
+    """Run the worker's demo in a process of its own: nothing of jobspec imports it."""
+    command = [sys.executable, "-m", "worker.demo", *(["--root", str(root)] if root else [])]
     try:
-        code = subprocess.run(command, check=False).returncode
+        code = subprocess.run(command, stdout=talk, check=False).returncode
     except KeyboardInterrupt:
-        code = 130
+        return 130
     if code == 1 and not _has_worker():
         raise JobspecError("the worker is not installed", hint='pip install "jobspec[worker]"')
-    click.get_current_context().exit(code)
+    return code
 
 
 def _has_worker() -> bool:
