@@ -6,6 +6,7 @@ decoded by our own tokenizer from token ids, as the hf engine does, so both read
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -65,13 +66,14 @@ class VllmEngine:
         """Hold `in_flight` samples at a time; a chunk is yielded when its last one ends."""
         engine = self._llm.llm_engine
         open_chunks: dict[int, _Open] = {}
+        numbers = itertools.count()
         more = True
         while more or open_chunks:
             while more and sum(held.left for held in open_chunks.values()) < self._in_flight:
                 chunk = next(chunks, None)
                 more = chunk is not None
                 if chunk is not None:
-                    number = max(open_chunks, default=-1) + 1
+                    number = next(numbers)
                     open_chunks[number] = _Open(chunk)
                     self._submit(engine, number, chunk)
             for output in engine.step() if open_chunks else ():
