@@ -132,7 +132,7 @@ def real_chat(model: Path, root: Path, template: Path | None = None) -> Chat:
     return Chat(made, tokens.Codec(found.answer), TAGS, max_length=40_000)
 
 
-def spec(model: Path, data: Path, **changes: Any) -> JobSpec:
+def spec(model: Path, data: Path, /, **changes: Any) -> JobSpec:
     """A spec of these; `changes` are fields by dotted name, `data__seed=1`."""
     fields: dict[str, Any] = {
         "name": "test",

@@ -57,7 +57,8 @@ class Scan:
                 offset, number = offset + length, number + len(lines)
                 rows += sum(1 for line in lines if line.strip())
         if not rows:
-            raise DataError("has no rows", file=file, place="$.data.path")
+            hint = "each line holds one JSON object"
+            raise DataError("has no rows", file=file, place="$.data.path", hint=hint)
         return cls(file, chunks, rows, identity)
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
