@@ -62,7 +62,7 @@ def tuned_spec(model: str = "Qwen/Qwen3-8B", rate: float = 1e-5) -> JobSpec:
 
 def take(queue: Queue, spec: JobSpec, worker: str = WORKER) -> Claim:
     """Enqueue a spec and claim it for a worker that beats."""
-    job = queue.enqueue(spec, priority=900)
+    job = queue.enqueue(spec, priority=900 + len(queue.jobs()))  # above all that waits
     claim = claim_next(queue, worker)
     assert claim.job == job.id
     return claim

@@ -110,8 +110,11 @@ def _note_lines(note: Cell, width: int) -> list[str]:
 
 
 def cut(text: str, width: int) -> str:
-    """Cut at the end."""
-    return text if len(text) <= width else text[: width - 1] + "…"
+    """Cut at the end, after a whole word where there is one."""
+    if len(text) <= width:
+        return text
+    whole = text[: width - 1].rpartition(" ")[0].rstrip(",") or text[: width - 2]
+    return f"{whole} …"[:width]
 
 
 def shorten(text: str, width: int) -> str:

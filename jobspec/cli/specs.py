@@ -185,7 +185,8 @@ def _print_row(shown: dict[str, Any]) -> None:
         return
     before, after = text[:start], text[start + len(trained) :]
     if interactive():
-        body = click.style(trained, fg="green", bold=True)
+        marked = click.style(trained, fg="green", bold=True)
+        click.echo(click.style(before, dim=True) + marked + click.style(after, dim=True))
     else:
-        body = f"\n>>> trained\n{trained}\n<<< trained\n"
-    click.echo(click.style(before, dim=True) + body + click.style(after, dim=True))
+        rest = f"\n{after}" if after.strip() else ""
+        click.echo(f"{before}\n>>> trained\n{trained}\n<<< trained{rest}")

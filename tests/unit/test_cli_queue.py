@@ -1,0 +1,378 @@
+"""The real commands on a queue: status, show, logs, results, transitions, wait, completion."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from clikit import (
+    WORKER,
+    base_spec,
+    beat,
+    claim_next,
+    ended,
+    environment,
+    fail,
+    jobspec,
+    jobspec_json,
+    report_progress,
+    scores,
+    succeed,
+    take,
+    tuned_spec,
+)
+
+from jobspec.queue import Queue
+from jobspec.record import Reason, State
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Queue:
+    return Queue.create(tmp_path / "root", heartbeat_s=0.2, lease_s=1.0)
+
+
+def on(queue: Queue, *args: str | Path, code: int | None = 0, **env: str) -> str:
+    return jobspec(*args, "--root", queue.paths.root, code=code, **env).stdout
+
+
+def busy_queue(queue: Queue) -> None:
+    """One job in every state, and one that came back."""
+    succeed(queue, base_spec(notes="1"), scores(0.93, 0.7))
+    fail(queue, base_spec("allenai/Olmo-3-7B-Think"), "row 17: no final turn", "look at row 17")
+    queue.cancel(queue.enqueue(base_spec(notes="2")).id)
+    claim = take(queue, base_spec(notes="3"))
+    claim.end(ended(Reason.WALLTIME))
+    claim.requeue("walltime")
+    report_progress(take(queue, base_spec(notes="4")), 43, loss=0.41234, tokens_per_second=5210.0)
+
+
+AT_80 = """\
+ROOT  5 jobs: 1 pending, 1 running, 1 succeeded, 1 failed, 1 cancelled
+
+JOB                              STATE                 ETA  FIGURES          TRY
+qwen3-8b-base-RRRRRRRRRR         running train 43%  2h 03m  loss 0.4123 …
+qwen3-8b-base-PPPPPPPPPP         pending                                       2
+  └ attempt 1: out of wall time
+olmo-3-7b-think-base-FFFFFFFFFF  failed 1h 01m
+  └ failed: row 17: no final turn
+  └ hint: look at row 17
+qwen3-8b-base-SSSSSSSSSS         succeeded 1h 01m           math500 0.930 …
+qwen3-8b-base-CCCCCCCCCC         cancelled
+
+1 worker alive (1 busy, 0 idle)
+"""
+AT_160 = """\
+ROOT  5 jobs: 1 pending, 1 running, 1 succeeded, 1 failed, 1 cancelled
+
+JOB                              STATE                             ETA  FIGURES                     TRY  HOST    WORKER
+qwen3-8b-base-RRRRRRRRRR         running train 43%  ████░░░░░░  2h 03m  loss 0.4123, 5,210 tok/s         gpu012  gpu012-4711-3-0123456789abcdef
+qwen3-8b-base-PPPPPPPPPP         pending                                                              2
+  └ attempt 1: out of wall time
+olmo-3-7b-think-base-FFFFFFFFFF  failed 1h 01m                                                           gpu012  gpu012-4711-3-0123456789abcdef
+  └ failed: row 17: no final turn
+  └ hint: look at row 17
+qwen3-8b-base-SSSSSSSSSS         succeeded 1h 01m                       math500 0.930 aime24 0.700       gpu012  gpu012-4711-3-0123456789abcdef
+qwen3-8b-base-CCCCCCCCCC         cancelled
+
+1 worker alive (1 busy, 0 idle)
+"""  # noqa: E501 - a screen of 160 columns
+
+
+@pytest.mark.parametrize(("columns", "golden"), [(80, AT_80), (160, AT_160)])
+def test_status_as_it_is_seen(queue: Queue, columns: int, golden: str) -> None:
+    busy_queue(queue)
+    shown = on(queue, "status", COLUMNS=str(columns))
+    for job in queue.jobs():
+        digest = job.id.rpartition("-")[2]
+        shown = shown.replace(digest, job.state.value[0].upper() * len(digest))
+    assert shown.replace(str(queue.paths.root), "ROOT") == golden
+    assert max(map(len, shown.splitlines()[1:])) <= columns
+
+
+def test_status_of_an_empty_queue_and_of_none(queue: Queue, tmp_path: Path) -> None:
+    assert "0 jobs" in on(queue, "status")
+    done = jobspec("status", "--root", tmp_path / "none", code=1)
+    assert "no queue is here" in done.stderr and "hint: " in done.stderr
+
+
+def test_status_in_json_is_not_cut(queue: Queue) -> None:
+    for n in range(20):
+        succeed(queue, base_spec(notes=str(n)), scores(0.9, 0.5))
+    found = jobspec_json("status", "--root", queue.paths.root)
+    assert found["counts"]["succeeded"] == 20 and len(found["jobs"]) == 20
+    text = on(queue, "status")
+    assert "and 8 succeeded more" in text
+    assert on(queue, "status", "--all").count("succeeded 1h") == 20
+
+
+def test_status_of_some_jobs(queue: Queue) -> None:
+    busy_queue(queue)
+    states = {row["state"] for row in jobspec_json("status", "--state", "failed", "--state",
+              "pending", "--root", queue.paths.root)["jobs"]}  # fmt: skip
+    assert states == {"failed", "pending"}
+    rows = jobspec_json("status", "olmo*", "--root", queue.paths.root)["jobs"]
+    assert [row["name"] for row in rows] == ["olmo-3-7b-think-base"]
+    assert "no job `nope`" in jobspec("status", "nope", "--root", queue.paths.root, code=1).stderr
+
+
+def test_status_has_colours_only_where_they_are_wanted(queue: Queue) -> None:
+    busy_queue(queue)
+    assert "\x1b[" not in on(queue, "status", NO_COLOR="")
+    assert "\x1b[32m" in on(queue, "status", NO_COLOR="", FORCE_COLOR="1")
+
+
+def test_show_tells_of_every_attempt(queue: Queue) -> None:
+    claim = take(queue, base_spec())
+    claim.end(
+        ended(Reason.OOM, message="CUDA out of memory at step 3", hint="zero_stage 3", step=3)
+    )
+    claim.requeue("oom")
+    claim_next(queue)
+    text = on(queue, "show", claim.job[:9])
+    for part in ("out of memory", "CUDA out of memory at step 3", "hint: zero_stage 3", "1h 00m",
+                 "still running", "0.8s", 'model.name               "Qwen/Qwen3-8B"'):  # fmt: skip
+        assert part in text, part
+    found = jobspec_json("show", claim.job, "--root", queue.paths.root)
+    assert [a["reason"] for a in found["attempts"]] == ["oom", None]
+    assert found["spec"]["model"]["name"] == "Qwen/Qwen3-8B"
+
+
+def test_logs_of_the_last_attempt_phase_after_phase(queue: Queue) -> None:
+    claim = take(queue, base_spec())
+    claim.dir.log("eval").write_text("scoring\n")
+    claim.dir.log("prepare").write_text("preparing\n")
+    assert on(queue, "logs", claim.job) == "preparing\nscoring\n"
+    assert on(queue, "logs", claim.job, "--phase", "eval") == "scoring\n"
+    claim.end(ended(Reason.PREEMPTED))
+    claim.requeue("preempted")
+    again = claim_next(queue)
+    again.dir.log("eval").write_text("scoring again\n")
+    assert on(queue, "logs", claim.job) == "scoring again\n"
+    assert on(queue, "logs", claim.job, "--attempt", "1") == "preparing\nscoring\n"
+    (log,) = jobspec_json("logs", claim.job, "--root", queue.paths.root)["logs"]
+    assert (log["attempt"], log["phase"], log["text"]) == (2, "eval", "scoring again\n")
+    assert (
+        "no attempt 7"
+        in jobspec("logs", claim.job, "--attempt", "7", "--root", queue.paths.root, code=1).stderr
+    )
+
+
+def test_logs_follow_through_phases_and_attempts_until_the_end(queue: Queue) -> None:
+    claim = take(queue, base_spec())
+    claim.dir.log("prepare").write_text("one\n")
+    command = [sys.executable, "-u", "-m", "jobspec.cli", "logs", claim.job, "-f", "--root",
+               str(queue.paths.root)]  # fmt: skip
+    follower = subprocess.Popen(
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert follower.stdout is not None
+    assert follower.stdout.readline() == "one\n"
+    with claim.dir.log("prepare").open("a") as log:
+        log.write("two\n")
+    assert follower.stdout.readline() == "two\n"
+    claim.end(ended(Reason.PREEMPTED))
+    claim.requeue("preempted")
+    again = claim_next(queue)
+    again.dir.log("eval").write_text("three\n")
+    assert follower.stdout.readline() == "three\n"
+    again.dir.log("eval").write_text("three\nfour\n")
+    again.end(ended(Reason.SUCCEEDED))
+    again.finish("succeeded")
+    rest, talk = follower.communicate(timeout=30)
+    assert (rest, follower.returncode) == ("four\n", 0)
+    assert "--- attempt 2, eval" in talk and "succeeded" in talk
+
+
+def results_queue(queue: Queue) -> None:
+    succeed(queue, tuned_spec(rate=1e-5), scores(0.95, 0.75, truncated=0.3))
+    succeed(queue, base_spec(), scores(0.93, 0.7))
+
+
+def test_results_with_the_base_model_beside(queue: Queue) -> None:
+    results_queue(queue)
+    done = jobspec("results", "--root", queue.paths.root, COLUMNS="80")
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["MODEL", "LR", "EPOCHS", "MATH500", "AIME24", "AVG@32"]
+    assert lines[1].split()[:3] == ["Qwen/Qwen3-8B", "base", "0.930"]
+    assert "0.950 ± 0.008*" in lines[2] and "0.750 ± 0.061*!" in lines[2]
+    assert "cut off by length" in done.stderr
+
+
+def test_results_for_machines_and_papers(queue: Queue) -> None:
+    results_queue(queue)
+    rows = jobspec_json("results", "--root", queue.paths.root)["results"]
+    assert [row["learning_rate"] for row in rows] == [None, 1e-5]
+    assert on(queue, "results", "--csv").splitlines()[0].startswith("job,name,model,learning_rate")
+    assert "| Qwen/Qwen3-8B | 1e-5 | **0.950 ± 0.008** |" in on(queue, "results", "--markdown")
+
+
+def test_results_of_nothing(queue: Queue) -> None:
+    done = jobspec("results", "--root", queue.paths.root)
+    assert done.stdout == "" and "no finished jobs" in done.stderr
+
+
+def test_cancel_and_retry(queue: Queue) -> None:
+    job = queue.enqueue(base_spec())
+    assert on(queue, "cancel", job.id) == f"{job.id}: cancelled\n"
+    done = jobspec("cancel", job.id, "--root", queue.paths.root, code=1)
+    assert "is cancelled" in done.stderr and "hint: " in done.stderr
+    found = jobspec_json("retry", "--state", "cancelled", "--root", queue.paths.root)
+    assert found["jobs"] == [{"job": job.id, "state": "pending", "attempt": 2}]
+
+
+def test_transitions_need_to_be_told_of_what(queue: Queue) -> None:
+    queue.enqueue(base_spec())
+    jobspec("cancel", "--root", queue.paths.root, code=2)
+    assert queue.jobs()[0].state is State.PENDING
+
+
+def test_a_glob_moves_all_it_can_and_says_what_it_could_not(queue: Queue) -> None:
+    first = queue.enqueue(base_spec())
+    succeed(queue, base_spec(notes="done"), {})
+    done = jobspec("cancel", "qwen*", "--root", queue.paths.root, code=1)
+    assert done.stdout == f"{first.id}: cancelled\n"
+    assert "is succeeded" in done.stderr
+
+
+def test_prioritize(queue: Queue) -> None:
+    queue.enqueue(base_spec())
+    later = queue.enqueue(base_spec("a/later"))
+    on(queue, "prioritize", "later", "90")
+    assert queue.jobs()[0].id == later.id and queue.jobs()[0].priority == 90
+
+
+def test_hold_and_release(queue: Queue) -> None:
+    queue.enqueue(base_spec())
+    on(queue, "hold", "quota is full")
+    assert "on hold: quota is full" in on(queue, "status")
+    on(queue, "release")
+    assert queue.on_hold() is None
+
+
+def test_workers_drain_and_quarantine(queue: Queue) -> None:
+    beat(queue, WORKER, None, slurm_job="4711_3", gpu_name="H100")
+    text = on(queue, "workers")
+    for part in (WORKER, "idle", "8× H100", "4711_3"):
+        assert part in text
+    assert on(queue, "drain", "gpu012") == f"{WORKER}\n"
+    assert queue.is_draining(WORKER) and "draining" in on(queue, "workers")
+    assert (
+        "no workers are named"
+        in jobspec("drain", "gpu9", "--root", queue.paths.root, code=1).stderr
+    )
+    on(queue, "quarantine", "add", "gpu7", "--reason", "ECC")
+    assert "ECC" in on(queue, "quarantine", "list")
+    assert jobspec_json("status", "--root", queue.paths.root)["quarantine"] == ["gpu7"]
+    on(queue, "quarantine", "clear", "gpu7")
+    assert queue.quarantined() == {}
+
+
+def test_reap_takes_back_what_a_dead_worker_held(queue: Queue) -> None:
+    claim = take(queue, base_spec())
+    assert on(queue, "reap") == f"{claim.job}\n"  # its beat stands still for a whole lease
+    assert queue.job(claim.job).state is State.PENDING
+
+
+def test_reap_at_a_persons_word(queue: Queue) -> None:
+    claim = take(queue, base_spec())
+    jobspec("reap", "--now", "--root", queue.paths.root, code=2)
+    found = jobspec_json("reap", "--worker", "gpu012", "--now", "--root", queue.paths.root)
+    assert found["reaped"] == [claim.job]
+
+
+def test_fsck(queue: Queue) -> None:
+    job = queue.enqueue(base_spec())
+    job.entry.path(queue.paths).unlink()
+    assert job.id in on(queue, "fsck")
+    assert queue.job(job.id).state is State.PENDING
+    assert not any(
+        jobspec_json("fsck", "--root", queue.paths.root)[k] for k in ("rebuilt", "swept")
+    )
+
+
+def test_wait_tells_how_jobs_ended(queue: Queue, tmp_path: Path) -> None:
+    first = succeed(queue, base_spec(), {})
+    told = tmp_path / "told"
+    notify = f'echo "$JOBSPEC_JOB $JOBSPEC_STATE" >> {told}'
+    assert on(queue, "wait", "--notify", notify) == f"{first.id}: succeeded\n"
+    assert told.read_text() == f"{first.id} succeeded\n"
+    fail(queue, base_spec(notes="bad"), "no")
+    on(queue, "wait", code=1)
+    queue.enqueue(base_spec(notes="waits"))
+    found = jobspec_json("wait", "--timeout", "0", "--root", queue.paths.root, code=1)
+    assert len(found["jobs"]) == 2 and len(found["waiting"]) == 1
+
+
+def test_wait_waits(queue: Queue) -> None:
+    claim = take(queue, base_spec())
+    other = succeed(queue, base_spec(notes="done"), {})
+    command = [sys.executable, "-u", "-m", "jobspec.cli", "wait", "--interval", "0.05", "--root",
+               str(queue.paths.root)]  # fmt: skip
+    waiter = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True)
+    assert waiter.stdout is not None
+    assert waiter.stdout.readline() == f"{other.id}: succeeded\n"
+    assert waiter.poll() is None
+    claim.end(ended(Reason.SUCCEEDED))
+    claim.finish("succeeded")
+    assert waiter.communicate(timeout=30)[0] == f"{claim.job}: succeeded\n"
+    assert waiter.returncode == 0
+
+
+def completions(words: str, **env: str) -> list[str]:
+    """What bash would be offered for the last of these words."""
+    given = {"_JOBSPEC_COMPLETE": "bash_complete", "COMP_WORDS": words}
+    position = str(len(words.split(" ")) - 1)
+    done = jobspec(code=None, COMP_CWORD=position, **given, **env)
+    return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
+
+
+def test_completion_of_commands_ids_and_states(queue: Queue) -> None:
+    job = queue.enqueue(base_spec())
+    queue.enqueue(base_spec("a/other"))
+    root = {"JOBSPEC_ROOT": str(queue.paths.root)}
+    assert completions("jobspec re") == ["retry", "release", "results", "reap"]
+    assert completions("jobspec show qw", **root) == [job.id]
+    assert completions(f"jobspec --root {queue.paths.root} cancel qw") == [job.id]
+    assert completions("jobspec status --state f", **root) == ["failed"]
+    assert completions("jobspec show q", JOBSPEC_ROOT="/nowhere") == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(shell: str) -> None:
+    assert "_JOBSPEC_COMPLETE" in jobspec("--completion", shell).stdout
+
+
+def test_a_bug_keeps_its_traceback(queue: Queue) -> None:
+    job = queue.enqueue(base_spec())
+    (job.paths.dir / "attempts").write_text("not a directory")
+    (queue.paths.workers / f"{WORKER}.json").mkdir()  # no JobspecError: nobody expects it
+    command = [sys.executable, "-m", "jobspec.cli", "workers", "--root", str(queue.paths.root)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_output_into_a_closed_pipe_is_no_error(queue: Queue) -> None:
+    for n in range(3):
+        queue.enqueue(base_spec(notes=str(n)))
+    command = f"{sys.executable} -m jobspec.cli status --root {queue.paths.root} | head -1"
+    done = subprocess.run(
+        command, shell=True, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert "3 jobs" in done.stdout and "Traceback" not in done.stderr
+
+
+def test_json_everywhere(queue: Queue) -> None:
+    busy_queue(queue)
+    job = next(job.id for job in queue.jobs() if job.state is State.PENDING)
+    root = os.fspath(queue.paths.root)
+    for args in (
+        ("status",), ("show", job), ("logs", job), ("results",), ("workers",), ("hold",),
+        ("release",), ("fsck",), ("quarantine", "list"), ("prioritize", job, "3"),
+        ("cancel", job), ("retry", job), ("drain", WORKER), ("wait", "olmo*", "--timeout", "0"),
+    ):  # fmt: skip
+        done = jobspec(*args, "--json", "--root", root, code=None)
+        assert json.loads(done.stdout)["schema"] == 1, args
