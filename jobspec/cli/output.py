@@ -29,9 +29,13 @@ class Cell:
     def styled(self, width: int, column: Column) -> str:
         text = shorten(self.text, width) if column.least is None else cut(self.text, width)
         pad = " " * (width - len(text))
-        if self.fg or self.bold or self.dim:
-            text = click.style(text, fg=self.fg, bold=self.bold or None, dim=self.dim or None)
-        return pad + text if column.right else text + pad
+        return pad + self.paint(text) if column.right else self.paint(text) + pad
+
+    def paint(self, text: str) -> str:
+        """`text` in this cell's colours."""
+        if not (self.fg or self.bold or self.dim):
+            return text
+        return click.style(text, fg=self.fg, bold=self.bold or None, dim=self.dim or None)
 
 
 @dataclass(frozen=True)
@@ -103,10 +107,8 @@ def _note_lines(note: Cell, width: int) -> list[str]:
     import textwrap
 
     wrapped = textwrap.wrap(note.text, max(20, min(width, 120) - 4)) or [""]
-    return [
-        click.style(f"  {'└ ' if n == 0 else '  '}{line}", fg=note.fg, dim=note.dim or None)
-        for n, line in enumerate(wrapped)
-    ]
+    lines = [f"  {'  ' if n else '└ '}{line}" for n, line in enumerate(wrapped)]
+    return [note.paint(line) for line in lines]
 
 
 def cut(text: str, width: int) -> str:
@@ -118,11 +120,11 @@ def cut(text: str, width: int) -> str:
 
 
 def shorten(text: str, width: int) -> str:
-    """Cut in the middle: a job's id differs at both ends."""
+    """Cut in the middle: a job's id ends in the ten digits that tell it from others."""
     if len(text) <= width:
         return text
-    tail = min(10, (width - 1) // 2)
-    return f"{text[: width - 1 - tail]}…{text[-tail:] if tail > 0 else ''}"
+    tail = max(0, min(10, width - 2))
+    return f"{text[: width - 1 - tail]}…{text[len(text) - tail :]}"
 
 
 def terminal_width() -> int:
