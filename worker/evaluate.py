@@ -48,8 +48,11 @@ def evaluate(phase: Phase) -> None:
 
     from worker.engines import choose
     from worker.lm import load_tokenizer
+    from worker.passthrough import Foreign
     from worker.session import Session
     from worker.verify import Judge
+
+    foreign = Foreign([n for n in evaluation.benchmarks if n not in own], evaluation, where)
 
     choice = choose(evaluation.backend, spec.model, model, gpus=torch.cuda.device_count())
     tokenizer = load_tokenizer(
@@ -68,6 +71,8 @@ def evaluate(phase: Phase) -> None:
     )
     with Judge() as judge:
         results = session.run(loaded, judge)
+    session.close()
+    results += foreign.run(choice, tokenizer)
     summary = {
         "metrics": {
             f"bench/{result.benchmark}/{name}": value

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.metadata
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from worker.answers import Thinking
 from worker.engines import Engine, EngineChoice
 from worker.generate import generate, plan_chunks, refuse_copies
 from worker.lm import Prompts, Samples, SamplingLM
+from worker.quiet import quiet
 from worker.samples import Asked, Chunk, Generation, Plan, Sampling, Store
 from worker.score import QuestionScore
 from worker.tasks import FILTER, TaskSettings, make_task
@@ -70,15 +69,15 @@ class Session:
         import lm_eval
         from lm_eval.tasks import TaskManager
 
-        # It explains its command line's options at every task.
-        logging.getLogger("lm_eval").setLevel(logging.ERROR)
+        if not benchmarks:
+            return []
         self._works = {benchmark.name: self._work(benchmark) for benchmark in benchmarks}
         lm = SamplingLM(self.tokenizer, self.evaluation.chat_template_kwargs, self._draw)
         chat = self._chat()
         opens = chat and lm.opens_think(self.thinking)
         for work in self._works.values():
             work.opens_think = opens
-        with _without_environment_report():
+        with quiet():
             # Its decorator hides the signature from type checkers.
             simple_evaluate: Any = lm_eval.simple_evaluate
             found = simple_evaluate(
@@ -301,19 +300,3 @@ def fingerprint(directory: Path) -> str:
                 file.seek(block * (size - _BLOCK_BYTES) // (_SAMPLED_BLOCKS - 1))
                 digest.update(file.read(_BLOCK_BYTES))
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def _without_environment_report() -> Iterator[None]:
-    """Leave lm-eval's environment report out: it runs pip, lscpu and git, 1.5 s a call.
-
-    What it would say stands in the attempt's manifest and in each benchmark's protocol.
-    """
-    from lm_eval import evaluator
-
-    add_env_info = evaluator.add_env_info
-    evaluator.add_env_info = lambda storage: None
-    try:
-        yield
-    finally:
-        evaluator.add_env_info = add_env_info
