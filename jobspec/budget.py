@@ -43,7 +43,8 @@ def history(job: JobPaths, attempt: int) -> list[Past]:
         paths = job.attempt(number)
         if fs.exists(paths.retry):
             break
-        past.insert(0, Past(number, _reason(paths)))
+        if not _was_purged(job, number):
+            past.insert(0, Past(number, _reason(paths)))
     return past
 
 
@@ -78,6 +79,11 @@ def _reason(paths: AttemptPaths) -> Reason:
     if end is None or end.reason in (Reason.SUCCEEDED, Reason.CANCELLED):
         return Reason.LOST
     return end.reason
+
+
+def _was_purged(job: JobPaths, attempt: int) -> bool:
+    """Whether the entry was purged before anybody began the attempt: that is nobody's loss."""
+    return fs.exists(job.rebuilt(attempt + 1)) and not fs.exists(job.attempt(attempt).dir)
 
 
 def _had_finished(paths: AttemptPaths) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ class Claim:
     entry: Entry
     root: RootPaths
     spec: JobSpec
+    _tried: set[str] = field(default_factory=set[str], compare=False, repr=False)
 
     @property
     def job(self) -> str:
@@ -84,10 +85,11 @@ class Claim:
             DiskFull: nothing has changed.
         """
         target = State(state)
+        final = Entry(target, self.entry.ticket)
+        self._check_held(final)
         if result is not None:
             fs.publish(self.dir.result, _encode_result(self, result))
         self._leave_word(Reason(target.value))
-        final = Entry(target, self.entry.ticket)
         self._move(final)
         if target is State.SUCCEEDED:
             # Derived, so anybody can remake it: its failure must not look like the commit's.
@@ -104,9 +106,11 @@ class Claim:
             ClaimLost, OSError, DiskFull: as for `finish`.
         """
         why = Reason(reason)
-        self._leave_word(why)
         state = budget.next_state(self.root.job(self.job), self.attempt, why)
-        self._move(following(self.entry, state))
+        target = following(self.entry, state)
+        self._check_held(target)
+        self._leave_word(why)
+        self._move(target)
         return state
 
     @property
@@ -116,22 +120,37 @@ class Claim:
     def _is_listed(self) -> bool:
         return self.entry.name in fs.list_dir(self.root.state(State.RUNNING))
 
+    def _check_held(self, target: Entry) -> None:
+        """Let one that was fenced long ago leave no word, which would read as its attempt's end.
+
+        An earlier try, or a reaper that took it at its word, may have made the very same move.
+        """
+        if self.held() is not False:
+            return
+        made = target.name in fs.list_dir(self.root.state(target.state))
+        if not made or (target.state is State.PENDING and target.name not in self._tried):
+            raise self._lost()
+
+    def _lost(self) -> ClaimLost:
+        return ClaimLost(
+            f"attempt {self.attempt} of `{self.job}` was taken away from `{self.worker}`",
+            hint="it was reaped after a silence, or cancelled; what it wrote is ignored",
+        )
+
     def _leave_word(self, reason: Reason) -> None:
         if read_record(self.dir.end, End) is None:
             now = record.utc_now()
             self.end(End(reason=reason, worker=self.worker, host=temps.host(), ended_at=now))
 
     def _move(self, target: Entry) -> None:
+        self._tried.add(target.name)
         if not fs.move_once(self._path, target.path(self.root)):
             # RACE: an ENOENT proves little on a network filesystem. Gone is what a listing of
             # `running/` lacks; done is what a listing of the target's directory has.
             if self._is_listed():
                 raise OSError(f"the claim on `{self.job}` is there but can't be moved")
             if target.name not in fs.list_dir(self.root.state(target.state)):
-                raise ClaimLost(
-                    f"attempt {self.attempt} of `{self.job}` was taken away from `{self.worker}`",
-                    hint="it was reaped after a silence, or cancelled; what it wrote is ignored",
-                )
+                raise self._lost()
         fs.sync_dir(self.root.state(target.state))
 
 

@@ -62,6 +62,10 @@ def place_dir(staged: Path, target: Path) -> bool:
     """Rename a staged, non-empty directory; if `target` is taken, remove `staged`: False."""
     try:
         os.rename(staged, target)
+    except FileNotFoundError:
+        # RACE: a lost reply. Nobody else moves a temporary name, so where it has gone it arrived.
+        if exists(staged) or not exists(target):
+            raise
     except OSError as error:
         if error.errno not in _TAKEN:
             raise
@@ -165,9 +169,14 @@ def link_to(link: Path, destination: str) -> None:
     with disk_full(link):
         try:
             os.symlink(destination, temp)
-            os.rename(temp, link)
+            try:
+                os.rename(temp, link)
+            except FileNotFoundError:
+                if os.readlink(link) != destination:  # not just a lost reply
+                    raise
         except OSError:
-            remove(temp)
+            with contextlib.suppress(OSError):
+                remove(temp)
             raise
 
 

@@ -153,10 +153,10 @@ class Queue:
             DiskFull: the claim was given back.
         """
         aside.checked_worker(worker)
-        if worker in self._unsure:
-            running = self._unsure[worker]
-            claim = self._settle(running) if fs.exists(running.path(self.paths)) else None
-            del self._unsure[worker]
+        unsure = self._unsure.pop(worker, None)
+        if unsure is not None and fs.exists(unsure.path(self.paths)):
+            # Once more, not for ever: if it fails again, nobody's beat names it, and it is reaped.
+            claim = self._settle(unsure)
             if claim is not None:
                 return claim
         if fs.exists(self.paths.hold):
@@ -165,7 +165,7 @@ class Queue:
             running = Entry(State.RUNNING, entry.ticket, worker)
             self._unsure[worker] = running
             claim = self._settle(running) if take.grab(self.paths, entry, running) else None
-            del self._unsure[worker]
+            self._unsure.pop(worker, None)
             if claim is not None:
                 return claim
         return None
@@ -327,7 +327,7 @@ class Queue:
         try:
             data = take.settle(self.paths, running, self._token, owned=self._owned)
         except DiskFull:
-            del self._unsure[running.worker or ""]
+            self._unsure.pop(running.worker or "", None)
             raise
         if data is None:
             return None

@@ -67,11 +67,8 @@ def _open_attempt(root: RootPaths, entry: Entry, token: str) -> bool:
     fs.make_dir(paths.dir.parent)
     files = {paths.claim.name: (record.encode(mine), 0o644)}
     with fs.staged_dir(paths.dir, files, sync=False) as staged:
-        try:
-            if fs.place_dir(staged, paths.dir):
-                return True
-        except FileNotFoundError:  # a lost reply, if anything
-            pass
+        if fs.place_dir(staged, paths.dir):
+            return True
     there = read_record(paths.claim, ClaimRecord)
     return there is not None and there.token == token
 

@@ -7,9 +7,12 @@ Replacing that one name counts the calls, kills the process at one of them, or m
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
+import signal
 import tempfile
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,7 +27,18 @@ from jobspec.spec import JobSpec, ModelSpec
 CALLS = frozenset(
     {
         *("open", "close", "read", "write", "pread", "fstat", "fchmod", "fsync", "ftruncate"),
-        *("rename", "unlink", "rmdir", "mkdir", "chmod", "symlink", "lstat", "stat", "listdir"),
+        *(
+            "rename",
+            "unlink",
+            "rmdir",
+            "mkdir",
+            "chmod",
+            "symlink",
+            "readlink",
+            "lstat",
+            "stat",
+            "listdir",
+        ),
     }
 )
 KILLED = 9
@@ -115,16 +129,12 @@ def killed_at(index: int, body: Callable[[], object], *, torn: bool = False) -> 
     Returns:
         False if the child finished first: there are no more calls.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # other tests' threads; we touch none
-        child = os.fork()
-    if child == 0:
-        try:
-            with faulty(index, dies_torn if torn else dies):
-                body()
-        except BaseException:  # a child must never return into pytest
-            os._exit(1)
-        os._exit(0)
+
+    def child_body() -> None:
+        with faulty(index, dies_torn if torn else dies):
+            body()
+
+    child = _fork(child_body)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert code in (0, KILLED), f"the child failed by itself at call {index}"
     return code == KILLED
@@ -151,3 +161,69 @@ def entries(queue: Queue) -> dict[str, list[str]]:
 def hidden(root: Path) -> list[Path]:
     """Temporary names left anywhere below the root."""
     return sorted(path for path in root.rglob(".*"))
+
+
+def race(bodies: Sequence[Callable[[], Any]]) -> list[Any]:
+    """Run the bodies in processes of their own, started at once; what they return (JSON)."""
+    start, starter = os.pipe()
+    with tempfile.TemporaryDirectory() as scratch:
+        answers = [Path(scratch) / str(number) for number in range(len(bodies))]
+        children = [
+            _fork(_racer, start, starter, body, answer)
+            for body, answer in zip(bodies, answers, strict=True)
+        ]
+        os.close(start)
+        os.close(starter)  # end of file for everybody
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        assert codes == [0] * len(bodies), codes
+        return [json.loads(answer.read_bytes()) for answer in answers]
+
+
+def _racer(start: int, starter: int, body: Callable[[], Any], answer: Path) -> None:
+    os.close(starter)
+    os.read(start, 1)
+    answer.write_text(json.dumps(body()))
+
+
+def _fork(body: Callable[..., object], *args: Any) -> int:
+    """A child that runs `body` and never returns into pytest."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # other tests' threads; we touch none
+        child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            body(*args)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return child
+
+
+def stopped_at(
+    index: int, body: Callable[[], object], meanwhile: Callable[[], object]
+) -> int | None:
+    """Run `body` in a child that is stopped (SIGSTOP) at its `index`-th call, then goes on.
+
+    Returns:
+        The child's exit code: 0 if `body` returned, 1 if it raised; None if it ended before.
+    """
+
+    def stops(name: str, args: Sequence[Any], call: Callable[[], Any]) -> Any:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return call()
+
+    def child_body() -> None:
+        with faulty(index, stops), contextlib.redirect_stderr(None):
+            body()
+
+    child = _fork(child_body)
+    status = os.waitpid(child, os.WUNTRACED)[1]
+    if not os.WIFSTOPPED(status):
+        assert os.waitstatus_to_exitcode(status) == 0
+        return None
+    meanwhile()
+    os.kill(child, signal.SIGCONT)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

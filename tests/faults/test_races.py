@@ -1,0 +1,253 @@
+"""Several processes at one queue: each race has one winner, and stopped processes come too late."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from queuekit import entries, fast_dir, race, score_spec, stopped_at
+
+from jobspec import record
+from jobspec.errors import ClaimLost, TransitionRefused
+from jobspec.queue import Queue
+from jobspec.record import Result, State
+
+W, V = "node1-00000000000000aa", "node2-00000000000000bb"
+
+
+@pytest.fixture
+def queue() -> Iterator[Queue]:
+    with fast_dir() as path:
+        yield Queue.create(path / "root")
+
+
+def claim_all(root: Path, worker: str) -> list[tuple[str, int]]:
+    queue = Queue(root)
+    claims = list[tuple[str, int]]()
+    while (claim := queue.claim(worker)) is not None:
+        claims.append((claim.job, claim.attempt))
+    return claims
+
+
+def test_many_enqueuers_of_one_spec_make_one_job(queue: Queue) -> None:
+    root = queue.paths.root
+
+    def enqueue() -> list[tuple[str, bool]]:
+        mine = Queue(root)
+        jobs = [mine.enqueue(score_spec(f"job{number}")) for number in range(30)]
+        return [(job.id, job.already) for job in jobs]
+
+    told = race([enqueue] * 4)
+    assert all([job for job, _ in each] == [job for job, _ in told[0]] for each in told)
+    made = Counter(job for each in told for job, already in each if not already)
+    assert set(made.values()) == {1} and len(made) == 30
+    assert set(entries(queue)) == set(made)
+    assert all(states == ["pending"] for states in entries(queue).values())
+
+
+def test_enqueuers_and_claimers_together_do_every_job_once(queue: Queue) -> None:
+    root = queue.paths.root
+
+    def enqueue() -> list[Any]:
+        mine = Queue(root)
+        for number in range(60):
+            mine.enqueue(score_spec(f"job{number}"))
+        return []
+
+    def work(worker: str) -> list[str]:
+        mine, done = Queue(root), list[str]()
+        while len(Queue(root).jobs(State.SUCCEEDED)) < 60:
+            claim = mine.claim(worker)
+            if claim is not None:
+                claim.finish("succeeded", {"metrics": {}})
+                done.append(claim.job)
+        return done
+
+    done = race([enqueue, enqueue, lambda: work(W), lambda: work(V)])
+    assert max(Counter(job for each in done for job in each).values()) == 1
+    assert all(states == ["succeeded"] for states in entries(queue).values())
+
+
+def test_eight_processes_racing_for_two_hundred_jobs_claim_each_once(queue: Queue) -> None:
+    for number in range(200):
+        queue.enqueue(score_spec(f"job{number}"))
+    root = queue.paths.root
+    workers = [f"w-{number:016x}" for number in range(8)]
+    told = race([lambda worker=worker: claim_all(root, worker) for worker in workers])
+    claims = Counter(job for each in told for job, _ in each)
+    assert len(claims) == 200 and set(claims.values()) == {1}
+    holders = {job.id: job.worker for job in queue.jobs(State.RUNNING)}
+    assert holders == {
+        job: worker for worker, each in zip(workers, told, strict=True) for job, _ in each
+    }
+
+
+def test_processes_under_one_worker_id_claim_each_job_once(queue: Queue) -> None:
+    """Slurm requeues a job under its old name while the old process still runs."""
+    for number in range(100):
+        queue.enqueue(score_spec(f"job{number}"))
+    root = queue.paths.root
+    told = race([lambda: claim_all(root, W)] * 4)
+    claims = Counter(job for each in told for job, _ in each)
+    assert len(claims) == 100 and set(claims.values()) == {1}
+
+
+def test_commit_reap_and_cancel_at_once_have_one_outcome(queue: Queue) -> None:
+    root = queue.paths.root
+    jobs = [queue.enqueue(score_spec(f"job{number}")).id for number in range(60)]
+
+    def commit() -> list[str]:
+        mine = Queue(root)
+        claims = [mine.claim(W) for _ in jobs]
+        (root / "claimed").touch()
+        done = list[str]()
+        for claim in claims:
+            assert claim is not None
+            try:
+                claim.finish("succeeded", {"metrics": {}})
+                done.append(claim.job)
+            except ClaimLost:
+                assert claim.held() is False
+        return done
+
+    def after_the_claims(act: Any) -> list[str]:
+        while not (root / "claimed").exists():
+            pass
+        return act(Queue(root))
+
+    def cancel(mine: Queue) -> list[str]:
+        cancelled = list[str]()
+        for job in reversed(jobs):
+            try:
+                cancelled.append(mine.cancel(job).id)
+            except TransitionRefused:
+                continue
+        return cancelled
+
+    done, reaped, cancelled = race(
+        [
+            commit,
+            lambda: after_the_claims(lambda mine: mine.reap(worker=W, now=True)),
+            lambda: after_the_claims(cancel),
+        ]
+    )
+    found = {job.id: job for job in queue.jobs()}
+    assert all(len(states) == 1 for states in entries(queue).values())
+    assert {job for job in found if found[job].state is State.SUCCEEDED} == set(done)
+    assert {job for job in found if found[job].state is State.CANCELLED} == set(cancelled)
+    assert not set(done) & set(cancelled)
+    # Beside those given back, a reaper may have committed what was finished but for that.
+    again = {job for job in found if found[job].attempt == 2}
+    assert again <= set(reaped) <= again | set(done)
+
+
+def test_repairs_and_claims_at_once_make_every_entry_once(queue: Queue) -> None:
+    root = queue.paths.root
+    for number in range(40):
+        queue.enqueue(score_spec(f"job{number}"))
+    for path in list(queue.paths.state(State.PENDING).iterdir())[::2]:
+        path.unlink()
+
+    def repair() -> list[Any]:
+        Queue(root).fsck()
+        return []
+
+    told = race([repair, repair, lambda: claim_all(root, W), lambda: claim_all(root, V)])
+    told.append(claim_all(root, W))
+    claims = Counter(job for each in told for job, _ in each)
+    assert len(claims) == 40 and set(claims.values()) == {1}
+    assert all(states == ["running"] for states in entries(queue).values())
+
+
+def test_a_scan_while_jobs_move_misses_none_and_shows_none_twice(queue: Queue) -> None:
+    root = queue.paths.root
+    jobs = {queue.enqueue(score_spec(f"job{number}")).id for number in range(20)}
+
+    def move(worker: str) -> list[Any]:
+        mine = Queue(root)
+        for _ in range(250):
+            claim = mine.claim(worker)
+            if claim is not None:
+                claim.requeue("disk")  # the reason without a budget
+        (root / worker).touch()
+        return []
+
+    def read() -> list[Any]:
+        wrong = list[Any]()
+        while not ((root / W).exists() and (root / V).exists()):
+            found = [job.id for job in Queue(root).jobs()]
+            if sorted(found) != sorted(jobs):
+                wrong.append(sorted(jobs ^ set(found)))
+        return wrong
+
+    assert race([lambda: move(W), lambda: move(V), read])[2] == []
+
+
+def test_an_attempt_stopped_at_any_call_of_its_commit_comes_too_late_or_was_first(
+    queue: Queue,
+) -> None:
+    """SIGSTOP in the middle of `finish`; the job is reaped and done by another; SIGCONT."""
+    index, first_won, second_won, code = 0, 0, 0, 0
+    while code is not None:
+        job = queue.enqueue(score_spec(f"job{index}"))
+        claim = queue.claim(W)
+        assert claim is not None
+        claim.dir.final_model.mkdir()
+
+        def other(job_id: str = job.id) -> None:
+            reaper = Queue(queue.paths.root)
+            if reaper.reap(worker=W, now=True) and reaper.job(job_id).state is State.PENDING:
+                second = reaper.claim(V)
+                assert second is not None and second.attempt == 2
+                second.dir.final_model.mkdir()
+                second.finish("succeeded", {"metrics": {"attempt": 2.0}})
+
+        def finish(claim=claim) -> None:
+            claim.finish("succeeded", {"metrics": {"attempt": 1.0}})
+
+        code = stopped_at(index, finish, other)
+        found = queue.job(job.id)
+        result = record.read(found.paths.result, Result)
+        assert found.state is State.SUCCEEDED and len(entries(queue)[job.id]) == 1
+        assert result is not None and result.metrics == {"attempt": float(found.attempt)}
+        assert str(found.paths.final_model.readlink()) == f"attempts/{found.attempt}/final_model"
+        assert code in (None, found.attempt - 1), "a fenced attempt thought that it had committed"
+        first_won += found.attempt == 1
+        second_won += found.attempt == 2
+        index += 1
+    assert first_won > 1 and second_won > 5
+
+
+def test_a_claim_stopped_at_any_call_is_claimed_by_one(queue: Queue) -> None:
+    """SIGSTOP in the middle of `claim`; another takes the job if it can; SIGCONT."""
+    index, code = 0, 0
+    while code is not None:
+        root = queue.paths.root / "worlds" / str(index)
+        mine = Queue.create(root)
+        job = mine.enqueue(score_spec())
+        claims = list[Any]()
+
+        def claim(root: Path = root) -> None:
+            claimed = Queue(root).claim(W)
+            (root / f"claimed-{0 if claimed is None else claimed.attempt}").touch()
+
+        def other(root: Path = root, claims: list[Any] = claims) -> None:
+            queue = Queue(root)
+            claims.append(queue.claim(V))
+            if claims == [None] and queue.reap(worker=W, now=True):
+                claims.append(queue.claim(V))
+
+        code = stopped_at(index, claim, other)
+        (told,) = root.glob("claimed-*")
+        held = [each for each in claims if each is not None]
+        found = mine.job(job.id)
+        assert found.state is State.RUNNING and len(entries(mine)[job.id]) == 1
+        assert found.worker == (V if held else W)
+        if held and told.name != "claimed-0":
+            # It may think it has attempt 1, which is fenced: attempt 2 is another's.
+            assert told.name == "claimed-1" and held[0].attempt == 2
+        index += 1
+    assert index > 10
