@@ -150,6 +150,10 @@ def encode_row(row: Row, chat: Chat) -> Encoded | Refusal:
     found = survival.trace(row.messages, tools, text, header_end, tags)
     if found.lost is not None:
         return Refusal(Kind.LOST_IN_RENDERING, found.lost, text)
+    written = survival.first_block(text[header_end:], tags)
+    if thought and written is not None and written != thought:
+        why = f"the turn's first thinking block is not its own: `{_shown(written)}`"
+        return Refusal(Kind.LOST_IN_RENDERING, why, text)
     end = _end_of_turn(text, max(found.end, len(prompt)), chat.codec)
     if end is None:
         return _no_end(text, chat.codec)
@@ -160,7 +164,7 @@ def encode_row(row: Row, chat: Chat) -> Encoded | Refusal:
     if len(input_ids) > chat.max_length:
         why = f"{len(input_ids)} tokens are more than max_length {chat.max_length}"
         return Refusal(Kind.OVER_LONG, why, text, len(input_ids))
-    return Encoded(text, input_ids, start, bool(thought), found.thinking_dropped)
+    return Encoded(text, input_ids, start, bool(thought or written), found.thinking_dropped)
 
 
 def _malformed(messages: list[dict[str, Any]]) -> tuple[str, str] | None:

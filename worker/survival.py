@@ -69,7 +69,13 @@ def thinking(message: Message, tags: ThinkTags) -> str | None:
     for key in _REASONING:
         if isinstance(message.get(key), str):
             return message[key].strip()
-    block = _inline_block(texts(message.get("content"))[:1], tags)
+    block = _inline_block(texts(message.get("content")), tags)
+    return None if block is None else block[0].strip()
+
+
+def first_block(turn: str, tags: ThinkTags) -> str | None:
+    """The thinking that a rendered turn begins with, stripped; None where it begins otherwise."""
+    block = _inline_block([turn], tags)
     return None if block is None else block[0].strip()
 
 

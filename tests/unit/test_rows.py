@@ -369,6 +369,20 @@ REFUSALS = {
         Kind.LOST_IN_RENDERING,
         "drops the thinking",
     ),
+    "another block before its own": (
+        CHATML.replace(
+            "(m.content", r"('<think></think>' if m.role == 'assistant' else '') + (m.content"
+        ),
+        [user("a"), assistant("<think>why</think>b")],
+        Kind.LOST_IN_RENDERING,
+        "first thinking block is not its own",
+    ),
+    "reasoning that quotes its end": (
+        CHATML,
+        [user("a"), assistant("b", reasoning_content="I write </think> and go on")],
+        Kind.LOST_IN_RENDERING,
+        "first thinking block is not its own",
+    ),
     "call dropped": (
         CHATML,
         [user("a"), assistant("b", tool_calls=[CALL])],
