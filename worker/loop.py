@@ -21,6 +21,7 @@ from typing import Any
 
 from jobspec import record
 from jobspec.claim import Claim
+from jobspec.entries import Job
 from jobspec.errors import JobspecError
 from jobspec.queue import Queue
 from jobspec.record import State, WorkerRecord
@@ -189,10 +190,14 @@ class Worker:
 
     def _work_remains(self) -> bool:
         """Whether jobs wait that this worker could do, or claims run that may yet fall to it."""
-        waiting = self.queue.jobs(State.PENDING)
-        if any(self.fits(job.spec) for job in waiting):
-            return True
-        return bool(self.queue.jobs(State.RUNNING))
+        waiting = [job for job in self.queue.jobs(State.PENDING) if job.id not in self.queue.notes]
+        return any(map(self._may_do, waiting)) or bool(self.queue.jobs(State.RUNNING))
+
+    def _may_do(self, job: Job) -> bool:
+        try:
+            return self.fits(job.spec)
+        except JobspecError:
+            return True  # damaged: the claim heals it, or ends it
 
     def _claim(self) -> Claim | None:
         findings = preflight.check(self.root, self.tmp)

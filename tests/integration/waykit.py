@@ -1,0 +1,117 @@
+"""What the tests of the whole way share: a tiny model, specs on it, workers as real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from jobspec.queue import Queue
+from jobspec.spec import DataSpec, EvalSpec, JobSpec, ModelSpec, TrainSpec
+
+REPO = Path(__file__).parents[2]
+DEADLINE_S = 240.0
+
+
+def queue_at(directory: Path) -> Queue:
+    """A root whose leases are short, since its workers are killed and waited for."""
+    return Queue.create(directory / "root", heartbeat_s=0.5, lease_s=5.0)
+
+
+def tiny_spec(tiny: Path, *, evaluate: bool = False, name: str = "way", **train: Any) -> JobSpec:
+    """A spec that trains the tiny model on its own rows."""
+    data = tiny / "train.jsonl"
+    settings: dict[str, Any] = {
+        "learning_rate": 5e-3,
+        "num_train_epochs": 4.0,
+        "max_length": 512,
+        "per_device_train_batch_size": 4,
+        "gradient_checkpointing": False,
+        **train,
+    }
+    scored = EvalSpec(
+        benchmarks=("aime_demo",),
+        benchmark_dir=str(tiny / "benchmarks"),
+        avg_k=2,
+        max_gen_toks=48,
+        limit=4,
+    )
+    return JobSpec(
+        name=name,
+        model=ModelSpec(name=str(tiny / "model"), dtype="float32"),
+        data=DataSpec(path=str(data), sha256=hashlib.sha256(data.read_bytes()).hexdigest()),
+        train=TrainSpec(**settings),
+        eval=scored if evaluate else None,
+    )
+
+
+@contextlib.contextmanager
+def worker(queue: Queue, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker process; killed at the end if it still runs."""
+    log = queue.paths.root / f"worker-{time.monotonic_ns()}.log"
+    command = [sys.executable, "-m", "worker", "--root", str(queue.paths.root), *options]
+    with log.open("wb") as stream:
+        process = subprocess.Popen(command, cwd=REPO, stdout=stream, stderr=subprocess.STDOUT)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        sys.stdout.write(log.read_text())  # pytest shows it if the test fails
+
+
+def drain(queue: Queue, *options: str) -> None:
+    """One worker until nothing is left to do."""
+    with worker(queue, "--drain", *options) as process:
+        assert process.wait(DEADLINE_S) == 0
+
+
+def until(condition: Callable[[], Any], what: str, timeout_s: float = DEADLINE_S) -> Any:
+    """Wait for a condition to be true; its value."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited {timeout_s:.0f} s for {what}"
+        time.sleep(0.02)
+    return value
+
+
+def rows(attempt: Path) -> list[dict[str, Any]]:
+    """An attempt's metric rows; none where it has not begun."""
+    try:
+        lines = (attempt / "metrics.jsonl").read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    return [msgspec.json.decode(line) for line in lines]
+
+
+def losses(job_dir: Path) -> dict[int, float]:
+    """The loss by step; where attempts overlap the later one's."""
+    found: dict[int, float] = {}
+    for attempt in sorted((job_dir / "attempts").iterdir(), key=lambda path: int(path.name)):
+        found |= {row["step"]: row["loss"] for row in rows(attempt) if "loss" in row}
+    return found
+
+
+def ranks_of(attempt: Path) -> list[int]:
+    """PIDs of the processes that work on an attempt, whatever their session or parent."""
+    pids: list[int] = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if str(attempt).encode() in (entry / "cmdline").read_bytes():
+                    pids.append(int(entry.name))
+    return pids
+
+
+def signal_to(process: subprocess.Popen[bytes], name: str) -> None:
+    os.kill(process.pid, getattr(signal, name))
