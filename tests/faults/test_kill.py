@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 from queuekit import entries, fast_dir, hidden, killed_at, score_spec
 
+from jobspec import record
 from jobspec.claim import Claim
 from jobspec.queue import Queue
-from jobspec.record import FINAL, End, Reason, State, WorkerRecord
+from jobspec.record import FINAL, End, Reason, Result, State, WorkerRecord
 from jobspec.spec import canonical
 
 W, V = "node1-00000000000000aa", "node2-00000000000000bb"
@@ -158,6 +159,12 @@ def base() -> Iterator[Path]:
 def check(root: Path, known: set[str], transition: str) -> None:
     """Open the queue anew and do everything that is left, as if nothing had happened."""
     queue = Queue(root)
+    for job in queue.jobs():  # a verdict is moved only when all that it stands for is there
+        attempt = job.paths.attempt(job.attempt)
+        if job.state is State.SUCCEEDED:
+            assert record.read(attempt.result, Result) is not None
+        if job.state is State.SUCCEEDED or (transition == "finish failed" and job.state in FINAL):
+            assert record.read(attempt.end, End) is not None
     repairs = queue.fsck()
     found = entries(queue)
     assert known <= found.keys(), f"lost: {known - found.keys()}"

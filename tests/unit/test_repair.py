@@ -183,6 +183,23 @@ def test_two_repairs_at_once_make_one_entry(queue: Queue, monkeypatch) -> None:
     assert entries(queue) == {job.id: ["running"]}
 
 
+def test_a_repair_beside_an_enqueue_makes_one_entry(queue: Queue, monkeypatch) -> None:
+    """The ticket is moved, and claimed, just before the repair looks for it."""
+    job = queue.enqueue(score_spec())
+    only_entry(queue).rename(job.paths.ticket)
+    real = repair._plan
+
+    def overtaken(paths):
+        monkeypatch.setattr(repair, "_plan", real)
+        assert Queue(queue.paths.root).enqueue(score_spec()).already
+        assert Queue(queue.paths.root).claim(W) is not None
+        return real(paths)
+
+    monkeypatch.setattr(repair, "_plan", overtaken)
+    assert queue.fsck().rebuilt == []
+    assert entries(queue) == {job.id: ["running"]}
+
+
 def test_missing_queue_directories_are_made_again(queue: Queue) -> None:
     queue.enqueue(score_spec())
     shutil.rmtree(queue.paths.queue)
