@@ -114,57 +114,76 @@ def parse_row(line: bytes, number: int, file: Path) -> Row:
     place = f"row {number}"
     try:
         raw = _decode_row(line)
-        tools = _decode_tools(raw.tools) if isinstance(raw.tools, str) and raw.tools else raw.tools
+        tools = raw.tools or None
+        if isinstance(tools, str):
+            tools = _decode_tools(tools)
     except msgspec.ValidationError as error:
         hint = 'a row is {"messages": [{"role": …, "content": …}, …]}, `tools` a list beside it'
         raise DataError(str(error), file=file, place=place, hint=hint) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         hint = "each line holds one JSON object"
         message = f"not valid JSON: {error}"
         raise DataError(message, file=file, place=place, hint=hint) from error
     wrong = _malformed(raw.messages)
     if wrong is not None:
         raise DataError(wrong[0], file=file, place=place, hint=wrong[1])
-    return Row(number, raw.messages, tools or None)  # type: ignore[arg-type]  # never a str here
+    return Row(number, raw.messages, tools)
 
 
 def encode_row(row: Row, chat: Chat) -> Encoded | Refusal:
     """Render, tokenize and verify one row."""
-    context, tools, tags = row.messages[:-1], row.tools, chat.tags
-    try:
-        prompt = chat.template.render(context, tools, prompt=True)
-        text = chat.template.render(row.messages, tools, prompt=False)
-        opening = chat.template.opening(context, tools, prompt, tags)
-    except Unrenderable as error:
-        return Refusal(Kind.TEMPLATE_REFUSED, f"the template refuses the row: {error}")
-    thought = survival.thinking(row.messages[-1], tags)
-    if survival.is_unclosed(row.messages[-1], tags):
-        why = f"the final turn opens `{tags.open}` and never closes it"
-        return Refusal(Kind.UNCLOSED_THINKING, why, text)
-    if chat.require_think and not thought:
-        why = "the final turn has no thinking, and `data.require_think` asks for it"
-        return Refusal(Kind.NO_THINKING, why, text)
-    header_end = len(prompt) - len(opening)
-    if not text.startswith(prompt):
-        return _not_a_prefix(prompt, text, header_end, thought, tags)
-    found = survival.trace(row.messages, tools, text, header_end, tags)
+    rendered = _render(row, chat)
+    if isinstance(rendered, Refusal):
+        return rendered
+    text, header_end = rendered.text, rendered.header_end
+    found = survival.trace(row.messages, row.tools, text, header_end, chat.tags)
     if found.lost is not None:
         return Refusal(Kind.LOST_IN_RENDERING, found.lost, text)
-    written = survival.first_block(text[header_end:], tags)
-    if thought and written is not None and written != thought:
+    written = survival.first_block(text[header_end:], chat.tags)
+    if rendered.thought and written is not None and written != rendered.thought:
         why = f"the turn's first thinking block is not its own: `{_shown(written)}`"
         return Refusal(Kind.LOST_IN_RENDERING, why, text)
-    end = _end_of_turn(text, max(found.end, len(prompt)), chat.codec)
+    end = _end_of_turn(text, max(found.end, len(rendered.prompt)), chat.codec)
     if end is None:
         return _no_end(text, chat.codec)
-    tokens = _tokenize(text[:end], prompt, header_end, chat.codec)
+    tokens = _tokenize(text[:end], rendered.prompt, header_end, chat.codec)
     if isinstance(tokens, Refusal):
         return tokens
     input_ids, start = tokens
     if len(input_ids) > chat.max_length:
         why = f"{len(input_ids)} tokens are more than max_length {chat.max_length}"
         return Refusal(Kind.OVER_LONG, why, text, len(input_ids))
-    return Encoded(text, input_ids, start, bool(thought or written), found.thinking_dropped)
+    thinks = bool(rendered.thought or written)
+    return Encoded(text, input_ids, start, thinks, found.thinking_dropped)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rendered:
+    """A row as text. The final turn begins at `header_end`, at or before the prompt's end."""
+
+    prompt: str
+    text: str
+    header_end: int
+    thought: str | None
+
+
+def _render(row: Row, chat: Chat) -> _Rendered | Refusal:
+    context, final, tags = row.messages[:-1], row.messages[-1], chat.tags
+    try:
+        prompt = chat.template.render(context, row.tools, prompt=True)
+        text = chat.template.render(row.messages, row.tools, prompt=False)
+        opening = chat.template.opening(context, row.tools, prompt, tags)
+    except Unrenderable as error:
+        return Refusal(Kind.TEMPLATE_REFUSED, f"the template refuses the row: {error}")
+    if survival.is_unclosed(final, tags):
+        why = f"the final turn opens `{tags.open}` and never closes it"
+        return Refusal(Kind.UNCLOSED_THINKING, why, text)
+    thought = survival.thinking(final, tags)
+    if chat.require_think and not thought:
+        why = "the final turn has no thinking, and `data.require_think` asks for it"
+        return Refusal(Kind.NO_THINKING, why, text)
+    rendered = _Rendered(prompt, text, len(prompt) - len(opening), thought)
+    return rendered if text.startswith(prompt) else _not_a_prefix(rendered, tags)
 
 
 def _malformed(messages: list[dict[str, Any]]) -> tuple[str, str] | None:
@@ -201,15 +220,14 @@ def _is_list_of_objects(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(part, dict) for part in value)
 
 
-def _not_a_prefix(
-    prompt: str, text: str, header_end: int, thought: str | None, tags: ThinkTags
-) -> Refusal:
-    opening, turn = prompt[header_end:], text[header_end:]
-    at_header = text.startswith(prompt[:header_end])
-    if opening and at_header and thought and thought not in turn:
+def _not_a_prefix(rendered: _Rendered, tags: ThinkTags) -> Refusal:
+    prompt, text = rendered.prompt, rendered.text
+    opening, turn = prompt[rendered.header_end :], text[rendered.header_end :]
+    at_header = bool(opening) and text.startswith(prompt[: rendered.header_end])
+    if at_header and rendered.thought and rendered.thought not in turn:
         why = "the template drops the thinking of the final turn"
         return Refusal(Kind.LOST_IN_RENDERING, why, text)
-    if opening and at_header and tags.close not in opening:
+    if at_header and tags.close not in opening:
         why = (
             f"the template's generation prompt opens `{tags.open}`, but the final turn does not "
             "begin with it: at inference the model could never write this turn"
@@ -221,7 +239,7 @@ def _not_a_prefix(
         f"on a prefix it never gets: the prompt goes on with `{_shown(prompt[same:])}` where the "
         f"row goes on with `{_shown(text[same:])}`"
     )
-    if opening and at_header:
+    if at_header:
         why += (
             f" (the prompt already writes `{_shown(opening)}`, the row's turn is `{_shown(turn)}`)"
         )

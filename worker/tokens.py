@@ -56,8 +56,8 @@ class Codec:
     """Text to token ids and back, for parts of a text."""
 
     def __init__(self, answer: Answer) -> None:
-        # Rows are tokenized on every core already, a process each.
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        # Every core has a process of its own already, and threads would not survive a fork.
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
         from tokenizers import Tokenizer
 
         self._tokenizer = Tokenizer.from_str(answer.tokenizer)
@@ -66,7 +66,8 @@ class Codec:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text that begins a sequence, as at inference: no token is added."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        # The batch call leaves out character offsets, a sixth of the time.
+        return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def encode_rest(self, text: str) -> list[int] | None:
         """The ids of a text that goes on where a prompt ended; None where that can't be said."""
