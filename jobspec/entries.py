@@ -158,7 +158,9 @@ def read_record(path: Path, kind: type[record.R]) -> record.R | None:
 def in_state(root: RootPaths, state: State) -> list[Entry]:
     """The entries in one state's directory, in claim order. Names that are not ours are skipped."""
     return [
-        entry for name in sorted(_names(root, state)) if (entry := _parse(state, name)) is not None
+        entry
+        for name in sorted(list_state(root, state))
+        if (entry := parse(state, name)) is not None
     ]
 
 
@@ -184,10 +186,10 @@ def scan(root: RootPaths) -> dict[str, Entry]:
 def _scan_once(root: RootPaths, parsed: dict[tuple[State, str], Entry | None]) -> dict[str, Entry]:
     found: dict[str, Entry] = {}
     for state in State:
-        for name in _names(root, state):
+        for name in list_state(root, state):
             key = (state, name)
             if key not in parsed:
-                parsed[key] = _parse(state, name)
+                parsed[key] = parse(state, name)
             entry = parsed[key]
             if entry is not None:
                 _keep_latest(found, entry)
@@ -200,7 +202,8 @@ def _keep_latest(entries: dict[str, Entry], entry: Entry) -> None:
         entries[entry.ticket.job] = entry
 
 
-def _names(root: RootPaths, state: State) -> list[str]:
+def list_state(root: RootPaths, state: State) -> list[str]:
+    """The names in one state's directory, ours or not. Raises RootError if it is gone."""
     try:
         return fs.list_dir(root.state(state))
     except FileNotFoundError as error:
@@ -209,7 +212,8 @@ def _names(root: RootPaths, state: State) -> list[str]:
         ) from error
 
 
-def _parse(state: State, name: str) -> Entry | None:
+def parse(state: State, name: str) -> Entry | None:
+    """The entry that a name stands for in this state's directory; None if it is not ours."""
     parsed = parse_entry(name)
     if parsed is None or (parsed[1] is not None) != (state is State.RUNNING):
         return None

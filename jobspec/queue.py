@@ -332,7 +332,7 @@ class Queue:
         if data is None:
             return None
         try:
-            spec = self._picker.spec(running.ticket.job, data)
+            spec = self._picker.spec(running, data)
         except SpecError:  # a version later than ours; it looked damaged before the claim
             fs.move_once(
                 running.path(self.paths), following(running, State.PENDING).path(self.paths)

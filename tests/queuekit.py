@@ -134,7 +134,7 @@ def killed_at(index: int, body: Callable[[], object], *, torn: bool = False) -> 
         with faulty(index, dies_torn if torn else dies):
             body()
 
-    child = _fork(child_body)
+    child = fork(child_body)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert code in (0, KILLED), f"the child failed by itself at call {index}"
     return code == KILLED
@@ -169,7 +169,7 @@ def race(bodies: Sequence[Callable[[], Any]]) -> list[Any]:
     with tempfile.TemporaryDirectory() as scratch:
         answers = [Path(scratch) / str(number) for number in range(len(bodies))]
         children = [
-            _fork(_racer, start, starter, body, answer)
+            fork(_racer, start, starter, body, answer)
             for body, answer in zip(bodies, answers, strict=True)
         ]
         os.close(start)
@@ -185,7 +185,7 @@ def _racer(start: int, starter: int, body: Callable[[], Any], answer: Path) -> N
     answer.write_text(json.dumps(body()))
 
 
-def _fork(body: Callable[..., object], *args: Any) -> int:
+def fork(body: Callable[..., object], *args: Any) -> int:
     """A child that runs `body` and never returns into pytest."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # other tests' threads; we touch none
@@ -219,7 +219,7 @@ def stopped_at(
         with faulty(index, stops), contextlib.redirect_stderr(None):
             body()
 
-    child = _fork(child_body)
+    child = fork(child_body)
     status = os.waitpid(child, os.WUNTRACED)[1]
     if not os.WIFSTOPPED(status):
         assert os.waitstatus_to_exitcode(status) == 0

@@ -1,0 +1,364 @@
+"""Torment a queue: many workers, jobs of no work, random `kill -9` and SIGSTOP; then count.
+
+    python -m benchmarks.soak --workers 200 --jobs 10000 --minutes 10 --lease-s 20
+
+Worker processes claim, beat, wait `--work-s` on average, write a result and commit; now and then they
+give a job back. A tormentor kills and replaces them, or stops them for up to two and a half leases,
+so that some come back after their jobs were given to others. In the end nothing may be lost (a job
+without an entry), doubled (two entries, or two commits, of one job) or stuck (not ended although
+everybody waits). Workers keep a ledger of their commits outside the root, where none can hide.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jobspec import fs, record
+from jobspec.claim import Claim
+from jobspec.entries import list_state, parse
+from jobspec.errors import ClaimLost
+from jobspec.lease import new_worker_id
+from jobspec.queue import Queue
+from jobspec.record import FINAL, Result, State
+from jobspec.spec import JobSpec, ModelSpec
+
+BEATS_A_LEASE = 10
+GIVEN_BACK_FRAC = 0.02
+GRACE_LEASES = 15.0
+POLL_S = (2.0, 30.0)  # an idle worker's first and longest wait
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a soak does. Several `roots` are mounts of one and the same root."""
+
+    roots: Sequence[Path]
+    workers: int
+    jobs: int
+    seconds: float
+    lease_s: float
+    work_s: float = 0.0
+    faults_per_s: float = 1.0
+
+
+@dataclass
+class Figures:
+    """What came of it. `lost`, `doubled` and `stuck` must be 0."""
+
+    workers: int = 0
+    jobs: int = 0
+    lease_s: float = 0.0
+    seconds: float = 0.0
+    enqueued_per_s: float = 0.0
+    claims: int = 0
+    claims_per_s: float = 0.0
+    commits: int = 0
+    lost: int = 0
+    doubled: int = 0
+    stuck: int = 0
+    failed: int = 0
+    requeues: int = 0
+    fenced: int = 0
+    kills: int = 0
+    stops: int = 0
+    calls_per_idle_minute: float = 0.0
+    wrong: list[str] = field(default_factory=list[str])
+
+    @property
+    def good(self) -> bool:
+        return not (self.lost or self.doubled or self.stuck or self.wrong)
+
+
+def run(plan: Plan, say: Callable[[str], None] = lambda text: None) -> Figures:
+    """Carry out a plan. The roots' directories must exist or be creatable; use fresh ones."""
+    figures = Figures(workers=plan.workers, jobs=plan.jobs, lease_s=plan.lease_s)
+    queue = Queue.create(
+        plan.roots[0], heartbeat_s=plan.lease_s / BEATS_A_LEASE, lease_s=plan.lease_s
+    )
+    jobs = _enqueue_all(queue, plan, figures)
+    say(f"{len(jobs)} jobs enqueued, {figures.enqueued_per_s:.0f}/s")
+    with tempfile.TemporaryDirectory() as ledgers:
+        _torment(queue, plan, figures, Path(ledgers), say)
+        _count(queue, jobs, figures, Path(ledgers))
+    figures.calls_per_idle_minute = calls_per_idle_minute()
+    return figures
+
+
+def _enqueue_all(queue: Queue, plan: Plan, figures: Figures) -> set[str]:
+    started = time.monotonic()
+    jobs = {
+        queue.enqueue(JobSpec(name=f"soak-{n:05d}", model=ModelSpec(name="none"), train=None)).id
+        for n in range(plan.jobs)
+    }
+    figures.enqueued_per_s = plan.jobs / (time.monotonic() - started)
+    return jobs
+
+
+def _torment(
+    queue: Queue, plan: Plan, figures: Figures, ledgers: Path, say: Callable[[str], None]
+) -> None:
+    crowd = _Crowd(plan, ledgers)
+    started = time.monotonic()
+    next_word = started + 10
+    try:
+        while (now := time.monotonic()) < started + plan.seconds:
+            if not _left(queue):
+                break
+            crowd.one_fault()
+            crowd.wait(random.expovariate(plan.faults_per_s))
+            if now > next_word:
+                faults = crowd.kills + crowd.stops
+                say(f"{now - started:.0f} s: {_left(queue)} jobs left, {faults} faults")
+                next_word = now + 10
+        figures.kills, figures.stops = crowd.kills, crowd.stops
+        crowd.wake_all()
+        deadline = time.monotonic() + GRACE_LEASES * plan.lease_s
+        while _left(queue) and time.monotonic() < deadline:
+            crowd.wait(plan.lease_s / BEATS_A_LEASE)
+    finally:
+        crowd.end()
+    figures.seconds = time.monotonic() - started
+
+
+def _left(queue: Queue) -> int:
+    states = (State.PENDING, State.RUNNING)
+    return sum(len(list_state(queue.paths, state)) for state in states)
+
+
+class _Crowd:
+    """The workers' processes, and what is done to them."""
+
+    def __init__(self, plan: Plan, ledgers: Path) -> None:
+        self.kills = self.stops = 0
+        self._plan = plan
+        self._ledgers = ledgers
+        self._stopped: dict[int, float] = {}
+        self._roots: dict[int, Path] = {}
+        for number in range(plan.workers):
+            self._start(plan.roots[number % len(plan.roots)])
+
+    def one_fault(self) -> None:
+        """Kill somebody and start another, or stop somebody for a while."""
+        awake = [pid for pid in self._roots if pid not in self._stopped]
+        if not awake:
+            return
+        pid = random.choice(awake)
+        if random.random() < 0.5:
+            self.kills += 1
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            self._start(self._roots.pop(pid))
+        else:
+            self.stops += 1
+            os.kill(pid, signal.SIGSTOP)
+            self._stopped[pid] = time.monotonic() + random.uniform(0.0, 2.5 * self._plan.lease_s)
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, and stopped processes go on when theirs is over."""
+        end = time.monotonic() + seconds
+        while True:
+            now = time.monotonic()
+            for pid in [pid for pid, until in self._stopped.items() if until <= now]:
+                del self._stopped[pid]
+                os.kill(pid, signal.SIGCONT)
+            if now >= end:
+                return
+            time.sleep(min(0.05, end - now))
+
+    def wake_all(self) -> None:
+        """Let everybody go on."""
+        self._stopped = dict.fromkeys(self._stopped, 0.0)
+        self.wait(0)
+
+    def end(self) -> None:
+        """Kill everybody that is left."""
+        for pid in self._roots:
+            os.kill(pid, signal.SIGKILL)
+        for pid in self._roots:
+            os.waitpid(pid, 0)
+        self._roots.clear()
+
+    def _start(self, root: Path) -> None:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                _Worker(self._plan, root, self._ledgers).live()
+            finally:
+                os._exit(1)
+        self._roots[pid] = root
+
+
+class _Worker:
+    """One worker process: beats, reaps, claims, waits, commits, for ever."""
+
+    def __init__(self, plan: Plan, root: Path, ledgers: Path) -> None:
+        random.seed()
+        self._plan = plan
+        self._queue = Queue(root)
+        self._id = new_worker_id("soak")
+        self._ledger = (ledgers / self._id).open("a")
+        self._next_beat = 0.0
+        self._idle_s = plan.lease_s / 100
+
+    def live(self) -> None:
+        while True:
+            with contextlib.suppress(OSError):  # a mount that doesn't answer: look again
+                self._beat(None)
+                claim = self._queue.claim(self._id)
+                if claim is None:
+                    self._idle_s = min(self._idle_s * 2, self._plan.lease_s / 10)
+                    time.sleep(random.uniform(0.5, 1.0) * self._idle_s)
+                    self._queue.reap()
+                    continue
+                self._idle_s = self._plan.lease_s / 100
+                self._note("claim", claim)
+                with contextlib.suppress(ClaimLost):
+                    self._work(claim)
+                    continue
+                self._note("fenced", claim)
+
+    def _work(self, claim: Claim) -> None:
+        end = time.monotonic() + random.expovariate(1.0) * self._plan.work_s
+        self._beat(claim.job, now=True)
+        while (now := time.monotonic()) < end:
+            time.sleep(min(end - now, self._plan.lease_s / BEATS_A_LEASE))
+            self._beat(claim.job)
+            if claim.held() is False:
+                raise ClaimLost("taken away")
+        if random.random() < GIVEN_BACK_FRAC:
+            claim.requeue("disk")
+            self._note("requeue", claim)
+            return
+        claim.finish("succeeded", {"metrics": {"attempt": float(claim.attempt)}})
+        self._note("commit", claim)
+
+    def _beat(self, job: str | None, *, now: bool = False) -> None:
+        if now or time.monotonic() >= self._next_beat:
+            self._queue.heartbeat(self._id, job=job)
+            self._next_beat = time.monotonic() + self._plan.lease_s / BEATS_A_LEASE
+
+    def _note(self, what: str, claim: Claim) -> None:
+        self._ledger.write(f"{what} {claim.job} {claim.attempt}\n")
+        self._ledger.flush()
+
+
+def _count(queue: Queue, jobs: set[str], figures: Figures, ledgers: Path) -> None:
+    rows = [line.split() for path in ledgers.iterdir() for line in path.read_text().splitlines()]
+    noted = Counter(row[0] for row in rows)
+    figures.claims, figures.fenced = noted["claim"], noted["fenced"]
+    figures.commits = noted["commit"]
+    figures.claims_per_s = figures.claims / figures.seconds
+    commits = Counter(row[1] for row in rows if row[0] == "commit")
+    found: dict[str, list[tuple[State, int]]] = {}
+    for state in State:
+        for name in list_state(queue.paths, state):
+            entry = parse(state, name)
+            if entry is not None:
+                found.setdefault(entry.ticket.job, []).append((state, entry.ticket.attempt))
+    figures.lost = len(jobs - found.keys())
+    doubled = {job for job, entries in found.items() if len(entries) > 1}
+    figures.doubled = len(doubled | {job for job, count in commits.items() if count > 1})
+    last = [entries[-1] for entries in found.values()]
+    figures.stuck = sum(state not in FINAL for state, _ in last)
+    figures.failed = sum(state is State.FAILED for state, _ in last)
+    figures.requeues = sum(attempt - 1 for _, attempt in last)
+    figures.wrong = list(
+        _wrong_results(queue, {row[1]: int(row[2]) for row in rows if row[0] == "commit"})
+    )
+
+
+def _wrong_results(queue: Queue, commits: dict[str, int]) -> Iterator[str]:
+    """Succeeded jobs whose result is not whole, or not that of the attempt that committed."""
+    for job in queue.jobs(State.SUCCEEDED):
+        result = record.read(job.paths.attempt(job.attempt).result, Result)
+        if result is None or result.metrics != {"attempt": float(job.attempt)}:
+            yield f"{job.id}: no whole result in attempt {job.attempt}"
+        if commits.get(job.id, job.attempt) != job.attempt:
+            yield f"{job.id}: committed by attempt {commits[job.id]}, shows {job.attempt}"
+    for job in commits.keys() - {job.id for job in queue.jobs(State.SUCCEEDED)}:
+        yield f"{job}: committed, but not succeeded"
+
+
+def calls_per_idle_minute(finished: int = 10_000, pending: int = 1_000) -> float:
+    """Filesystem calls that one idle worker makes in a minute, with jobs that it can't take."""
+    with tempfile.TemporaryDirectory() as scratch:
+        queue = Queue.create(Path(scratch) / "root")
+        for number in range(finished):
+            name = f"949-20261122T124057123456Z-done-{number:010x}.1.json"
+            (queue.paths.state(State.SUCCEEDED) / name).touch()
+        spec = JobSpec(name="big", model=ModelSpec(name="none"), train=None)
+        source = queue.enqueue(spec)
+        entry = next(queue.paths.state(State.PENDING).iterdir())
+        for number in range(1, pending):
+            os.link(entry, entry.with_name(entry.name.replace("949-2026", f"949-{2026 + number}")))
+        assert source.state is State.PENDING
+        queue.heartbeat("idle")
+        queue.claim("idle", fits=lambda spec: False)
+        with _counted() as count:
+            for _ in range(int(60 / POLL_S[1])):
+                queue.claim("idle", fits=lambda spec: False)
+                queue.reap()
+            for _ in range(int(60 / queue.format.heartbeat_s)):
+                queue.heartbeat("idle")
+        return float(count())
+
+
+@contextlib.contextmanager
+def _counted() -> Iterator[Callable[[], int]]:
+    """Count the calls by which `jobspec.fs` touches the root."""
+    touching = {"open", "rename", "unlink", "mkdir", "lstat", "stat", "listdir", "symlink", "chmod"}
+    made = 0
+
+    class Counting:
+        def __getattr__(self, name: str) -> Any:
+            nonlocal made
+            made += name in touching
+            return getattr(os, name)
+
+    fs.os = Counting()  # type: ignore[assignment] # stands in for the module
+    try:
+        yield lambda: made
+    finally:
+        fs.os = os
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
+    parser.add_argument("--workers", type=int, default=50)
+    parser.add_argument("--jobs", type=int, default=1000)
+    parser.add_argument("--minutes", type=float, default=2.0, help="how long faults are injected")
+    parser.add_argument("--lease-s", type=float, default=10.0)
+    parser.add_argument("--work-s", type=float, default=0.0, help="mean seconds a job waits")
+    parser.add_argument("--faults-per-s", type=float, default=1.0)
+    parser.add_argument("--root", type=Path, action="append", help="several: mounts of one root")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        plan = Plan(
+            roots=given.root or [Path(scratch) / "root"],
+            workers=given.workers,
+            jobs=given.jobs,
+            seconds=60 * given.minutes,
+            lease_s=given.lease_s,
+            work_s=given.work_s,
+            faults_per_s=given.faults_per_s,
+        )
+        figures = run(plan, say=lambda text: print(text, file=sys.stderr))
+    print(json.dumps(asdict(figures), indent=2))
+    sys.exit(0 if figures.good else 1)
+
+
+if __name__ == "__main__":
+    main()
