@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from jobspec.queue import Queue, WorkerSeen
 
 SCHEMA = 1
-_STALE_LEASES = 2.0  # how old a beating worker's record may be before it counts as silent
+_STALE_S = 180.0  # a working worker writes its record every minute
 SHOWN_FIRST = (State.RUNNING, State.PENDING, State.FAILED, State.SUCCEEDED, State.CANCELLED)
 
 
@@ -300,7 +300,7 @@ def _worker_row(seen: WorkerSeen, lease_s: float) -> WorkerRow:
     Only `reap`, which looks for a whole lease, judges anybody dead; this is for people to read.
     """
     age = age_s(seen.record.updated_at)
-    fresh = age is None or age < _STALE_LEASES * lease_s
+    fresh = age is None or age < max(_STALE_S, lease_s)
     return WorkerRow(
         worker=seen.worker,
         host=seen.record.host,

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from jobspec.record import ClaimRecord, End, PhaseTime, Progress, Reason, Result
 from jobspec.spec import JobSpec
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+PATIENCE_S = 30.0
 WORKER = "gpu012-4711-3-0123456789abcdef"
 
 
@@ -45,6 +47,48 @@ def jobspec(
 def jobspec_json(*args: str | Path, cwd: Path | None = None, code: int = 0, **env: str) -> Any:
     """The JSON object that a command prints with --json."""
     return json.loads(jobspec(*args, "--json", cwd=cwd, code=code, **env).stdout)
+
+
+class Talking:
+    """A command that goes on: its lines as they come, each within half a minute or never."""
+
+    def __init__(self, *args: str | Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-u", "-m", "jobspec.cli", *map(str, args)],
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+
+    def __enter__(self) -> Talking:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def line(self) -> str:
+        stdout, lines = self._process.stdout, list[str]()
+        assert stdout is not None
+        reader = threading.Thread(target=lambda: lines.append(stdout.readline()))
+        reader.start()
+        reader.join(PATIENCE_S)
+        if reader.is_alive():
+            self._process.kill()
+            reader.join()
+            raise AssertionError("no line came")
+        return lines[0]
+
+    @property
+    def runs(self) -> bool:
+        return self._process.poll() is None
+
+    def end(self) -> tuple[str, str, int]:
+        """What else it printed on stdout and stderr, and its exit code."""
+        out, talk = self._process.communicate(timeout=PATIENCE_S)
+        return out, talk, self._process.returncode
 
 
 def base_spec(model: str = "Qwen/Qwen3-8B", **fields: Any) -> JobSpec:

@@ -14,6 +14,7 @@ from jobspec import results
 from jobspec.cli.common import ROOT_KEY, common, wants_json
 from jobspec.cli.output import emit_struct
 from jobspec.errors import JobspecError
+from jobspec.paths import RootPaths
 from jobspec.queue import Queue
 
 
@@ -25,16 +26,18 @@ def demo() -> None:
     \b
     jobspec demo
 
-    Needs the worker's packages, no GPU and no network; keeps to a temporary root unless --root
-    names one.
+    Needs the worker's packages, no GPU and no network; works in a temporary directory, or below
+    --root and then all of it stays.
     """
     given = click.get_current_context().meta.get(ROOT_KEY)
     if not wants_json():
         return click.get_current_context().exit(_run(given, sys.stdout))
     with tempfile.TemporaryDirectory(prefix="jobspec-demo-") as folder:
-        root = Path(given or folder)
-        code = _run(root, sys.stderr)  # stdout is for the data
-        emit_struct(results.Results(root=str(root), results=results.rows(Queue(root).jobs())))
+        place = Path(given or folder)
+        code = _run(place, sys.stderr)  # stdout is for the data
+        root = place / "root"
+        if RootPaths(root).format.exists():
+            emit_struct(results.Results(root=str(root), results=results.rows(Queue(root).jobs())))
     return click.get_current_context().exit(code)
 
 

@@ -52,9 +52,10 @@ def _lines(told: JobReport) -> list[str]:
 
 
 def _spec_lines(told: JobReport) -> list[str]:
-    where = click.style(f", where it differs from the defaults ({told.dir}/spec.json)", dim=True)
-    differing = _differences(told.spec, _DEFAULTS, "")
-    return [f"spec{where}", *(f"  {place:<24} {value}" for place, value in differing)]
+    table = Table([Column("spec, where not by default"), Column("value")])
+    for place, value in _differences(told.spec, _DEFAULTS, ""):
+        table.add(place, value)
+    return table.lines()
 
 
 def _differences(given: Any, default: Any, place: str) -> Iterator[tuple[str, str]]:
