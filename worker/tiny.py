@@ -10,6 +10,7 @@ to score is sound, and nothing about generalization.
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from pathlib import Path
@@ -42,6 +43,7 @@ BENCHMARK = "aime_demo"
 def make(directory: Path) -> None:
     """Write `model/`, `train.jsonl` and `benchmarks/aime_demo.jsonl` below `directory`."""
     directory.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed, which comes along, else talks of it
     make_model(directory / "model")
     make_rows(directory)
 

@@ -21,7 +21,7 @@ import msgspec
 from jobspec import fs
 from jobspec.errors import JobspecError, ModelError
 from jobspec.spec import JobSpec
-from worker import checkpoints, launch
+from worker import attention, checkpoints, launch
 from worker.phase import EXIT_STOPPED, Phase, run
 
 os.environ.setdefault("ACCELERATE_USE_DEEPSPEED", "true")
@@ -136,7 +136,7 @@ class Training:
                 model.name,
                 revision=model.revision,
                 dtype=getattr(torch, model.dtype),
-                attn_implementation=_attention(self.spec, self.on_gpu),
+                attn_implementation=_attention(self.spec),
                 trust_remote_code=model.trust_remote_code,
                 use_safetensors=True,
             )
@@ -370,16 +370,10 @@ class _Epochs(TrainerCallback):
         self._training.on_epoch_end()
 
 
-def _attention(spec: JobSpec, on_gpu: bool) -> str:
+def _attention(spec: JobSpec) -> str:
+    """The attention to load a model with: by default the one that runs rows without padding."""
     asked = spec.model.attn_implementation
-    if asked != "auto":
-        return asked
-    if on_gpu:
-        from transformers.utils.import_utils import is_flash_attn_2_available
-
-        if is_flash_attn_2_available():
-            return "flash_attention_2"
-    return "sdpa"
+    return attention.register() if asked == "auto" else asked
 
 
 if __name__ == "__main__":

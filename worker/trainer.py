@@ -22,7 +22,7 @@ from transformers import TrainerCallback
 from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from worker import order
+from worker import attention, order
 from worker.order import MicroBatch
 
 IGNORED = -100
@@ -138,10 +138,10 @@ class EpochSampler(Sampler[Step]):
 class StepDataset(torch.utils.data.Dataset):
     """Turns a Step into its micro-batches' tensors."""
 
-    def __init__(self, rows: Rows, pad_token_id: int, packing: bool) -> None:
+    def __init__(self, rows: Rows, pad_token_id: int, *, padded: bool) -> None:
         self._rows = rows
         self._pad = pad_token_id
-        self._packing = packing
+        self._padded = padded
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -159,9 +159,7 @@ class StepDataset(torch.utils.data.Dataset):
         labels = [torch.tensor(row["labels"]) for row in rows]
         if micro.weight == 0:
             labels = [torch.full_like(label, IGNORED) for label in labels]
-        if self._packing:
-            return pack(ids, labels)
-        return pad(ids, labels, self._pad)
+        return pad(ids, labels, self._pad) if self._padded else pack(ids, labels)
 
 
 def pad(ids: list[torch.Tensor], labels: list[torch.Tensor], token: int) -> dict[str, torch.Tensor]:
@@ -244,8 +242,12 @@ class RowTrainer(SFTTrainer):
         add_fused_lm_head(base, outputs=("log_probs",))
 
     def get_train_dataloader(self) -> DataLoader:
-        dataset = StepDataset(self.schedule.rows, self._pad_token_id, self.schedule.packing)
-        return _loader(dataset, EpochSampler(self.schedule))
+        return _loader(self._dataset(self.schedule), EpochSampler(self.schedule))
+
+    def _dataset(self, schedule: Schedule) -> StepDataset:
+        # Padded only for models that do not take the attention that keeps unpadded rows apart.
+        padded = self.model.config._attn_implementation != attention.NAME
+        return StepDataset(schedule.rows, self._pad_token_id, padded=padded)
 
     @property
     def _pad_token_id(self) -> int:
@@ -293,7 +295,7 @@ class RowTrainer(SFTTrainer):
         model = self.model_wrapped
         was_training = model.training
         model.eval()
-        dataset = StepDataset(self.evaluation.rows, self._pad_token_id, self.evaluation.packing)
+        dataset = self._dataset(self.evaluation)
         summed = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         for step in self.evaluation.in_order():
             batch = dataset[step]
