@@ -15,7 +15,7 @@ import msgspec
 
 from jobspec import record
 from jobspec.errors import JobspecError
-from jobspec.record import ClaimRecord, End, Progress, Result, State
+from jobspec.record import ClaimRecord, End, Progress, Result, State, WorkerRecord
 
 if TYPE_CHECKING:
     from jobspec.entries import Job
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from jobspec.queue import Queue, WorkerSeen
 
 SCHEMA = 1
+_ASKED = 100  # pending jobs whose needs are compared with what the workers have
 _STALE_S = 180.0  # a working worker writes its record every minute
 SHOWN_FIRST = (State.RUNNING, State.PENDING, State.FAILED, State.SUCCEEDED, State.CANCELLED)
 
@@ -215,10 +216,24 @@ def why_waiting(queue: Queue, jobs: Sequence[Job], workers: Sequence[WorkerRow])
         return f"no worker is alive; start one: jobspec-worker --root {queue.paths.root}"
     if any(worker.job for worker in live) or any(job.state is State.RUNNING for job in jobs):
         return None
-    most = max(worker.gpus for worker in live)
-    wanted = [_gpus(job) for job in pending[:100]]
-    if all(number > most for number in wanted):
-        return f"the next job waits for {wanted[0]} GPUs, the live workers have at most {most}"
+    names = {worker.worker for worker in live}
+    records = [seen.record for seen in queue.workers() if seen.worker in names]
+    unmet = [_unmet(job, records) for job in pending[:_ASKED]]
+    return f"the next job {unmet[0]}" if all(unmet) else None
+
+
+def _unmet(job: Job, workers: Sequence[WorkerRecord]) -> str | None:
+    """What a job waits for that no live worker has."""
+    try:
+        wanted = job.spec.resources
+    except (JobspecError, OSError):
+        return None
+    most = max(worker.gpus for worker in workers)
+    if wanted.gpus is not None and wanted.gpus > most:
+        return f"waits for {wanted.gpus} GPUs, the live workers have at most {most}"
+    memory = max(worker.gpu_memory_gib or 0.0 for worker in workers)
+    if wanted.gpu_memory_gib is not None and wanted.gpu_memory_gib > memory:
+        return f"needs GPUs of {wanted.gpu_memory_gib:g} GiB, the live workers' have {memory:g}"
     return None
 
 
@@ -237,13 +252,6 @@ def _name(job: Job) -> str:
         return job.spec.name
     except (JobspecError, OSError):
         return job.id.rpartition("-")[0]  # a damaged spec must not hide the rest of the queue
-
-
-def _gpus(job: Job) -> int:
-    try:
-        return job.spec.resources.gpus or 0
-    except (JobspecError, OSError):
-        return 0
 
 
 def _fraction(progress: Progress | None) -> float | None:

@@ -26,6 +26,7 @@ from clikit import (
 from jobspec import report, results
 from jobspec.queue import Queue
 from jobspec.record import Reason, State
+from jobspec.spec import ResourcesSpec
 
 
 @pytest.fixture
@@ -141,11 +142,15 @@ def test_why_nothing_runs(queue: Queue) -> None:
         return report.why_waiting(queue, jobs, report.worker_rows(queue)) or ""
 
     assert why() == ""
-    many = msgspec.structs.replace(base_spec().resources, gpus=16)
-    queue.enqueue(base_spec(resources=many))
+    queue.enqueue(base_spec(resources=ResourcesSpec(gpus=16)))
     assert "no worker is alive" in why() and str(queue.paths.root) in why()
     beat(queue, WORKER, None)
     assert why() == "the next job waits for 16 GPUs, the live workers have at most 8"
+    beat(queue, WORKER, None, gpus=16, gpu_memory_gib=79.6)
+    assert why() == ""
+    queue.enqueue(base_spec(notes="y", resources=ResourcesSpec(gpu_memory_gib=94)))
+    queue.cancel(queue.jobs()[0].id)
+    assert why() == "the next job needs GPUs of 94 GiB, the live workers' have 79.6"
     queue.hold("quota is full")
     assert "on hold: quota is full" in why()
     queue.release()
