@@ -15,7 +15,7 @@ import pytest
 
 from jobspec import spec as specs
 from jobspec.paths import AttemptPaths, JobPaths
-from jobspec.spec import EvalSpec, JobSpec, ModelSpec
+from jobspec.spec import DataSpec, EvalSpec, JobSpec, ModelSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("JOBSPEC_TEST_DATA", ROOT.parent / "shared" / "data"))
@@ -66,6 +66,24 @@ def make_attempt(root: Path, model: Path, evaluation: EvalSpec, number: int = 1)
     attempt = job.attempt(number)
     attempt.dir.mkdir(parents=True)
     job.spec.write_bytes(data)
+    return attempt
+
+
+def make_trained_attempt(root: Path, evaluation: EvalSpec, model: Path) -> AttemptPaths:
+    """An attempt whose train phase is finished, `model` being what it made."""
+    spec = JobSpec(
+        name="trained",
+        model=ModelSpec(name="nowhere/base"),
+        data=DataSpec(path="rows.jsonl"),
+        eval=evaluation,
+    )
+    data = specs.canonical(spec)
+    job = JobPaths(root / "jobs" / specs.job_id(spec.name, data))
+    attempt = job.attempt(1)
+    attempt.dir.mkdir(parents=True)
+    job.spec.write_bytes(data)
+    shutil.copytree(model, attempt.final_model)
+    attempt.done("train").write_text(json.dumps({"epochs": 3.0}))
     return attempt
 
 

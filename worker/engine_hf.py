@@ -27,7 +27,7 @@ class HfEngine:
         self.model = model
         self.responses = Responses(tokenizer, model.generation_config)
         accepted = inspect.signature(model.forward).parameters
-        self._extras = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        self._extras: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
         self._positions = "position_ids" in accepted
 
     @classmethod

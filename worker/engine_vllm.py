@@ -7,6 +7,7 @@ decoded by our own tokenizer from token ids, as the hf engine does, so both read
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,7 +30,7 @@ class VllmEngine:
     def __init__(
         self, llm: Any, module: Any, responses: Responses, *, in_flight: int = IN_FLIGHT
     ) -> None:
-        self._llm = llm
+        self._llm: Any = llm
         self._module = module
         self._responses = responses
         self._in_flight = in_flight
@@ -41,11 +42,11 @@ class VllmEngine:
         tokenizer: Any,
         *,
         context: int,
-        devices: int = 1,
         in_flight: int = IN_FLIGHT,
     ) -> VllmEngine:
         """Start vLLM with prefix caching, for sequences of `context` tokens at most."""
-        import vllm
+        import torch
+        import vllm  # pyright: ignore[reportMissingImports] - the extra `vllm`
         from transformers import GenerationConfig
 
         llm = vllm.LLM(
@@ -53,8 +54,11 @@ class VllmEngine:
             dtype=weights.dtype,
             trust_remote_code=weights.trust_remote_code,
             max_model_len=context,
-            tensor_parallel_size=devices,
+            # The process sees the devices of one engine only.
+            tensor_parallel_size=max(1, torch.cuda.device_count()),
             enable_prefix_caching=True,
+            # Its own all-reduce is peer access too: see worker.devices.
+            disable_custom_all_reduce=os.environ.get("NCCL_P2P_DISABLE") == "1",
             # Nothing of generation_config may shape a draw that the spec does not ask for.
             generation_config="vllm",
             disable_log_stats=True,

@@ -69,12 +69,25 @@ class EngineChoice(msgspec.Struct, frozen=True, kw_only=True):
         row_bytes = _cache_bytes(config) * (longest_prompt + sampling.max_gen_toks)
         return max(1, min(_HF_MOST_ROWS, _HF_CACHE_BYTES // max(1, row_bytes)))
 
-    def load(self, tokenizer: Any) -> Engine:
-        """Load the weights and be ready to draw."""
+    def load(self, tokenizer: Any = None, *, in_flight: int = 256) -> Engine:
+        """Load the weights into this process, on the devices it sees.
+
+        Args:
+            tokenizer: the model's, where it is loaded already.
+            in_flight: samples to hold at a time, where the engine can hold many.
+        """
+        if tokenizer is None:
+            from transformers import AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(
+                self.weights.directory, trust_remote_code=self.weights.trust_remote_code
+            )
         if self.name == "vllm":
             from worker.engine_vllm import VllmEngine
 
-            return VllmEngine.load(self.weights, tokenizer, context=self.context)
+            return VllmEngine.load(
+                self.weights, tokenizer, context=self.context, in_flight=in_flight
+            )
         from worker.engine_hf import HfEngine
 
         return HfEngine.load(self.weights, tokenizer)

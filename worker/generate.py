@@ -56,14 +56,14 @@ def plan_chunks(
 
 
 def generate(
-    engine: Callable[[], Engine],
+    engine: Callable[[int], Engine],
     work: Sequence[tuple[Store, Sequence[Chunk]]],
     report: Callable[[int, int], None],
 ) -> list[dict[str, list[Generation]]]:
     """Draw what no attempt has drawn yet, publishing each chunk as it finishes.
 
     Args:
-        engine: makes or returns the engine; called only if something is left to draw.
+        engine: given how many samples are left to draw, makes the engine; not called for none.
         work: each benchmark's store and its chunks.
         report: told (samples done, samples in all).
 
@@ -81,7 +81,7 @@ def generate(
     done = sum(map(len, results.values()))
     report(done, total)
     left = [chunk for chunk in every if _name(chunk) not in results]
-    for chunk, rows in engine().run(iter(left)) if left else ():
+    for chunk, rows in engine(total - done).run(iter(left)) if left else ():
         stores[_name(chunk)].save(chunk, rows)
         results[_name(chunk)] = rows
         done += len(rows)

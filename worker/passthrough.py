@@ -19,7 +19,7 @@ from jobspec.errors import BenchmarkError
 from jobspec.spec import EvalSpec
 from worker.engines import EngineChoice
 from worker.quiet import quiet
-from worker.session import Result
+from worker.score import Result
 
 _HF_BATCH = 8
 # What lm-eval puts among a task's metrics and is none.
@@ -40,7 +40,7 @@ class Foreign:
 
         self.names = names
         self.evaluation = evaluation
-        paths = [str(path) for path in include if any(path.glob("*.yaml"))]
+        paths: list[str | Path] = [path for path in include if any(path.glob("*.yaml"))]
         self._manager: Any = TaskManager(include_path=paths or None) if names else None
         for name in names:
             self._load(name)
@@ -125,7 +125,7 @@ class Foreign:
 def _model(choice: EngineChoice, evaluation: EvalSpec) -> Any:
     """lm-eval's own class for the engine, on the same weights."""
     weights = choice.weights
-    shared = {
+    shared: dict[str, Any] = {
         "pretrained": weights.directory,
         "dtype": weights.dtype,
         "trust_remote_code": weights.trust_remote_code,
@@ -135,11 +135,12 @@ def _model(choice: EngineChoice, evaluation: EvalSpec) -> Any:
     if choice.name == "vllm":
         from lm_eval.models.vllm_causallms import VLLM
 
-        return VLLM(**shared, max_model_len=choice.context, seed=evaluation.seed)
+        return VLLM(**shared | {"max_model_len": choice.context, "seed": evaluation.seed})
     from lm_eval.models.huggingface import HFLM
 
     device = "cuda" if choice.devices else "cpu"
-    return HFLM(**shared, device=device, max_length=choice.context, batch_size=_HF_BATCH)
+    shared |= {"device": device, "max_length": choice.context, "batch_size": _HF_BATCH}
+    return HFLM(**shared)
 
 
 def _main_metric(numbers: Mapping[str, Any]) -> tuple[str, float]:

@@ -1,44 +1,31 @@
 """Scoring: from raw generations to verdicts, from verdicts to the numbers reported.
 
-Works on `eval/<benchmark>/` alone, without a model: `python -m worker.rescore` runs it again.
+Needs no model: `python -m worker.rescore` does it again from what an evaluation leaves on disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import msgspec
 
 from jobspec import compare
-from jobspec.record import Record
+from jobspec.evaluation import Asked, Generation, Plan, QuestionScore, SampleScore
 from worker import stats
 from worker.answers import Thinking, aime_answer, answer_text
-from worker.samples import Asked, Generation, Plan
 from worker.verify import Judge, Judged
 
-Metric = Callable[[Sequence["QuestionScore"]], float | None]
+Metric = Callable[[Sequence[QuestionScore]], float | None]
 
 
-class SampleScore(Record, frozen=True, kw_only=True):
-    """One sample's verdict. `why` a sample has no answer comes before what the answer is."""
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What one benchmark came to. `metrics` are named without the benchmark."""
 
-    sample: int
-    right: bool
-    answer: str | None
-    tokens: int
-    truncated: bool
-    unclosed: bool
-
-
-class QuestionScore(Record, frozen=True, kw_only=True):
-    """One row of `scores.jsonl`: a question and its k verdicts."""
-
-    id: str
-    answer: str
-    samples: tuple[SampleScore, ...]
-
-    @property
-    def correct(self) -> int:
-        return sum(sample.right for sample in self.samples)
+    benchmark: str
+    metrics: dict[str, float | None]
+    intervals: dict[str, tuple[float | None, float | None]]
+    protocol: dict[str, Any]
 
 
 def score(
@@ -175,8 +162,3 @@ def _majority(scores: Sequence[QuestionScore]) -> float:
 def _majority_of(score: QuestionScore) -> float:
     answers = [sample.answer for sample in score.samples]
     return stats.majority(answers, [sample.right for sample in score.samples])
-
-
-def outcomes(scores: Sequence[QuestionScore]) -> Mapping[str, list[bool]]:
-    """Right or wrong for each sample by question: what `jobspec compare` pairs."""
-    return {score.id: [sample.right for sample in score.samples] for score in scores}

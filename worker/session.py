@@ -10,33 +10,26 @@ from typing import Any
 
 import msgspec
 
-from jobspec import fs
+from jobspec import evaluation, fs
 from jobspec import spec as specs
 from jobspec.benchmarks import Benchmark
 from jobspec.errors import ModelError, TemplateError
+from jobspec.evaluation import Asked, Generation, Plan, QuestionScore
 from jobspec.spec import EvalSpec
-from worker import score
+from worker import devices, score
 from worker.answers import Thinking
+from worker.engine_pool import EnginePool
 from worker.engines import Engine, EngineChoice
 from worker.generate import generate, plan_chunks, refuse_copies
 from worker.lm import Prompts, Samples, SamplingLM
 from worker.quiet import quiet
-from worker.samples import Asked, Chunk, Generation, Plan, Sampling, Store
-from worker.score import QuestionScore
+from worker.samples import Chunk, Sampling, Store
+from worker.score import Result
 from worker.tasks import FILTER, TaskSettings, make_task
 from worker.verify import Judge
 
 _SAMPLED_BLOCKS = 16
 _BLOCK_BYTES = 1 << 16
-
-
-class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What one benchmark came to. `metrics` are named without the benchmark."""
-
-    benchmark: str
-    metrics: dict[str, float | None]
-    intervals: dict[str, tuple[float | None, float | None]]
-    protocol: dict[str, Any]
 
 
 class Session:
@@ -45,7 +38,7 @@ class Session:
     def __init__(
         self,
         job: str,
-        evaluation: EvalSpec,
+        settings: EvalSpec,
         choice: EngineChoice,
         tokenizer: Any,
         *,
@@ -54,14 +47,15 @@ class Session:
         report: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         self.job = job
-        self.evaluation = evaluation
+        self.settings = settings
         self.choice = choice
         self.tokenizer = tokenizer
         self.directory = directory
         self.earlier = earlier
         self.report = report
-        self.thinking = Thinking.from_end(evaluation.think_end_token)
+        self.thinking = Thinking.from_end(settings.think_end_token)
         self._engine: Engine | None = None
+        self._length = 0
         self._works: dict[str, _Work] = {}
 
     def run(self, benchmarks: Sequence[Benchmark], judge: Judge) -> list[Result]:
@@ -72,7 +66,7 @@ class Session:
         if not benchmarks:
             return []
         self._works = {benchmark.name: self._work(benchmark) for benchmark in benchmarks}
-        lm = SamplingLM(self.tokenizer, self.evaluation.chat_template_kwargs, self._draw)
+        lm = SamplingLM(self.tokenizer, self.settings.chat_template_kwargs, self._draw)
         chat = self._chat()
         opens = chat and lm.opens_think(self.thinking)
         for work in self._works.values():
@@ -97,17 +91,22 @@ class Session:
             self._engine.close()
             self._engine = None
 
-    def engine(self) -> Engine:
-        """The engine, loaded when first needed."""
-        if self._engine is None:
-            self._engine = self.choice.load(self.tokenizer)
+    def engine(self, samples: int) -> Engine:
+        """The engine, or several on one list, to draw `samples` with; started when needed."""
+        self.close()
+        groups = devices.groups(Path(self.choice.weights.directory))
+        choice = msgspec.structs.replace(self.choice, context=self._length)
+        if choice.devices == 0 and len(groups) == 1:
+            self._engine = choice.load(self.tokenizer)
+        else:
+            self._engine = EnginePool(choice, groups, samples=samples)
         return self._engine
 
     def _chat(self) -> bool:
         """Whether prompts go through a chat template; only the stock protocol does without one."""
         if self.tokenizer.chat_template:
             return True
-        if self.evaluation.protocol == "stock":
+        if self.settings.protocol == "stock":
             return False
         raise TemplateError(
             "the model has no chat template, and the published protocol asks in chat",
@@ -116,7 +115,7 @@ class Session:
         )
 
     def _work(self, benchmark: Benchmark) -> _Work:
-        settings = specs.sampling(self.evaluation, benchmark.name)
+        settings = specs.sampling(self.settings, benchmark.name)
         limit = settings.pop("limit")
         shots = settings.pop("num_fewshot")
         k = settings.pop("avg_k")
@@ -126,7 +125,7 @@ class Session:
             benchmark = msgspec.structs.replace(benchmark, questions=asked)
         task = TaskSettings(
             k=k,
-            protocol=self.evaluation.protocol,
+            protocol=self.settings.protocol,
             num_fewshot=shots,
             generation_kwargs=msgspec.structs.asdict(sampling),
         )
@@ -148,8 +147,7 @@ class Session:
         """Make or find every sample of every benchmark, all of them in one list of work."""
         for name, texts in prompts.items():
             self._tokenize(self._works[name], texts)
-        for work in self._works.values():
-            self._check_context(work)
+        self._length = max(self._check_context(work) for work in self._works.values())
         works = list(self._works.values())
         stores = [self._open(work) for work in works]
         listed = [(store, work.chunks) for store, work in zip(stores, works, strict=True)]
@@ -179,7 +177,8 @@ class Session:
             for name in names
         ]
 
-    def _check_context(self, work: _Work) -> None:
+    def _check_context(self, work: _Work) -> int:
+        """The tokens a benchmark's longest sequence takes. Raises ModelError if it does not fit."""
         longest = max(work.asked, key=lambda question: question.prompt_tokens)
         needed = longest.prompt_tokens + work.sampling.max_gen_toks
         if needed > self.choice.context:
@@ -190,6 +189,7 @@ class Session:
                 place=f"{work.benchmark.name}: $.eval.max_gen_toks",
                 hint=f"at most {self.choice.context - longest.prompt_tokens} fits",
             )
+        return needed
 
     def _open(self, work: _Work) -> Store:
         """Plan a benchmark's chunks and open its store."""
@@ -205,7 +205,7 @@ class Session:
             form=work.benchmark.form,
             k=work.settings.k,
             chunks=len(work.chunks),
-            think_end_token=self.evaluation.think_end_token,
+            think_end_token=self.settings.think_end_token,
             protocol=self._protocol(work),
         )
         earlier = [directory / name for directory in self.earlier]
@@ -234,14 +234,14 @@ class Session:
         form = work.benchmark.form
         texts = msgspec.json.encode([[question.id, question.prompt] for question in work.asked])
         return {
-            "protocol": self.evaluation.protocol,
+            "protocol": self.settings.protocol,
             "shots": work.settings.shots(form),
             "chat_template": self._chat(),
-            "chat_template_kwargs": self.evaluation.chat_template_kwargs,
+            "chat_template_kwargs": self.settings.chat_template_kwargs,
             "prompt_sha256": hashlib.sha256(texts).hexdigest(),
             "k": work.settings.k,
             **msgspec.structs.asdict(work.sampling),
-            "think_end_token": self.evaluation.think_end_token,
+            "think_end_token": self.settings.think_end_token,
             "opens_think": work.opens_think,
             "stop_after_thinking": work.settings.stops(form),
             "questions": len(work.asked),
@@ -252,10 +252,14 @@ class Session:
         }
 
     def _result(self, work: _Work, found: Mapping[str, Any]) -> Result:
-        """lm-eval's numbers under our names; the scores themselves are published beside them."""
+        """lm-eval's numbers under our names; the verdicts are published beside the samples."""
         name = work.benchmark.name
-        rows = b"".join(msgspec.json.encode(row) + b"\n" for row in work.scores)
-        fs.publish(self.directory / name / "scores.jsonl", rows)
+        directory = self.directory / name
+        fs.publish(directory / evaluation.SCORES, evaluation.to_lines(work.scores))
+        if self.settings.log_samples:
+            fs.publish(
+                directory / "samples.jsonl", evaluation.to_lines(evaluation.samples(directory))
+            )
         names = score.metrics(work.benchmark.form, work.settings.k)
         return Result(
             benchmark=name,

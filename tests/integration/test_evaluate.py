@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -19,6 +20,7 @@ from evalkit import (
     environment,
     generations,
     make_attempt,
+    make_trained_attempt,
     needs_data,
     questions,
     read_lines,
@@ -26,6 +28,7 @@ from evalkit import (
     stories_model,
 )
 
+from jobspec import evaluation
 from jobspec.paths import AttemptPaths
 from jobspec.record import PhaseError, Progress
 from jobspec.spec import BenchmarkOverrides, EvalSpec
@@ -45,14 +48,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def scored(model: Path, tmp_path_factory: pytest.TempPathFactory) -> AttemptPaths:
     """8 questions of MATH-500 and 4 of each AIME at k = 4."""
-    evaluation = EvalSpec(
+    settings = EvalSpec(
         benchmark_dir=str(DATA),
         avg_k=4,
         max_gen_toks=64,
         limit=4,
         overrides={"minerva_math500": BenchmarkOverrides(limit=8)},
     )
-    attempt = make_attempt(tmp_path_factory.mktemp("root"), model, evaluation)
+    attempt = make_attempt(tmp_path_factory.mktemp("root"), model, settings)
     done = run_phase(attempt)
     assert done.returncode == 0, done.stderr
     return attempt
@@ -121,12 +124,12 @@ def test_kill_and_resume_gives_the_text_of_an_uninterrupted_run(
     model: Path, tmp_path: Path
 ) -> None:
     bench = aime_file(tmp_path / "bench", questions(12))
-    evaluation = EvalSpec(
+    settings = EvalSpec(
         benchmarks=("aime_test",), benchmark_dir=str(bench), avg_k=32, max_gen_toks=96
     )
-    whole = make_attempt(tmp_path / "whole", model, evaluation)
+    whole = make_attempt(tmp_path / "whole", model, settings)
     assert run_phase(whole).returncode == 0
-    first = make_attempt(tmp_path / "cut", model, evaluation)
+    first = make_attempt(tmp_path / "cut", model, settings)
     found: list[Path] = []
     process = subprocess.Popen(command(first), env=environment(), stderr=subprocess.DEVNULL)
     try:
@@ -139,7 +142,7 @@ def test_kill_and_resume_gives_the_text_of_an_uninterrupted_run(
         process.wait()
     kept = {path.name: path.read_bytes() for path in (first.eval / "aime_test").glob("gen*")}
     assert 0 < len(kept) < 6
-    second = make_attempt(tmp_path / "cut", model, evaluation, number=2)
+    second = make_attempt(tmp_path / "cut", model, settings, number=2)
     assert run_phase(second).returncode == 0
     for path in sorted((whole.eval / "aime_test").glob("*.jsonl")):
         assert (second.eval / "aime_test" / path.name).read_bytes() == path.read_bytes()
@@ -171,12 +174,12 @@ metric_list:
 metadata: {{version: 3.0}}
 """
     )
-    evaluation = EvalSpec(
+    settings = EvalSpec(
         benchmarks=("say_it",),
         benchmark_dir=str(tmp_path),
         overrides={"say_it": BenchmarkOverrides(limit=4)},
     )
-    attempt = make_attempt(tmp_path / "root", model, evaluation)
+    attempt = make_attempt(tmp_path / "root", model, settings)
     done = run_phase(attempt, HF_HOME=str(tmp_path / "hf"))
     assert done.returncode == 0, done.stderr
     found = summary(attempt)
@@ -188,6 +191,120 @@ metadata: {{version: 3.0}}
         0,
     )
     assert protocol["questions"]["effective"] == 4
+
+
+def rescore(attempt: AttemptPaths) -> dict[str, Any]:
+    done = subprocess.run(
+        command(attempt, "rescore"), env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_rescoring_needs_no_model_and_changes_nothing(scored: AttemptPaths, tmp_path: Path) -> None:
+    copy = AttemptPaths(tmp_path / "job" / "attempts" / "1")
+    shutil.copytree(scored.dir, copy.dir)
+    files = [*copy.eval.glob("*/scores.jsonl"), copy.done("eval")]
+    before = {path: path.read_bytes() for path in files}
+    assert len(before) == 4
+    assert rescore(copy) == {
+        "benchmarks": ["aime24", "aime25", "minerva_math500"],
+        "changed": {},
+    }
+    assert {path: path.read_bytes() for path in files} == before
+
+
+def test_rescoring_reads_the_samples_as_they_are(scored: AttemptPaths, tmp_path: Path) -> None:
+    copy = AttemptPaths(tmp_path / "job" / "attempts" / "1")
+    shutil.copytree(scored.dir, copy.dir)
+    copy.result.write_text(json.dumps({"job": "j", "attempt": 1, "metrics": {"eval_loss": 2.5}}))
+    chunk = copy.eval / "aime24" / "generations-00000.jsonl"
+    answers = {q["id"]: q["answer"] for q in read_lines(copy.eval / "aime24" / "questions.jsonl")}
+    rows = read_lines(chunk)
+    for row in rows:
+        if row["sample"] < 2:
+            row |= {"text": f"\\boxed{{{answers[row['question']]}}}", "finish": "stop"}
+    chunk.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    changed = rescore(copy)["changed"]
+    assert changed["bench/aime24/avg_at_4"] == [0.0, 0.5]
+    assert changed["bench/aime24/truncated_frac"] == [1.0, 0.5]
+    assert not any(name.startswith("bench/aime25") for name in changed)
+    assert summary(copy)["metrics"]["bench/aime24/avg_at_4"] == 0.5
+    assert summary(copy)["seconds"] == summary(scored)["seconds"]
+    metrics = json.loads(copy.result.read_text())["metrics"]
+    assert (metrics["eval_loss"], metrics["bench/aime24/maj_at_4"]) == (2.5, 1.0)
+
+
+def test_rescoring_an_evaluation_that_is_not_complete_is_refused(
+    scored: AttemptPaths, tmp_path: Path
+) -> None:
+    copy = AttemptPaths(tmp_path / "job" / "attempts" / "1")
+    shutil.copytree(scored.dir, copy.dir)
+    (copy.eval / "aime25" / "generations-00000.jsonl").unlink()
+    before = copy.done("eval").read_bytes()
+    done = subprocess.run(
+        command(copy, "rescore"), env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3
+    assert "the evaluation is not complete" in done.stderr
+    assert copy.done("eval").read_bytes() == before
+
+
+def test_samples_can_be_read_with_their_verdicts(scored: AttemptPaths) -> None:
+    rows = list(evaluation.samples(scored.eval / "aime24"))
+    assert [(row.question, row.sample) for row in rows[:5]] == [
+        *(("2024-I-1", sample) for sample in range(4)),
+        ("2024-I-2", 0),
+    ]
+    assert rows[0].prompt.startswith("<s>user: Every morning Aya")
+    assert rows[0].response
+    assert (rows[0].expected, rows[0].answer, rows[0].right) == ("204", None, False)
+    assert rows[0].truncated
+
+
+def test_every_epoch_is_scored_on_request(model: Path, tmp_path: Path) -> None:
+    bench = aime_file(tmp_path / "bench", questions(2))
+    settings = EvalSpec(
+        benchmarks=("aime_test",),
+        benchmark_dir=str(bench),
+        avg_k=2,
+        max_gen_toks=8,
+        checkpoints="all",
+        log_samples=True,
+    )
+    attempt = make_trained_attempt(tmp_path / "root", settings, model)
+    for epoch in (2, 1):
+        shutil.copytree(model, attempt.checkpoints / f"epoch-{epoch}")
+    (attempt.checkpoints / "epoch-9").mkdir()  # on its way out: no model in it
+    done = run_phase(attempt, JOBSPEC_EVAL_ENGINES="2")
+    assert done.returncode == 0, done.stderr
+    found = summary(attempt)
+    points = found["checkpoints"]
+    assert [(p["name"], p["epoch"]) for p in points] == [
+        ("epoch-1", 1),
+        ("epoch-2", 2),
+        ("final", 3),
+    ]
+    assert points[2]["metrics"] == found["metrics"]
+    # All alike: the first is as good as any.
+    assert [p["best_of"] for p in points] == [["bench/aime_test/avg_at_2"], [], []]
+    assert [row["epoch"] for row in read_lines(attempt.metrics)] == [1, 2, 3]
+    names = ["aime_test", "epoch-1/aime_test", "epoch-2/aime_test"]
+    assert sorted(evaluation.benchmark_dirs(attempt.eval)) == names
+    progress = msgspec.json.decode(attempt.progress.read_bytes(), type=Progress)
+    assert (progress.done, progress.total) == (12, 12)
+    logged = read_lines(attempt.eval / "aime_test" / "samples.jsonl")
+    assert len(logged) == 4
+    assert logged[0]["prompt"].startswith("<s>user: What is the 0th number?")
+    assert rescore(attempt) == {"benchmarks": names, "changed": {}}
+
+
+def test_a_trained_model_that_is_not_there_is_refused(model: Path, tmp_path: Path) -> None:
+    bench = aime_file(tmp_path / "bench", questions(2))
+    settings = EvalSpec(benchmarks=("aime_test",), benchmark_dir=str(bench), avg_k=2)
+    attempt = make_trained_attempt(tmp_path / "root", settings, model)
+    shutil.rmtree(attempt.final_model)
+    assert "there is no trained model to score" in refused(attempt)
 
 
 # --- bad input: refused before anything is generated
@@ -225,18 +342,18 @@ def test_a_damaged_benchmark_file_is_refused(
     model: Path, tmp_path: Path, rows: list[dict[str, Any]], wanted: str
 ) -> None:
     bench = aime_file(tmp_path / "bench", rows)
-    evaluation = EvalSpec(benchmarks=("aime_test",), benchmark_dir=str(bench), avg_k=2)
-    message = refused(make_attempt(tmp_path / "root", model, evaluation))
+    settings = EvalSpec(benchmarks=("aime_test",), benchmark_dir=str(bench), avg_k=2)
+    message = refused(make_attempt(tmp_path / "root", model, settings))
     assert wanted in message
     assert "aime_test.jsonl" in message
 
 
 def test_a_context_too_short_is_refused_before_any_generation(model: Path, tmp_path: Path) -> None:
     bench = aime_file(tmp_path / "bench", questions(2))
-    evaluation = EvalSpec(
+    settings = EvalSpec(
         benchmarks=("aime_test",), benchmark_dir=str(bench), avg_k=2, max_gen_toks=4090
     )
-    message = refused(make_attempt(tmp_path / "root", model, evaluation))
+    message = refused(make_attempt(tmp_path / "root", model, settings))
     assert "the model's context is 4096" in message
     assert "aime_test: $.eval.max_gen_toks" in message
 
@@ -245,30 +362,30 @@ def test_a_checkpoint_without_tokenizer_is_refused(tmp_path: Path) -> None:
     model = stories_model(tmp_path / "model")
     (model / "tokenizer.json").unlink()
     bench = aime_file(tmp_path / "bench", questions(2))
-    evaluation = EvalSpec(benchmarks=("aime_test",), benchmark_dir=str(bench), avg_k=2)
-    message = refused(make_attempt(tmp_path / "root", model, evaluation))
+    settings = EvalSpec(benchmarks=("aime_test",), benchmark_dir=str(bench), avg_k=2)
+    message = refused(make_attempt(tmp_path / "root", model, settings))
     assert "no tokenizer can be loaded" in message
 
 
 def test_a_model_without_chat_template_is_refused_by_the_published_protocol(tmp_path: Path) -> None:
     model = stories_model(tmp_path / "model", template=None)
     bench = aime_file(tmp_path / "bench", questions(2))
-    evaluation = EvalSpec(benchmarks=("aime_test",), benchmark_dir=str(bench), avg_k=2)
-    message = refused(make_attempt(tmp_path / "root", model, evaluation))
+    settings = EvalSpec(benchmarks=("aime_test",), benchmark_dir=str(bench), avg_k=2)
+    message = refused(make_attempt(tmp_path / "root", model, settings))
     assert "no chat template" in message
 
 
 def test_an_unknown_benchmark_is_refused(model: Path, tmp_path: Path) -> None:
-    evaluation = EvalSpec(benchmarks=("no_such_task",))
-    message = refused(make_attempt(tmp_path / "root", model, evaluation))
+    settings = EvalSpec(benchmarks=("no_such_task",))
+    message = refused(make_attempt(tmp_path / "root", model, settings))
     assert "`no_such_task` is neither" in message
 
 
 def test_a_benchmark_out_of_reach_names_the_command_that_fetches_it(
     model: Path, tmp_path: Path
 ) -> None:
-    evaluation = EvalSpec(benchmarks=("aime24",), avg_k=2)
-    attempt = make_attempt(tmp_path / "root", model, evaluation)
+    settings = EvalSpec(benchmarks=("aime24",), avg_k=2)
+    attempt = make_attempt(tmp_path / "root", model, settings)
     message = refused(attempt, HF_HOME=str(tmp_path / "hf"))
     assert "jobspec fetch" in message
     assert "JOBSPEC_BENCHMARK_DIR" in message

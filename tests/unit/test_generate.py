@@ -15,13 +15,14 @@ import transformers
 from preparekit import byte_tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from jobspec.evaluation import read_generations
 from worker.draw import draw, uniforms
 from worker.engine_hf import HfEngine
 from worker.engine_vllm import VllmEngine
 from worker.engines import Engine
 from worker.generate import NotIndependentError, generate, plan_chunks, refuse_copies
 from worker.responses import Responses
-from worker.samples import Asked, Chunk, Generation, Plan, Request, Sampling, Store, read_evaluation
+from worker.samples import Asked, Chunk, Generation, Plan, Request, Sampling, Store
 
 SAMPLING = Sampling(max_gen_toks=24, temperature=0.8, top_p=0.9)
 END = "<|im_end|>"
@@ -387,13 +388,13 @@ def nothing(done: int, total: int) -> None: ...
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, tokenizer: Any) -> None:
     asked = prompts(tokenizer)
-    whole = generate(Recorded, make_work(tmp_path / "whole", asked), nothing)
+    whole = generate(lambda _: Recorded(), make_work(tmp_path / "whole", asked), nothing)
     with pytest.raises(KeyboardInterrupt):
-        generate(lambda: Recorded(dies_at=2), make_work(tmp_path / "one", asked), nothing)
+        generate(lambda _: Recorded(dies_at=2), make_work(tmp_path / "one", asked), nothing)
     second = Recorded()
     progress: list[tuple[int, int]] = []
     work = make_work(tmp_path / "two", asked, earlier=[tmp_path / "one"])
-    result = generate(lambda: second, work, lambda done, total: progress.append((done, total)))
+    result = generate(lambda _: second, work, lambda done, total: progress.append((done, total)))
     assert second.asked == [2, 3]
     assert progress == [(6, 12), (9, 12), (12, 12)]
     assert result == whole
@@ -403,9 +404,9 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, tokenizer: Any) -> No
 
 def test_a_finished_run_needs_no_engine(tmp_path: Path, tokenizer: Any) -> None:
     asked = prompts(tokenizer)
-    first = generate(Recorded, make_work(tmp_path / "one", asked), nothing)
+    first = generate(lambda _: Recorded(), make_work(tmp_path / "one", asked), nothing)
 
-    def no_engine() -> Engine:
+    def no_engine(samples: int) -> Engine:
         raise AssertionError("nothing is left to draw")
 
     assert generate(no_engine, make_work(tmp_path / "one", asked), nothing) == first
@@ -424,30 +425,30 @@ def test_a_finished_run_needs_no_engine(tmp_path: Path, tokenizer: Any) -> None:
 )
 def test_a_damaged_chunk_is_drawn_again(tmp_path: Path, tokenizer: Any, damage: Any) -> None:
     asked = prompts(tokenizer)
-    first = generate(Recorded, make_work(tmp_path / "one", asked), nothing)
+    first = generate(lambda _: Recorded(), make_work(tmp_path / "one", asked), nothing)
     damage(tmp_path / "one" / "generations-00001.jsonl")
     again = Recorded()
-    assert generate(lambda: again, make_work(tmp_path / "one", asked), nothing) == first
+    assert generate(lambda _: again, make_work(tmp_path / "one", asked), nothing) == first
     assert again.asked == [1]
 
 
 def test_samples_of_other_settings_are_not_taken(tmp_path: Path, tokenizer: Any) -> None:
     asked = prompts(tokenizer)
-    generate(Recorded, make_work(tmp_path / "one", asked), nothing)
+    generate(lambda _: Recorded(), make_work(tmp_path / "one", asked), nothing)
     again = Recorded()
     work = make_work(tmp_path / "two", asked, key="other", earlier=[tmp_path / "one"])
-    generate(lambda: again, work, nothing)
+    generate(lambda _: again, work, nothing)
     assert again.asked == [0, 1, 2, 3]
     # In the same directory too: what the other settings left is removed.
     again = Recorded()
-    generate(lambda: again, make_work(tmp_path / "one", asked, key="other"), nothing)
+    generate(lambda _: again, make_work(tmp_path / "one", asked, key="other"), nothing)
     assert again.asked == [0, 1, 2, 3]
 
 
 def test_what_was_drawn_can_be_read_back(tmp_path: Path, tokenizer: Any) -> None:
     asked = prompts(tokenizer)
-    (drawn,) = generate(Recorded, make_work(tmp_path / "one", asked), nothing)
-    plan, rows, samples = read_evaluation(tmp_path / "one")
+    (drawn,) = generate(lambda _: Recorded(), make_work(tmp_path / "one", asked), nothing)
+    plan, rows, samples = read_generations(tmp_path / "one")
     assert (plan.k, [row.id for row in rows], samples) == (4, list(asked), drawn)
 
 

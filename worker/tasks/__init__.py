@@ -19,8 +19,8 @@ from lm_eval.api.task import ConfigurableTask
 from jobspec import benchmarks
 from jobspec.benchmarks import Benchmark
 from jobspec.errors import SpecError
-from worker.samples import Generation
-from worker.score import Metric, QuestionScore
+from jobspec.evaluation import Generation, QuestionScore
+from worker.score import Metric
 
 VERSION = 1
 FILTER = "all_samples"

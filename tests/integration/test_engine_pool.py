@@ -1,0 +1,107 @@
+"""Several engines on one list of work, as real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from evalkit import ROOT, needs_data, stories_model
+
+from jobspec.errors import ModelError
+from jobspec.spec import ModelSpec
+from worker.engine_hf import HfEngine
+from worker.engine_pool import EngineDiedError, EnginePool, Failed, _error
+from worker.engine_process import failure
+from worker.engines import EngineChoice, choose
+from worker.generate import plan_chunks
+from worker.lm import load_tokenizer
+from worker.samples import Chunk, Generation, Sampling
+
+pytestmark = needs_data
+SAMPLING = Sampling(max_gen_toks=32, temperature=0.8, top_p=0.95)
+
+
+@pytest.fixture(scope="module")
+def choice(tmp_path_factory: pytest.TempPathFactory) -> EngineChoice:
+    model = stories_model(tmp_path_factory.mktemp("model") / "stories")
+    return choose("hf", ModelSpec(name=str(model)), model, gpus=0)
+
+
+@pytest.fixture(scope="module")
+def chunks(choice: EngineChoice) -> list[Chunk]:
+    tokenizer = load_tokenizer(choice.weights.directory, template=None, trust_remote_code=False)
+    prompts = {f"q{i}": tuple(tokenizer(f"Once {i}")["input_ids"]) for i in range(6)}
+    return plan_chunks("job", "bench", prompts, 8, SAMPLING, rows=8)
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+def drawn(engine: Any, chunks: Iterator[Chunk]) -> dict[int, list[Generation]]:
+    return {chunk.index: rows for chunk, rows in engine.run(chunks)}
+
+
+def test_two_engines_draw_what_one_draws(choice: EngineChoice, chunks: list[Chunk]) -> None:
+    one = drawn(choice.load(), iter(chunks))
+    pool = EnginePool(choice, [{}, {}], samples=48)
+    try:
+        both = drawn(pool, iter(chunks))
+    finally:
+        pool.close()
+    assert both == one
+    assert sorted(both) == list(range(6))
+
+
+def test_what_was_finished_before_an_engine_died_is_kept(
+    choice: EngineChoice, chunks: list[Chunk]
+) -> None:
+    pool = EnginePool(choice, [{}], samples=48)
+    finished: list[int] = []
+    try:
+        with pytest.raises(EngineDiedError, match="ended with code -9"):
+            for chunk, _ in pool.run(iter(chunks)):
+                finished.append(chunk.index)
+                if len(finished) == 2:
+                    os.kill(pool._children[0].process.pid, signal.SIGKILL)
+        assert 2 <= len(finished) < 6
+    finally:
+        pool.close()
+
+
+def test_an_engine_that_can_not_load_says_why(choice: EngineChoice, tmp_path: Path) -> None:
+    weights = msgspec.structs.replace(choice.weights, directory=str(tmp_path))
+    broken = msgspec.structs.replace(choice, weights=weights)
+    pool = EnginePool(broken, [{}], samples=1)
+    try:
+        with pytest.raises(EngineDiedError, match=r"\w+Error: "):
+            drawn(pool, iter(()))
+    finally:
+        pool.close()
+
+
+def test_no_engine_outlives_the_pool(choice: EngineChoice) -> None:
+    pool = EnginePool(choice, [{}, {}], samples=1)
+    pool.close()
+    assert all(child.process.poll() is not None for child in pool._children)
+
+
+def test_failures_keep_their_class_on_the_way_to_the_parent() -> None:
+    refused = failure(ModelError("no", hint="do"))
+    assert isinstance(_error(refused), ModelError)
+    assert _error(refused).hint == "do"  # type: ignore[attr-defined]
+    out_of_memory = type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory.\nTried to")
+    for error in (out_of_memory, MemoryError("full")):
+        assert isinstance(_error(failure(error)), MemoryError)
+    assert isinstance(_error(failure(KeyError("x"))), EngineDiedError)
+    assert isinstance(_error(Failed(kind="other", message="")), EngineDiedError)
+
+
+def test_the_in_process_engine_is_transformers(choice: EngineChoice) -> None:
+    assert isinstance(choice.load(), HfEngine)

@@ -1,0 +1,113 @@
+"""Which devices each engine gets: one, or as many as the weights need; with switches for links."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jobspec.errors import ModelError
+
+ENGINES_VARIABLE = "JOBSPEC_EVAL_ENGINES"
+_WEIGHTS_SHARE = 0.6  # of a group's memory; the rest is for the key-value cache
+
+
+class Gpu(NamedTuple):
+    """A GPU as CUDA_VISIBLE_DEVICES names it, its memory, and its NVML handle."""
+
+    name: str
+    memory_bytes: int
+    handle: Any
+
+
+def groups(weights: Path, nvml: Any = None) -> list[dict[str, str]]:
+    """The environment of each engine; without a GPU, one engine or as many as the machine asks for.
+
+    Raises:
+        ModelError: all GPUs together are too small for the weights.
+    """
+    gpus = visible(nvml)
+    if not gpus:
+        count = int(os.environ.get(ENGINES_VARIABLE, "1"))
+        return [{} for _ in range(count)]
+    size = group_size(weights_bytes(weights), [gpu.memory_bytes for gpu in gpus])
+    cut = [gpus[start : start + size] for start in range(0, len(gpus) - size + 1, size)]
+    return [_switches(group, nvml) for group in cut]
+
+
+def group_size(needed_bytes: int, memory_bytes: Sequence[int]) -> int:
+    """The fewest GPUs, a power of two, whose memory holds the weights with room beside them."""
+    size = 1
+    while size <= len(memory_bytes):
+        if needed_bytes <= _WEIGHTS_SHARE * size * min(memory_bytes):
+            return size
+        size *= 2
+    gib = [round(value / 2**30) for value in (needed_bytes, sum(memory_bytes))]
+    raise ModelError(
+        f"the weights take {gib[0]} GiB, and the {len(memory_bytes)} GPUs here have {gib[1]}",
+        hint="run it where there are more, or larger, GPUs",
+    )
+
+
+def weights_bytes(directory: Path) -> int:
+    """The size of a model directory's weight files."""
+    files = [*directory.glob("*.safetensors"), *directory.glob("*.bin")]
+    return sum(file.stat().st_size for file in files)
+
+
+def visible(nvml: Any = None) -> list[Gpu]:
+    """The GPUs this process may use, by NVML: no CUDA context is made here."""
+    masked = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if masked == "":
+        return []
+    if nvml is None:
+        nvml = _nvml()
+    if nvml is None:
+        return []
+    if masked is None:
+        names = [str(index) for index in range(nvml.nvmlDeviceGetCount())]
+    else:
+        names = [name.strip() for name in masked.split(",") if name.strip()]
+    handles = [(name, _handle(nvml, name)) for name in names]
+    return [Gpu(name, nvml.nvmlDeviceGetMemoryInfo(h).total, h) for name, h in handles]
+
+
+def _nvml() -> Any:
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # no driver library, no driver, no device: all of them mean no GPU
+        return None
+    return pynvml
+
+
+def _handle(nvml: Any, name: str) -> Any:
+    if name.isdigit():
+        return nvml.nvmlDeviceGetHandleByIndex(int(name))
+    return nvml.nvmlDeviceGetHandleByUUID(name)
+
+
+def _switches(group: Sequence[Gpu], nvml: Any) -> dict[str, str]:
+    found = {"CUDA_VISIBLE_DEVICES": ",".join(gpu.name for gpu in group)}
+    if len(group) > 1 and not _linked(group, nvml if nvml is not None else _nvml()):
+        # Seen to hang: peer access over the link between two CPU sockets.
+        found["NCCL_P2P_DISABLE"] = "1"
+    return found
+
+
+def _linked(group: Sequence[Gpu], nvml: Any) -> bool:
+    """Whether every pair has NVLink, or at least a PCIe path within one CPU socket."""
+    pairs = [(a.handle, b.handle) for i, a in enumerate(group) for b in group[i + 1 :]]
+    return all(_nvlink(nvml, *pair) or _one_socket(nvml, *pair) for pair in pairs)
+
+
+def _nvlink(nvml: Any, a: Any, b: Any) -> bool:
+    status = nvml.nvmlDeviceGetP2PStatus(a, b, nvml.NVML_P2P_CAPS_INDEX_NVLINK)
+    return status == nvml.NVML_P2P_STATUS_OK
+
+
+def _one_socket(nvml: Any, a: Any, b: Any) -> bool:
+    level = nvml.nvmlDeviceGetTopologyCommonAncestor(a, b)
+    return level < nvml.NVML_TOPOLOGY_SYSTEM
