@@ -1,7 +1,8 @@
 """One function over many items on every core, results in order.
 
 Processes are forked, so that what the function holds (a tokenizer takes half a second to load) is
-loaded once and shared; only items and results travel.
+loaded once and shared; only items and results travel. A process that has threads must not fork:
+call this before numpy or pyarrow are imported.
 """
 
 from __future__ import annotations

@@ -77,13 +77,14 @@ def prepare(
     started = time.monotonic()
     try:
         inputs = Inputs.of(spec, root)
+        # Both use the pool, which forks; writing rows starts threads, so it comes second.
+        overlaps = overlap.report(spec.eval, inputs.data_file, inputs.data_sha256, root)
         directory = root.prepared / inputs.key
         report = shelf.find(directory)
         cached = report is not None
         if report is None:
             report = _make(inputs, directory, progress)
         _judge(report, inputs)
-        overlaps = overlap.report(spec.eval, inputs.data_file, inputs.data_sha256, root)
     except PermissionError as error:
         hint = "its cache must be writable"
         raise RootError(f"not writable: {error}", file=root.root, hint=hint) from error
