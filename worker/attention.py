@@ -8,6 +8,7 @@ them in one call; on a CPU each row is computed by itself, which is faster there
 from __future__ import annotations
 
 import inspect
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -107,7 +108,7 @@ def _by_row(
             scale=scaling,
             enable_gqa=query.shape[1] != key.shape[1],
         )
-        for start, end in zip(edges, edges[1:], strict=False)
+        for start, end in pairwise(edges)
     ]
     return torch.cat(rows, dim=2).transpose(1, 2)
 

@@ -21,7 +21,7 @@ import msgspec
 from jobspec import fs
 from jobspec.errors import JobspecError, ModelError
 from jobspec.spec import JobSpec
-from worker import attention, checkpoints, launch
+from worker import attention, checkpoints, flops, kernels, launch
 from worker.phase import EXIT_STOPPED, Phase, run
 
 os.environ.setdefault("ACCELERATE_USE_DEEPSPEED", "true")
@@ -86,6 +86,7 @@ class Training:
         self.rank = dist.get_rank()
         self.prepared = phase.read_done("prepare")
         self.course = Course()
+        self.peak_flops = flops.peak(torch.cuda.get_device_name()) if self.on_gpu else None
         self.state_dir = checkpoints.newest(phase.paths)
         self._saved_at = time.monotonic()
 
@@ -113,6 +114,7 @@ class Training:
             schedule=schedule,
             evaluation=evaluation,
         )
+        self.shape = flops.Shape.of(trainer.model)
         trainer.add_callback(_EngineCheck(self))
         trainer.add_callback(Reports(trainer, self.stop, self.on_step, self.wants_save))
         trainer.add_callback(_Epochs(self))
@@ -132,7 +134,7 @@ class Training:
     def _model(self) -> Any:
         model = self.spec.model
         try:
-            return AutoModelForCausalLM.from_pretrained(
+            loaded = AutoModelForCausalLM.from_pretrained(
                 model.name,
                 revision=model.revision,
                 dtype=getattr(torch, model.dtype),
@@ -140,6 +142,8 @@ class Training:
                 trust_remote_code=model.trust_remote_code,
                 use_safetensors=True,
             )
+            self.kernels = kernels.apply(loaded, self.train.use_liger_kernel, on_gpu=self.on_gpu)
+            return loaded
         except OSError as error:
             raise ModelError(
                 f"`{model.name}` can't be loaded: {str(error).splitlines()[0]}",
@@ -225,6 +229,7 @@ class Training:
             "device": torch.cuda.get_device_name() if self.on_gpu else "cpu",
             "optimizer": type(self.trainer.optimizer.optimizer).__name__,
             "dtype": self.spec.model.dtype,
+            "kernels": self.kernels,
             "attn_implementation": self.trainer.model.config._attn_implementation,
             "deepspeed_config": launch.deepspeed_config(self.spec, self.on_gpu),
         }
@@ -256,7 +261,8 @@ class Training:
             )
         course, trainer = self.course, self.trainer
         course.loss = step.loss
-        course.tokens += step.tokens
+        tokens = sum(step.lengths)
+        course.tokens += tokens
         course.trained_tokens += step.trained_tokens
         course.train_s += step_s
         self.phase.metric(
@@ -268,13 +274,18 @@ class Training:
             num_tokens=course.tokens,
             trained_tokens=course.trained_tokens,
             step_s=step_s,
-            tokens_per_second=step.tokens / step_s,
+            tokens_per_second=tokens / step_s,
+            mfu=self._share_of_peak(self.shape.step(step.lengths, step.trained_tokens), step_s),
         )
         self.phase.progress(
             step.step, trainer.state.max_steps, "steps", loss=step.loss, eval_loss=course.eval_loss
         )
         if step.save and step.step < trainer.state.max_steps:
             self.save_state()
+
+    def _share_of_peak(self, work: float, seconds: float) -> float | None:
+        """FLOPs done in `seconds` against what all devices can do; None where that is unknown."""
+        return work / seconds / (self.peak_flops * self.world) if self.peak_flops else None
 
     def wants_save(self) -> bool:
         """Whether this rank's clock says that a resume state is due."""

@@ -30,10 +30,10 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Step:
-    """One rank's share of one step. `trained_tokens` and `tokens` count the whole global batch."""
+    """One rank's share of one step. `lengths` and `trained_tokens` count the whole global batch."""
 
     micros: tuple[MicroBatch, ...]
-    tokens: int
+    lengths: tuple[int, ...]
     trained_tokens: int
 
 
@@ -99,7 +99,7 @@ class Schedule:
             dealt = order.micro_batches(batch, lengths, world=self.world, size=self.micro)
         return Step(
             micros=tuple(dealt[self.rank]),
-            tokens=sum(lengths[row] for row in batch),
+            lengths=tuple(lengths[row] for row in batch),
             trained_tokens=sum(self.rows.trained[row] for row in batch),
         )
 
@@ -149,7 +149,7 @@ class StepDataset(torch.utils.data.Dataset):
     def __getitem__(self, step: Step) -> dict[str, Any]:
         return {
             "micros": [self._tensors(micro) for micro in step.micros],
-            "tokens": step.tokens,
+            "lengths": step.lengths,
             "trained_tokens": step.trained_tokens,
         }
 
@@ -202,11 +202,11 @@ def pack(ids: list[torch.Tensor], labels: list[torch.Tensor]) -> dict[str, Any]:
 
 @dataclass
 class StepRecord:
-    """What one step came to, summed over ranks where it says so."""
+    """What one step came to, over all ranks. `lengths` are its rows' tokens."""
 
     step: int
     loss: float
-    tokens: int
+    lengths: tuple[int, ...]
     trained_tokens: int
     stop: bool
     save: bool
@@ -217,7 +217,7 @@ class Tally:
     """This rank's part of the current step, reduced over ranks at its end."""
 
     loss: torch.Tensor | None = None
-    tokens: int = 0
+    lengths: tuple[int, ...] = ()
     trained_tokens: int = 0
 
 
@@ -267,7 +267,7 @@ class RowTrainer(SFTTrainer):
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """Forward and backward of this rank's micro-batches. Returns this rank's summed loss."""
         model.train()
-        self.tally = Tally(None, inputs["tokens"], inputs["trained_tokens"])
+        self.tally = Tally(None, inputs["lengths"], inputs["trained_tokens"])
         micros = inputs["micros"]
         total = torch.zeros((), device=self.args.device)
         state = self.accelerator.gradient_state
@@ -403,7 +403,7 @@ class Reports(TrainerCallback):
         record = StepRecord(
             step=state.global_step,
             loss=loss,
-            tokens=tally.tokens,
+            lengths=tally.lengths,
             trained_tokens=tally.trained_tokens,
             stop=stops > 0,
             save=saves > 0,
