@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class JobspecError(Exception):
-    """Something a person can put right. `str()` is what is wrong and where; `hint` says what to do."""
+    """Something a person can put right. `str()` says what and where; `hint` what to do."""
 
     def __init__(
         self,
@@ -48,17 +48,17 @@ class RootError(JobspecError):
     """The root can't be used: missing, not writable, unsafe, or of another layout version."""
 
 
-class JobNotFound(JobspecError):
+class JobNotFound(JobspecError):  # noqa: N818 - reads as what happened
     """No job answers to that name, or more than one does."""
 
 
-class TransitionRefused(JobspecError):
+class TransitionRefused(JobspecError):  # noqa: N818 - reads as what happened
     """The job is in a state from which that transition does not exist."""
 
 
-class ClaimLost(JobspecError):
+class ClaimLost(JobspecError):  # noqa: N818 - reads as what happened
     """The claim was reaped or cancelled: whatever its holder still does must change nothing."""
 
 
-class DiskFull(JobspecError):
-    """The filesystem or the quota has no space left (ENOSPC, EDQUOT). Nothing half-written stays."""
+class DiskFull(JobspecError):  # noqa: N818 - reads as what happened
+    """The filesystem or the quota is full (ENOSPC, EDQUOT). Nothing half-written stays."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,6 +29,7 @@ Fraction = Annotated[float, Meta(ge=0, le=1)]
 Seed = Annotated[int, Meta(ge=0, lt=2**31)]
 Tokens = Annotated[int, Meta(ge=1, le=10**7)]
 Scalar = bool | int | float | str | None
+_Broken = tuple[str, str, str | None]  # JSON path, what is wrong, hint
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -173,13 +175,13 @@ class JobSpec(Spec, frozen=True, kw_only=True):
 
 
 def canonical(spec: JobSpec) -> bytes:
-    """The spec's one spelling: every field written out, dictionaries sorted, indented for people."""
+    """The spec's one spelling: every field, dictionaries sorted, indented for people."""
     compact = msgspec.json.encode(spec, order="deterministic")
     return msgspec.json.format(compact, indent=2) + b"\n"
 
 
 def job_id(name: str, data: bytes) -> str:
-    """`<slug>-<first 10 hex digits of SHA-256 of the stored bytes>`; names a job, fits a file name."""
+    """`<slug>-<first 10 hex digits of SHA-256 of the stored bytes>`; fits a file name."""
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60].strip("-") or "job"
     return f"{slug}-{digest(data)}"
 
@@ -200,7 +202,8 @@ def decode(data: bytes, *, file: str | Path | None = None) -> JobSpec:
     except msgspec.ValidationError as error:
         raise _spec_error(str(error), data, file) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise SpecError(f"not valid JSON: {error}", file=file, hint="write specs with `jobspec new`") from error
+        hint = "write specs with `jobspec new`"
+        raise SpecError(f"not valid JSON: {error}", file=file, hint=hint) from error
     check(spec, file=file)
     return spec
 
@@ -223,7 +226,7 @@ def sampling(eval_spec: EvalSpec, benchmark: str) -> dict[str, Any]:
     """The settings in force for one benchmark, overrides applied.
 
     Returns:
-        A dict with every field of `BenchmarkOverrides`; `avg_k` is 1 outside AIME unless overridden.
+        Every field of `BenchmarkOverrides`; `avg_k` is 1 outside AIME unless overridden.
     """
     names = BenchmarkOverrides.__struct_fields__
     settings = {name: getattr(eval_spec, name) for name in names}
@@ -242,7 +245,7 @@ def check(spec: JobSpec, *, file: str | Path | None = None) -> None:
         raise SpecError(wrong, file=file, place=place, hint=hint)
 
 
-def _broken_rules(spec: JobSpec):  # noqa: ANN202 - a private generator of (place, what, hint)
+def _broken_rules(spec: JobSpec) -> Iterator[_Broken]:
     if spec.train is None and spec.eval is None:
         yield "$", "neither `train` nor `eval` is given: there is nothing to do", "fill in one"
     if spec.train is None and spec.data is not None:
@@ -253,7 +256,7 @@ def _broken_rules(spec: JobSpec):  # noqa: ANN202 - a private generator of (plac
         yield from _broken_eval_rules(spec.eval)
 
 
-def _broken_train_rules(spec: JobSpec, train: TrainSpec):  # noqa: ANN202
+def _broken_train_rules(spec: JobSpec, train: TrainSpec) -> Iterator[_Broken]:
     if spec.data is None:
         yield "$.data", "a spec that trains needs data", "add `data.path`, or set `train` to null"
     if train.global_batch_size % train.per_device_train_batch_size:
@@ -264,12 +267,12 @@ def _broken_train_rules(spec: JobSpec, train: TrainSpec):  # noqa: ANN202
             "the global batch is fixed; accumulation follows from the devices found",
         )
     if train.offload == "all" and train.zero_stage != 3:
-        yield "$.train.offload", "`all` moves parameters too, which needs zero_stage 3", "set it to 3"
+        yield "$.train.offload", "`all` moves parameters too: only ZeRO-3 can", "set zero_stage 3"
     if train.offload == "optimizer" and train.zero_stage == 0:
         yield "$.train.offload", "`optimizer` needs zero_stage 2 or 3", "set zero_stage to 2"
 
 
-def _broken_eval_rules(evaluation: EvalSpec):  # noqa: ANN202
+def _broken_eval_rules(evaluation: EvalSpec) -> Iterator[_Broken]:
     if not evaluation.benchmarks:
         yield "$.eval.benchmarks", "is empty", "name one, or set `eval` to null"
     if len(set(evaluation.benchmarks)) < len(evaluation.benchmarks):
@@ -282,12 +285,12 @@ def _broken_eval_rules(evaluation: EvalSpec):  # noqa: ANN202
         if settings["temperature"] == 0 and settings["avg_k"] > 1:
             yield (
                 "$.eval.temperature",
-                f"0 with {settings['avg_k']} samples a question of `{name}`: they are not independent",
+                f"0 with {settings['avg_k']} samples a question of `{name}`: all the same",
                 "sample with a temperature, or set avg_k to 1",
             )
     token = evaluation.think_end_token
     if token is not None and token.strip().isdigit():
-        yield "$.eval.think_end_token", f"`{token}` looks like a token id", "give the text, `</think>`"
+        yield "$.eval.think_end_token", f"`{token}` looks like a token id", "give its text"
 
 
 def _spec_error(message: str, data: bytes, file: str | Path | None) -> SpecError:
@@ -307,11 +310,9 @@ def _value_at(data: bytes, place: str) -> str:
     """The JSON text found at a path such as `$.eval.benchmarks[0]`; shortened for a message."""
     value: Any = msgspec.json.decode(data)
     for key, index in re.findall(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]", place):
-        if isinstance(value, dict) and key in value:
-            value = value[key]
-        elif isinstance(value, list) and index.isdigit() and int(index) < len(value):
-            value = value[int(index)]
-        else:
+        try:
+            value = value[key or int(index)]
+        except (KeyError, IndexError, TypeError, ValueError):
             break
     text = msgspec.json.encode(value).decode()
     return text if len(text) <= 60 else text[:57] + "..."
