@@ -16,6 +16,7 @@ from torch import Tensor
 
 from worker.draw import draw, uniforms
 from worker.engines import Weights
+from worker.grouped import group_queries
 from worker.responses import Responses
 from worker.samples import Chunk, Generation, Request, Sampling
 
@@ -25,6 +26,7 @@ class HfEngine:
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model = model
+        group_queries(model)
         self.responses = Responses(tokenizer, model.generation_config)
         accepted = inspect.signature(model.forward).parameters
         self._extras: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}

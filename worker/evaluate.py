@@ -180,7 +180,7 @@ class _Scoring:
             results = session.run(loaded, judge)
         finally:
             session.close()
-        return report_of([*results, *foreign.run(choice, tokenizer)])
+        return report_of([*results, *foreign.run(choice, tokenizer)]) | {"timing": session.timing}
 
     def _earlier(self) -> list[Path]:
         """Where earlier attempts left samples of this model, newest first."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from jobspec.errors import JobspecError
 from worker.engines import Engine
@@ -14,6 +16,30 @@ _LONG_TOKENS = 64
 
 class NotIndependentError(JobspecError):
     """The samples of a question are copies of each other: no statistic over them means anything."""
+
+
+class Drawn(NamedTuple):
+    """Samples by question, a dictionary a benchmark; tokens drawn now and the seconds it took."""
+
+    samples: list[dict[str, list[Generation]]]
+    tokens: int
+    seconds: float
+
+
+class _Watch:
+    """Measures from the first chunk's being asked for: loading a model is no part of its rate."""
+
+    def __init__(self, chunks: Sequence[Chunk]) -> None:
+        self._chunks = chunks
+        self._started: float | None = None
+
+    def chunks(self) -> Iterator[Chunk]:
+        self._started = time.monotonic()
+        yield from self._chunks
+
+    @property
+    def elapsed_s(self) -> float:
+        return 0.0 if self._started is None else time.monotonic() - self._started
 
 
 def plan_chunks(
@@ -59,7 +85,7 @@ def generate(
     engine: Callable[[int], Engine],
     work: Sequence[tuple[Store, Sequence[Chunk]]],
     report: Callable[[int, int], None],
-) -> list[dict[str, list[Generation]]]:
+) -> Drawn:
     """Draw what no attempt has drawn yet, publishing each chunk as it finishes.
 
     Args:
@@ -68,7 +94,7 @@ def generate(
         report: told (samples done, samples in all).
 
     Returns:
-        For each benchmark its samples by question, in order of sample.
+        For each benchmark its samples by question, in order of sample; and the rate.
     """
     stores = {_name(chunk): store for store, chunks in work for chunk in chunks}
     every = [chunk for _, chunks in work for chunk in chunks]
@@ -81,12 +107,16 @@ def generate(
     done = sum(map(len, results.values()))
     report(done, total)
     left = [chunk for chunk in every if _name(chunk) not in results]
-    for chunk, rows in engine(total - done).run(iter(left)) if left else ():
+    watch = _Watch(left)
+    tokens = 0
+    for chunk, rows in engine(total - done).run(watch.chunks()) if left else ():
         stores[_name(chunk)].save(chunk, rows)
         results[_name(chunk)] = rows
         done += len(rows)
+        tokens += sum(row.tokens for row in rows)
         report(done, total)
-    return [_by_question([results[_name(chunk)] for chunk in chunks]) for _, chunks in work]
+    samples = [_by_question([results[_name(chunk)] for chunk in chunks]) for _, chunks in work]
+    return Drawn(samples, tokens, watch.elapsed_s)
 
 
 def refuse_copies(samples: Mapping[str, Sequence[Generation]], sampling: Sampling) -> None:

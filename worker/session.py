@@ -56,6 +56,7 @@ class Session:
         self.thinking = Thinking.from_end(settings.think_end_token)
         self._engine: Engine | None = None
         self._length = 0
+        self.timing: dict[str, float] = {"tokens": 0, "generate_s": 0.0}
         self._works: dict[str, _Work] = {}
 
     def run(self, benchmarks: Sequence[Benchmark], judge: Judge) -> list[Result]:
@@ -152,7 +153,8 @@ class Session:
         stores = [self._open(work) for work in works]
         listed = [(store, work.chunks) for store, work in zip(stores, works, strict=True)]
         drawn = generate(self.engine, listed, self.report)
-        samples = dict(zip(self._works, drawn, strict=True))
+        self.timing = {"tokens": drawn.tokens, "generate_s": round(drawn.seconds, 3)}
+        samples = dict(zip(self._works, drawn.samples, strict=True))
         for name, work in self._works.items():
             refuse_copies(samples[name], work.sampling)
         return samples

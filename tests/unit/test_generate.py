@@ -388,7 +388,7 @@ def nothing(done: int, total: int) -> None: ...
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, tokenizer: Any) -> None:
     asked = prompts(tokenizer)
-    whole = generate(lambda _: Recorded(), make_work(tmp_path / "whole", asked), nothing)
+    whole = generate(lambda _: Recorded(), make_work(tmp_path / "whole", asked), nothing).samples
     with pytest.raises(KeyboardInterrupt):
         generate(lambda _: Recorded(dies_at=2), make_work(tmp_path / "one", asked), nothing)
     second = Recorded()
@@ -397,19 +397,20 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, tokenizer: Any) -> No
     result = generate(lambda _: second, work, lambda done, total: progress.append((done, total)))
     assert second.asked == [2, 3]
     assert progress == [(6, 12), (9, 12), (12, 12)]
-    assert result == whole
+    assert result.samples == whole
     for name in ("generations-00000.jsonl", "generations-00003.jsonl", "questions.jsonl"):
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_a_finished_run_needs_no_engine(tmp_path: Path, tokenizer: Any) -> None:
     asked = prompts(tokenizer)
-    first = generate(lambda _: Recorded(), make_work(tmp_path / "one", asked), nothing)
+    first = generate(lambda _: Recorded(), make_work(tmp_path / "one", asked), nothing).samples
 
     def no_engine(samples: int) -> Engine:
         raise AssertionError("nothing is left to draw")
 
-    assert generate(no_engine, make_work(tmp_path / "one", asked), nothing) == first
+    again = generate(no_engine, make_work(tmp_path / "one", asked), nothing)
+    assert (again.samples, again.tokens, again.seconds) == (first, 0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -425,10 +426,11 @@ def test_a_finished_run_needs_no_engine(tmp_path: Path, tokenizer: Any) -> None:
 )
 def test_a_damaged_chunk_is_drawn_again(tmp_path: Path, tokenizer: Any, damage: Any) -> None:
     asked = prompts(tokenizer)
-    first = generate(lambda _: Recorded(), make_work(tmp_path / "one", asked), nothing)
+    first = generate(lambda _: Recorded(), make_work(tmp_path / "one", asked), nothing).samples
     damage(tmp_path / "one" / "generations-00001.jsonl")
     again = Recorded()
-    assert generate(lambda _: again, make_work(tmp_path / "one", asked), nothing) == first
+    work = make_work(tmp_path / "one", asked)
+    assert generate(lambda _: again, work, nothing).samples == first
     assert again.asked == [1]
 
 
@@ -447,9 +449,9 @@ def test_samples_of_other_settings_are_not_taken(tmp_path: Path, tokenizer: Any)
 
 def test_what_was_drawn_can_be_read_back(tmp_path: Path, tokenizer: Any) -> None:
     asked = prompts(tokenizer)
-    (drawn,) = generate(lambda _: Recorded(), make_work(tmp_path / "one", asked), nothing)
+    drawn = generate(lambda _: Recorded(), make_work(tmp_path / "one", asked), nothing)
     plan, rows, samples = read_generations(tmp_path / "one")
-    assert (plan.k, [row.id for row in rows], samples) == (4, list(asked), drawn)
+    assert (plan.k, [row.id for row in rows], samples) == (4, list(asked), drawn.samples[0])
 
 
 # --- independence

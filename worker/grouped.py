@@ -1,0 +1,52 @@
+"""Attention for decoding on a CPU: query heads that share keys are one head with more queries.
+
+transformers copies the whole key-value cache once a layer and step to give every query head keys of
+its own, where a mask is in play. Reading the shared ones in place gives the same numbers and took
+two thirds of the time (64 rows of 350 tokens, one core).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as functional
+from torch import Tensor
+
+_NAME = "jobspec_grouped"
+
+
+def group_queries(model: Any) -> None:
+    """Let a model on the CPU decode so, if it uses PyTorch's attention and shares keys at all."""
+    config = model.config.get_text_config()
+    shared = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    usual = getattr(model.config, "_attn_implementation", None) == "sdpa"
+    if model.device.type != "cpu" or not usual or shared == config.num_attention_heads:
+        return
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register(_NAME, _attend)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(_NAME, sdpa_mask)
+    model.set_attn_implementation(_NAME)
+
+
+def _attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **rest: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface: `query` is [rows, heads, length, width]."""
+    rows, heads, length, width = query.shape
+    shared = key.shape[1]
+    if length > 1 or shared == heads or rest.get("dropout"):
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **rest)
+    grouped = query.reshape(rows, shared, heads // shared, width)
+    out = functional.scaled_dot_product_attention(
+        grouped, key, value, attn_mask=attention_mask, scale=rest.get("scaling")
+    )
+    return out.reshape(rows, 1, heads, out.shape[-1]), None
