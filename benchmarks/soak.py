@@ -2,11 +2,12 @@
 
     python -m benchmarks.soak --workers 200 --jobs 10000 --minutes 10 --lease-s 20
 
-Worker processes claim, beat, wait `--work-s` on average, write a result and commit; now and then they
-give a job back. A tormentor kills and replaces them, or stops them for up to two and a half leases,
-so that some come back after their jobs were given to others. In the end nothing may be lost (a job
-without an entry), doubled (two entries, or two commits, of one job) or stuck (not ended although
-everybody waits). Workers keep a ledger of their commits outside the root, where none can hide.
+Worker processes claim, beat, reap, wait `--work-s` on average, write a result and commit; now and
+then they give a job back, and every twentieth job takes two leases. A tormentor kills and replaces
+them, or stops them for up to two and a half leases, so that some come back after their jobs were
+given to others. In the end nothing may be lost (a job without an entry), doubled (two entries, or
+two commits, of one job) or stuck (not ended although everybody waits), and no job taken from a worker
+that was never silent. Workers keep a ledger of commits outside the root, where none can hide.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import random
 import signal
@@ -37,6 +39,7 @@ from jobspec.spec import JobSpec, ModelSpec
 
 BEATS_A_LEASE = 10
 GIVEN_BACK_FRAC = 0.02
+LONG_FRAC, LONG_LEASES = 0.05, 2.0
 GRACE_LEASES = 15.0
 POLL_S = (2.0, 30.0)  # an idle worker's first and longest wait
 
@@ -56,7 +59,7 @@ class Plan:
 
 @dataclass
 class Figures:
-    """What came of it. `lost`, `doubled` and `stuck` must be 0."""
+    """What came of it. `lost`, `doubled`, `stuck` and `fenced_alive` must be 0."""
 
     workers: int = 0
     jobs: int = 0
@@ -72,6 +75,7 @@ class Figures:
     failed: int = 0
     requeues: int = 0
     fenced: int = 0
+    fenced_alive: int = 0
     kills: int = 0
     stops: int = 0
     calls_per_idle_minute: float = 0.0
@@ -79,7 +83,7 @@ class Figures:
 
     @property
     def good(self) -> bool:
-        return not (self.lost or self.doubled or self.stuck or self.wrong)
+        return not (self.lost or self.doubled or self.stuck or self.fenced_alive or self.wrong)
 
 
 def run(plan: Plan, say: Callable[[str], None] = lambda text: None) -> Figures:
@@ -210,7 +214,8 @@ class _Worker:
         self._queue = Queue(root)
         self._id = new_worker_id("soak")
         self._ledger = (ledgers / self._id).open("a")
-        self._next_beat = 0.0
+        self._beaten = -math.inf
+        self._longest_gap_s = 0.0
         self._idle_s = plan.lease_s / 100
 
     def live(self) -> None:
@@ -221,18 +226,23 @@ class _Worker:
                 if claim is None:
                     self._idle_s = min(self._idle_s * 2, self._plan.lease_s / 10)
                     time.sleep(random.uniform(0.5, 1.0) * self._idle_s)
-                    self._queue.reap()
                     continue
                 self._idle_s = self._plan.lease_s / 100
                 self._note("claim", claim)
                 with contextlib.suppress(ClaimLost):
                     self._work(claim)
                     continue
-                self._note("fenced", claim)
+                gap_s = max(self._longest_gap_s, time.monotonic() - self._beaten)
+                alive = gap_s < self._plan.lease_s / 2
+                self._note("fenced-alive" if alive else "fenced", claim)
 
     def _work(self, claim: Claim) -> None:
-        end = time.monotonic() + random.expovariate(1.0) * self._plan.work_s
         self._beat(claim.job, now=True)
+        self._longest_gap_s = 0.0
+        work_s = random.expovariate(1.0) * self._plan.work_s
+        if random.random() < LONG_FRAC:
+            work_s = LONG_LEASES * self._plan.lease_s
+        end = time.monotonic() + work_s
         while (now := time.monotonic()) < end:
             time.sleep(min(end - now, self._plan.lease_s / BEATS_A_LEASE))
             self._beat(claim.job)
@@ -246,9 +256,12 @@ class _Worker:
         self._note("commit", claim)
 
     def _beat(self, job: str | None, *, now: bool = False) -> None:
-        if now or time.monotonic() >= self._next_beat:
+        gap_s = time.monotonic() - self._beaten
+        if now or gap_s >= self._plan.lease_s / BEATS_A_LEASE:
             self._queue.heartbeat(self._id, job=job)
-            self._next_beat = time.monotonic() + self._plan.lease_s / BEATS_A_LEASE
+            self._queue.reap()
+            self._beaten = time.monotonic()
+            self._longest_gap_s = max(self._longest_gap_s, gap_s)
 
     def _note(self, what: str, claim: Claim) -> None:
         self._ledger.write(f"{what} {claim.job} {claim.attempt}\n")
@@ -258,8 +271,8 @@ class _Worker:
 def _count(queue: Queue, jobs: set[str], figures: Figures, ledgers: Path) -> None:
     rows = [line.split() for path in ledgers.iterdir() for line in path.read_text().splitlines()]
     noted = Counter(row[0] for row in rows)
-    figures.claims, figures.fenced = noted["claim"], noted["fenced"]
-    figures.commits = noted["commit"]
+    figures.claims, figures.commits = noted["claim"], noted["commit"]
+    figures.fenced, figures.fenced_alive = noted["fenced"], noted["fenced-alive"]
     figures.claims_per_s = figures.claims / figures.seconds
     commits = Counter(row[1] for row in rows if row[0] == "commit")
     found: dict[str, list[tuple[State, int]]] = {}

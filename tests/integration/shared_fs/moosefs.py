@@ -27,9 +27,33 @@ _UP_WITHIN_S = 60.0
 class MooseFS:
     """A running filesystem. `a` and `b` are its two mounts."""
 
+    base: Path
     a: Path
     b: Path
     master: subprocess.Popen[bytes]
+
+    @contextlib.contextmanager
+    def doomed_mount(self) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
+        """A third mount, and the process that serves it: killing it is what a node's crash is."""
+        path = self.base / "doomed"
+        path.mkdir()
+        program = shutil.which("mfsmount", path=_SEARCH)
+        assert program is not None
+        with subprocess.Popen(
+            [program, str(path), "-f", "-H", ADDRESS, "-o", "mfsnice=0"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as served:
+            try:
+                deadline = time.monotonic() + _UP_WITHIN_S
+                while not path.is_mount():
+                    assert time.monotonic() < deadline and served.poll() is None
+                    time.sleep(0.01)
+                yield path, served
+            finally:
+                served.kill()
+                _run("umount", "-l", str(path))
+                path.rmdir()
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
@@ -71,7 +95,7 @@ def running(base: Path) -> Iterator[MooseFS]:
             _mount(mount)
             stack.callback(_run, "umount", "-l", str(mount))
         _wait_until_writable(base / "a" / ".ready", base / "b" / ".ready")
-        yield MooseFS(base / "a", base / "b", master)
+        yield MooseFS(base, base / "a", base / "b", master)
 
 
 def _write_configs(base: Path) -> None:
