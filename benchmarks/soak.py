@@ -6,8 +6,8 @@ Worker processes claim, beat, reap, wait `--work-s` on average, write a result a
 then they give a job back, and every twentieth job takes two leases. A tormentor kills and replaces
 them, or stops them for up to two and a half leases, so that some come back after their jobs were
 given to others. In the end nothing may be lost (a job without an entry), doubled (two entries, or
-two commits, of one job) or stuck (not ended although everybody waits), and no job taken from a worker
-that was never silent. Workers keep a ledger of commits outside the root, where none can hide.
+two commits, of one job) or stuck (not ended although everybody waits), and no job taken from a
+worker that was never silent. Workers keep a ledger of commits outside the root, where none hides.
 """
 
 from __future__ import annotations
