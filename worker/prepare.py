@@ -184,7 +184,9 @@ def _judge(report: dict[str, Any], inputs: Inputs) -> None:
     if first["text"]:
         message += f"\n--- row {first['row']} as rendered ---\n{first['text']}"
     hint = _HINTS.get(first["kind"], "set model.chat_template to one that renders the rows")
-    hint += f"; or allow more than data.max_dropped_frac {allowed:g}; `jobspec preview` shows a row"
+    if dropped < looked_at:
+        hint += f", or allow more than data.max_dropped_frac {allowed:g}"
+    hint += "; `jobspec preview SPEC --row N` shows a row"
     is_templates = dropped == looked_at and first["kind"] in TEMPLATE_KINDS
     kind = TemplateError if is_templates else DataError
     raise kind(message, file=inputs.data_file, place=f"row {first['row']}", hint=hint)

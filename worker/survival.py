@@ -67,8 +67,9 @@ def trace(
 def thinking(message: Message, tags: ThinkTags) -> str | None:
     """An assistant message's thinking, stripped; None where it has no thinking block at all."""
     for key in _REASONING:
-        if isinstance(message.get(key), str):
-            return message[key].strip()
+        said = message.get(key)
+        if isinstance(said, str) and said.strip():
+            return said.strip()
     block = _inline_block(texts(message.get("content")), tags)
     return None if block is None else block[0].strip()
 

@@ -145,6 +145,15 @@ def test_a_family_is_trained_exactly_or_refused_with_the_reason(name: str, case:
     assert supervised(made, format_) == wanted.replace("EOT", eos)
 
 
+def test_an_empty_reasoning_field_does_not_hide_thinking_in_the_content() -> None:
+    """Qwen3's template then writes an empty block, and the content's own one after it."""
+    made = encode_row(
+        row(user("2+2?"), assistant(THINK, reasoning_content="")), chat(trl_template("qwen3"))
+    )
+    assert isinstance(made, Refusal)
+    assert "first thinking block is not its own" in made.reason
+
+
 def test_content_in_parts_is_trained_where_the_template_reads_parts() -> None:
     parts = [{"type": "text", "text": "It is"}, {"type": "text", "text": "4."}]
     turns = row({"role": "user", "content": [{"type": "text", "text": "2+2?"}]}, assistant("4"))

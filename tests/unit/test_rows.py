@@ -492,6 +492,14 @@ def test_a_tokenizer_that_cannot_spell_the_answer_is_refused() -> None:
     assert "where the turn says `ba" in found.reason
 
 
+def test_an_end_that_is_no_token_of_its_own_is_refused() -> None:
+    """Written out byte by byte, it would never be the id at which generation stops."""
+    format_ = chat(CHATML.replace("<|im_end|>", "</s>"))
+    format_.codec.eos_tokens["</s>"] = 12345
+    found = refused(row(user("a"), assistant("b")), format_)
+    assert found.kind is Kind.NO_END_TOKEN
+
+
 # --- lines that are no rows
 
 LINES = {
