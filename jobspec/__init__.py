@@ -1,1 +1,27 @@
-"""Immutable job specs in a file-based queue: what runs on a login node, without torch."""
+"""Immutable job specs in a file-based queue: what runs on a login node, without torch.
+
+from jobspec import JobSpec, Queue
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jobspec.queue import Queue
+    from jobspec.spec import JobSpec
+
+__all__ = ["JobSpec", "Queue"]
+
+
+def __getattr__(name: str) -> Any:
+    # On demand: `jobspec --help` needs neither, and must answer at once.
+    if name == "Queue":
+        from jobspec.queue import Queue
+
+        return Queue
+    if name == "JobSpec":
+        from jobspec.spec import JobSpec
+
+        return JobSpec
+    raise AttributeError(f"module `jobspec` has no `{name}`")

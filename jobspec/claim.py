@@ -66,7 +66,7 @@ class Claim:
 
     def end(self, end: End) -> None:
         """Write down why this attempt ends. Comes before the commit. Raises DiskFull, OSError."""
-        fs.publish(self.dir.end, record.encode(end))
+        self._publish(self.dir.end, record.encode(end))
 
     def finish(
         self, state: State | Verdict, result: Result | Mapping[str, Any] | None = None
@@ -88,7 +88,7 @@ class Claim:
         final = Entry(target, self.entry.ticket)
         self._check_held(final)
         if result is not None:
-            fs.publish(self.dir.result, _encode_result(self, result))
+            self._publish(self.dir.result, _encode_result(self, result))
         self._leave_word(Reason(target.value))
         self._move(final)
         if target is State.SUCCEEDED:
@@ -119,6 +119,13 @@ class Claim:
 
     def _is_listed(self) -> bool:
         return self.entry.name in fs.list_dir(self.root.state(State.RUNNING))
+
+    def _publish(self, path: Path, data: bytes) -> None:
+        try:
+            fs.publish(path, data)
+        except FileNotFoundError:  # a scratch purge took the directory while the job ran
+            fs.make_dir(path.parent)
+            fs.publish(path, data)
 
     def _check_held(self, target: Entry) -> None:
         """Let one that was fenced long ago leave no word, which would read as its attempt's end.

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Callable, Iterator
 
 from jobspec import spec as specs
 from jobspec.entries import Entry, answers_to, list_state, parse, read_bytes
 from jobspec.errors import RootError, SpecError
-from jobspec.paths import RootPaths
+from jobspec.paths import RootPaths, Ticket
 from jobspec.record import State
 from jobspec.spec import JobSpec
 
 _FIRST_FEW = 8
+# Errors that say something of one entry, not of the filesystem: a link, a directory, no permission.
+# One such name must not keep a worker from all the others.
+_OF_ONE_FILE = (errno.ELOOP, errno.EISDIR, errno.EACCES, errno.EPERM)
 
 
 class Picker:
@@ -31,7 +35,11 @@ class Picker:
         found = {parse(State.PENDING, name): note for name, note in self._notes.items()}
         return {entry.ticket.job: note for entry, note in found.items() if entry is not None}
 
-    def candidates(self, fits: Callable[[JobSpec], bool]) -> Iterator[Entry]:
+    def candidates(
+        self,
+        fits: Callable[[JobSpec], bool],
+        now: Callable[[Ticket], bool] = lambda ticket: True,
+    ) -> Iterator[Entry]:
         """Pending entries that fit, in claim order but for a random start among the first few.
 
         RACE: many idle workers see the same list; were all to begin at its head, each would lose to
@@ -46,7 +54,7 @@ class Picker:
             start = random.randrange(len(group))
             for name in group[start:] + group[:start]:
                 entry = parse(State.PENDING, name)
-                if entry is not None and self._suits(entry, fits):
+                if entry is not None and self._suits(entry, fits) and now(entry.ticket):
                     yield entry
 
     def spec(self, entry: Entry, data: bytes) -> JobSpec:
@@ -72,6 +80,12 @@ class Picker:
             except (RootError, SpecError) as error:
                 self._unfit.add(entry.name)
                 self._notes[entry.name] = f"left pending: {error}"
+                return None
+            except OSError as error:
+                if error.errno not in _OF_ONE_FILE:
+                    raise
+                self._unfit.add(entry.name)
+                self._notes[entry.name] = f"left pending: {entry.name}: {error.strerror}"
                 return None
         return self._specs[entry.name]
 

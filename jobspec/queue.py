@@ -21,9 +21,9 @@ from jobspec import aside, derived, fs, lease, lookup, moves, publish, repair, t
 from jobspec import root as roots
 from jobspec import spec as specs
 from jobspec.claim import Claim
-from jobspec.entries import Entry, Job, following, read_record, scan
+from jobspec.entries import Entry, Job, following, in_state, read_record, scan
 from jobspec.errors import DiskFull, JobspecError, SpecError
-from jobspec.paths import RootPaths
+from jobspec.paths import RootPaths, Ticket
 from jobspec.pick import Picker
 from jobspec.reap import Reaper
 from jobspec.record import Hold, Quarantined, State, WorkerRecord
@@ -127,16 +127,16 @@ class Queue:
         if not already:
             ticket = publish.ticket_of(self.paths.job(job))
             return Job(Entry(State.PENDING, ticket), self.paths)
-        entry = scan(self.paths).get(job)
-        if entry is None:
-            repair.repair_job(self.paths, job)
-            entry = scan(self.paths).get(job)
+        entry = scan(self.paths).get(job) or repair.repair_job(self.paths, job)
         if entry is None:
             raise JobspecError(f"`{job}` has no entry", hint="run `jobspec fsck`")
         return Job(entry, self.paths, already=True)
 
     def claim(
-        self, worker: str, fits: Callable[[JobSpec], bool] = lambda spec: True
+        self,
+        worker: str,
+        fits: Callable[[JobSpec], bool] = lambda spec: True,
+        now: Callable[[Ticket], bool] = lambda ticket: True,
     ) -> Claim | None:
         """Take one pending job that fits, if there is one and no hold.
 
@@ -144,6 +144,7 @@ class Queue:
             worker: this process's own worker id (see `lease.new_worker_id`).
             fits: whether this worker can do the job. It is asked once for each entry; `False` is
                 remembered until the entry changes.
+            now: whether to take this one now; asked at every look, of entries that fit.
 
         Returns:
             The claim, its spec checked and its attempt's directory made; None for nothing to do.
@@ -161,7 +162,7 @@ class Queue:
                 return claim
         if fs.exists(self.paths.hold):
             return None
-        for entry in self._picker.candidates(fits):
+        for entry in self._picker.candidates(fits, now):
             running = Entry(State.RUNNING, entry.ticket, worker)
             self._unsure[worker] = running
             claim = self._settle(running) if take.grab(self.paths, entry, running) else None
@@ -169,6 +170,11 @@ class Queue:
             if claim is not None:
                 return claim
         return None
+
+    def has_work(self, fits: Callable[[JobSpec], bool] = lambda spec: True) -> bool:
+        """Whether a pending job fits, or one runs that may yet come back: no reason to leave."""
+        pending = next(self._picker.candidates(fits), None) is not None
+        return pending or bool(in_state(self.paths, State.RUNNING))
 
     @property
     def notes(self) -> dict[str, str]:
@@ -229,7 +235,8 @@ class Queue:
     def workers(self) -> list[WorkerSeen]:
         """Everybody who has files in `queue/workers/`."""
         names = fs.list_names(self.paths.workers)
-        beats = {beat.worker: beat for name in names if (beat := lease.parse_beat(name))}
+        every = [beat for name in names if (beat := lease.parse_beat(name))]
+        beats = {beat.worker: beat for beat in sorted(every, key=lambda beat: beat.counter)}
         recorded = {worker for name in names if (worker := lease.parse_record(name))}
         return [
             WorkerSeen(

@@ -46,11 +46,12 @@ def fsck(root: RootPaths) -> Repairs:
     return repairs
 
 
-def repair_job(root: RootPaths, job: str) -> None:
-    """`fsck` for one job that is thought to have no entry."""
+def repair_job(root: RootPaths, job: str) -> Entry | None:
+    """`fsck` for one job that is thought to have no entry; the entry it has then."""
     plan = _plan(root.job(job))
     if job not in scan(root):
         _carry_out(root, root.job(job), plan, Repairs())
+    return scan(root).get(job)
 
 
 @dataclass(frozen=True)

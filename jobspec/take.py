@@ -6,9 +6,11 @@ also proves whose process won, and the spec's bytes, checked against the job's i
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from jobspec import fs, record, temps
 from jobspec.entries import Entry, answers_to, following, read_bytes, read_record
-from jobspec.errors import DiskFull
+from jobspec.errors import DiskFull, RootError
 from jobspec.paths import RootPaths
 from jobspec.record import ClaimRecord, End, Reason, State
 
@@ -76,18 +78,26 @@ def _open_attempt(root: RootPaths, entry: Entry, token: str) -> bool:
 def _heal(root: RootPaths, entry: Entry, *, owned: bool) -> bytes | None:
     """Make ticket and spec.json hold the bytes the id was made from; None if neither does."""
     job, ticket = root.job(entry.ticket.job), entry.path(root)
-    copies = {path: read_bytes(path, owned=owned) for path in (ticket, job.spec)}
+    copies = {path: _read_ours(path, owned=owned) for path in (ticket, job.spec)}
     good = {p: data for p, data in copies.items() if data and answers_to(job.job, data)}
     if not good:
         return None
     whole = next(iter(good.values()))
     if job.spec not in good:
-        if copies[job.spec]:  # somebody's edit, perhaps: kept, though it isn't this job
+        if fs.exists(job.spec):  # somebody's edit, perhaps: kept, though it isn't this job
             fs.move_once(job.spec, job.spec.with_name("spec.edited.json"))
         fs.publish(job.spec, whole, mode=0o444)
     if ticket not in good:
         fs.rewrite(ticket, whole)
     return whole
+
+
+def _read_ours(path: Path, *, owned: bool) -> bytes | None:
+    """A file's bytes; nothing of another user's file, which is as good as damaged."""
+    try:
+        return read_bytes(path, owned=owned)
+    except RootError:
+        return None
 
 
 def _fail_corrupt(root: RootPaths, entry: Entry) -> None:

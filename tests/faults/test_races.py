@@ -48,6 +48,16 @@ def test_many_enqueuers_of_one_spec_make_one_job(queue: Queue) -> None:
     assert all(states == ["pending"] for states in entries(queue).values())
 
 
+def test_many_that_make_one_root_make_it_once(queue: Queue) -> None:
+    root = queue.paths.root.parent / "other"
+
+    def create() -> str:
+        return Queue.create(root).enqueue(score_spec()).id
+
+    assert len(set(race([create] * 4))) == 1
+    assert list(entries(Queue(root)).values()) == [["pending"]]
+
+
 def test_enqueuers_and_claimers_together_do_every_job_once(queue: Queue) -> None:
     root = queue.paths.root
 

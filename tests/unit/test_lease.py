@@ -288,6 +288,19 @@ def test_an_idle_worker_asks_little_of_the_filesystem(queue: Queue, clock: Clock
     assert calls.count <= 30
 
 
+def test_of_two_beats_of_one_worker_the_later_is_shown(queue: Queue) -> None:
+    """A beat whose rename failed after it had happened leaves its name behind."""
+    queue.heartbeat(W)
+    (name,) = fs.list_dir(queue.paths.workers)
+    beat = parse_beat(name)
+    assert beat is not None
+    for later in (3, 2, 1):
+        left = Beat(W, beat.counter + later, f"job{later}-0123456789")
+        (queue.paths.workers / left.name).touch()
+    (seen,) = queue.workers()
+    assert seen.job == "job3-0123456789"
+
+
 def test_watch_counts_each_key_by_itself() -> None:
     watch = Watch()
     keys = [(W, "a-0123456789"), (V, None)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import stat
 import time
 from pathlib import Path
@@ -157,6 +158,26 @@ def test_what_does_not_fit_is_asked_once_and_left(queue: Queue) -> None:
     queue.prioritize(big.id, 51)
     queue.claim(W, fits)
     assert asked.count("big") == 2
+
+
+def test_work_remains_while_something_fits_or_runs(queue: Queue) -> None:
+    assert not queue.has_work()
+    queue.enqueue(score_spec())
+    assert queue.has_work() and not queue.has_work(lambda spec: False)
+    claim = Queue(queue.paths.root).claim(W)
+    assert claim is not None
+    assert queue.has_work(lambda spec: False)
+    claim.finish("succeeded")
+    assert not queue.has_work()
+
+
+def test_the_package_offers_what_programs_need_and_nothing_heavy(queue: Queue) -> None:
+    import jobspec
+
+    assert jobspec.Queue is Queue
+    assert jobspec.JobSpec is type(score_spec())
+    with pytest.raises(AttributeError, match="Nothing"):
+        _ = jobspec.Nothing
 
 
 def test_idle_workers_spread_over_the_first_few(tmp_path: Path) -> None:
@@ -363,6 +384,40 @@ def test_a_ticket_of_another_user_is_left_pending_with_a_note(queue: Queue, monk
     assert trusting.claim(W) is not None
 
 
+@pytest.mark.parametrize("what", ["link", "directory", "others' spec"])
+def test_one_odd_entry_does_not_keep_a_worker_from_the_others(queue: Queue, what: str) -> None:
+    odd = queue.enqueue(score_spec("odd"), priority=99)
+    queue.enqueue(score_spec("sound"))
+    entry = queue.paths.state(State.PENDING) / stems(queue.paths.state(State.PENDING))[0]
+    if what == "others' spec":
+        if os.geteuid() != 0:
+            pytest.skip("needs root to give a file away")
+        os.chown(odd.paths.spec, 12345, -1)
+    else:
+        entry.unlink()
+        entry.symlink_to("/etc/hostname") if what == "link" else entry.mkdir()
+    claims = [queue.claim(W), queue.claim(W)]
+    names = {claim.spec.name for claim in claims if claim is not None}
+    if what == "others' spec":  # its ticket is good, so the job's own copy is remade from that
+        assert names == {"odd", "sound"}
+        assert odd.paths.spec.stat().st_uid == os.geteuid()
+    else:
+        assert names == {"sound"}
+        assert "left pending" in queue.notes[odd.id]
+
+
+def test_the_longest_names_fit_a_file_system(queue: Queue) -> None:
+    job = queue.enqueue(score_spec("x" * 100))
+    worker = "w" * 80
+    queue.heartbeat(worker)
+    claim = queue.claim(worker)
+    assert claim is not None and claim.job == job.id
+    queue.heartbeat(worker, job=claim.job)
+    longest = max(len(path.name) for path in queue.paths.queue.rglob("*"))
+    assert 180 < longest < 240
+    claim.finish("succeeded")
+
+
 # Finish, requeue, fence
 
 
@@ -402,6 +457,15 @@ def test_finish_keeps_the_end_that_its_caller_wrote(queue: Queue) -> None:
     found = queue.job(job.id)
     assert (found.state, found.reason) == ("failed", Reason.OOM)
     assert found.end is not None and found.end.message == "needs 90 GiB"
+
+
+def test_a_commit_remakes_a_directory_that_a_purge_took(queue: Queue) -> None:
+    job = queue.enqueue(score_spec())
+    claim = queue.claim(W)
+    assert claim is not None
+    shutil.rmtree(claim.dir.dir)
+    claim.finish("succeeded", {"metrics": {"a": 1.0}})
+    assert record.read(job.paths.result, Result) is not None
 
 
 def test_requeue_makes_the_next_attempt(queue: Queue) -> None:
