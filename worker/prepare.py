@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -114,6 +115,8 @@ def preview(spec: JobSpec, root: RootPaths, number: int) -> dict[str, Any]:
 
 def _answer(asked: argparse.Namespace) -> int:
     root = RootPaths(asked.root.absolute())
+    answers_to = os.dup(1)
+    os.dup2(2, 1)  # whatever a model's own code prints is talk: stdout is the answer's
     try:
         if asked.preview is not None:
             answer = preview(specs.load(asked.preview), root, asked.row)
@@ -122,7 +125,8 @@ def _answer(asked: argparse.Namespace) -> int:
     except JobspecError as error:
         fields = ("message", "hint", "file", "place")
         answer = {"error": {field: getattr(error, field) for field in fields}}
-    sys.stdout.write(json.dumps(answer, ensure_ascii=False) + "\n")
+    with os.fdopen(answers_to, "w", encoding="utf-8") as out:
+        out.write(json.dumps(answer, ensure_ascii=False) + "\n")
     return EXIT_REFUSED if "error" in answer else 0
 
 
@@ -153,12 +157,11 @@ def _stage(inputs: Inputs, staged: Path, progress: Progress) -> dict[str, Any]:
         tally.add(done)
         progress(tally.rows_in, scan.rows, "rows")
     scan.check_unchanged()
-    held_out = split.held_out((row.prompt for row in tally.kept), ratio, seed)
-    eval_rows = {row.number for row in tally.kept if row.prompt in held_out}
-    shelf.write_splits(staged, work.pieces(len(scan.chunks)), eval_rows, inputs.key)
+    dealt = split.deal([(row.number, row.prompt) for row in tally.kept], ratio, seed, limit)
+    shelf.write_splits(staged, work.pieces(len(scan.chunks)), dealt, inputs.key)
     text = inputs.template.text
     return {
-        **tally.report(eval_rows, inputs.tags.close),
+        **tally.report(dealt, inputs.tags.close),
         "data_sha256": inputs.data_sha256,
         "tokenizer_sha256": inputs.tokens.sha256,
         "template_sha256": hashlib.sha256(text.encode()).hexdigest(),

@@ -17,6 +17,7 @@ import msgspec
 
 from jobspec import fs
 from worker.rows import Encoded
+from worker.split import Dealt
 
 DATA = "data-00000-of-00001.arrow"
 REPORT = "prepared.json"
@@ -45,16 +46,16 @@ def write_piece(path: Path, rows: list[tuple[int, Encoded]]) -> None:
         writer.write_batch(batch)
 
 
-def write_splits(directory: Path, pieces: list[Path], eval_rows: set[int], key: str) -> None:
-    """Deal the pieces' rows, in order, to `train/` and `eval/`, and remove the pieces."""
+def write_splits(directory: Path, pieces: list[Path], dealt: Dealt, key: str) -> None:
+    """Write the pieces' rows, in order, to `train/` and `eval/`, and remove the pieces."""
     import pyarrow as pa
 
     with _writer(directory / "train", key) as train, _writer(directory / "eval", key) as held_out:
         for piece in pieces:
             with pa.memory_map(str(piece)) as source:
                 for batch in pa.ipc.open_stream(source):
-                    mask = [row in eval_rows for row in batch.column("row").to_pylist()]
-                    _deal(batch, mask, train, held_out)
+                    _write_those(batch, dealt.train, train)
+                    _write_those(batch, dealt.held_out, held_out)
             piece.unlink()
 
 
@@ -122,13 +123,13 @@ def _writer(directory: Path, fingerprint: str) -> Iterator[Any]:
         yield out
 
 
-def _deal(batch: Any, mask: list[bool], train: Any, held_out: Any) -> None:
+def _write_those(batch: Any, rows: set[int], out: Any) -> None:
     import pyarrow as pa
 
-    for out, wanted in ((train, False), (held_out, True)):
-        indices = [index for index, is_held_out in enumerate(mask) if is_held_out is wanted]
-        if indices:
-            out.write_batch(batch.take(pa.array(indices)))
+    numbers = batch.column("row").to_pylist()
+    indices = [index for index, number in enumerate(numbers) if number in rows]
+    if indices:
+        out.write_batch(batch.take(pa.array(indices)))
 
 
 def _sync(path: Path) -> None:

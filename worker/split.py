@@ -9,7 +9,23 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """The line numbers of each split's rows."""
+
+    train: set[int]
+    held_out: set[int]
+
+
+def deal(rows: Sequence[tuple[int, bytes]], ratio: float, seed: int, limit: int | None) -> Dealt:
+    """Every row (line number, prompt key) to its split; at most `limit` of them to train on."""
+    chosen = held_out((prompt for _, prompt in rows), ratio, seed)
+    train = [number for number, prompt in rows if prompt not in chosen]
+    return Dealt(set(train[:limit]), {number for number, prompt in rows if prompt in chosen})
 
 
 def held_out(prompts: Iterable[bytes], ratio: float, seed: int) -> set[bytes]:

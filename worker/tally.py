@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from worker.split import Dealt
 from worker.tokenizing import Done, Dropped, Kept
 
 _EXCERPT = 2000
@@ -31,32 +32,31 @@ class Tally:
             if row.tokens is not None:
                 self._dropped_lengths.append(row.tokens)
 
-    def report(self, eval_rows: set[int], think_end: str) -> dict[str, Any]:
+    def report(self, dealt: Dealt, think_end: str) -> dict[str, Any]:
         """The numbers, for people and for the phases that follow."""
-        lengths = sorted([*(row.tokens for row in self.kept), *self._dropped_lengths])
-        train = [row for row in self.kept if row.number not in eval_rows]
-        held_out = [row for row in self.kept if row.number in eval_rows]
+        train = [row for row in self.kept if row.number in dealt.train]
+        held_out = [row for row in self.kept if row.number in dealt.held_out]
+        rows = train + held_out
+        lengths = sorted([*(row.tokens for row in rows), *self._dropped_lengths])
         return {
             "rows_in": self.rows_in,
             "rows_selected": len(self.kept) + self._dropped.total(),
-            "rows_kept": len(self.kept),
+            "rows_kept": len(rows),
             "rows_train": len(train),
             "rows_eval": len(held_out),
             "dropped": dict(sorted(self._dropped.items())),
             "first_dropped": [_shown(row) for row in self._first.values()],
-            "prompts": _prompts(self.kept),
+            "prompts": _prompts(rows),
             "prompts_eval": _prompts(held_out),
-            "tokens": sum(row.tokens for row in self.kept),
-            "trained_tokens": sum(row.trained for row in self.kept),
+            "tokens": sum(row.tokens for row in rows),
+            "trained_tokens": sum(row.trained for row in rows),
             "train": _tokens(train),
             "eval": _tokens(held_out),
             "length_percentiles": percentiles(lengths),
-            "rows_without_thinking": sum(not row.has_thinking for row in self.kept),
-            "rows_with_earlier_thinking_dropped": sum(
-                row.thinking_dropped > 0 for row in self.kept
-            ),
+            "rows_without_thinking": sum(not row.has_thinking for row in rows),
+            "rows_with_earlier_thinking_dropped": sum(row.thinking_dropped > 0 for row in rows),
             "think_end_token": think_end,
-            "rows_with_think_end_token": sum(row.has_think_end for row in self.kept),
+            "rows_with_think_end_token": sum(row.has_think_end for row in rows),
         }
 
 

@@ -167,6 +167,24 @@ def test_a_refusal_is_json_with_place_and_hint_and_exit_code_3(
     assert error["hint"]
 
 
+def test_what_a_models_own_code_prints_is_not_taken_for_the_answer(
+    root: RootPaths, data: Path, tmp_path: Path
+) -> None:
+    model = model_dir(tmp_path / "talks")
+    (model / "own.py").write_text(
+        "print('hello')\n"
+        "from transformers import PreTrainedTokenizerFast\n"
+        "class Own(PreTrainedTokenizerFast):\n    pass\n"
+    )
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    settings |= {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "own.Own"]}}
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    made = spec(model, data, model={"name": str(model), "trust_remote_code": True})
+    done = run_prepare("--check", write_spec(tmp_path / "spec.json", made), "--root", root.root)
+    assert json.loads(done.stdout)["rows_in"] == 40
+    assert "hello" in done.stderr
+
+
 def test_preview_of_a_dropped_row_says_why(root: RootPaths, model: Path, tmp_path: Path) -> None:
     rows = [*sums(1), {"messages": [user("a"), assistant("<think>b")]}]
     made = spec(model, write_rows(tmp_path / "rows.jsonl", rows))
@@ -484,6 +502,17 @@ def test_some_samples_are_the_same_ones_wherever_they_stand(
         picked = [ordered[row["row"] - 1] for row in read_split(root, report, "train")]
         taken.append({json.dumps(row) for row in picked})
     assert taken[0] == taken[1]
+
+
+def test_one_prompt_alone_is_not_trained_beyond_the_samples_asked_for(
+    root: RootPaths, model: Path, tmp_path: Path
+) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", sums(1, answers=50))
+    report = prepare(spec(model, rows, data__max_train_samples=19), root)
+    assert (report["rows_selected"], report["rows_kept"]) == (20, 19)
+    assert (report["rows_train"], report["rows_eval"], report["prompts"]) == (19, 0, 1)
+    assert len(read_split(root, report, "train")) == 19
+    assert report["tokens"] == report["train"]["tokens"]
 
 
 def test_malformed_rows_are_found_among_those_not_taken(

@@ -446,6 +446,18 @@ def test_a_dropped_turn_is_missed_though_its_text_stands_elsewhere() -> None:
     assert refused(row(*turns), chat(DROPS)).kind is Kind.LOST_IN_RENDERING
 
 
+def test_a_final_turn_that_is_dropped_is_not_found_in_its_own_header() -> None:
+    drops_last = CHATML.replace("(m.content or '')", "('' if m.role == 'assistant' else m.content)")
+    made = refused(row(user("a"), assistant("assistant")), chat(drops_last))
+    assert made.kind is Kind.LOST_IN_RENDERING
+
+
+def test_a_model_may_have_a_template_for_tools_of_its_own() -> None:
+    named = ChatTemplate({"default": "plain", "tool_use": "{{ tools | tojson }}"}, {})
+    assert named.render([], None, prompt=False) == named.text == "plain"
+    assert named.render([], [{"a": "<"}], prompt=False) == '[{"a": "<"}]'
+
+
 def test_thinking_may_be_asked_for() -> None:
     format_ = chat(require_think=True)
     encoded(row(user("a"), assistant("<think>why</think>b")), format_)
