@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
+import random
 import shutil
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -120,36 +122,73 @@ def test_progress_counts_samples_and_the_metrics_row_has_the_scores(scored: Atte
     assert row["bench/aime25/avg_at_4"] == summary(scored)["metrics"]["bench/aime25/avg_at_4"]
 
 
-def test_kill_and_resume_gives_the_text_of_an_uninterrupted_run(
+KILLS = int(os.environ.get("JOBSPEC_TEST_KILLS", "3"))
+
+
+def kill_while_it_draws(attempt: AttemptPaths, chance: random.Random) -> bool:
+    """Run the phase and kill -9 it at random around its next chunks; False if it finished first."""
+    bench = attempt.eval / "aime_test"
+    wanted = len(list(bench.glob("generations-*"))) + chance.randrange(3)
+    process = subprocess.Popen(command(attempt), env=environment(), stderr=subprocess.DEVNULL)
+    try:
+        while process.poll() is None and len(list(bench.glob("generations-*"))) <= wanted:
+            time.sleep(0.01)  # a condition on another process's files
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(chance.random())
+        return process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_killed_again_and_again_it_draws_what_an_uninterrupted_run_draws(
     model: Path, tmp_path: Path
 ) -> None:
-    bench = aime_file(tmp_path / "bench", questions(12))
+    bench = aime_file(tmp_path / "bench", questions(4 + 4 * KILLS))
     settings = EvalSpec(
-        benchmarks=("aime_test",), benchmark_dir=str(bench), avg_k=32, max_gen_toks=96
+        benchmarks=("aime_test",), benchmark_dir=str(bench), avg_k=32, max_gen_toks=64
     )
     whole = make_attempt(tmp_path / "whole", model, settings)
     assert run_phase(whole).returncode == 0
-    first = make_attempt(tmp_path / "cut", model, settings)
-    found: list[Path] = []
-    process = subprocess.Popen(command(first), env=environment(), stderr=subprocess.DEVNULL)
-    try:
-        while not found and process.poll() is None:
-            found = sorted((first.eval / "aime_test").glob("generations-*.jsonl"))
-            time.sleep(0.01)  # a condition on another process's files
-        assert process.poll() is None, "it finished before it could be killed"
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    kept = {path.name: path.read_bytes() for path in (first.eval / "aime_test").glob("gen*")}
-    assert 0 < len(kept) < 6
-    second = make_attempt(tmp_path / "cut", model, settings, number=2)
-    assert run_phase(second).returncode == 0
+    chance = random.Random(20)
+    killed = 0
+    for number in range(1, KILLS + 1):
+        attempt = make_attempt(tmp_path / "cut", model, settings, number=number)
+        killed += kill_while_it_draws(attempt, chance)
+    assert killed > KILLS / 2
+    last = make_attempt(tmp_path / "cut", model, settings, number=KILLS + 1)
+    earlier = last.job_dir / "attempts"
+    kept = {path.name: path.read_bytes() for path in sorted(earlier.glob("*/eval/aime_test/gen*"))}
+    assert kept
+    assert run_phase(last).returncode == 0
     for path in sorted((whole.eval / "aime_test").glob("*.jsonl")):
-        assert (second.eval / "aime_test" / path.name).read_bytes() == path.read_bytes()
-    assert len(generations(second.eval / "aime_test")) == 12 * 32
-    assert summary(second)["metrics"] == summary(whole)["metrics"]
+        assert (last.eval / "aime_test" / path.name).read_bytes() == path.read_bytes()
+    rows = generations(last.eval / "aime_test")
+    samples = {(row["question"], row["sample"]) for row in rows}
+    assert len(rows) == len(samples) == (4 + 4 * KILLS) * 32
+    assert summary(last)["metrics"] == summary(whole)["metrics"]
     for name, data in kept.items():
-        assert (second.eval / "aime_test" / name).read_bytes() == data
+        assert (last.eval / "aime_test" / name).read_bytes() == data
+
+
+def test_all_of_math500_and_both_aime_sets(model: Path, tmp_path: Path) -> None:
+    settings = EvalSpec(
+        benchmark_dir=str(DATA),
+        avg_k=4,
+        max_gen_toks=8,
+        overrides={"minerva_math500": BenchmarkOverrides(avg_k=4)},
+    )
+    attempt = make_attempt(tmp_path / "root", model, settings)
+    done = run_phase(attempt)
+    assert done.returncode == 0, done.stderr
+    found = summary(attempt)
+    for bench, count in (("minerva_math500", 500), ("aime24", 30), ("aime25", 30)):
+        main = {"math_verify"} if bench.startswith("minerva") else set()
+        names = BESIDE | main | {"avg_at_4", "pass_at_1", "pass_at_2", "pass_at_4", "maj_at_4"}
+        metrics = {name for name in found["metrics"] if name.startswith(f"bench/{bench}/")}
+        assert metrics == {f"bench/{bench}/{name}" for name in names}
+        assert found["protocol"][bench]["questions"] == count
+        assert len(generations(attempt.eval / bench)) == 4 * count
 
 
 def test_a_task_of_lm_eval_s_own_form_passes_through(model: Path, tmp_path: Path) -> None:

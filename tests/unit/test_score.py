@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from statistics import NormalDist
 from typing import Any
 
 import pytest
+from evalkit import DATA, needs_data
 
 from jobspec import compare
 from worker import score
@@ -148,6 +150,30 @@ def test_the_difference_to_the_stock_reader(judge: Judge) -> None:
     stock = [process_results(doc, [text])["math_verify"] for text in (unfinished, finished)]
     assert stock == [1, 1]
     assert [s.correct for s in scores] == [0, 1]
+
+
+@needs_data
+def test_math500_is_judged_as_the_stock_task_judges_it(judge: Judge) -> None:
+    """On the same answer text: right ones, another question's, and prose without an answer."""
+    from lm_eval.tasks.minerva_math.utils import process_results
+
+    rows = [json.loads(line) for line in (DATA / "math500.jsonl").read_text().splitlines()]
+    texts = [
+        f"so $\\boxed{{{rows[i]['answer']}}}$" if i % 3 == 0
+        else f"The answer is ${rows[(i + 1) % 500]['answer']}$." if i % 3 == 1
+        else f"We have {rows[i]['problem'][:60]}"
+        for i in range(500)
+    ]  # fmt: skip
+    pairs = [
+        (asked(row["answer"], row["unique_id"], solution=row["solution"]), drawn([text]))
+        for row, text in zip(rows, texts, strict=True)
+    ]
+    ours = [found.correct for found in score.score(plan(1, "math"), pairs, judge)]
+    stock = [
+        process_results(row, [text])["math_verify"] for row, text in zip(rows, texts, strict=True)
+    ]
+    assert ours == stock
+    assert 150 < sum(ours) < 250
 
 
 # --- the judge

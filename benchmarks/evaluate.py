@@ -1,0 +1,206 @@
+"""Evaluation against stock lm-eval: `python benchmarks/evaluate.py [--runs 5] [--tokens 256]`.
+
+The same trained 260K-parameter model, the same 60 AIME questions × 8 samples: through lm-eval's own
+command line with `repeats`, and through the eval phase with one and with two engines. A device is a
+core here: stock and one engine get one core, two engines get two. Runs take turns; medians are
+printed. Then: MATH-500 × 1 and AIME × 32 recorded answers, scored.
+
+Needs the reference data ($JOBSPEC_TEST_DATA, default ../shared/data).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from evalkit import DATA, environment, make_attempt, stories_model  # noqa: E402
+
+from jobspec.evaluation import Asked, Generation, Plan  # noqa: E402
+from jobspec.spec import EvalSpec  # noqa: E402
+from worker import score  # noqa: E402
+from worker.verify import Judge  # noqa: E402
+
+K = 8
+BATCH = 64
+STOCK = """\
+task: aime60
+dataset_path: json
+dataset_kwargs:
+  data_files: {{test: {file}}}
+test_split: test
+output_type: generate_until
+doc_to_text: >-
+  {{{{problem}}}} Please reason step by step, and put your final answer within a box.
+doc_to_target: "{{{{answer}}}}"
+repeats: {k}
+generation_kwargs: {{until: [], do_sample: true}}
+metric_list:
+  - {{metric: exact_match, aggregation: mean, higher_is_better: true}}
+"""
+
+
+class Run(NamedTuple):
+    """One run: wall and CPU seconds, tokens drawn; seconds of generating alone where known."""
+
+    wall_s: float
+    cpu_s: float
+    tokens: int
+    generate_s: float | None = None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=256, help="max_gen_toks")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        model = stories_model(place / "model")
+        rows = [row for bench in ("aime24", "aime25") for row in _rows(bench)]
+        (place / "bench").mkdir()
+        _write(place / "bench" / "aime60.jsonl", rows)
+        _generation(place, model, args.runs, args.tokens)
+        _scoring()
+
+
+def _generation(place: Path, model: Path, count: int, tokens: int) -> None:
+    taken: dict[str, list[Run]] = {"stock": [], "1 engine": [], "2 engines": []}
+    for number in range(count):
+        taken["stock"].append(_stock(place, model, tokens, number))
+        taken["1 engine"].append(_ours(place, model, tokens, f"{number}-1", engines=1))
+        taken["2 engines"].append(_ours(place, model, tokens, f"{number}-2", engines=2))
+    print(f"{60 * K} samples of at most {tokens} tokens, {count} runs in turn, medians")
+    print(f"{'':10} {'wall s':>8} {'CPU s':>8} {'tokens':>8} {'tokens/s':>9} {'generating':>11}")
+    medians = {name: _median(runs) for name, runs in taken.items()}
+    for name, run in medians.items():
+        rate = f"{run.tokens / run.generate_s:11.0f}" if run.generate_s else f"{'':11}"
+        print(f"{name:10} {run.wall_s:8.1f} {run.cpu_s:8.1f} {run.tokens:8}"
+              f" {run.tokens / run.wall_s:9.0f} {rate}")  # fmt: skip
+    one, two, stock = (medians[name] for name in ("1 engine", "2 engines", "stock"))
+    assert one.generate_s is not None
+    assert two.generate_s is not None
+    faster = one.tokens / one.wall_s / (stock.tokens / stock.wall_s)
+    print(f"1 engine / stock, tokens a wall second: {faster:.2f} (at least 0.98 wanted)")
+    scaled = two.tokens / two.generate_s / (one.tokens / one.generate_s)
+    print(f"2 engines / 1, tokens a second of generating: {scaled:.2f} (at least 1.7 wanted)")
+
+
+def _stock(place: Path, model: Path, tokens: int, number: int) -> Run:
+    tasks, out = place / "tasks", place / f"stock-{number}"
+    tasks.mkdir(exist_ok=True)
+    file = place / "bench" / "aime60.jsonl"
+    (tasks / "aime60.yaml").write_text(STOCK.format(file=file, k=K))
+    wall_s, cpu_s = _timed(
+        [
+            *(sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--model_args"),
+            f"pretrained={model},dtype=float32,max_length=4096",
+            *("--tasks", "aime60", "--include_path", str(tasks), "--apply_chat_template"),
+            "--gen_kwargs",
+            f"do_sample=True,temperature=0.6,top_p=0.95,top_k=0,max_gen_toks={tokens}",
+            *("--batch_size", str(BATCH), "--device", "cpu"),
+            *("--log_samples", "--output_path", str(out)),
+        ],
+        environment(HF_HOME=str(place / "hf")),
+        cores=1,
+    )
+    return Run(wall_s, cpu_s, _stock_tokens(model, out))
+
+
+def _stock_tokens(model: Path, out: Path) -> int:
+    """Tokens of what stock kept: its text, tokenized again."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    (file,) = out.rglob("samples_*.jsonl")
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    texts = [text for row in rows for responses in row["resps"] for text in responses]
+    assert len(texts) == 60 * K
+    return sum(len(tokenizer.encode(text, add_special_tokens=False).ids) for text in texts)
+
+
+def _ours(place: Path, model: Path, tokens: int, name: str, *, engines: int) -> Run:
+    settings = EvalSpec(
+        benchmarks=("aime60",), benchmark_dir=str(place / "bench"), avg_k=K, max_gen_toks=tokens
+    )
+    attempt = make_attempt(place / f"ours-{name}", model, settings)
+    wall_s, cpu_s = _timed(
+        [sys.executable, "-m", "worker.evaluate", str(attempt.dir)],
+        environment(JOBSPEC_EVAL_ENGINES=str(engines)),
+        cores=engines,
+    )
+    timing = json.loads(attempt.done("eval").read_text())["timing"]
+    return Run(wall_s, cpu_s, timing["tokens"], timing["generate_s"])
+
+
+def _timed(command: list[str], env: dict[str, str], *, cores: int) -> tuple[float, float]:
+    """Wall and CPU seconds of a command held to so many cores."""
+    allowed = sorted(os.sched_getaffinity(0))[:cores]
+    env["OMP_NUM_THREADS"] = str(cores)
+    before, started = os.times(), time.monotonic()
+    subprocess.run(
+        command, env=env, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: os.sched_setaffinity(0, allowed),
+    )  # fmt: skip
+    wall_s, after = time.monotonic() - started, os.times()
+    used = after.children_user + after.children_system
+    return wall_s, used - before.children_user - before.children_system
+
+
+def _scoring() -> None:
+    math = [(_asked(row), [_recorded(row["solution"], 0)]) for row in _rows("math500")]
+    aime = [
+        (_asked(row), [_recorded(f"So $\\boxed{{{row['answer']}}}$.", i) for i in range(32)])
+        for bench in ("aime24", "aime25")
+        for row in _rows(bench)
+    ]
+    started = time.monotonic()
+    with Judge() as judge:
+        right = score.score(_plan("math", 1), math, judge)
+        score.score(_plan("aime", 32), aime, judge)
+    seconds = time.monotonic() - started
+    correct = sum(question.correct for question in right)
+    print(f"scoring MATH-500 × 1 and AIME × 32: {seconds:.1f} s ({correct} of 500 right; "
+          "at most 60 s wanted)")  # fmt: skip
+
+
+def _plan(form: str, k: int) -> Plan:
+    return Plan(key="", benchmark="", form=form, k=k, chunks=0, think_end_token="</think>")  # type: ignore[arg-type]
+
+
+def _asked(row: dict[str, str]) -> Asked:
+    name = row.get("id") or row["unique_id"]
+    return Asked(id=name, answer=row["answer"], solution=row.get("solution"))
+
+
+def _recorded(text: str, sample: int) -> Generation:
+    return Generation(question="", sample=sample, seed=0, text=text, tokens=1, finish="stop")
+
+
+def _median(runs: list[Run]) -> Run:
+    columns = zip(*(run[:3] for run in runs), strict=True)
+    wall_s, cpu_s, tokens = (statistics.median(column) for column in columns)
+    known = [run.generate_s for run in runs if run.generate_s is not None]
+    return Run(wall_s, cpu_s, int(tokens), statistics.median(known) if known else None)
+
+
+def _rows(name: str) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (DATA / f"{name}.jsonl").read_text().splitlines()]
+
+
+def _write(path: Path, rows: list[dict[str, str]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+if __name__ == "__main__":
+    main()
