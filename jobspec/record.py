@@ -169,6 +169,8 @@ class End(Record, frozen=True, kw_only=True):
     phases: tuple[PhaseTime, ...] = ()
     overhead_s: float = 0.0
     checkpoint: str | None = None
+    unexplained: bool = False
+    first_step_s: float | None = None
 
 
 class Result(Record, frozen=True, kw_only=True):

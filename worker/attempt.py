@@ -16,17 +16,18 @@ from jobspec import fs, record
 from jobspec.claim import Claim
 from jobspec.errors import ClaimLost, DiskFull, JobspecError
 from jobspec.paths import AttemptPaths
-from jobspec.record import End, PhaseError, PhaseTime, Reason, Result, State
-from worker import launch, manifest
+from jobspec.record import End, PhaseTime, Reason, Result, State
+from worker import checkpoints, launch, manifest
 from worker.child import Child
 from worker.inherit import inherit
-from worker.phase import EXIT_DONE, EXIT_REFUSED, EXIT_STOPPED
+from worker.past import look
+from worker.phase import EXIT_DONE
+from worker.verdict import Circumstances, Verdict, judge
 
 if TYPE_CHECKING:
     from worker.loop import Worker
 
 _TICK_S = 0.1
-_KILLED = 137  # 128 + SIGKILL: nobody of ours sends it to a phase that is not being ended
 
 
 @dataclass(frozen=True)
@@ -37,23 +38,6 @@ class Ended:
     reason: Reason
     message: str = ""
     wall_s: float = 0.0
-
-    @property
-    def back_off_s(self) -> float:
-        """How long a worker should wait after a fast failure of this kind."""
-        return 10.0 if self.reason in (Reason.NODE, Reason.DISK) else 1.0
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Why the phases ended, before anything is committed."""
-
-    reason: Reason
-    message: str = ""
-    hint: str | None = None
-    phase: str | None = None
-    exit_code: int | None = None
-    step: int | None = None
 
 
 class Attempt:
@@ -68,6 +52,11 @@ class Attempt:
         self._started_at = record.utc_now()
         self._times: list[PhaseTime] = []
         self._next_look = 0.0
+        self._plan: launch.Plan | None = None
+        self._past = look(worker.queue.paths.job(claim.job), claim.attempt)
+        self._first_step_s: float | None = None
+        self._last_save_s = 0.0
+        self._next_save_look = 0.0
 
     def run(self) -> Ended:
         """Run what is missing of the job, then commit. Never raises for what a job does wrong."""
@@ -77,7 +66,7 @@ class Attempt:
         except ClaimLost as error:
             return Ended(None, Reason.LOST, str(error), self._wall_s)
         except DiskFull as error:
-            self._worker.queue.hold(reason=str(error), by=self._worker.id)
+            self._worker.hold_for_space(str(error))
             return self._commit(Verdict(Reason.DISK, str(error), error.hint))
 
     @property
@@ -88,17 +77,19 @@ class Attempt:
         root = self._worker.root
         for line in inherit(self._worker.queue.paths.job(self._claim.job), self._paths, root):
             self._event("inherit", message=line)
+        devices = self._worker.devices
         try:
-            plan = launch.plan(self._spec, self._worker.devices) if self._spec.train else None
+            most_rows = self._past.micro
+            self._plan = launch.plan(self._spec, devices, most_rows) if self._spec.train else None
         except JobspecError as error:
-            return Verdict(Reason.FAILED, str(error), error.hint)
-        facts = manifest.manifest(self._worker.devices, plan, self._worker.id)
+            return Verdict(Reason.FAILED, str(error), error.hint, again=False)
+        facts = manifest.manifest(devices, self._plan, self._worker.id)
         fs.publish(self._paths.manifest, msgspec.json.format(msgspec.json.encode(facts), indent=2))
         for phase in self._spec.phases():
             if self._paths.done(phase).exists():
                 self._times.append(PhaseTime(phase=phase, kept=True))
                 continue
-            ranks = plan.world if plan is not None and phase == "train" else 1
+            ranks = self._plan.world if self._plan is not None and phase == "train" else 1
             verdict = self._phase(phase, ranks)
             if verdict is not None:
                 return verdict
@@ -134,6 +125,10 @@ class Attempt:
         movement = _Movement(self._paths, phase)
         while (code := child.wait(_TICK_S)) is None:
             self._beat()
+            if phase == "train" and self._first_step_s is None and self._paths.metrics.exists():
+                self._first_step_s = self._wall_s
+            if worker.time_left_s() < self._stop_margin_s():
+                worker.signals.run_out()
             if worker.signals.stop and asked_at is None:
                 asked_at = time.monotonic()
                 self._event("stop", phase=phase)
@@ -145,6 +140,22 @@ class Attempt:
                 self._event("stall", phase=phase)
                 return None
         return code
+
+    def _stop_margin_s(self) -> float:
+        """How long before the worker's end a stop must begin: what saving took, twice over."""
+        save_s = self._save_s
+        return max(self._worker.options.stop_margin_s, 2 * save_s)
+
+    @property
+    def _save_s(self) -> float:
+        """Seconds this attempt's last resume state took to write, looked at now and then."""
+        now = time.monotonic()
+        if now >= self._next_save_look:
+            self._next_save_look = now + 60.0
+            newest = checkpoints.newest(self._paths)
+            seal = checkpoints.read_seal(newest) if newest is not None else None
+            self._last_save_s = seal.save_s if seal is not None else 0.0
+        return self._last_save_s
 
     def _beat(self) -> None:
         try:
@@ -161,24 +172,15 @@ class Attempt:
             raise ClaimLost(f"attempt {self._claim.attempt} of `{self._claim.job}` was taken away")
 
     def _judge(self, phase: str, code: int | None) -> Verdict:
-        """The class of a phase's end that was not its finish."""
-        error = record.read(self._paths.error, PhaseError)
-        stopping = self._worker.signals.stop
-        if code == EXIT_REFUSED and error is not None:
-            return Verdict(error.kind, error.message, error.hint, phase, code, error.step)
-        if stopping:
-            near_end = self._worker.time_left_s() < 900
-            reason = Reason.WALLTIME if near_end else Reason.PREEMPTED
-            kept = "its state is saved" if code == EXIT_STOPPED else "it was cut off"
-            return Verdict(reason, f"stopped during {phase}: {kept}", None, phase, code)
-        if code is None:
-            message = f"{phase} made no progress for {self._worker.options.stall_s:.0f} s"
-            return Verdict(Reason.NODE, message, "see its log for the last line", phase, code)
-        if code == _KILLED:
-            message = f"{phase} was killed (SIGKILL), most likely for the node's memory"
-            return Verdict(Reason.OOM, message, "ask for more memory, or offload less", phase, code)
-        tail = _last_line(self._paths.log(phase))
-        return Verdict(Reason.FAILED, f"{phase} exited {code}: {tail}", None, phase, code)
+        about = Circumstances(
+            spec=self._spec,
+            plan=self._plan,
+            paths=self._paths,
+            stopping=self._worker.signals.stop,
+            time_left_s=self._worker.time_left_s(),
+            stall_s=self._worker.options.stall_s,
+        )
+        return judge(phase, code, about)
 
     def _commit(self, verdict: Verdict) -> Ended:
         """Write why it ended, then move the claim. Tries again while the root does not answer."""
@@ -197,15 +199,17 @@ class Attempt:
             wall_s=self._wall_s,
             phases=tuple(self._times),
             overhead_s=self._wall_s - phases_s,
+            unexplained=verdict.unexplained,
+            first_step_s=self._first_step_s,
         )
         while True:
             try:
                 self._look()
                 self._claim.end(end)
-                state = self._move(verdict.reason, end)
+                state = self._move(verdict, end)
                 return Ended(state, verdict.reason, verdict.message or verdict.reason, end.wall_s)
             except DiskFull as error:
-                self._worker.queue.hold(reason=str(error), by=self._worker.id)
+                self._worker.hold_for_space(str(error))
                 self._wait_for_root()
             except OSError:
                 self._wait_for_root()
@@ -217,15 +221,18 @@ class Attempt:
         except OSError:
             return
 
-    def _move(self, reason: Reason, end: End) -> State:
-        if reason is Reason.SUCCEEDED:
+    def _move(self, verdict: Verdict, end: End) -> State:
+        if verdict.reason is Reason.SUCCEEDED:
             self._claim.finish(State.SUCCEEDED, self._result(end))
             shutil.rmtree(self._paths.trash, ignore_errors=True)
+            self._worker.blame(self._past.failed_on, self._claim.job)
             return State.SUCCEEDED
-        if reason is Reason.FAILED:
+        if verdict.reason is Reason.DISK:
+            self._worker.hold_for_space(verdict.message)
+        if not verdict.again:
             self._claim.finish(State.FAILED)
             return State.FAILED
-        return self._claim.requeue(reason)
+        return self._claim.requeue(verdict.reason)
 
     def _result(self, end: End) -> Result:
         done = {phase: _read_json(self._paths.done(phase)) for phase in self._spec.phases()}
@@ -300,11 +307,3 @@ def _free_port() -> int:
 
 def _read_json(path: Path) -> dict[str, Any]:
     return msgspec.json.decode(path.read_bytes())
-
-
-def _last_line(log: Path) -> str:
-    try:
-        lines = log.read_bytes()[-4096:].decode(errors="replace").strip().splitlines()
-    except OSError:
-        return "no log"
-    return lines[-1][:300] if lines else "an empty log"

@@ -54,16 +54,21 @@ class Plan:
     accumulation: int
 
 
-def plan(spec: JobSpec, devices: Devices) -> Plan:
+def plan(spec: JobSpec, devices: Devices, most_rows: int | None = None) -> Plan:
     """Spread the spec's global batch over the devices.
 
     Without `resources.gpus` the most devices that divide the batch are used.
+
+    Args:
+        most_rows: rows a micro-batch may have, where more were seen not to fit into memory.
 
     Raises:
         SpecError: the spec wants devices that are not there, or that do not divide the batch.
     """
     train = spec.train or TrainSpec()
-    micro = train.per_device_train_batch_size
+    micro = min(train.per_device_train_batch_size, most_rows or train.per_device_train_batch_size)
+    while train.global_batch_size % micro:
+        micro -= 1
     share = train.global_batch_size // micro
     wanted = spec.resources.gpus or None
     if wanted is not None and wanted > devices.count:
@@ -81,7 +86,7 @@ def plan(spec: JobSpec, devices: Devices) -> Plan:
     return Plan(world, micro, share // world)
 
 
-def deepspeed_config(spec: JobSpec, on_gpu: bool) -> dict[str, Any]:
+def deepspeed_config(spec: JobSpec, micro: int, *, on_gpu: bool) -> dict[str, Any]:
     """DeepSpeed's configuration for a spec.
 
     `gradient_accumulation_steps` is 1 here because the trainer hands DeepSpeed a whole step at a
@@ -91,7 +96,7 @@ def deepspeed_config(spec: JobSpec, on_gpu: bool) -> dict[str, Any]:
     train = spec.train
     low_precision = spec.model.dtype == "bfloat16"
     return {
-        "train_micro_batch_size_per_gpu": train.per_device_train_batch_size,
+        "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": train.max_grad_norm,
         "bf16": {"enabled": low_precision},

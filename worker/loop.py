@@ -21,20 +21,24 @@ from typing import Any
 
 from jobspec import record
 from jobspec.claim import Claim
-from jobspec.entries import Job
-from jobspec.errors import JobspecError
+from jobspec.errors import DiskFull, JobspecError
+from jobspec.paths import Ticket
 from jobspec.queue import Queue
 from jobspec.record import State, WorkerRecord
 from jobspec.spec import JobSpec
 from worker import launch, preflight, slurm
 from worker.attempt import Attempt, Ended
 from worker.launch import Devices
+from worker.past import Past, look
 from worker.waiting import Waiter
 
 EXIT_DONE = 0
 EXIT_UNFIT = 4
 EXIT_REQUEUE = 75  # asks the batch script to requeue this array element: work remains
+QUARANTINE_S = 3600.0
 _RECORD_EVERY_S = 60.0
+_FAST_S = 60.0
+_FOR_SPACE = "disk:"
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class Options:
     devices: int | None = None
     isolation: str = "auto"
     min_claim_s: float = 60.0
+    stop_margin_s: float = 30.0
+    unfit_timeout_s: float = 600.0
 
 
 @dataclass
@@ -59,6 +65,11 @@ class Signals:
     stop: bool = False
     requeue: bool = False
     at_once: bool = False
+
+    def run_out(self) -> None:
+        """The worker's own time ends: like SIGUSR2."""
+        if not self.stop:
+            self.stop = self.requeue = True
 
     def install(self) -> None:
         """Handle SIGTERM, SIGINT and SIGUSR2. SIGUSR1 is NCCL's."""
@@ -91,6 +102,9 @@ class Worker:
         self._next_record = 0.0
         self._shown: dict[str, Any] = {}
         self._finished = 0
+        self._failures = 0
+        self._pasts: dict[Ticket, Past] = {}
+        self._fitness = preflight.Fitness(self.root, self.tmp)
 
     def run(self) -> int:
         """Work until told or left to stop. Returns the process's exit code."""
@@ -156,6 +170,8 @@ class Worker:
         while True:
             if (code := self._reason_to_leave(waiter)) is not None:
                 return code
+            if self._fitness.unfit_s > self.options.unfit_timeout_s:
+                return EXIT_UNFIT
             claim = self._claim()
             if claim is None:
                 self._idle(waiter)
@@ -190,27 +206,72 @@ class Worker:
 
     def _work_remains(self) -> bool:
         """Whether jobs wait that this worker could do, or claims run that may yet fall to it."""
-        waiting = [job for job in self.queue.jobs(State.PENDING) if job.id not in self.queue.notes]
-        return any(map(self._may_do, waiting)) or bool(self.queue.jobs(State.RUNNING))
-
-    def _may_do(self, job: Job) -> bool:
-        try:
-            return self.fits(job.spec)
-        except JobspecError:
-            return True  # damaged: the claim heals it, or ends it
+        return self.queue.has_work(self.fits)
 
     def _claim(self) -> Claim | None:
-        findings = preflight.check(self.root, self.tmp)
-        if findings or self.host in self.queue.quarantined():
-            note = "; ".join(f.message for f in findings) or "this host is in quarantine"
-            self.beat(note=note)
-            return None
         try:
+            if not self._is_fit():
+                return None
             self.queue.reap()
-            return self.queue.claim(self.id, self.fits)
+            self._try_release()
+            return self.queue.claim(self.id, self.fits, self._takes_now)
+        except DiskFull as error:
+            self.hold_for_space(str(error))
         except OSError as error:
             say(f"the root does not answer: {error}")
-            return None
+        return None
+
+    def _is_fit(self) -> bool:
+        """Whether this node may claim; a node that may not is shown, and set aside."""
+        findings = self._fitness.findings()
+        note = "; ".join(finding.message for finding in findings)
+        if not note and (mark := self.queue.quarantined().get(self.host)) is not None:
+            note = f"this host is in quarantine: {mark.reason}"
+        for finding in findings:
+            if finding.of_node:
+                self.queue.quarantine(
+                    self.host, finding.message, QUARANTINE_S, self.id, certain=False
+                )
+        self.beat(note=note or None)
+        return not note
+
+    def _takes_now(self, ticket: Ticket) -> bool:
+        """Whether to take a job now: enough time is left, and it did not fail here just before."""
+        past = self._past(ticket)
+        if self.time_left_s() < (past.useful_s or self.options.min_claim_s):
+            return False
+        return past.failed_on != self.host or not self._others_live()
+
+    def _past(self, ticket: Ticket) -> Past:
+        if ticket.attempt == 1:
+            return Past()
+        if ticket not in self._pasts:
+            self._pasts[ticket] = look(self.queue.paths.job(ticket.job), ticket.attempt)
+        return self._pasts[ticket]
+
+    def _others_live(self) -> bool:
+        aside = self.queue.quarantined()
+        hosts = {seen.record.host for seen in self.queue.workers() if seen.beating}
+        return bool(hosts - {self.host} - aside.keys())
+
+    def blame(self, host: str | None, job: str) -> None:
+        """Set aside the host where a job failed unexplained that succeeded on this one."""
+        if host is not None and host != self.host:
+            reason = f"{job} failed there before its first step and succeeded on {self.host}"
+            self.queue.quarantine(host, reason, QUARANTINE_S, self.id, certain=False)
+
+    def hold_for_space(self, why: str) -> None:
+        """The root is full: let everybody wait, nobody drain, until there is space again."""
+        try:
+            self.queue.hold(reason=why, by=f"{_FOR_SPACE}{self.id}")
+        except OSError as error:
+            say(f"the queue can't be put on hold: {error}")
+
+    def _try_release(self) -> None:
+        """End a hold for space once a write of some size succeeds again."""
+        hold = self.queue.on_hold()
+        if hold is not None and hold.by.startswith(_FOR_SPACE) and preflight.can_write(self.root):
+            self.queue.release()
 
     def _idle(self, waiter: Waiter) -> None:
         until = time.monotonic() + waiter.next_wait_s()
@@ -220,10 +281,13 @@ class Worker:
                 return
 
     def _back_off(self, ended: Ended) -> None:
-        """After a failure within seconds, wait, so that no broken host eats the queue."""
-        if ended.state is State.SUCCEEDED or ended.wall_s > 60 or self.signals.stop:
+        """After failures within seconds, wait ever longer, so that no host eats the queue."""
+        if ended.state is State.SUCCEEDED or ended.wall_s > _FAST_S:
+            self._failures = 0
             return
-        until = time.monotonic() + random.uniform(0.5, 1.5) * ended.back_off_s
+        self._failures += 1
+        self._fitness.forget()
+        until = time.monotonic() + random.uniform(0.5, 1.5) * min(60.0, 2.0**self._failures)
         while time.monotonic() < until and not self.signals.stop:
             self.beat()
             time.sleep(min(0.2, max(0.0, until - time.monotonic())))

@@ -31,6 +31,8 @@ EXIT_REFUSED = 3
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on request, everything needed to go on is saved
 
 _PROGRESS_EVERY_S = 2.0
+_FULL_WORDS = ("No space left on device", "Disk quota exceeded", "os error 28", "os error 122")
+_MEMORY_WORDS = ("can't allocate memory", "CUDA out of memory", "not enough memory")
 _FLUSH_EVERY_S = 1.0
 
 
@@ -130,9 +132,11 @@ class Phase:
         """The summary an earlier phase of this attempt published."""
         return msgspec.json.decode(self.paths.done(phase).read_bytes())
 
-    def fail(self, kind: Reason, message: str, *, hint: str | None = None) -> None:
+    def fail(
+        self, kind: Reason, message: str, *, hint: str | None = None, step: int | None = None
+    ) -> None:
         """Leave word of why this phase gives up."""
-        error = PhaseError(phase=self.name, kind=kind, message=message, hint=hint)
+        error = PhaseError(phase=self.name, kind=kind, message=message, hint=hint, step=step)
         fs.replace(self.paths.error, record.encode(error))
 
 
@@ -163,7 +167,7 @@ def guard(phase: Phase, body: Callable[[Phase], int | None]) -> int:
         print(f"{phase.name}: {message}" + (f"\nhint: {hint}" if hint else ""), file=sys.stderr)  # noqa: T201 - a phase's log
         if kind is None:
             return 1
-        phase.fail(kind, message, hint=hint)
+        phase.fail(kind, message, hint=hint, step=getattr(error, "step", None))
         return EXIT_REFUSED
 
 
@@ -177,7 +181,11 @@ def classify(error: BaseException) -> Reason | None:
         return Reason.DISK
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return Reason.OOM
-    return None
+    # Libraries that write or allocate in C++ say so in words alone.
+    said = str(error)
+    if any(words in said for words in _FULL_WORDS):
+        return Reason.DISK
+    return Reason.OOM if any(words in said for words in _MEMORY_WORDS) else None
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,25 +3,113 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
+import subprocess
 import tempfile
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jobspec.errors import JobspecError
 from worker.launch import Devices
 
 SOCKET_PATH_MAX = 107  # sun_path holds 108 bytes with its final NUL: unix(7)
+_ASK_EVERY_S = 60.0
+_SITE_TIMEOUT_S = 60.0
 _ENGINE_SOCKET = 64  # the longest name seen below TMPDIR: an evaluation engine's IPC socket
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One check that failed, in words, with what to do."""
+    """One check that failed, in words, with what to do. `of_node`: another node may do better."""
 
     check: str
     message: str
     hint: str
+    of_node: bool = True
+
+
+class Fitness:
+    """Is this node fit? Remembers for a minute what is costly to ask."""
+
+    def __init__(self, root: Path, tmp: Path) -> None:
+        self._root = root
+        self._tmp = tmp
+        self._asked_at = float("-inf")
+        self._site: list[Finding] = []
+        self._unfit_since: float | None = None
+
+    def findings(self) -> list[Finding]:
+        """What makes the node unfit now; an empty list if nothing."""
+        now = time.monotonic()
+        if now - self._asked_at > _ASK_EVERY_S:
+            self._asked_at = now
+            self._site = [*missing_gpus(), *site_check()]
+        found = [*self._site, *check(self._root, self._tmp)]
+        if not any(finding.of_node for finding in found):
+            self._unfit_since = None
+        elif self._unfit_since is None:
+            self._unfit_since = now
+        return found
+
+    def forget(self) -> None:
+        """Ask anew at the next look: a job has just failed."""
+        self._asked_at = float("-inf")
+
+    @property
+    def unfit_s(self) -> float:
+        """Seconds the node has been unfit without a break."""
+        return 0.0 if self._unfit_since is None else time.monotonic() - self._unfit_since
+
+
+def missing_gpus(env: Mapping[str, str] = os.environ) -> list[Finding]:
+    """GPUs that Slurm gave this job and that do not answer, or have uncorrectable memory errors."""
+    promised = env.get("SLURM_GPUS_ON_NODE", "")
+    gpus = _gpus()
+    if promised.isdigit() and int(promised) > len(gpus):
+        message = f"CUDA unavailable: Slurm gave {promised} GPUs, {len(gpus)} answer"
+        return [Finding("gpu", message, "nvidia-smi on this node says more")]
+    broken = [gpu for gpu in gpus if gpu.uncorrected_errors]
+    return [
+        Finding("ecc", f"{gpu.name} has uncorrectable memory errors", "tell the site's staff")
+        for gpu in broken
+    ]
+
+
+def site_check(env: Mapping[str, str] = os.environ) -> list[Finding]:
+    """The site's own check: the program `JOBSPEC_PREFLIGHT` names must exit 0 within a minute."""
+    program = env.get("JOBSPEC_PREFLIGHT")
+    if not program:
+        return []
+    try:
+        done = subprocess.run(
+            [program], capture_output=True, check=False, text=True, timeout=_SITE_TIMEOUT_S
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return [Finding("site", f"`{program}`: {error}", "see JOBSPEC_PREFLIGHT")]
+    if done.returncode == 0:
+        return []
+    said = (done.stdout + done.stderr).strip().splitlines()
+    message = said[-1][:200] if said else f"exit code {done.returncode}"
+    return [Finding("site", f"`{program}`: {message}", "the site's check failed")]
+
+
+def can_write(root: Path, size: int = 1 << 24) -> bool:
+    """Whether 16 MiB can be written below `root`: a quota shows in nothing else."""
+    probe = root / f".probe-{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        with probe.open("wb") as stream:
+            stream.write(bytes(size))
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError:
+        return False
+    finally:
+        probe.unlink(missing_ok=True)
+    return True
 
 
 def devices(wanted: int | None = None) -> Devices:
@@ -33,11 +121,11 @@ def devices(wanted: int | None = None) -> Devices:
     Raises:
         JobspecError: fewer GPUs than wanted.
     """
-    names, memory_gib = _visible_gpus()
-    if names:
-        if wanted is not None and wanted > len(names):
-            raise JobspecError(f"{wanted} GPUs asked for, {len(names)} are visible")
-        return Devices(wanted or len(names), "cuda", names[0], memory_gib)
+    gpus = _gpus()
+    if gpus:
+        if wanted is not None and wanted > len(gpus):
+            raise JobspecError(f"{wanted} GPUs asked for, {len(gpus)} are visible")
+        return Devices(wanted or len(gpus), "cuda", gpus[0].name, gpus[0].memory_gib)
     cores = len(os.sched_getaffinity(0))
     return Devices(wanted or min(2, cores))
 
@@ -56,9 +144,8 @@ def check(root: Path, tmp: Path, *, min_free_gib: float = 1.0) -> list[Finding]:
     for name, place in (("root", root), ("tmpdir", tmp)):
         free_gib = shutil.disk_usage(place).free / 2**30
         if free_gib < min_free_gib:
-            found.append(
-                Finding(name, f"{free_gib:.1f} GiB are free on `{place}`", "make room there")
-            )
+            message = f"{free_gib:.1f} GiB are free on `{place}`"
+            found.append(Finding(name, message, "make room there", of_node=name != "root"))
     try:
         with tempfile.TemporaryFile(dir=tmp) as probe:
             probe.write(b"0" * 4096)
@@ -75,26 +162,44 @@ def short_tmp() -> Path:
     return Path(tempfile.mkdtemp(prefix="jsw-", dir=base))
 
 
-def _visible_gpus() -> tuple[list[str], float | None]:
-    """Names of the GPUs this process may use and the first one's memory, through NVML."""
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU this process may use, as NVML shows it."""
+
+    name: str
+    memory_gib: float
+    uncorrected_errors: int = 0
+
+
+def _gpus() -> list[Gpu]:
     masked = os.environ.get("CUDA_VISIBLE_DEVICES")
     if masked == "":
-        return [], None
+        return []
     try:
         import pynvml
 
         pynvml.nvmlInit()
     except Exception:  # no driver library, no driver, no device: all of them mean no GPU
-        return [], None
+        return []
     try:
         count = pynvml.nvmlDeviceGetCount()
         chosen = range(count) if masked is None else _chosen(masked, count)
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in chosen]
-        names = [str(pynvml.nvmlDeviceGetName(handle)) for handle in handles]
-        total = float(pynvml.nvmlDeviceGetMemoryInfo(handles[0]).total) if handles else None
-        return names, total and total / 2**30
+        return [_gpu(pynvml, pynvml.nvmlDeviceGetHandleByIndex(index)) for index in chosen]
+    except pynvml.NVMLError:
+        return []  # a device that fell off the bus answers nothing
     finally:
         pynvml.nvmlShutdown()
+
+
+def _gpu(nvml: Any, handle: Any) -> Gpu:
+    try:
+        errors = nvml.nvmlDeviceGetTotalEccErrors(
+            handle, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
+        )
+    except nvml.NVMLError:
+        errors = 0  # ECC is off, or not there
+    memory = float(nvml.nvmlDeviceGetMemoryInfo(handle).total)
+    return Gpu(str(nvml.nvmlDeviceGetName(handle)), memory / 2**30, int(errors))
 
 
 def _chosen(masked: str, count: int) -> list[int]:

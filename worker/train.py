@@ -36,7 +36,14 @@ from worker.trainer import Reports, Rows, RowTrainer, Schedule, StepRecord, Stop
 
 
 class NonFiniteLossError(JobspecError):
-    """The loss became NaN or infinite."""
+    """The loss became NaN or infinite, at `step`."""
+
+    def __init__(self, loss: float, step: int) -> None:
+        super().__init__(
+            f"the loss is {loss} at step {step}",
+            hint="lower train.learning_rate, or look at the rows of that step",
+        )
+        self.step = step
 
 
 @dataclass
@@ -85,6 +92,7 @@ class Training:
         self.world = dist.get_world_size()
         self.rank = dist.get_rank()
         self.prepared = phase.read_done("prepare")
+        self.micro = _planned_rows(phase, self.world) or self.train.per_device_train_batch_size
         self.course = Course()
         self.peak_flops = flops.peak(torch.cuda.get_device_name()) if self.on_gpu else None
         self.state_dir = checkpoints.newest(phase.paths)
@@ -156,7 +164,7 @@ class Training:
             rows,
             seed=self.train.seed,
             batch_size=self.train.global_batch_size,
-            micro=self.train.per_device_train_batch_size,
+            micro=self.micro,
             rank=self.rank,
             world=self.world,
             packing=self.train.packing,
@@ -170,13 +178,13 @@ class Training:
             warnings.simplefilter("ignore", FutureWarning)
             return SFTConfig(
                 output_dir=str(self.phase.paths.checkpoints),
-                deepspeed=launch.deepspeed_config(self.spec, self.on_gpu),
+                deepspeed=launch.deepspeed_config(self.spec, self.micro, on_gpu=self.on_gpu),
                 use_cpu=not self.on_gpu,
                 bf16=self.spec.model.dtype == "bfloat16",
                 fp16=False,
                 learning_rate=train.learning_rate,
                 num_train_epochs=train.num_train_epochs,
-                per_device_train_batch_size=train.per_device_train_batch_size,
+                per_device_train_batch_size=self.micro,
                 gradient_accumulation_steps=1,
                 lr_scheduler_type=train.lr_scheduler_type,
                 warmup_steps=math.ceil(train.warmup_ratio * steps),
@@ -231,7 +239,7 @@ class Training:
             "dtype": self.spec.model.dtype,
             "kernels": self.kernels,
             "attn_implementation": self.trainer.model.config._attn_implementation,
-            "deepspeed_config": launch.deepspeed_config(self.spec, self.on_gpu),
+            "deepspeed_config": launch.deepspeed_config(self.spec, self.micro, on_gpu=self.on_gpu),
         }
 
     def on_train_begin(self) -> None:
@@ -255,10 +263,7 @@ class Training:
     def on_step(self, step: StepRecord, step_s: float) -> None:
         """After each step: record it, and save where it is time. All ranks call it."""
         if not math.isfinite(step.loss):
-            raise NonFiniteLossError(
-                f"the loss is {step.loss} at step {step.step}",
-                hint="lower train.learning_rate, or look at the rows of that step",
-            )
+            raise NonFiniteLossError(step.loss, step.step)
         course, trainer = self.course, self.trainer
         course.loss = step.loss
         tokens = sum(step.lengths)
@@ -379,6 +384,21 @@ class _Epochs(TrainerCallback):
 
     def on_epoch_end(self, *args: Any, **kwargs: Any) -> None:
         self._training.on_epoch_end()
+
+
+def _planned_rows(phase: Phase, world: int) -> int | None:
+    """Rows a micro-batch has by the attempt's manifest; None where there is none.
+
+    Raises:
+        JobspecError: another number of ranks runs than was planned.
+    """
+    try:
+        manifest = msgspec.json.decode(phase.paths.manifest.read_bytes())
+    except FileNotFoundError:
+        return None
+    if manifest["plan"]["world_size"] != world:
+        raise JobspecError(f"{world} ranks run, {manifest['plan']['world_size']} were planned")
+    return manifest["plan"]["per_device_train_batch_size"]
 
 
 def _attention(spec: JobSpec) -> str:

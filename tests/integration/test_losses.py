@@ -1,0 +1,270 @@
+"""Loss classes with real ranks: memory, NaN, hangs, slow workers, cancels, hosts, full disks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from safetensors.numpy import load_file, save_file
+from waykit import (
+    DEADLINE_S,
+    REPO,
+    drain,
+    queue_at,
+    ranks_of,
+    rows,
+    signal_to,
+    tiny_spec,
+    until,
+    worker,
+)
+
+from jobspec import record
+from jobspec.paths import AttemptPaths
+from jobspec.queue import Queue
+from jobspec.record import End, Reason, State
+
+pytestmark = pytest.mark.deepspeed
+
+HUNGRY = '''
+import torch
+from transformers import Olmo3ForCausalLM
+
+
+class Hungry(Olmo3ForCausalLM):
+    """A model whose device holds so many tokens at a time and no more."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model.register_forward_pre_hook(self.allocate, with_kwargs=True)
+
+    def allocate(self, module, args, kwargs):
+        if kwargs["input_ids"].numel() > {limit}:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+'''
+
+
+def end_of(attempt: AttemptPaths) -> End:
+    end = record.read(attempt.end, End)
+    assert end is not None
+    return end
+
+
+def hungry_model(tiny: Path, directory: Path, limit: int) -> Path:
+    model = directory / "hungry"
+    shutil.copytree(tiny / "model", model)
+    (model / "hungry.py").write_text(HUNGRY.format(limit=limit))
+    config = msgspec.json.decode((model / "config.json").read_bytes())
+    config |= {"auto_map": {"AutoModelForCausalLM": "hungry.Hungry"}, "architectures": ["Hungry"]}
+    (model / "config.json").write_bytes(msgspec.json.encode(config))
+    return model
+
+
+def with_model(spec, model: Path, **changes):
+    replaced = msgspec.structs.replace(spec.model, name=str(model), **changes)
+    return msgspec.structs.replace(spec, model=replaced)
+
+
+def test_out_of_memory_is_tried_once_more_with_half_the_micro_batch(
+    tiny: Path, tmp_path: Path
+) -> None:
+    queue = queue_at(tmp_path)
+    model = hungry_model(tiny, tmp_path, limit=2 * 184)
+    spec = tiny_spec(tiny, per_device_train_batch_size=4, num_train_epochs=1.0)
+    job = queue.enqueue(with_model(spec, model, trust_remote_code=True))
+    drain(queue)
+    assert queue.job(job.id).state is State.SUCCEEDED
+    first, second = job.paths.attempt(1), job.paths.attempt(2)
+    assert end_of(first).reason is Reason.OOM
+    plans = [
+        msgspec.json.decode(attempt.manifest.read_bytes())["plan"] for attempt in (first, second)
+    ]
+    micro = [plan["per_device_train_batch_size"] for plan in plans]
+    accumulation = [plan["gradient_accumulation_steps"] for plan in plans]
+    assert (micro, accumulation) == ([4, 2], [1, 2])
+
+
+def test_out_of_memory_at_one_row_fails_and_names_what_would_fit(
+    tiny: Path, tmp_path: Path
+) -> None:
+    queue = queue_at(tmp_path)
+    model = hungry_model(tiny, tmp_path, limit=8)
+    spec = tiny_spec(tiny, per_device_train_batch_size=1, num_train_epochs=1.0)
+    job = queue.enqueue(with_model(spec, model, trust_remote_code=True))
+    drain(queue)
+    assert queue.job(job.id).state is State.FAILED
+    end = end_of(job.paths.attempt(1))
+    assert end.reason is Reason.OOM
+    assert "train.gradient_checkpointing=true" in (end.hint or "")
+    assert "train.zero_stage=3" in (end.hint or "")
+
+
+def test_a_loss_that_is_not_a_number_fails_at_once_with_its_step(
+    tiny: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "nan"
+    shutil.copytree(tiny / "model", model)
+    weights = load_file(model / "model.safetensors")
+    weights["model.norm.weight"] = weights["model.norm.weight"] * float("nan")
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    queue = queue_at(tmp_path)
+    job = queue.enqueue(with_model(tiny_spec(tiny), model))
+    drain(queue)
+    found = queue.job(job.id)
+    assert (found.state, found.attempt) == (State.FAILED, 1)
+    end = end_of(job.paths.attempt(1))
+    assert end.reason is Reason.FAILED
+    assert end.step == 1
+    assert "nan at step 1" in end.message
+
+
+def test_a_hung_phase_is_killed_and_the_job_goes_on(tiny: Path, tmp_path: Path) -> None:
+    queue = queue_at(tmp_path)
+    job = queue.enqueue(tiny_spec(tiny, checkpoint_interval_s=0.5))
+    attempt = job.paths.attempt(1)
+    with worker(queue, "--drain", "--stall", "12") as process:
+        until(lambda: list(attempt.dir.glob("checkpoints/step-*/COMPLETE")), "a resume state")
+        victim = max(ranks_of(attempt.dir))
+        os.kill(victim, signal.SIGSTOP)  # a rank that answers nobody: the others wait for it
+        assert process.wait(DEADLINE_S) == 0
+    assert end_of(attempt).reason is Reason.NODE
+    assert "hung" in end_of(attempt).message
+    assert queue.job(job.id).state is State.SUCCEEDED
+    assert not ranks_of(attempt.dir)
+
+
+def test_a_worker_that_was_stopped_past_its_lease_changes_nothing(
+    tiny: Path, tmp_path: Path
+) -> None:
+    queue = queue_at(tmp_path)
+    job = queue.enqueue(tiny_spec(tiny, checkpoint_interval_s=0.5))
+    first = job.paths.attempt(1)
+    with worker(queue) as slow:
+        until(lambda: list(first.dir.glob("checkpoints/step-*/COMPLETE")), "a resume state")
+        everyone = [slow.pid, *ranks_of(first.dir)]
+        for pid in everyone:
+            os.kill(pid, signal.SIGSTOP)
+        drain(queue)
+        assert queue.job(job.id).state is State.SUCCEEDED
+        assert job.paths.final_model.resolve() == job.paths.attempt(2).final_model
+        before = snapshot(job.paths.dir, but=first.dir)
+        for pid in reversed(everyone):
+            os.kill(pid, signal.SIGCONT)
+        until(lambda: not ranks_of(first.dir), "the phase of the slow worker to be killed", 30)
+        # It noticed, and works on: another job is done by it.
+        other = queue.enqueue(tiny_spec(tiny, name="other", num_train_epochs=1.0))
+        until(lambda: queue.job(other.id).state is State.SUCCEEDED, "the other job")
+        assert slow.poll() is None
+        signal_to(slow, "SIGTERM")
+        assert slow.wait(30) == 0
+    assert snapshot(job.paths.dir, but=first.dir) == before
+    assert queue.job(job.id).attempt == 2
+
+
+def snapshot(directory: Path, but: Path) -> dict[str, tuple[int, int]]:
+    """Size and modification of every file of a job outside one attempt."""
+    return {
+        str(path): (path.lstat().st_size, path.lstat().st_mtime_ns)
+        for path in directory.rglob("*")
+        if but not in path.parents and path != but and not path.is_dir()
+    }
+
+
+def test_a_cancelled_job_is_left_within_a_heartbeat(tiny: Path, tmp_path: Path) -> None:
+    queue = queue_at(tmp_path)
+    job = queue.enqueue(tiny_spec(tiny, num_train_epochs=100.0))
+    attempt = job.paths.attempt(1)
+    with worker(queue) as process:
+        until(lambda: any("loss" in row for row in rows(attempt.dir)), "a step")
+        queue.cancel(job.id)
+        until(lambda: not ranks_of(attempt.dir), "the phase to be killed", timeout_s=5.0)
+        assert process.poll() is None
+    assert queue.job(job.id).state is State.CANCELLED
+
+
+def test_a_host_without_its_gpus_takes_no_job_and_another_does_it(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm promises a GPU that does not answer: real preflight, two host names."""
+    queue = queue_at(tmp_path)
+    bad = host_worker(queue, "badhost", SLURM_GPUS_ON_NODE="1")
+    good = host_worker(queue, "goodhost")
+    try:
+        until(lambda: note_of(queue, "badhost"), "the bad host to say so")
+        until(lambda: note_of(queue, "goodhost") is not None, "the good host")
+        job = queue.enqueue(tiny_spec(tiny, num_train_epochs=1.0))
+        until(lambda: queue.job(job.id).state is State.SUCCEEDED, "the job")
+        assert end_of(job.paths.attempt(1)).host == "goodhost"
+        assert "CUDA unavailable" in (note_of(queue, "badhost") or "")
+        assert "badhost" in queue.quarantined()
+        shown = subprocess.run(
+            [sys.executable, "-m", "jobspec.cli", "status", "--root", str(queue.paths.root)],
+            cwd=REPO,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        assert "badhost" in shown
+    finally:
+        for process in (bad, good):
+            process.kill()
+            process.wait()
+
+
+def host_worker(queue: Queue, host: str, **env: str) -> subprocess.Popen[bytes]:
+    """A worker that believes to be on another host: a UTS namespace of its own."""
+    script = f"hostname {host} && exec {sys.executable} -m worker --root {queue.paths.root}"
+    return subprocess.Popen(
+        ["unshare", "--uts", "sh", "-c", script],
+        cwd=REPO,
+        env={**os.environ, **env},
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def note_of(queue: Queue, host: str) -> str | None:
+    """What a host's worker says of itself; None where it has not yet shown itself."""
+    found = [seen.record for seen in queue.workers() if seen.record.host == host]
+    return (found[0].note or "") if found else None
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A filesystem that is soon full."""
+    place = tmp_path / "small"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1100m", "tmpfs", str(place)]
+    subprocess.run(command, check=True)
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_full_disk_holds_the_queue_until_there_is_space(tiny: Path, small_disk: Path) -> None:
+    queue = queue_at(small_disk)
+    job = queue.enqueue(tiny_spec(tiny, num_train_epochs=40.0, checkpoint_interval_s=0.3))
+    attempt = job.paths.attempt(1)
+    with worker(queue, "--drain") as process:
+        until(lambda: any("loss" in row for row in rows(attempt.dir)), "a step")
+        filler = small_disk / "filler"
+        with filler.open("wb") as stream:
+            while True:
+                try:
+                    stream.write(bytes(1 << 20))
+                    stream.flush()
+                except OSError:
+                    break
+        until(lambda: queue.on_hold() is not None, "the hold")
+        until(lambda: queue.job(job.id).state is State.PENDING, "the job to be given back")
+        assert process.poll() is None
+        filler.unlink()
+        until(lambda: queue.on_hold() is None, "the release")
+        assert process.wait(DEADLINE_S) == 0
+    assert queue.job(job.id).state is State.SUCCEEDED
+    assert not list(queue.paths.jobs.rglob(".tmp-*"))
