@@ -116,8 +116,13 @@ class Judge:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        if self._pool is None:
+            return
+        # What is still being judged when an error passes through here is of no use to anybody.
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for child in self._children:
+            child.close()
+        self._pool.shutdown()
         for child in self._children:
             child.close()
 

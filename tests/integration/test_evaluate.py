@@ -8,6 +8,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -169,6 +170,28 @@ def test_killed_again_and_again_it_draws_what_an_uninterrupted_run_draws(
     assert summary(last)["metrics"] == summary(whole)["metrics"]
     for name, data in kept.items():
         assert (last.eval / "aime_test" / name).read_bytes() == data
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGUSR2])
+def test_stopped_on_request_it_leaves_with_what_is_finished(
+    model: Path, tmp_path: Path, stop: signal.Signals
+) -> None:
+    bench = aime_file(tmp_path / "bench", questions(12))
+    settings = EvalSpec(
+        benchmarks=("aime_test",), benchmark_dir=str(bench), avg_k=32, max_gen_toks=256
+    )
+    attempt = make_attempt(tmp_path / "root", model, settings)
+    process = subprocess.Popen(command(attempt), env=environment(), stderr=subprocess.DEVNULL)
+    try:
+        while process.poll() is None and not list(attempt.eval.glob("*/generations-*")):
+            time.sleep(0.01)  # a condition on another process's files
+        process.send_signal(stop)
+        assert process.wait(30) == 75
+    finally:
+        process.kill()
+        process.wait()
+    assert not attempt.done("eval").exists()
+    assert not attempt.error.exists()
 
 
 def test_all_of_math500_and_both_aime_sets(model: Path, tmp_path: Path) -> None:

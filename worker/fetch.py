@@ -1,0 +1,96 @@
+"""Fill a root's cache on a node with network: `python -m worker.fetch ROOT SPEC…`.
+
+Downloads each spec's model, our benchmarks, and the data of lm-eval's tasks, to where a worker
+without network looks for them. What is there already is not downloaded again. Prints a line each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from jobspec import benchmarks as files
+from jobspec import spec as specs
+from jobspec.errors import JobspecError, ModelError
+from jobspec.paths import RootPaths
+from jobspec.spec import JobSpec, ModelSpec
+
+# Weights in other formats than safetensors are never read.
+_WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py", "tokenizer*")
+
+
+def fetch(root: RootPaths, spec: JobSpec) -> Iterator[str]:
+    """Fetch all that a job of this spec reads; yields what was done.
+
+    Raises:
+        JobspecError: something can't be had; what was fetched before it stays.
+    """
+    yield _fetch_model(root, spec.model)
+    if spec.eval is None:
+        return
+    from worker import benchmarks
+
+    cache = root.cache / "benchmarks"
+    where = files.directories(spec.eval.benchmark_dir, cache)
+    own = [name for name in spec.eval.benchmarks if benchmarks.is_own(name, where)]
+    for name in own:
+        loaded = benchmarks.load(name, where, cache)
+        yield f"{name}: {len(loaded.questions)} questions in {loaded.source}"
+    foreign = [name for name in spec.eval.benchmarks if name not in own]
+    if foreign:
+        from worker.passthrough import Foreign
+
+        Foreign(foreign, spec.eval, where)
+        yield f"{', '.join(foreign)}: lm-eval's data in {root.datasets}"
+
+
+def _fetch_model(root: RootPaths, model: ModelSpec) -> str:
+    if Path(model.name).expanduser().is_dir():
+        return f"{model.name}: a directory on this machine"
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        found = huggingface_hub.snapshot_download(
+            model.name, revision=model.revision, cache_dir=root.hub, allow_patterns=list(_WANTED)
+        )
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise ModelError(
+            f"`{model.name}` can't be downloaded: {str(error).strip().splitlines()[0]}",
+            place="$.model.name",
+            hint="is this node online, is the name right, and does the model ask for $HF_TOKEN?",
+        ) from error
+    return f"{model.name}: {found}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m worker.fetch", description=__doc__)
+    parser.add_argument("root", type=Path)
+    parser.add_argument("specs", nargs="+", type=Path)
+    args = parser.parse_args()
+    root = RootPaths(args.root.absolute())
+    # Read as the libraries are imported; a worker's phases get the same places.
+    os.environ |= {
+        "HF_HOME": str(root.cache),
+        "HF_HUB_CACHE": str(root.hub),
+        "HF_DATASETS_CACHE": str(root.datasets),
+    }
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        os.environ.pop(name, None)
+    try:
+        for path in args.specs:
+            for line in fetch(root, specs.load(path)):
+                sys.stdout.write(line + "\n")
+                sys.stdout.flush()
+    except JobspecError as error:
+        hint = f"\nhint: {error.hint}" if error.hint else ""
+        sys.stderr.write(f"fetch: {error}{hint}\n")
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
