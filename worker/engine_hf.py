@@ -64,7 +64,7 @@ class HfEngine:
         batch = _Batch(self, chunk.requests, chunk.sampling)
         drawn = batch.decode()
         return [
-            self.responses.generation(request, tokens, logprob)
+            self.responses.generation(request, tokens, logprob=logprob)
             for request, (tokens, logprob) in zip(chunk.requests, drawn, strict=True)
         ]
 

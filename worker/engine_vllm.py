@@ -119,7 +119,8 @@ class VllmEngine:
         }
 
     def _generation(self, request: Request, completion: Any) -> Generation:
-        return self._responses.generation(request, list(completion.token_ids), None)
+        stopped = completion.finish_reason == "stop"
+        return self._responses.generation(request, list(completion.token_ids), stopped=stopped)
 
 
 class _Open:

@@ -21,14 +21,22 @@ class Responses:
         ids = stated if isinstance(stated, list) else [stated]
         self.eos = frozenset(i for i in (*ids, tokenizer.eos_token_id) if i is not None)
 
-    def generation(self, request: Request, tokens: list[int], logprob: float | None) -> Generation:
+    def generation(
+        self,
+        request: Request,
+        tokens: list[int],
+        *,
+        logprob: float | None = None,
+        stopped: bool = False,
+    ) -> Generation:
         """The Generation of a request; special tokens are kept in the text, the end token is not.
 
-        Whether it ended by itself is read from the tokens: `length` means no end token was drawn.
+        It ended by itself if its last token is an end token, or if the engine says `stopped`.
         """
-        ended = bool(tokens) and tokens[-1] in self.eos
+        last = bool(tokens) and tokens[-1] in self.eos
+        ended = last or stopped
         text = self._tokenizer.decode(
-            tokens[:-1] if ended else tokens,
+            tokens[:-1] if last else tokens,
             skip_special_tokens=False,
             clean_up_tokenization_spaces=False,
         )

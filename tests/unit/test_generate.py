@@ -273,6 +273,25 @@ def test_contract_nothing_to_do(engine: Engine) -> None:
     assert list(engine.run(iter([]))) == []
 
 
+@pytest.mark.parametrize(
+    ("ids", "reason", "wanted"),
+    [
+        ([65, 66, "end"], "stop", ("AB", 3, "stop")),
+        ([65, 66], "stop", ("AB", 2, "stop")),  # the end token left out by the engine
+        ([65, 66], "length", ("AB", 2, "length")),
+    ],
+)
+def test_vllm_s_reason_for_ending_is_heard(
+    tokenizer: Any, ids: list[Any], reason: str, wanted: tuple[str, int, str]
+) -> None:
+    spell = {65: tokenizer("A")["input_ids"][0], 66: tokenizer("B")["input_ids"][0]}
+    tokens = [tokenizer.eos_token_id if i == "end" else spell[i] for i in ids]
+    completion = SimpleNamespace(token_ids=tuple(tokens), finish_reason=reason)
+    request = Request(question="q", sample=0, seed=1, prompt=(1,))
+    row = vllm_engine(tokenizer)._generation(request, completion)
+    assert (row.text, row.tokens, row.finish) == wanted
+
+
 def test_vllm_is_given_every_sampling_field(tokenizer: Any) -> None:
     engine = vllm_engine(tokenizer)
     request = Request(question="q", sample=0, seed=2**62, prompt=(1, 2))
