@@ -66,6 +66,7 @@ def _raw(engine: VllmEngine, chunks: list[Chunk]) -> float:
     requests = [(request, chunk.sampling) for chunk in chunks for request in chunk.requests]
     prompts = [module.TokensPrompt(prompt_token_ids=list(r.prompt)) for r, _ in requests]
     params = [module.SamplingParams(**engine._fields(r, sampling)) for r, sampling in requests]
+    _forget_prompts(engine)
     started = time.monotonic()
     outputs = engine._llm.generate(prompts, params, use_tqdm=False)
     tokens = sum(len(output.outputs[0].token_ids) for output in outputs)
@@ -73,11 +74,15 @@ def _raw(engine: VllmEngine, chunks: list[Chunk]) -> float:
 
 
 def _ours(engine: VllmEngine, chunks: list[Chunk]) -> float:
-    # Otherwise the prompts of the run before would still be in the prefix cache.
-    engine._llm.reset_prefix_cache()
+    _forget_prompts(engine)
     started = time.monotonic()
     tokens = sum(row.tokens for _, rows in engine.run(iter(chunks)) for row in rows)
     return tokens / (time.monotonic() - started)
+
+
+def _forget_prompts(engine: VllmEngine) -> None:
+    """Empty the prefix cache of the prompts of the run before."""
+    engine._llm.reset_prefix_cache()
 
 
 if __name__ == "__main__":
