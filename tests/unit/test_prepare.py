@@ -6,7 +6,6 @@ import json
 import os
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -83,6 +82,18 @@ def run_code(code: str, *arguments: str | Path) -> str:
     return done.stdout
 
 
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def wait_for(condition: Callable[[], Any], timeout_s: float = 60.0) -> Any:
+    deadline = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    return found
+
+
 def write_spec(path: Path, made: JobSpec) -> Path:
     path.write_bytes(specs.canonical(made))
     return path
@@ -116,7 +127,9 @@ def test_the_phase_leaves_rows_and_a_report(root: RootPaths, model: Path, data: 
     counts = {key: report[key] for key in ("rows_in", "rows_train", "rows_eval", "dropped")}
     assert counts == {"rows_in": 40, "rows_train": 38, "rows_eval": 2, "dropped": {}}
     assert report["inference_chat_template"].strip() == CHATML.strip()
-    train = datasets.load_from_disk(str(root.root / report["dir"] / "train"))
+    directory = root.root / report["dir"]
+    assert names(directory) == ["eval", "prepared.json", "train"]
+    train = datasets.load_from_disk(str(directory / "train"))
     ids = datasets.List(datasets.Value("int32"))
     assert train.features == {"input_ids": ids, "labels": ids, "row": datasets.Value("int64")}
     rows = [*read_split(root, report, "train"), *read_split(root, report, "eval")]
@@ -297,10 +310,6 @@ def test_rows_a_purge_took_parts_of_are_made_again(
     assert prepare(spec(model, data), root)["cached"]
 
 
-def names(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir())
-
-
 def test_many_at_once_make_one_directory(
     root: RootPaths, model: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -322,11 +331,11 @@ def test_killed_in_the_middle_it_leaves_nothing_under_the_key(
     rows = write_rows(tmp_path / "rows.jsonl", sums(20_000))
     file = write_spec(tmp_path / "spec.json", spec(model, rows))
     command = [sys.executable, "-m", "worker.prepare", "--check", str(file)]
-    process = subprocess.Popen([*command, "--root", str(root.root)], cwd=ROOT)
-    pieces = wait_for(lambda: list(root.prepared.glob(".tmp-*/piece-*")))
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert pieces
+    with subprocess.Popen([*command, "--root", str(root.root)], cwd=ROOT) as process:
+        try:
+            wait_for(lambda: list(root.prepared.glob(".tmp-*/piece-*")))
+        finally:
+            process.kill()
     left = names(root.prepared)
     assert left
     assert all(name.startswith(".") for name in left)
@@ -334,14 +343,6 @@ def test_killed_in_the_middle_it_leaves_nothing_under_the_key(
     report = json.loads(run_prepare("--check", file, "--root", root.root).stdout)
     assert report["rows_in"] == 20_000
     assert names(root.prepared) == [report["key"]]
-
-
-def wait_for(condition: Callable[[], Any], timeout_s: float = 60.0) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    return found
 
 
 def test_a_full_disk_leaves_nothing(model: Path, kept_tokenizers: Path, tmp_path: Path) -> None:
@@ -448,6 +449,28 @@ def test_the_pool_keeps_order_and_raises_the_first_error() -> None:
     assert run_code(POOL) == "row 20 bad\n"
 
 
+def test_the_pool_dies_with_the_process_that_made_it() -> None:
+    code = (
+        "import os, sys, time\n"
+        "from worker import pool\n"
+        "def work(item):\n    print(os.getpid(), flush=True)\n    time.sleep(60 * item)\n"
+        "list(pool.in_order(work, [1, 1], processes=2))"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        children = [int(process.stdout.readline()) for _ in range(2)]
+        process.kill()
+    wait_for(lambda: not any(is_alive(child) for child in children), 20)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def test_blank_lines_and_windows_line_ends_are_no_rows(
     root: RootPaths, model: Path, tmp_path: Path
 ) -> None:
@@ -483,6 +506,7 @@ def test_the_split_is_seeded_and_never_empty_on_either_side() -> None:
     assert split.held_out([b"a"] * 9, 0.5, 1) == set()
     assert len(split.held_out([b"a"] * 99 + [b"b"], 0.001, 1)) == 1
     assert len(split.held_out([b"a", b"b"], 0.5, 1)) == 1
+    assert len(split.held_out([b"a", b"a", b"b"], 0.9, 1)) == 1
     for seed in range(20):
         held = split.held_out(prompts, 0.25, seed)
         assert sum(prompt in held for prompt in prompts) == 25
