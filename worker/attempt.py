@@ -203,6 +203,9 @@ class Attempt:
             first_step_s=self._first_step_s,
         )
         while True:
+            if self._must_go():
+                # Nobody is told why: the claim will be reaped, and the reason is `lost`.
+                return Ended(None, Reason.LOST, "the root takes no word", end.wall_s)
             try:
                 self._look()
                 self._claim.end(end)
@@ -213,6 +216,11 @@ class Attempt:
                 self._wait_for_root()
             except OSError:
                 self._wait_for_root()
+
+    def _must_go(self) -> bool:
+        """Whether a stop was asked for so long ago that the commit can't be waited for."""
+        stop_s = self._worker.signals.asked_s()
+        return self._worker.signals.at_once or stop_s > self._worker.options.grace_s
 
     def _wait_for_root(self) -> None:
         time.sleep(1.0)

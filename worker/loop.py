@@ -65,11 +65,17 @@ class Signals:
     stop: bool = False
     requeue: bool = False
     at_once: bool = False
+    _asked_at: float = 0.0
 
     def run_out(self) -> None:
         """The worker's own time ends: like SIGUSR2."""
         if not self.stop:
+            self._asked_at = time.monotonic()
             self.stop = self.requeue = True
+
+    def asked_s(self) -> float:
+        """Seconds since the first word of a stop; 0 where there was none."""
+        return time.monotonic() - self._asked_at if self.stop else 0.0
 
     def install(self) -> None:
         """Handle SIGTERM, SIGINT and SIGUSR2. SIGUSR1 is NCCL's."""
@@ -79,8 +85,9 @@ class Signals:
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGINT and self.stop:
             self.at_once = True
-        if signum == signal.SIGUSR2 and not self.stop:
-            self.requeue = True
+        if not self.stop:
+            self._asked_at = time.monotonic()
+            self.requeue = signum == signal.SIGUSR2
         self.stop = True
 
 
