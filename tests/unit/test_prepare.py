@@ -453,7 +453,7 @@ def test_the_pool_dies_with_the_process_that_made_it() -> None:
     code = (
         "import os, sys, time\n"
         "from worker import pool\n"
-        "def work(item):\n    print(os.getpid(), flush=True)\n    time.sleep(60 * item)\n"
+        "def work(item):\n    os.write(1, b'%d\\n' % os.getpid())\n    time.sleep(60 * item)\n"
         "list(pool.in_order(work, [1, 1], processes=2))"
     )
     command = [sys.executable, "-c", code]
