@@ -158,8 +158,10 @@ def make_dir(path: Path, mode: int | None = None) -> None:
             return
         except FileNotFoundError:
             make_dir(path.parent, mode)
-            make_dir(path, mode)
-            return
+            try:
+                os.mkdir(path)  # once: procfs says ENOENT of what it won't make, for ever
+            except FileExistsError:
+                return
         os.chmod(path, _mode_of(path.parent) if mode is None else mode)
 
 

@@ -34,7 +34,7 @@ def create(root: RootPaths, *, heartbeat_s: float, lease_s: float, group: bool) 
     """
     try:
         if fs.exists(root.root):
-            _check_directory(root.root, group=group)
+            check_directory(root.root, group=group)
         fs.make_dir(root.root, 0o2775 if group else 0o755)
         for path in _directories(root):
             fs.make_dir(path)
@@ -60,7 +60,7 @@ def open_root(root: RootPaths, *, group: bool) -> Format:
     """
     layout = _read_format(root)
     for path in _directories(root):
-        _check_directory(path, group=group)
+        check_directory(path, group=group)
     if not os.access(root.queue, os.W_OK | os.X_OK):
         raise RootError(
             "is not writable", file=root.queue, hint=f"its owner must run: chmod u+rwx {root.queue}"
@@ -97,7 +97,8 @@ def _read_format(root: RootPaths) -> Format:
     return layout
 
 
-def _check_directory(path: Path, *, group: bool) -> None:
+def check_directory(path: Path, *, group: bool) -> None:
+    """Refuse a directory that others may write to or own. Raises RootError."""
     try:
         found = path.stat()
     except FileNotFoundError as error:

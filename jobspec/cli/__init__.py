@@ -47,6 +47,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "reap": ("moves", "Take back the claims of dead workers."),
         "quarantine": ("workers", "List, add or clear hosts set aside."),
         "fsck": ("moves", "Rebuild the queue's entries from jobs/."),
+        "doctor": ("doctor", "Measure the root, say what to change."),
     },
 }
 COMMANDS = {name: where for section in SECTIONS.values() for name, where in section.items()}

@@ -144,6 +144,11 @@ def test_place_dir_has_one_winner_and_removes_the_loser(tmp_path: Path) -> None:
     assert names(tmp_path) == ["job"]
 
 
+def test_a_directory_that_can_not_be_made_says_so() -> None:
+    with pytest.raises(FileNotFoundError):
+        fs.make_dir(Path("/proc/none/below"))  # where mkdir says ENOENT, whatever is there
+
+
 def test_directories_take_their_parents_permissions(tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()

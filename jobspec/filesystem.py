@@ -1,0 +1,75 @@
+"""What filesystem a path is on, and how changes in it can be watched.
+
+inotify tells of this machine's changes only, so it serves where nobody else can write.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_LOCAL = frozenset(["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "tmpfs", "overlay"])
+_MOUNTS = Path("/proc/self/mountinfo")
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One line of the mount table; `options` are the mount's and the filesystem's."""
+
+    kind: str
+    source: str
+    point: str
+    options: frozenset[str] = frozenset()
+
+    @property
+    def local(self) -> bool:
+        """Whether only this machine writes to it."""
+        return self.kind in _LOCAL
+
+
+def mount_of(path: Path) -> Mount:
+    """The mount that `path` is on, or would be.
+
+    Source: proc_pid_mountinfo(5): fields before ` - `, then type, source and options.
+    """
+    here, best = str(path.resolve()), Mount("unknown", "", "")
+    for line in _MOUNTS.read_text(errors="replace").splitlines():
+        left, _, right = line.partition(" - ")
+        fields, (kind, source, *rest) = left.split(), right.split()
+        point = _unescaped(fields[4])
+        if _is_below(here, point) and len(point) >= len(best.point):
+            options = ",".join([fields[5], *rest[:1]]).split(",")
+            best = Mount(kind, _unescaped(source), point, frozenset(options))
+    return best
+
+
+def is_local(path: Path) -> bool:
+    """Whether `path` is on a filesystem that only this machine writes."""
+    return mount_of(path).local
+
+
+def changes(directory: Path) -> Iterator[object]:
+    """What inotify tells of a directory; an empty set for every tenth of a second without news."""
+    from watchfiles import watch
+
+    return watch(
+        directory,
+        watch_filter=None,
+        debounce=50,
+        step=10,
+        rust_timeout=100,
+        yield_on_timeout=True,
+        recursive=False,
+        raise_interrupt=False,
+    )
+
+
+def _unescaped(text: str) -> str:
+    """Blanks and backslashes are octal in the table."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
+
+
+def _is_below(path: str, mount: str) -> bool:
+    return mount == "/" or path == mount or path.startswith(mount + "/")
