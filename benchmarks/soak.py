@@ -40,6 +40,7 @@ from jobspec.spec import JobSpec, ModelSpec
 BEATS_A_LEASE = 10
 GIVEN_BACK_FRAC = 0.02
 LONG_FRAC, LONG_LEASES = 0.05, 2.0
+ALIVE_LEASES = 0.75  # a worker that was never silent for so long must keep its claim
 GRACE_LEASES = 15.0
 POLL_S = (2.0, 30.0)  # an idle worker's first and longest wait
 
@@ -222,6 +223,7 @@ class _Worker:
         while True:
             with contextlib.suppress(OSError):  # a mount that doesn't answer: look again
                 self._beat(None)
+                self._longest_gap_s = 0.0  # from here on it may hold a claim
                 claim = self._queue.claim(self._id)
                 if claim is None:
                     self._idle_s = min(self._idle_s * 2, self._plan.lease_s / 10)
@@ -233,12 +235,11 @@ class _Worker:
                     self._work(claim)
                     continue
                 gap_s = max(self._longest_gap_s, time.monotonic() - self._beaten)
-                alive = gap_s < self._plan.lease_s / 2
+                alive = gap_s < ALIVE_LEASES * self._plan.lease_s
                 self._note("fenced-alive" if alive else "fenced", claim)
 
     def _work(self, claim: Claim) -> None:
         self._beat(claim.job, now=True)
-        self._longest_gap_s = 0.0
         work_s = random.expovariate(1.0) * self._plan.work_s
         if random.random() < LONG_FRAC:
             work_s = LONG_LEASES * self._plan.lease_s
@@ -256,12 +257,14 @@ class _Worker:
         self._note("commit", claim)
 
     def _beat(self, job: str | None, *, now: bool = False) -> None:
-        gap_s = time.monotonic() - self._beaten
+        # From start to start, so that a stop within a beat, or within what follows, counts too.
+        start = time.monotonic()
+        gap_s = start - self._beaten
         if now or gap_s >= self._plan.lease_s / BEATS_A_LEASE:
+            self._beaten = start
+            self._longest_gap_s = max(self._longest_gap_s, gap_s)
             self._queue.heartbeat(self._id, job=job)
             self._queue.reap()
-            self._beaten = time.monotonic()
-            self._longest_gap_s = max(self._longest_gap_s, gap_s)
 
     def _note(self, what: str, claim: Claim) -> None:
         self._ledger.write(f"{what} {claim.job} {claim.attempt}\n")
