@@ -27,6 +27,11 @@ from worker.loop import Options, Worker
     default="auto",
     help="How phases are kept from outliving the worker: a PID namespace where allowed, or not.",
 )
+@click.option(
+    "--poll",
+    is_flag=True,
+    help="Never wait for notifications: others write to what looks like a local filesystem.",
+)
 def main(
     root: str | None,
     drain: bool,
@@ -36,6 +41,7 @@ def main(
     devices: int | None,
     stall: float,
     isolation: str,
+    poll: bool,
 ) -> None:
     """Take jobs from a queue and do them, one after the other, until told to stop.
 
@@ -52,6 +58,7 @@ def main(
         stall_s=stall,
         devices=devices,
         isolation=isolation,
+        poll=poll,
     )
     try:
         queue = Queue(root or os.environ.get("JOBSPEC_ROOT") or "jobspec-root")

@@ -56,6 +56,7 @@ class Options:
     min_claim_s: float = 60.0
     stop_margin_s: float = 30.0
     unfit_timeout_s: float = 600.0
+    poll: bool = False
 
 
 @dataclass
@@ -173,7 +174,7 @@ class Worker:
         return True
 
     def _work(self) -> int:
-        waiter = Waiter(self.queue.paths)
+        waiter = Waiter(self.queue.paths, poll=self.options.poll)
         while True:
             if (code := self._reason_to_leave(waiter)) is not None:
                 return code

@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
+from jobspec import filesystem
 from jobspec.paths import RootPaths
 from jobspec.record import State
 
 FIRST_S = 2.0
 LONGEST_S = 30.0
-_LOCAL = frozenset(["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "tmpfs", "overlay"])
 
 
 class Waiter:
-    """Waits between two looks at the queue."""
+    """Waits between two looks at the queue.
 
-    def __init__(self, paths: RootPaths) -> None:
-        self._directory = paths.state(State.PENDING)
-        self._changes = _changes(self._directory) if is_local(self._directory) else None
+    Args:
+        paths: the root's.
+        poll: never by notifications, whatever the filesystem.
+    """
+
+    def __init__(self, paths: RootPaths, *, poll: bool = False) -> None:
+        pending = paths.state(State.PENDING)
+        notified = not poll and filesystem.is_local(pending)
+        self._changes = filesystem.changes(pending) if notified else None
         self.reset()
 
     def reset(self) -> None:
@@ -53,36 +57,3 @@ class Waiter:
             if next(self._changes, None):
                 return True
         return False
-
-
-def is_local(path: Path) -> bool:
-    """Whether `path` is on a filesystem that only this machine writes.
-
-    Source: /proc/self/mountinfo, proc(5).
-    """
-    best, kind = "", ""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        left, _, right = line.partition(" - ")
-        mount = left.split()[4].replace("\\040", " ")
-        if _is_below(str(path.resolve()), mount) and len(mount) >= len(best):
-            best, kind = mount, right.split()[0]
-    return kind in _LOCAL
-
-
-def _is_below(path: str, mount: str) -> bool:
-    return mount == "/" or path == mount or path.startswith(mount + "/")
-
-
-def _changes(directory: Path) -> Iterator[object]:
-    from watchfiles import watch
-
-    return watch(
-        directory,
-        watch_filter=None,
-        debounce=50,
-        step=10,
-        rust_timeout=100,
-        yield_on_timeout=True,
-        recursive=False,
-        raise_interrupt=False,
-    )
