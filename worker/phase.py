@@ -7,6 +7,7 @@ ends by one of the exit codes below; the loop reads nothing else from it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
 import signal
@@ -25,9 +26,13 @@ from jobspec import spec as specs
 from jobspec.errors import DiskFull, JobspecError, SpecError
 from jobspec.paths import AttemptPaths, JobPaths, RootPaths
 from jobspec.record import PhaseError, Progress, Reason
+from worker.preflight import can_write
 
 EXIT_DONE = 0
+EXIT_UNEXPLAINED = 1
 EXIT_REFUSED = 3
+EXIT_DISK = 5  # a full disk takes no error.json: the code alone says why
+EXIT_MEMORY = 6
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on request, everything needed to go on is saved
 
 _PROGRESS_EVERY_S = 2.0
@@ -158,17 +163,26 @@ def guard(phase: Phase, body: Callable[[Phase], int | None]) -> int:
     try:
         return body(phase) or EXIT_DONE
     except Exception as error:
-        phase.flush()
         kind = classify(error)
-        if not isinstance(error, JobspecError):
-            traceback.print_exc()
-        message = str(error) if isinstance(error, JobspecError) else _first_line(error)
-        hint = getattr(error, "hint", None)
-        print(f"{phase.name}: {message}" + (f"\nhint: {hint}" if hint else ""), file=sys.stderr)  # noqa: T201 - a phase's log
-        if kind is None:
-            return 1
+        if kind is None and not can_write(phase.paths.dir, size=1 << 20):
+            kind = Reason.DISK  # whatever was said, this is what stood behind it
+        with contextlib.suppress(OSError, DiskFull):
+            _leave_word(phase, error, kind)
+        codes = {None: EXIT_UNEXPLAINED, Reason.DISK: EXIT_DISK, Reason.OOM: EXIT_MEMORY}
+        return codes.get(kind, EXIT_REFUSED)
+
+
+def _leave_word(phase: Phase, error: Exception, kind: Reason | None) -> None:
+    """Say in the log, and in error.json if the class is known, why the phase gives up."""
+    known = isinstance(error, JobspecError)
+    message = str(error) if known else _first_line(error)
+    hint = getattr(error, "hint", None)
+    if not known:
+        traceback.print_exc()
+    sys.stderr.write(f"{phase.name}: {message}\n" + (f"hint: {hint}\n" if hint else ""))
+    if kind is not None:
         phase.fail(kind, message, hint=hint, step=getattr(error, "step", None))
-        return EXIT_REFUSED
+    phase.flush()
 
 
 def classify(error: BaseException) -> Reason | None:

@@ -9,10 +9,11 @@ from jobspec.paths import AttemptPaths
 from jobspec.record import PhaseError, Progress, Reason
 from jobspec.spec import JobSpec
 from worker.launch import Plan
-from worker.phase import EXIT_REFUSED, EXIT_STOPPED
+from worker.phase import EXIT_DISK, EXIT_MEMORY, EXIT_REFUSED, EXIT_STOPPED
 
 _KILLED = 137  # 128 + SIGKILL: nobody of ours sends it to a phase that is not being ended
 _NEAR_END_S = 900.0
+_SAID = {EXIT_REFUSED: Reason.FAILED, EXIT_DISK: Reason.DISK, EXIT_MEMORY: Reason.OOM}
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,10 @@ def judge(phase: str, code: int | None, about: Circumstances) -> Verdict:
     Args:
         code: the exit code; None if the phase had to be killed.
     """
-    error = record.read(about.paths.error, PhaseError)
-    if code == EXIT_REFUSED and error is not None:
+    if code in _SAID:
+        error = record.read(about.paths.error, PhaseError) or PhaseError(
+            phase=phase, kind=_SAID[code], message=f"{phase} ended for {_SAID[code]}"
+        )
         return _refused(phase, error, about)
     if about.stopping:
         reason = Reason.WALLTIME if about.time_left_s < _NEAR_END_S else Reason.PREEMPTED
