@@ -7,7 +7,7 @@ import re
 from datetime import UTC, datetime, timedelta
 
 from jobspec import fs, record
-from jobspec.entries import read_record
+from jobspec.entries import read_bytes, read_record
 from jobspec.errors import DiskFull, JobspecError
 from jobspec.paths import JOB_PATTERN, WORKER_PATTERN, RootPaths
 from jobspec.record import Hold, Quarantined
@@ -60,6 +60,17 @@ def quarantined(root: RootPaths) -> dict[str, Quarantined]:
         if not mark.expires_at or mark.expires_at > now:
             marks[host] = mark
     return marks
+
+
+def mark_on(root: RootPaths, host: str) -> Quarantined | None:
+    """This host's mark, if it is set aside now: one look, however many are."""
+    name = f"{_checked_host(host)}.json"
+    data = read_bytes(root.quarantine / name)
+    if data is None:
+        return None
+    mark = record.parse(data, Quarantined) or Quarantined(host=host)
+    in_force = not mark.expires_at or mark.expires_at > datetime.now(UTC).strftime(_STAMP)
+    return mark if in_force else None
 
 
 def clear(root: RootPaths, host: str) -> None:

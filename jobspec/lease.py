@@ -72,9 +72,9 @@ def parse_record(name: str) -> str | None:
     return worker if worker != name and WORKER_PATTERN.fullmatch(worker) else None
 
 
-def read_beats(root: RootPaths) -> list[Beat]:
-    """Every worker's beats. Raises OSError where the directory can't be listed."""
-    return [beat for name in fs.list_dir(root.workers) if (beat := parse_beat(name)) is not None]
+def beats_in(names: Iterable[str]) -> list[Beat]:
+    """The beats among the names in `queue/workers/`."""
+    return [beat for name in names if (beat := parse_beat(name)) is not None]
 
 
 def write_record(root: RootPaths, worker: str, record: WorkerRecord) -> None:

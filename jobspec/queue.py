@@ -71,6 +71,7 @@ class Queue:
         self._reaper = Reaper(self.paths, self.format.heartbeat_s, clock)
         self._pulses: dict[str, lease.Pulse] = {}
         self._unsure: dict[str, Entry] = {}
+        self.was_held = False  # whether the last `claim` left a job that fits because of a hold
 
     @classmethod
     def create(
@@ -160,9 +161,11 @@ class Queue:
             claim = self._settle(unsure)
             if claim is not None:
                 return claim
-        if fs.exists(self.paths.hold):
-            return None
-        for entry in self._picker.candidates(fits, now):
+        self.was_held = False
+        for number, entry in enumerate(self._picker.candidates(fits, now)):
+            if number == 0 and fs.exists(self.paths.hold):
+                self.was_held = True
+                return None
             running = Entry(State.RUNNING, entry.ticket, worker)
             self._unsure[worker] = running
             claim = self._settle(running) if take.grab(self.paths, entry, running) else None
@@ -282,6 +285,10 @@ class Queue:
         """Whether somebody asked this worker to drain."""
         return aside.is_draining(self.paths, worker)
 
+    def saw_drain(self, worker: str) -> bool:
+        """Like `is_draining`, as of the last `reap`, whose listing showed it: costs no call."""
+        return self._reaper.saw_drain(worker)
+
     # Setting aside
 
     def hold(self, reason: str = "", by: str = "") -> None:
@@ -323,6 +330,10 @@ class Queue:
     def quarantined(self) -> dict[str, Quarantined]:
         """The hosts set aside now, and why."""
         return aside.quarantined(self.paths)
+
+    def quarantined_host(self, host: str) -> Quarantined | None:
+        """Why one host is set aside; None where it isn't. One call, however many are."""
+        return aside.mark_on(self.paths, host)
 
     def clear(self, host: str) -> None:
         """Let a host work again."""

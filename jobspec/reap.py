@@ -12,6 +12,7 @@ from jobspec.paths import RootPaths
 from jobspec.record import State
 
 _FORGOTTEN_LEASES = 4.0
+_DRAIN = ".drain"
 
 
 class Reaper:
@@ -30,6 +31,7 @@ class Reaper:
         self._heartbeat_s = heartbeat_s
         self._clock = clock
         self._watch = lease.Watch()
+        self._draining: set[str] = set()
 
     def reap(self, lease_s: float) -> list[str]:
         """Look once, and take back every claim that has been silent for `lease_s` by now.
@@ -56,10 +58,16 @@ class Reaper:
         """Seconds in which nothing at all of this worker moved."""
         return self._watch.silent_s(worker)
 
+    def saw_drain(self, worker: str) -> bool:
+        """Whether this worker was asked to drain when `reap` last looked."""
+        return worker in self._draining
+
     def _look(self, lease_s: float) -> list[Entry]:
         now = self._clock()
         claims = in_state(self._root, State.RUNNING)
-        beats = lease.read_beats(self._root)
+        names = fs.list_dir(self._root.workers)
+        self._draining = {name.removesuffix(_DRAIN) for name in names if name.endswith(_DRAIN)}
+        beats = lease.beats_in(names)
         keys = {(entry.worker or "", entry.ticket.job) for entry in claims}
         alone = {(beat.worker, None) for beat in beats}
         # Two polls at most, and never so much that one gap alone could make a lease.

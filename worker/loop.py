@@ -37,6 +37,7 @@ EXIT_UNFIT = 4
 EXIT_REQUEUE = 75  # asks the batch script to requeue this array element: work remains
 QUARANTINE_S = 3600.0
 _RECORD_EVERY_S = 60.0
+_MARK_EVERY_S = 300.0
 _FAST_S = 60.0
 _FOR_SPACE = "disk:"
 
@@ -111,6 +112,8 @@ class Worker:
         self._shown: dict[str, Any] = {}
         self._finished = 0
         self._failures = 0
+        self._next_mark = 0.0
+        self._others: bool | None = None
         self._pasts: dict[Ticket, Past] = {}
         self._fitness = preflight.Fitness(self.root, self.tmp)
 
@@ -182,7 +185,8 @@ class Worker:
                 return EXIT_UNFIT
             claim = self._claim()
             if claim is None:
-                self._idle(waiter)
+                if not self.queue.saw_drain(self.id):
+                    self._idle(waiter)
                 continue
             waiter.reset()
             ended = Attempt(self, claim).run()
@@ -203,7 +207,7 @@ class Worker:
         if self.time_left_s() < options.min_claim_s:
             say("too little time is left to begin a job")
             return EXIT_REQUEUE if self._work_remains() else EXIT_DONE
-        if self.queue.is_draining(self.id):
+        if self.queue.saw_drain(self.id):
             return EXIT_DONE
         if options.drain and not self._work_remains():
             return EXIT_DONE
@@ -214,15 +218,21 @@ class Worker:
 
     def _work_remains(self) -> bool:
         """Whether jobs wait that this worker could do, or claims run that may yet fall to it."""
-        return self.queue.has_work(self.fits)
+        try:
+            return self.queue.has_work(self.fits)
+        except OSError:
+            return True  # the root does not answer: unknown is not nothing
 
     def _claim(self) -> Claim | None:
         try:
-            if not self._is_fit():
+            self.queue.reap()  # first: its listing also shows whether this worker is to drain
+            if self.queue.saw_drain(self.id) or not self._is_fit():
                 return None
-            self.queue.reap()
-            self._try_release()
-            return self.queue.claim(self.id, self.fits, self._takes_now)
+            self._others = None
+            claim = self.queue.claim(self.id, self.fits, self._takes_now)
+            if claim is None and self.queue.was_held and self._try_release():
+                claim = self.queue.claim(self.id, self.fits, self._takes_now)
+            return claim
         except DiskFull as error:
             self.hold_for_space(str(error))
         except OSError as error:
@@ -233,13 +243,13 @@ class Worker:
         """Whether this node may claim; a node that may not is shown, and set aside."""
         findings = self._fitness.findings()
         note = "; ".join(finding.message for finding in findings)
-        if not note and (mark := self.queue.quarantined().get(self.host)) is not None:
+        mark = self.queue.quarantined_host(self.host)
+        if not note and mark is not None:
             note = f"this host is in quarantine: {mark.reason}"
-        for finding in findings:
-            if finding.of_node:
-                self.queue.quarantine(
-                    self.host, finding.message, QUARANTINE_S, self.id, certain=False
-                )
+        broken = [finding.message for finding in findings if finding.of_node]
+        if broken and mark is None and time.monotonic() >= self._next_mark:
+            self._next_mark = time.monotonic() + _MARK_EVERY_S
+            self.queue.quarantine(self.host, broken[0], QUARANTINE_S, self.id, certain=False)
         self.beat(note=note or None)
         return not note
 
@@ -258,9 +268,11 @@ class Worker:
         return self._pasts[ticket]
 
     def _others_live(self) -> bool:
-        aside = self.queue.quarantined()
-        hosts = {seen.record.host for seen in self.queue.workers() if seen.beating}
-        return bool(hosts - {self.host} - aside.keys())
+        if self._others is None:  # once a look, not once a job
+            aside = self.queue.quarantined()
+            hosts = {seen.record.host for seen in self.queue.workers() if seen.beating}
+            self._others = bool(hosts - {self.host} - aside.keys())
+        return self._others
 
     def blame(self, host: str | None, job: str) -> None:
         """Set aside the host where a job failed unexplained that succeeded on this one."""
@@ -275,11 +287,13 @@ class Worker:
         except OSError as error:
             say(f"the queue can't be put on hold: {error}")
 
-    def _try_release(self) -> None:
+    def _try_release(self) -> bool:
         """End a hold for space once a write of some size succeeds again."""
         hold = self.queue.on_hold()
-        if hold is not None and hold.by.startswith(_FOR_SPACE) and preflight.can_write(self.root):
-            self.queue.release()
+        if hold is None or not hold.by.startswith(_FOR_SPACE) or not preflight.can_write(self.root):
+            return False
+        self.queue.release()
+        return True
 
     def _idle(self, waiter: Waiter) -> None:
         until = time.monotonic() + waiter.next_wait_s()
