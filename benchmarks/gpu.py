@@ -201,6 +201,7 @@ def _ours(args: argparse.Namespace, route: str) -> list[dict[str, Any]]:
     prepared.mkdir(parents=True)
     (prepared / "train").symlink_to(args.dir / "rows")
     done = {"dir": "cache/prepared/rows", "rows_eval": 0, "inference_chat_template": tiny.TEMPLATE}
+    done["eos_token_ids"] = [0]
     attempt.done("prepare").write_text(json.dumps(done))
     devices = launch.Devices(1, "cuda")
     tmp = args.dir / "tmp"

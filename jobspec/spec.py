@@ -64,7 +64,7 @@ class LoraSpec(Spec, frozen=True, kw_only=True):
     """Low-rank adapters instead of full fine-tuning."""
 
     r: Annotated[int, Meta(ge=1, le=4096)] = 16
-    alpha: Annotated[float, Meta(gt=0, le=65536)] = 32.0
+    alpha: Annotated[int, Meta(ge=1, le=65536)] = 32
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     target_modules: tuple[Text, ...] | Literal["all-linear"] = "all-linear"
 
@@ -268,6 +268,8 @@ def _broken_train_rules(spec: JobSpec, train: TrainSpec) -> Iterator[_Broken]:
         )
     if train.offload == "all" and train.zero_stage != 3:
         yield "$.train.offload", "`all` moves parameters too: only ZeRO-3 can", "set zero_stage 3"
+    if train.lora is not None and train.zero_stage == 3:
+        yield "$.train.lora", "adapters can't be merged out of ZeRO-3's shards", "set zero_stage 2"
     if train.offload == "optimizer" and train.zero_stage == 0:
         yield "$.train.offload", "`optimizer` needs zero_stage 2 or 3", "set zero_stage to 2"
 

@@ -21,7 +21,7 @@ import msgspec
 from jobspec import fs
 from jobspec.errors import JobspecError, ModelError
 from jobspec.spec import JobSpec
-from worker import attention, checkpoints, flops, kernels, launch
+from worker import adapters, attention, checkpoints, flops, kernels, launch
 from worker.phase import EXIT_STOPPED, Phase, run
 
 os.environ.setdefault("ACCELERATE_USE_DEEPSPEED", "true")
@@ -115,13 +115,18 @@ class Training:
         evaluation = self._schedule("eval") if self.prepared["rows_eval"] else None
         schedule = self._schedule("train")
         args = self._arguments(schedule)  # before the model: ZeRO-3 shards it as it is loaded
-        trainer = RowTrainer(
-            model=self._model(),
-            args=args,
-            processing_class=tokenizer,
-            schedule=schedule,
-            evaluation=evaluation,
-        )
+        model = self._model()
+        try:
+            trainer = RowTrainer(
+                model=model,
+                args=args,
+                processing_class=tokenizer,
+                schedule=schedule,
+                evaluation=evaluation,
+                peft_config=adapters.config(self.train.lora),
+            )
+        except ValueError as error:
+            raise adapters.explained(error, self.train.lora) from error
         self.shape = flops.Shape.of(trainer.model)
         trainer.add_callback(_EngineCheck(self))
         trainer.add_callback(Reports(trainer, self.stop, self.on_step, self.wants_save))
@@ -150,6 +155,8 @@ class Training:
                 trust_remote_code=model.trust_remote_code,
                 use_safetensors=True,
             )
+            # What ends a turn in training must end it when the saved model generates.
+            loaded.generation_config.eos_token_id = self.prepared["eos_token_ids"]
             self.kernels = kernels.apply(loaded, self.train.use_liger_kernel, on_gpu=self.on_gpu)
             return loaded
         except OSError as error:
@@ -352,6 +359,9 @@ class Training:
         self.course.resumed_from = {"attempt": seal.attempt, "step": seal.step}
 
     def _finish(self) -> None:
+        if self.train.lora is not None:
+            self.save_weights(self.phase.paths.dir / "adapter")
+            self.trainer.merge_adapter()
         self.save_weights(self.phase.paths.final_model)
         state, course = self.trainer.state, self.course
         if self.on_gpu:

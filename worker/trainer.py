@@ -233,6 +233,7 @@ class RowTrainer(SFTTrainer):
         self.schedule = schedule
         self.evaluation = evaluation
         self.tally = Tally()
+        self._merged = False
         self.grad_norm: float | None = None
         self.learning_rate: float | None = None
         super().__init__(train_dataset=schedule.rows.data, **kwargs)
@@ -341,9 +342,18 @@ class RowTrainer(SFTTrainer):
             self.state.save_to_json(str(path / "trainer_state.json"))
         dist.barrier()
 
+    def merge_adapter(self) -> None:
+        """Put the adapter into the weights it adapts, for good: training is over."""
+        self.model = self.model.merge_and_unload()
+        self._merged = True
+
     def save_weights(self, path: Path) -> None:
         """A model directory that others can load. All ranks call it."""
-        self.save_model(str(path), _internal_call=True)
+        if self._merged:
+            if self.args.should_save:
+                self._save(str(path))
+        else:
+            self.save_model(str(path), _internal_call=True)
         if self.args.should_save:
             (path / "training_args.bin").unlink(missing_ok=True)
         dist.barrier()

@@ -1,0 +1,87 @@
+"""What a spec may ask of training: ZeRO stages, packing, adapters; one curve on any devices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from safetensors.numpy import load_file
+from waykit import drain, losses, queue_at, tiny_spec
+
+from jobspec import record
+from jobspec.record import End, State
+from jobspec.spec import LoraSpec
+
+pytestmark = pytest.mark.deepspeed
+
+
+def train(tiny: Path, directory: Path, devices: int = 2, **settings):
+    """One short run; its job."""
+    queue = queue_at(directory)
+    job = queue.enqueue(tiny_spec(tiny, num_train_epochs=1.0, **settings))
+    drain(queue, "--devices", str(devices))
+    return queue.job(job.id)
+
+
+@pytest.fixture(scope="module")
+def one_by_eight(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
+    """The loss by step on one device, one row at a time."""
+    job = train(tiny, tmp_path_factory.mktemp("one"), devices=1, per_device_train_batch_size=1)
+    return losses(job.paths.dir)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"per_device_train_batch_size": 1},
+        {"per_device_train_batch_size": 2},
+        {"per_device_train_batch_size": 1, "packing": True},
+        {"per_device_train_batch_size": 2, "zero_stage": 3},
+        {"per_device_train_batch_size": 4, "zero_stage": 0},
+        {"per_device_train_batch_size": 4, "gradient_checkpointing": True},
+        {"per_device_train_batch_size": 2, "offload": "optimizer"},
+    ],
+    ids=lambda settings: "-".join(f"{key}={value}" for key, value in settings.items()),
+)
+def test_the_curve_does_not_depend_on_how_a_batch_is_spread(
+    tiny: Path, tmp_path: Path, one_by_eight: dict[int, float], settings: dict
+) -> None:
+    job = train(tiny, tmp_path, **settings)
+    assert job.state is State.SUCCEEDED
+    found = losses(job.paths.dir)
+    assert found.keys() == one_by_eight.keys()
+    assert max(abs(found[step] - one_by_eight[step]) for step in found) < 1e-6
+    result = msgspec.json.decode(job.paths.result.read_bytes(), type=record.Result)
+    assert result.train["engine"]["zero_stage"] == settings.get("zero_stage", 2)
+    assert result.train["engine"]["class"] == "DeepSpeedEngine"
+    weights = load_file(job.paths.final_model / "model.safetensors")
+    untrained = load_file(tiny / "model" / "model.safetensors")
+    assert {name: value.shape for name, value in weights.items()} == {
+        name: value.shape for name, value in untrained.items()
+    }
+    assert any((weights[name] != untrained[name]).any() for name in weights)
+
+
+def test_an_adapter_is_kept_and_merged_for_scoring(tiny: Path, tmp_path: Path) -> None:
+    job = train(tiny, tmp_path, lora=LoraSpec(r=8, alpha=16))
+    assert job.state is State.SUCCEEDED
+    adapter = load_file(job.paths.attempt(1).dir / "adapter" / "adapter_model.safetensors")
+    assert all(".lora_A." in name or ".lora_B." in name for name in adapter)
+    merged = load_file(job.paths.final_model / "model.safetensors")
+    untrained = load_file(tiny / "model" / "model.safetensors")
+    assert merged.keys() == untrained.keys()
+    name = "model.layers.0.mlp.up_proj.weight"
+    scale = 16.0 / 8
+    prefix = "base_model.model.model.layers.0.mlp.up_proj"
+    change = adapter[f"{prefix}.lora_B.weight"] @ adapter[f"{prefix}.lora_A.weight"]
+    assert abs(merged[name] - untrained[name] - scale * change).max() < 1e-5
+    assert abs(change).max() > 0
+
+
+def test_an_adapter_that_fits_nowhere_is_refused(tiny: Path, tmp_path: Path) -> None:
+    job = train(tiny, tmp_path, lora=LoraSpec(target_modules=("no_such_layer",)))
+    assert job.state is State.FAILED
+    end = record.read(job.paths.attempt(1).end, End)
+    assert end is not None
+    assert "$.train.lora.target_modules" in end.message
