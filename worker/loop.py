@@ -112,7 +112,7 @@ class Worker:
         self._shown: dict[str, Any] = {}
         self._finished = 0
         self._failures = 0
-        self._next_mark = 0.0
+        self._next_mark, self._mark_again_s = 0.0, 1.0
         self._others: bool | None = None
         self._pasts: dict[Ticket, Past] = {}
         self._fitness = preflight.Fitness(self.root, self.tmp)
@@ -247,8 +247,12 @@ class Worker:
         if not note and mark is not None:
             note = f"this host is in quarantine: {mark.reason}"
         broken = [finding.message for finding in findings if finding.of_node]
+        if not broken:
+            self._mark_again_s = 1.0
         if broken and mark is None and time.monotonic() >= self._next_mark:
-            self._next_mark = time.monotonic() + _MARK_EVERY_S
+            # Asked ever more rarely: it may be refused, and reads every worker's record.
+            self._mark_again_s = min(2 * self._mark_again_s, _MARK_EVERY_S)
+            self._next_mark = time.monotonic() + self._mark_again_s
             self.queue.quarantine(self.host, broken[0], QUARANTINE_S, self.id, certain=False)
         self.beat(note=note or None)
         return not note
