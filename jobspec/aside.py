@@ -64,8 +64,8 @@ def quarantined(root: RootPaths) -> dict[str, Quarantined]:
 
 def mark_on(root: RootPaths, host: str) -> Quarantined | None:
     """This host's mark, if it is set aside now: one look, however many are."""
-    name = f"{_checked_host(host)}.json"
-    data = read_bytes(root.quarantine / name)
+    named = _HOST.fullmatch(host) is not None
+    data = read_bytes(root.quarantine / f"{host}.json") if named else None
     if data is None:
         return None
     mark = record.parse(data, Quarantined) or Quarantined(host=host)
