@@ -17,16 +17,19 @@ from typing import Any
 
 import msgspec
 
-from jobspec import benchmarks
+from jobspec import benchmarks, tasknames
 from jobspec import rows as proof
 from jobspec import spec as specs
 from jobspec.errors import BenchmarkError, JobspecError, ModelError, SpecError
+from jobspec.estimate import Estimate, estimate
 from jobspec.paths import RootPaths
 from jobspec.rows import RowReport
 from jobspec.spec import JobSpec
 
 BENCHMARK_DIR = benchmarks.DIRECTORY_VARIABLE
 _PROMPT_TOKENS = 64  # no benchmark's prompt is shorter than this
+# One of these is in every model directory that has a tokenizer, of whatever kind.
+_TOKENIZERS = ("tokenizer.*", "vocab.*", "*.model", "*.tiktoken", "tekken.json")
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Checked:
     file: Path
     spec: JobSpec
     rows: RowReport | None = None
+    scoring: Estimate | None = None
     warnings: list[str] = field(default_factory=list[str])
 
     @property
@@ -57,7 +61,19 @@ def check(
     Raises:
         JobspecError: with file, place and hint, at the first thing that is wrong.
     """
-    spec = complete(specs.load(file), file)
+    return check_spec(specs.load(file), file, root, rows=rows, tell=tell)
+
+
+def check_spec(
+    spec: JobSpec,
+    file: Path,
+    root: Path,
+    *,
+    rows: bool = True,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Checked:
+    """Check a spec as `check` does one from a file; errors name `file`."""
+    spec = complete(spec, file)
     warnings = [*_check_model(spec, root, file), *_check_benchmarks(spec, root, file)]
     report = None
     if spec.train is not None and rows:
@@ -66,7 +82,7 @@ def check(
         warnings += _check_thinking(spec, report, file)
     elif spec.data is not None:
         proof.check_lines(Path(spec.data.path))
-    return Checked(file, spec, report, warnings)
+    return Checked(file, spec, report, estimate(spec, root), warnings)
 
 
 def _prove(spec: JobSpec, root: Path, file: Path) -> RowReport:
@@ -118,7 +134,9 @@ def complete(spec: JobSpec, file: Path | None = None) -> JobSpec:
 
 def is_path(model: str) -> bool:
     """Whether a model's name means a directory here rather than a name on the hub."""
-    return model.startswith(("/", "./", "../", "~")) or Path(model).is_dir()
+    if model.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
+        return True  # a hub name has one slash at most
+    return Path(model).is_dir()
 
 
 def _absolute(path: str) -> str:
@@ -164,8 +182,10 @@ def _check_model(spec: JobSpec, root: Path, file: Path) -> Iterator[str]:
         yield f"model `{name}` brings code of its own, which will run on every worker"
     config = Path(name) / "config.json" if is_path(name) else _fetched_config(name, root)
     if config is None:
+        yield f"model `{name}` is not in the root's cache: `jobspec fetch SPEC…` brings it there"
         return
     context = _context(config, file)
+    _check_tokenizer(config.parent, file)
     if context is None:
         yield f"{config}: says nothing of its context length, so it was not checked"
         return
@@ -177,6 +197,16 @@ def _check_model(spec: JobSpec, root: Path, file: Path) -> Iterator[str]:
                 place=place,
                 hint=f"{config} says how long its sequences may be: ask for less",
             )
+
+
+def _check_tokenizer(directory: Path, file: Path) -> None:
+    if not any(path for pattern in _TOKENIZERS for path in directory.glob(pattern)):
+        raise ModelError(
+            f"`{directory}` has no tokenizer",
+            file=file,
+            place="$.model.name",
+            hint="copy the tokenizer files of the model it was tuned from beside the weights",
+        )
 
 
 def _needs(spec: JobSpec) -> Iterator[tuple[str, int, str]]:
@@ -254,12 +284,14 @@ def _check_benchmarks(spec: JobSpec, root: Path, file: Path) -> Iterator[str]:
                 place="$.eval.benchmark_dir" if spec.eval.benchmark_dir else BENCHMARK_DIR,
                 hint="it should hold a JSONL file for each benchmark",
             )
-    unread = [name for name in spec.eval.benchmarks if benchmarks.find(name, where) is None]
+    tasks = {name for directory in where for name in tasknames.in_directory(directory)}
+    unread = [n for n in spec.eval.benchmarks if benchmarks.find(n, where) is None]
     for name in spec.eval.benchmarks:
         if (found := benchmarks.find(name, where)) is not None:
             benchmarks.read(name, found)
     yield from _remarks_on(spec.eval, where)
-    yield from _look_up([n for n in unread if n not in benchmarks.OWN], spec.eval.benchmarks, file)
+    unknown = [name for name in unread if name not in benchmarks.OWN and name not in tasks]
+    yield from _look_up(unknown, spec.eval.benchmarks, file)
 
 
 def _remarks_on(evaluation: specs.EvalSpec, where: Sequence[Path]) -> Iterator[str]:
@@ -271,7 +303,10 @@ def _remarks_on(evaluation: specs.EvalSpec, where: Sequence[Path]) -> Iterator[s
         yield f"{', '.join(here)}: read from ${BENCHMARK_DIR}, which workers must be given too"
     missing = [name for name in benchmarks.OWN if name in found and found[name] is None]
     if missing:
-        yield f"{', '.join(missing)}: no file here, and workers without network can't fetch it"
+        yield (
+            f"{', '.join(missing)}: no file here, and workers without network can't fetch it: "
+            "run `jobspec fetch SPEC…` first"
+        )
 
 
 def _look_up(unknown: Sequence[str], asked: Sequence[str], file: Path) -> Iterator[str]:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
 from jobspec.errors import BenchmarkError
 from jobspec.record import Record
+
+if TYPE_CHECKING:
+    from jobspec.entries import Job
+    from jobspec.paths import AttemptPaths
 
 PLAN = "plan.json"
 QUESTIONS = "questions.jsonl"
@@ -109,6 +113,31 @@ def benchmark_dirs(evaluations: Path) -> dict[str, Path]:
     named = {path.parent.name: path.parent for path in found}
     named |= {f"{path.parts[-3]}/{path.parts[-2]}": path.parent for path in epochs}
     return named
+
+
+def evaluated_attempt(job: Job) -> AttemptPaths:
+    """The attempt that holds a job's evaluation: the newest one that began any.
+
+    Raises:
+        BenchmarkError: none has.
+    """
+    for number in range(job.attempt, 0, -1):
+        attempt = job.paths.attempt(number)
+        if benchmark_dirs(attempt.eval):
+            return attempt
+    raise BenchmarkError(
+        f"`{job.id}` has no samples of its own: it is {job.state}",
+        file=job.paths.dir,
+        hint="lm-eval's own tasks leave none; of others `jobspec status` says where they stand",
+    )
+
+
+def read_plan(directory: Path) -> Plan:
+    """What was asked and how. Raises BenchmarkError where it can't be read."""
+    try:
+        return msgspec.json.decode((directory / PLAN).read_bytes(), type=Plan)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise _incomplete(directory, error) from error
 
 
 def read_generations(directory: Path) -> tuple[Plan, list[Asked], dict[str, list[Generation]]]:

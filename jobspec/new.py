@@ -120,14 +120,14 @@ def _build_one(request: Request, model: str, rate: float | None, grid: bool) -> 
     if request.smoke:
         _merge(fields, SMOKE)
     _merge(fields, _chosen(request, rate))
-    touched = [_set(fields, setting) for setting in request.settings]
+    touched = [apply(fields, setting) for setting in request.settings]
     if not request.train or fields.get("train", {}) is None:
         fields["train"] = None
         if request.data is None and not any(path[0] == "data" for path in touched):
             fields["data"] = None
     if "name" not in [path[0] for path in touched]:
         fields["name"] = _name(request, fields, grid)
-    return _decode(fields, request.settings)
+    return decode(fields, request.settings)
 
 
 def _preset(model: str) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def _merge(into: dict[str, Any], fields: dict[str, Any]) -> None:
             into[key] = value
 
 
-def _set(fields: dict[str, Any], setting: str) -> list[str]:
+def apply(fields: dict[str, Any], setting: str) -> list[str]:
     """Apply one `train.seed=7`; the value is JSON where it parses as JSON, else text."""
     path, equals, raw = setting.partition("=")
     keys = path.strip().split(".")
@@ -182,7 +182,7 @@ def _value(raw: str) -> Any:
         return raw
 
 
-def _decode(fields: dict[str, Any], settings: Sequence[str]) -> JobSpec:
+def decode(fields: dict[str, Any], settings: Sequence[str]) -> JobSpec:
     """Check the fields as a spec; a number set where text is meant (a revision) becomes text."""
     try:
         return specs.decode(msgspec.json.encode(fields))
@@ -198,7 +198,7 @@ def _decode(fields: dict[str, Any], settings: Sequence[str]) -> JobSpec:
         if here[last] == raw[error.place]:
             raise
         here[last] = raw[error.place]
-    return _decode(fields, settings)
+    return decode(fields, settings)
 
 
 def _name(request: Request, fields: dict[str, Any], grid: bool) -> str:
@@ -210,11 +210,12 @@ def _name(request: Request, fields: dict[str, Any], grid: bool) -> str:
     else:
         varied = f"lr{spell_rate(train.get('learning_rate', specs.TrainSpec().learning_rate))}"
     parts = [request.name] if request.name else []
-    parts += [_slug(fields["model"]["name"]), varied]
+    parts += [slug(fields["model"]["name"]), varied]
     return "-".join(parts + ["smoke"] * request.smoke)
 
 
-def _slug(model: str) -> str:
+def slug(model: str) -> str:
+    """The part of a name that a model gives: `Qwen/Qwen3-8B` → `qwen3-8b`."""
     short = model.rstrip("/").rpartition("/")[2].lower()
     return re.sub(r"[^a-z0-9._]+", "-", short).strip("-._") or "model"
 

@@ -9,10 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shlex
-import subprocess
-import sys
 import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -21,14 +17,11 @@ from typing import Any
 
 import msgspec
 
+from jobspec import program, tasknames
 from jobspec import spec as specs
-from jobspec import tasknames
-from jobspec.errors import DataError, JobspecError
+from jobspec.errors import DataError
 from jobspec.paths import RootPaths
 from jobspec.spec import JobSpec
-
-WORKER_COMMAND = "JOBSPEC_WORKER_COMMAND"
-REFUSED = 3  # the exit code of a worker program that gave its reason as JSON
 
 
 class RowReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,62 +90,18 @@ def preview(spec: JobSpec, root: Path, row: int) -> dict[str, Any]:
 
 def run_prepare(arguments: Sequence[str]) -> dict[str, Any]:
     """Run `python -m worker.prepare`; its JSON answer, or its refusal as the error it names."""
-    done = _run([*worker_python(), "-m", "worker.prepare", *arguments])
-    if done.returncode == 0:
-        return json.loads(done.stdout)
-    refusal = _refusal(done)
-    if refusal is not None:
-        raise refusal
-    missing = re.search(r"No module named '?([\w.]+)'?", done.stderr[-2000:])
-    if missing is not None or "No such file" in done.stderr:
-        raise JobspecError(
-            f"the rows can't be checked here: `{missing[1] if missing else 'python'}` is missing",
-            hint='`pip install "jobspec[worker]"`, or name the image in '
-            f"${WORKER_COMMAND} (`apptainer exec worker.sif python`), or give --no-row-check",
-        )
-    tail = "\n".join(done.stderr.strip().splitlines()[-15:])
-    raise JobspecError(
-        f"the row check broke off with exit code {done.returncode}:\n{tail}",
-        hint="this is a bug of ours or of the environment; --no-row-check goes on without it",
+    return program.ask(
+        "worker.prepare", arguments, what="the rows can't be checked", without="--no-row-check"
     )
 
 
 def lm_eval_names() -> set[str] | None:
     """Every task lm-eval knows, here or in the image; None where it is not installed."""
-    if not os.environ.get(WORKER_COMMAND):
+    if not os.environ.get(program.WORKER_COMMAND):
         return tasknames.lm_eval_names()
-    asked = _run([*worker_python(), "-m", tasknames.__name__])
+    asked = program.run(tasknames.__name__)
     names = json.loads(asked.stdout) if asked.returncode == 0 else None
     return None if names is None else set(names)
-
-
-def worker_python() -> list[str]:
-    """The Python that has the worker's packages: this one, or the image's."""
-    return shlex.split(os.environ.get(WORKER_COMMAND, "")) or [sys.executable]
-
-
-def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(
-            command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
-        )
-    except OSError as error:
-        raise JobspecError(
-            f"`{command[0]}` can't be run: {error.strerror}", hint=f"look at ${WORKER_COMMAND}"
-        ) from error
-
-
-def _refusal(done: subprocess.CompletedProcess[str]) -> JobspecError | None:
-    if done.returncode != REFUSED:
-        return None
-    for stream in (done.stdout, done.stderr):
-        for line in [stream, *reversed(stream.splitlines())]:
-            try:
-                error = json.loads(line)["error"]
-                return JobspecError(error.pop("message"), **error)
-            except (ValueError, TypeError, KeyError):
-                continue
-    return None
 
 
 @contextmanager

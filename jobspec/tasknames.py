@@ -9,6 +9,7 @@ import importlib.util
 import json
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 # Names as lm-eval's task files give them; a list (of a group's members) is not a name.
@@ -23,10 +24,26 @@ def lm_eval_names() -> set[str] | None:
     found = importlib.util.find_spec("lm_eval")
     if found is None or not found.submodule_search_locations:
         return None
+    tasks = Path(found.submodule_search_locations[0]) / "tasks"
+    # Templates that tasks include have no suffix, and may carry the tag.
+    return _names(path for path in tasks.rglob("*") if path.suffix in ("", ".yaml", ".yml"))
+
+
+def in_directory(directory: Path) -> set[str]:
+    """The tasks of a benchmark directory: what its `<task>.yaml` files name, as lm-eval reads it.
+
+    A directory without such a file right in it is not searched, nor is it by the worker.
+    """
+    if not any(directory.glob("*.yaml")):
+        return set()
+    return _names(directory.rglob("*.yaml"))
+
+
+def _names(files: Iterable[Path]) -> set[str]:
     names: set[bytes] = set()
-    for path in (Path(found.submodule_search_locations[0]) / "tasks").rglob("*"):
-        if path.suffix not in ("", ".yaml", ".yml") or path.is_dir():
-            continue  # templates that tasks include have no suffix, and may carry the tag
+    for path in files:
+        if path.is_dir():
+            continue
         text = path.read_bytes()
         names.update(_NAME.findall(text))
         for block in _TAGS.findall(text):

@@ -103,6 +103,9 @@ def main() -> int:
     except JobspecError as error:
         hint = f"\nhint: {error.hint}" if error.hint else ""
         sys.stderr.write(f"rescore: {error}{hint}\n")
+        fields = ("message", "hint", "file", "place")
+        refused = {"error": {field: getattr(error, field) for field in fields}}
+        sys.stdout.write(json.dumps(refused) + "\n")
         return 3
     sys.stdout.write(json.dumps(changes) + "\n")
     return 0

@@ -27,6 +27,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Run": {
         "enqueue": ("specs", "Check specs, then put them into the queue."),
+        "eval": ("evaluate", "Score any model, as a job of its own."),
+        "calibrate": ("calibrate", "Score base models, hold them against published scores."),
         "cancel": ("moves", "Cancel pending or running jobs."),
         "retry": ("moves", "Put failed or cancelled jobs back."),
         "prioritize": ("moves", "Change the priority of pending jobs."),
@@ -39,6 +41,9 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "show": ("show", "All that is known of one job."),
         "logs": ("logs", "A job's log; -f follows it."),
         "results": ("results", "Scores of finished jobs, best marked."),
+        "compare": ("compare", "Two jobs' scores, paired by question."),
+        "samples": ("samples", "What a model answered, and how it was judged."),
+        "rescore": ("rescore", "Score ended jobs again from their samples."),
         "wait": ("wait", "Wait until jobs end; the exit code says how."),
     },
     "Look after workers": {

@@ -11,7 +11,8 @@ from jobspec.cli.common import common, wants_json
 from jobspec.cli.output import emit, say, warn
 
 
-def _split(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...]:
+def split_names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """A comma-separated option's names."""
     return tuple(name.strip() for name in (value or "").split(",") if name.strip())
 
 
@@ -20,7 +21,7 @@ def _split(_: click.Context, __: click.Parameter, value: str | None) -> tuple[st
 @click.option("--learning-rate", "rates", type=float, multiple=True, help="[default: 1e-5]")
 @click.option("--epochs", type=float, help="[default: 8]")
 @click.option(
-    "--benchmarks", callback=_split, help="Comma-separated; [default: math500, aime24/25]"
+    "--benchmarks", callback=split_names, help="Comma-separated; [default: math500, aime24/25]"
 )
 @click.option(
     "--data", help=f"JSONL of `messages`. [default: $JOBSPEC_DATA or {specs_new.DEFAULT_DATA}]"

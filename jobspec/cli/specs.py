@@ -12,8 +12,11 @@ import msgspec
 from jobspec import check, rows, spec
 from jobspec.check import Checked
 from jobspec.cli.common import JSON_KEY, common, current_root, wants_json
-from jobspec.cli.output import complain, emit, interactive, plural, say, warn
+from jobspec.cli.output import complain, duration, emit, interactive, plural, say, warn
+from jobspec.entries import Job
 from jobspec.errors import JobspecError
+from jobspec.estimate import Estimate
+from jobspec.queue import Queue
 
 _specs_argument = click.argument(
     "files",
@@ -41,7 +44,7 @@ def validate(files: tuple[Path, ...], row_check: bool) -> None:
     """
     checked = _check_all(files, row_check)
     if wants_json():
-        return emit({"specs": [_checked_json(one) for one in checked]})
+        return emit({"specs": [checked_json(one) for one in checked]})
     for one in checked:
         click.echo(f"{one.file}: ok, {one.job}")
     return None
@@ -62,14 +65,11 @@ def enqueue(files: tuple[Path, ...], row_check: bool, priority: int) -> None:
     If one of them fails its checks, none is enqueued. A spec that was enqueued before is no
     second job: its id is printed again.
     """
-    from jobspec.queue import Queue
-
-    queue = Queue.create(current_root())
-    checked = _check_all(files, row_check)
-    jobs = [(one, queue.enqueue(one.spec, priority=priority)) for one in checked]
+    Queue.create(current_root())
+    jobs = enqueue_all(_check_all(files, row_check), priority)
     if wants_json():
         made = [
-            {"job": job.id, "already": job.already, "state": job.state, **_checked_json(one)}
+            {"job": job.id, "already": job.already, "state": job.state, **checked_json(one)}
             for one, job in jobs
         ]
         return emit({"jobs": made})
@@ -110,6 +110,12 @@ def schema() -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(spec.schema()), indent=2))
 
 
+def enqueue_all(checked: Sequence[Checked], priority: int) -> list[tuple[Checked, Job]]:
+    """Publish what was checked, with the root made where there is none."""
+    queue = Queue.create(current_root())
+    return [(one, queue.enqueue(one.spec, priority=priority)) for one in checked]
+
+
 def _check_all(files: Sequence[Path], row_check: bool) -> list[Checked]:
     """Check every file and say what is wrong with each; exit 1 unless all of them pass."""
     checked: list[Checked] = []
@@ -117,7 +123,7 @@ def _check_all(files: Sequence[Path], row_check: bool) -> list[Checked]:
     for file in files:
         try:
             checked.append(check.check(file, current_root(), rows=row_check, tell=_tell))
-            _say_findings(checked[-1])
+            say_findings(checked[-1])
         except JobspecError as error:
             failed.append(error)
     if failed:
@@ -135,12 +141,31 @@ def _tell(what: str) -> None:
         say(f"{what} …")
 
 
-def _say_findings(one: Checked) -> None:
+def say_findings(one: Checked) -> None:
+    """Tell what checking found: warnings, the rows, what scoring will take."""
     for warning in one.warnings:
         warn(f"{one.file}: {warning}")
     if one.rows is not None:
         for line in _row_lines(one.rows):
             say(f"{one.file}: {line}")
+    if one.scoring is not None:
+        say(f"{one.file}: {_scoring_line(one.scoring)}")
+
+
+def _scoring_line(scoring: Estimate) -> str:
+    """`scoring generates 79,298,560 tokens at most, …`: how much, and how long where known."""
+    if scoring.tokens_at_most is None:
+        unknown = [part.benchmark for part in scoring.benchmarks if part.tokens_at_most is None]
+        return f"how much scoring generates is not known for {', '.join(unknown)}"
+    typical = "typical length not known yet"
+    if scoring.typical_tokens is not None:
+        typical = f"{scoring.typical_tokens:,} at the lengths measured so far"
+    hours = "hours not known yet"
+    if scoring.tokens_per_second is not None:
+        known = [h for h in (scoring.typical_hours, scoring.hours_at_most) if h is not None]
+        spelled = " to ".join(duration(h * 3600) for h in known)
+        hours = f"{spelled} at the {scoring.tokens_per_second:,.0f} tok/s of {scoring.speed_of}"
+    return f"scoring generates {scoring.tokens_at_most:,} tokens at most; {typical}; {hours}"
 
 
 def _row_lines(report: rows.RowReport) -> list[str]:
@@ -161,13 +186,15 @@ def _row_lines(report: rows.RowReport) -> list[str]:
     return lines
 
 
-def _checked_json(one: Checked) -> dict[str, Any]:
+def checked_json(one: Checked) -> dict[str, Any]:
+    """What `validate --json` and `enqueue --json` say of a spec."""
     return {
         "file": str(one.file),
         "id": one.job,
         "name": one.spec.name,
         "warnings": one.warnings,
         "rows": one.rows,
+        "scoring": one.scoring,
     }
 
 

@@ -42,6 +42,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "train.jsonl").write_text("".join(row("2+2?", "4") + "\n" for _ in range(20)))
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny/config.json").write_text('{"max_position_embeddings": 4096}')
+    (tmp_path / "tiny/tokenizer.json").write_text("{}")
     return tmp_path
 
 

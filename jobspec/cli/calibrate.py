@@ -1,0 +1,141 @@
+"""`jobspec calibrate`: untouched models against what was published of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from jobspec import calibrate as calibration
+from jobspec import check, new
+from jobspec.calibrate import Entry, Row
+from jobspec.cli.common import common, current_root, wants_json
+from jobspec.cli.output import Cell, Column, Table, emit, say, warn
+from jobspec.cli.specs import enqueue_all, say_findings
+from jobspec.cli.status import short
+from jobspec.entries import Job
+from jobspec.errors import BenchmarkError, SpecError
+from jobspec.record import State
+from jobspec.spec import JobSpec
+
+
+@click.command()
+@click.argument("models", metavar="MODEL...", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Every model with published scores.")
+@click.option("--set", "settings", metavar="K=V", multiple=True, help="Of eval or resources only.")
+@click.option("--at", metavar="DIR", help="Where the model is, if not in the root's cache.")
+@click.option("--published", type=click.Path(path_type=Path), help="Scores of your own to meet.")
+@click.option("--write", type=click.Path(path_type=Path), help="Write the specs here, run nothing.")
+@click.option("--priority", type=click.IntRange(0, 999), default=50, show_default=True)
+@common
+def calibrate(
+    models: tuple[str, ...],
+    everything: bool,
+    settings: tuple[str, ...],
+    priority: int,
+    **places: Any,
+) -> None:
+    """Score untouched models as was published, and say whether the scores agree.
+
+    \b
+    jobspec calibrate Qwen/Qwen3-8B allenai/Olmo-3-7B-Think
+    jobspec calibrate Qwen/Qwen3-8B:thinking
+    jobspec calibrate --all --write specs && jobspec fetch specs/calibrate-*.json
+
+    The first call enqueues the jobs and prints their ids; called again when they have ended, it
+    prints ours, the published score and the difference, and whether that lies within the sampling
+    error of both.
+    """
+    if bool(models) == everything:
+        raise click.UsageError("Name models, or --all.")
+    known = calibration.load(places["published"] or calibration.FILE)
+    entries = known if everything else calibration.chosen(known, models)
+    built = [_build(entry, settings, places["at"]) for entry in entries]
+    if places["write"] is not None:
+        return _write(built, places["write"])
+    checked = [check.check_spec(spec, Path(spec.name), current_root()) for spec in built]
+    jobs = [job for _, job in enqueue_all(checked, priority)]
+    for one, job in zip(checked, jobs, strict=True):
+        if not job.already:
+            say_findings(one)
+    return _report(entries, jobs)
+
+
+def _build(entry: Entry, settings: Sequence[str], place: str | None) -> JobSpec:
+    spec = calibration.spec_of(entry, place)
+    fields: dict[str, Any] = msgspec.to_builtins(spec)
+    for setting in settings:
+        if new.apply(fields, setting)[0] not in ("eval", "resources"):
+            raise SpecError(
+                f"`--set {setting}` would score another model or train it",
+                hint="only fields of `eval` and `resources` may be set here",
+            )
+    return new.decode(fields, settings)
+
+
+def _write(built: Sequence[JobSpec], directory: Path) -> None:
+    paths = [str(path) for path, _ in new.write(built, directory)]
+    if wants_json():
+        return emit({"specs": paths})
+    return click.echo("\n".join(paths))
+
+
+def _report(entries: Sequence[Entry], jobs: Sequence[Job]) -> None:
+    pairs = list(zip(entries, jobs, strict=True))
+    ended = [(entry, job) for entry, job in pairs if job.state is State.SUCCEEDED]
+    rows: list[Row] = []
+    for entry, job in ended:
+        try:
+            rows += calibration.rows(entry, job)
+        except (BenchmarkError, KeyError) as error:
+            warn(f"{job.id}: its scores can't be read: {error}")
+    if wants_json():
+        facts = [
+            {"job": job.id, "model": e.model, "variant": e.variant, "state": job.state}
+            | {"already": job.already, "source": e.source}
+            for e, job in pairs
+        ]
+        return emit({"jobs": facts, "rows": rows})
+    for entry, job in pairs:
+        if job.state is not State.SUCCEEDED:
+            click.echo(job.id)
+            say(f"{entry.name}: {job.state}{_next(job)}")
+    for line in _table(rows).lines() if rows else []:
+        click.echo(line)
+    for source in dict.fromkeys(f"{row.model}:{row.variant}: {row.source}" for row in rows):
+        say(source)
+    return None
+
+
+def _next(job: Job) -> str:
+    if job.state in (State.FAILED, State.CANCELLED):
+        return f"; `jobspec show {job.id}` says why, `jobspec retry` puts it back"
+    return "; call this again when it has ended"
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    columns = [Column("model"), Column("variant"), Column("benchmark")]
+    columns += [Column(name, right=True) for name in ("ours", "published", "difference")]
+    table = Table([*columns, Column("within error")])
+    for row in rows:
+        verdict = {True: Cell("yes", "green"), False: Cell("no", "red"), None: Cell("unknown")}
+        table.add(
+            row.model,
+            row.variant,
+            short(row.benchmark),
+            _spell(row.ours, row.ours_error),
+            _spell(row.published, row.published_error),
+            f"{row.difference:+.1f}",
+            verdict[row.within],
+            notes=[Cell(f"measured otherwise: {'; '.join(row.differs)}", "yellow")]
+            if row.differs
+            else [],
+        )
+    return table
+
+
+def _spell(score: float, error: float | None) -> str:
+    return f"{score:.1f}" + ("" if error is None else f" ± {error:.1f}")

@@ -1,0 +1,143 @@
+"""`jobspec compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from jobspec import compare as pairs
+from jobspec import evaluation, protocol
+from jobspec.cli.common import common, complete_jobs, open_queue, wants_json
+from jobspec.cli.output import Cell, Column, Table, complain, emit
+from jobspec.compare import Difference
+from jobspec.entries import Job
+from jobspec.errors import BenchmarkError, JobspecError
+from jobspec.protocol import Differing
+
+
+class Compared(msgspec.Struct, frozen=True, kw_only=True):
+    """One benchmark in `compare --json`. `difference` is null where the comparison is refused."""
+
+    benchmark: str
+    differs: list[Differing]
+    difference: Difference | None
+
+
+@click.command()
+@click.argument("a", shell_complete=complete_jobs)
+@click.argument("b", shell_complete=complete_jobs)
+@click.option("--benchmark", "wanted", multiple=True, help="Only this one; may be repeated.")
+@click.option("--anyway", is_flag=True, help="Compare across protocols that differ, and say so.")
+@common
+def compare(a: str, b: str, wanted: tuple[str, ...], anyway: bool) -> None:
+    """Compare two jobs, or their epochs, question by question: B − A with its 95 % intervals.
+
+    \b
+    jobspec compare qwen3-8b-base qwen3-8b-lr1e-5
+    jobspec compare 'qwen3-8b-base' 'qwen3-8b-lr1e-5' --benchmark aime24
+
+    The interval over samples says how far other samples of these questions would move the
+    difference, the one over questions how far other questions would. A benchmark whose two numbers
+    were made in different ways is refused.
+    """
+    queue = open_queue()
+    sides = (queue.job(a), queue.job(b))
+    left, right = (_directories(job) for job in sides)
+    names = list(wanted) or [name for name in left if name in right]
+    rows = [_compare(name, _one(left, name), _one(right, name), anyway) for name in names]
+    if not rows:
+        raise BenchmarkError(
+            f"the jobs share no benchmark: {_listed(left)} and {_listed(right)}",
+            hint="score both on one, for example with `jobspec eval --benchmarks`",
+        )
+    refused = [_refusal(row) for row in rows if row.difference is None]
+    if refused:
+        complain(refused, as_json=False)
+    if wants_json():
+        emit({"a": sides[0].id, "b": sides[1].id, "benchmarks": rows})
+    else:
+        for line in _lines(sides, [row for row in rows if row.difference is not None]):
+            click.echo(line)
+    click.get_current_context().exit(1 if refused else 0)
+
+
+def _directories(job: Job) -> dict[str, Path]:
+    return evaluation.benchmark_dirs(evaluation.evaluated_attempt(job).eval)
+
+
+def _one(directories: dict[str, Path], name: str) -> Path:
+    if name not in directories:
+        raise BenchmarkError(
+            f"benchmark `{name}` is not in both jobs", hint=f"there is {_listed(directories)}"
+        )
+    return directories[name]
+
+
+def _listed(directories: dict[str, Path]) -> str:
+    return ", ".join(directories)
+
+
+def _compare(name: str, a: Path, b: Path, anyway: bool) -> Compared:
+    differs = protocol.differences(
+        evaluation.read_plan(a).protocol, evaluation.read_plan(b).protocol
+    )
+    if differs and not anyway:
+        return Compared(benchmark=name, differs=differs, difference=None)
+    left, right = (evaluation.outcomes(evaluation.read_scores(side)) for side in (a, b))
+    found = pairs.compare(left, right)
+    if found is None:
+        raise BenchmarkError(f"the two share no question of `{name}`", file=b)
+    return Compared(benchmark=name, differs=differs, difference=found)
+
+
+def _refusal(row: Compared) -> JobspecError:
+    apart = "; ".join(map(str, row.differs))
+    return BenchmarkError(
+        f"`{row.benchmark}` was not measured the same way: {apart}",
+        hint="--anyway compares all the same; another chat template alone changes prompt_sha256",
+    )
+
+
+def _lines(sides: tuple[Job, Job], rows: Sequence[Compared]) -> list[str]:
+    if not rows:
+        return []
+    columns = [Column("benchmark"), Column("A", right=True), Column("B", right=True)]
+    columns += [Column("B − A", right=True), Column("95 % over samples", right=True)]
+    columns += [Column("over questions", 5, right=True), Column("beyond noise")]
+    table = Table([*columns, Column("questions", 3, right=True)])
+    for row in rows:
+        assert row.difference is not None
+        table.add(*_cells(row.benchmark, row.difference), notes=_notes(row, row.difference))
+    head = [f"{letter}  {job.id}" for letter, job in zip("AB", sides, strict=True)]
+    return [*head, "", *table.lines()]
+
+
+def _cells(name: str, found: Difference) -> list[Cell | str]:
+    better = "green" if found.mean > 0 else "red"
+    return [
+        name,
+        f"{found.a:.3f}",
+        f"{found.b:.3f}",
+        f"{found.mean:+.3f}",
+        _interval(found.sampling_low, found.sampling_high),
+        _interval(found.low, found.high),
+        Cell("yes", better, bold=True) if found.beyond_noise else "no",
+        str(found.questions),
+    ]
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "unknown" if low is None or high is None else f"{low:+.3f} to {high:+.3f}"
+
+
+def _notes(row: Compared, found: Difference) -> list[Cell]:
+    notes: list[Cell] = []
+    if row.differs:
+        notes.append(Cell(f"not measured alike: {'; '.join(map(str, row.differs))}", "yellow"))
+    sides: list[Any] = [("A", found.only_a), ("B", found.only_b)]
+    notes += [Cell(f"{n} questions only in {side}", dim=True) for side, n in sides if n]
+    return notes

@@ -1,0 +1,69 @@
+"""`jobspec rescore`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from jobspec import evaluation, program
+from jobspec.cli.common import common, jobs_argument, open_queue, wants_json
+from jobspec.cli.output import complain, emit, say
+from jobspec.entries import Job
+from jobspec.errors import JobspecError, TransitionRefused
+from jobspec.record import FINAL
+
+
+@click.command()
+@jobs_argument()
+@common
+def rescore(jobs: tuple[str, ...]) -> None:
+    """Compute every score of ended jobs again from their samples, without a model.
+
+    \b
+    jobspec rescore qwen3-8b-lr1e-5
+    jobspec rescore 'qwen3-*'
+
+    For when the reading of answers was put right. Runs the worker's own code: from this
+    environment, or from the image that $JOBSPEC_WORKER_COMMAND names. Prints what changed.
+    """
+    done: list[dict[str, Any]] = []
+    failed: list[JobspecError] = []
+    for job in open_queue().select(jobs):
+        try:
+            done.append({"job": job.id, **_rescore(job)})
+        except JobspecError as error:
+            failed.append(error)
+    if failed:
+        complain(failed, as_json=False)
+    if wants_json():
+        emit({"jobs": done, "errors": [{"message": e.message, "hint": e.hint} for e in failed]})
+    else:
+        for each in done:
+            _print(each)
+    click.get_current_context().exit(1 if failed else 0)
+
+
+def _rescore(job: Job) -> dict[str, Any]:
+    """What changed in the attempt that counts."""
+    if job.state not in FINAL:
+        raise TransitionRefused(
+            f"`{job.id}` is {job.state}: its attempt is its worker's",
+            hint="`jobspec wait` waits for its end",
+        )
+    attempt = evaluation.evaluated_attempt(job)
+    # An image sees the root where it is mounted: under the same absolute path.
+    place = str(attempt.dir.absolute())
+    answer = program.ask("worker.rescore", [place], what=f"`{job.id}` can't be scored again")
+    return {"attempt": attempt.number, **answer}
+
+
+def _print(each: dict[str, Any]) -> None:
+    if not each["changed"]:
+        say(f"{each['job']}: {', '.join(each['benchmarks'])} scored again, nothing changed")
+    for metric, (before, now) in each["changed"].items():
+        click.echo(f"{each['job']}  {metric}  {_spell(before)} → {_spell(now)}")
+
+
+def _spell(value: float | None) -> str:
+    return "none" if value is None else f"{value:.6g}"

@@ -1,0 +1,100 @@
+"""`jobspec samples`."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+import click
+
+from jobspec import evaluation
+from jobspec.cli.common import common, complete_jobs, open_queue, wants_json
+from jobspec.cli.output import emit, plural, say
+from jobspec.errors import BenchmarkError
+from jobspec.evaluation import Sample
+from jobspec.paths import AttemptPaths
+
+_SHOWN = 10
+# What a model writes must not move the cursor or colour the terminal.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+@click.command()
+@click.argument("job", shell_complete=complete_jobs)
+@click.option("--benchmark", help="[default: the job's only one] An epoch's: epoch-2/aime24.")
+@click.option("--wrong", is_flag=True, help="Only samples that were judged wrong.")
+@click.option("--question", "ids", metavar="ID", multiple=True, help="Only this question's.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), help=f"At most so many. [default: {_SHOWN}; all in JSON]"
+)
+@common
+def samples(
+    job: str, benchmark: str | None, wrong: bool, ids: tuple[str, ...], limit: int | None
+) -> None:
+    """Read what a model answered: prompts, generations, the answers read from them, verdicts.
+
+    \b
+    jobspec samples qwen3-8b-lr1e-5 --benchmark aime24 --wrong
+    jobspec samples qwen3-8b-lr1e-5 --benchmark aime24 --question 2024-I-3 --limit 32
+    """
+    found = open_queue().job(job)
+    every = _read(evaluation.evaluated_attempt(found), benchmark)
+    _refuse_unknown(ids, every)
+    chosen = [
+        sample
+        for sample in every
+        if not (wrong and sample.right) and (not ids or sample.question in ids)
+    ]
+    if wants_json():
+        return emit({"job": found.id, "total": len(chosen), "samples": chosen[:limit]})
+    shown = chosen[: limit or _SHOWN]
+    for line in _lines(shown):
+        click.echo(line)
+    right = f"{sum(sample.right for sample in every):,} of {len(every):,} right"
+    say(f"{len(shown):,} of {plural(len(chosen), 'sample')} shown; {right}")
+    return None
+
+
+def _read(attempt: AttemptPaths, benchmark: str | None) -> list[Sample]:
+    directories = evaluation.benchmark_dirs(attempt.eval)
+    named = benchmark or (next(iter(directories)) if len(directories) == 1 else None)
+    if named not in directories:
+        wrong = "name one with --benchmark" if benchmark is None else f"no benchmark `{benchmark}`"
+        raise BenchmarkError(wrong, file=attempt.dir, hint=f"there is {', '.join(directories)}")
+    return list(evaluation.samples(directories[named]))
+
+
+def _refuse_unknown(ids: Sequence[str], every: Sequence[Sample]) -> None:
+    known = dict.fromkeys(sample.question for sample in every)
+    for name in ids:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1) or list(known)[:1]
+            raise BenchmarkError(
+                f"no question `{name}`", hint=f"ids look like `{near[0]}`" if near else None
+            )
+
+
+def _lines(shown: Sequence[Sample]) -> Iterator[str]:
+    for question, group in groupby(shown, key=lambda sample: sample.question):
+        mine = list(group)
+        yield click.style(f"── question {question}, answer {_plain(mine[0].expected)}", bold=True)
+        yield click.style(_plain(mine[0].prompt).rstrip("\n"), dim=True)
+        for sample in mine:
+            yield _verdict(sample)
+            yield _plain(sample.response).rstrip("\n")
+        yield ""
+
+
+def _verdict(sample: Sample) -> str:
+    answer = "no answer" if sample.answer is None else f"answered {_plain(sample.answer)}"
+    facts = [answer, plural(sample.tokens, "token")]
+    facts += ["cut off by length"] * sample.truncated + ["thinking never closed"] * sample.unclosed
+    verdict = "right" if sample.right else "wrong"
+    mark = click.style(verdict, fg="green" if sample.right else "red", bold=True)
+    return f"── sample {sample.sample}: {mark}, {', '.join(facts)}"
+
+
+def _plain(text: str) -> str:
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)

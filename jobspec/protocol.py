@@ -1,0 +1,53 @@
+"""Whether two numbers were made the same way: what stands under `protocol` beside each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+# What shapes a number. Versions, engine and dtype are recorded too, but do not part two numbers.
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "max_gen_toks")
+FIELDS = (
+    "protocol",
+    "shots",
+    "k",
+    *SAMPLING,
+    "chat_template",
+    "chat_template_kwargs",
+    "think_end_token",
+    "questions",
+    "benchmark_sha256",
+    "prompt_sha256",
+)
+
+
+class Differing(msgspec.Struct, frozen=True, kw_only=True):
+    """One field in which two protocols differ."""
+
+    field: str
+    a: Any
+    b: Any
+
+    def __str__(self) -> str:
+        return f"{self.field} {spell(self.a)} and {spell(self.b)}"
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Differing]:
+    """The fields in which two protocols differ, none where their numbers may be compared.
+
+    The prompts' hash is of rendered prompts: models with different chat templates differ in it.
+    """
+    return [
+        Differing(field=field, a=a.get(field), b=b.get(field))
+        for field in FIELDS
+        if a.get(field) != b.get(field)
+    ]
+
+
+def spell(value: Any) -> str:
+    """A setting's value as people read it; of a hash the first digits."""
+    if isinstance(value, str) and len(value) == 64:
+        return f"{value[:8]}…"
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
