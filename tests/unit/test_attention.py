@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from transformers import AutoModelForCausalLM, Olmo3Config, Qwen3Config  # noqa: E402
+
+from worker import attention  # noqa: E402
+from worker.trainer import pack  # noqa: E402
+
+SHAPE = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": None,
+}
+
+
+@pytest.mark.parametrize("config", [Olmo3Config(**SHAPE, sliding_window=5), Qwen3Config(**SHAPE)])
+def test_rows_laid_end_to_end_are_computed_as_if_alone(config):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.register())
+    alone = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    alone.load_state_dict(model.state_dict())
+    rows = [torch.randint(2, 60, (length,)) for length in (3, 17, 1, 9)]
+    packed = pack(rows, [row.clone() for row in rows])
+    labels = packed.pop("labels")
+    together = model(**packed, use_cache=False).logits[0]
+    for row, part in zip(rows, together.split([len(row) for row in rows]), strict=True):
+        expected = alone(input_ids=row[None], use_cache=False).logits[0]
+        torch.testing.assert_close(part, expected, atol=1e-5, rtol=1e-5)
+    # No row predicts the next row's first token.
+    starts = packed["cu_seq_lens_q"][:-1].long()
+    assert (labels[0, starts] == -100).all()
+
+
+def test_gradients_of_a_row_come_from_that_row_alone():
+    torch.manual_seed(0)
+    config = Qwen3Config(**SHAPE)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.register())
+    embedded = torch.randn(1, 10, 32, requires_grad=True)
+    bounds = torch.tensor([0, 4, 10], dtype=torch.int32)
+    positions = torch.cat([torch.arange(4), torch.arange(6)])[None]
+    out = model(
+        inputs_embeds=embedded,
+        position_ids=positions,
+        cu_seq_lens_q=bounds,
+        cu_seq_lens_k=bounds,
+        max_length_q=6,
+        max_length_k=6,
+        use_cache=False,
+    )
+    out.logits[0, 4:].sum().backward()
+    assert embedded.grad is not None
+    assert (embedded.grad[0, :4] == 0).all()
+    assert (embedded.grad[0, 4:] != 0).any()
+
+
+def test_a_mask_or_missing_bounds_are_refused():
+    config = Qwen3Config(**SHAPE)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.register())
+    with pytest.raises(ValueError, match="bounds and no mask"):
+        model(input_ids=torch.tensor([[2, 3]]), use_cache=False)

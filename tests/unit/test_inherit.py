@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jobspec.paths import JobPaths
+from worker import checkpoints
+from worker.inherit import inherit
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> JobPaths:
+    job = JobPaths(tmp_path / "jobs" / "a-0123456789")
+    for number in (1, 2, 3):
+        job.attempt(number).dir.mkdir(parents=True)
+    (tmp_path / "cache" / "prepared" / "k").mkdir(parents=True)
+    return job
+
+
+def finish(job: JobPaths, number: int, phase: str, **summary) -> None:
+    job.attempt(number).done(phase).write_text(json.dumps(summary))
+
+
+def test_a_first_attempt_takes_nothing(job, tmp_path):
+    assert inherit(job, job.attempt(1), tmp_path) == []
+
+
+def test_prepared_rows_are_kept_while_they_are_there(job, tmp_path):
+    finish(job, 1, "prepare", dir="cache/prepared/k")
+    inherit(job, job.attempt(2), tmp_path)
+    assert json.loads(job.attempt(2).done("prepare").read_text())["dir"] == "cache/prepared/k"
+    (tmp_path / "cache" / "prepared" / "k").rmdir()
+    inherit(job, job.attempt(3), tmp_path)
+    assert not job.attempt(3).done("prepare").exists()
+
+
+def test_a_finished_training_is_moved_model_first(job, tmp_path):
+    job.attempt(1).final_model.mkdir()
+    finish(job, 1, "train", loss=0.5)
+    said = inherit(job, job.attempt(2), tmp_path)
+    assert "training had finished" in said[-1]
+    assert job.attempt(2).final_model.is_dir()
+    assert not job.attempt(1).final_model.exists()
+    # An attempt cut off between the two moves: the summary is one attempt's, the model another's.
+    job.attempt(2).done("train").unlink()
+    inherit(job, job.attempt(3), tmp_path)
+    assert job.attempt(3).final_model.is_dir()
+    assert job.attempt(3).done("train").exists()
+
+
+def test_a_model_without_its_summary_is_not_finished(job, tmp_path):
+    job.attempt(1).final_model.mkdir()
+    inherit(job, job.attempt(2), tmp_path)
+    assert not job.attempt(2).final_model.exists()
+
+
+def test_states_and_epochs_go_along(job, tmp_path):
+    first = job.attempt(1).checkpoints
+    (first / "step-7").mkdir(parents=True)
+    checkpoints.seal(first / "step-7", attempt=1, world=1, zero_stage=2, save_s=0.1)
+    (first / "epoch-1").mkdir()
+    said = inherit(job, job.attempt(2), tmp_path)
+    assert said == ["resumes from step-7"]
+    assert {path.name for path in job.attempt(2).checkpoints.iterdir()} == {"step-7", "epoch-1"}

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobspec.errors import SpecError
+from jobspec.spec import DataSpec, JobSpec, ModelSpec, ResourcesSpec, TrainSpec
+from worker import launch
+from worker.launch import Devices, Plan
+
+
+def spec(gpus: int | None = None, dtype: str = "bfloat16", **train) -> JobSpec:
+    return JobSpec(
+        name="x",
+        model=ModelSpec(name="m", dtype=dtype),
+        data=DataSpec(path="d"),
+        train=TrainSpec(**train),
+        resources=ResourcesSpec(gpus=gpus),
+    )
+
+
+@pytest.mark.parametrize(
+    ("devices", "settings", "planned"),
+    [
+        (1, {}, Plan(1, 1, 8)),
+        (4, {}, Plan(4, 1, 2)),
+        (3, {}, Plan(2, 1, 4)),
+        (16, {}, Plan(8, 1, 1)),
+        (4, {"per_device_train_batch_size": 4}, Plan(2, 4, 1)),
+        (4, {"global_batch_size": 12, "per_device_train_batch_size": 2}, Plan(3, 2, 2)),
+    ],
+)
+def test_the_global_batch_is_fixed_and_accumulation_follows(devices, settings, planned):
+    plan = launch.plan(spec(**settings), Devices(devices))
+    assert plan == planned
+    total = plan.world * plan.micro * plan.accumulation
+    assert total == settings.get("global_batch_size", 8)
+
+
+def test_devices_that_do_not_divide_the_batch_are_refused_by_name():
+    with pytest.raises(SpecError, match="`3` devices do not divide") as caught:
+        launch.plan(spec(gpus=3), Devices(4))
+    assert caught.value.place == "$.resources.gpus"
+    with pytest.raises(SpecError, match="wants 8 devices, 4 are here"):
+        launch.plan(spec(gpus=8), Devices(4))
+
+
+def test_fewer_rows_after_memory_ran_out_keep_the_batch():
+    settings = {"per_device_train_batch_size": 4}
+    assert launch.plan(spec(**settings), Devices(2), most_rows=2) == Plan(2, 2, 2)
+    odd = {"global_batch_size": 9, "per_device_train_batch_size": 9}
+    assert launch.plan(spec(**odd), Devices(1), most_rows=4) == Plan(1, 3, 3)
+
+
+def test_deepspeeds_configuration_comes_from_the_spec():
+    config = launch.deepspeed_config(spec(zero_stage=3, offload="all"), 2, on_gpu=True)
+    zero = config["zero_optimization"]
+    assert zero["stage"] == 3
+    assert zero["stage3_gather_16bit_weights_on_model_save"] is True
+    assert zero["offload_param"] == zero["offload_optimizer"]
+    assert config["bf16"] == {"enabled": True}
+    assert config["train_micro_batch_size_per_gpu"] == 2
+    plain = launch.deepspeed_config(spec(dtype="float32", zero_stage=0), 1, on_gpu=False)
+    assert plain["bf16"] == {"enabled": False}
+    assert plain["zero_optimization"] == {"stage": 0}
+
+
+def test_a_phases_environment_is_scrubbed_and_its_caches_are_under_the_root(tmp_path: Path):
+    base = {
+        "PATH": "/bin",
+        "ACCELERATE_USE_DEEPSPEED": "true",
+        "RANK": "3",
+        "MASTER_PORT": "1",
+        "WANDB_API_KEY": "secret",
+        "HF_TOKEN": "secret",
+        "HF_HOME": "/home/me/.cache/huggingface",
+    }
+    tmp = tmp_path / "t"
+    env = launch.phase_environment(base, root=tmp_path, tmp=tmp, devices=Devices(2), ranks=2)
+    assert env["PATH"] == "/bin"
+    assert not env.keys() & {"ACCELERATE_USE_DEEPSPEED", "RANK", "MASTER_PORT"}
+    assert "secret" not in env.values()
+    for name in ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "XDG_CACHE_HOME"):
+        assert env[name].startswith(str(tmp_path / "cache"))
+    for name in ("TMPDIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"):
+        assert env[name].startswith(str(tmp))
+    assert env["DS_ACCELERATOR"] == "cpu"
+    assert env["HF_HUB_OFFLINE"] == "1"

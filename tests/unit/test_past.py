@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jobspec import record
+from jobspec.paths import JobPaths
+from jobspec.record import End, Reason
+from worker import checkpoints
+from worker.past import Past, look
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> JobPaths:
+    return JobPaths(tmp_path / "a-0123456789")
+
+
+def attempt(job: JobPaths, number: int, micro: int = 4, **end) -> None:
+    paths = job.attempt(number)
+    paths.dir.mkdir(parents=True)
+    plan = {"world_size": 2, "per_device_train_batch_size": micro}
+    paths.manifest.write_text(json.dumps({"plan": plan, "unknown": 1}))
+    paths.end.write_bytes(record.encode(End(**end)))
+
+
+def test_a_first_attempt_has_no_past(job):
+    assert look(job, 1) == Past()
+
+
+def test_memory_that_ran_out_halves_the_micro_batch_each_time(job):
+    attempt(job, 1, reason=Reason.OOM, phase="train")
+    assert look(job, 2).micro == 2
+    attempt(job, 2, micro=2, reason=Reason.OOM, phase="train")
+    attempt(job, 3, micro=1, reason=Reason.LOST)
+    assert look(job, 4).micro == 1
+
+
+def test_memory_that_ran_out_in_scoring_says_nothing_of_training(job):
+    attempt(job, 1, reason=Reason.OOM, phase="eval")
+    assert look(job, 2).micro is None
+
+
+def test_only_the_last_attempts_unexplained_failure_speaks_against_a_host(job):
+    attempt(job, 1, reason=Reason.FAILED, host="n1", unexplained=True)
+    assert look(job, 2).failed_on == "n1"
+    attempt(job, 2, reason=Reason.PREEMPTED, host="n2")
+    assert look(job, 3).failed_on is None
+
+
+def test_the_useful_time_is_a_start_a_step_and_two_saves(job):
+    attempt(job, 1, reason=Reason.PREEMPTED, first_step_s=100.0)
+    paths = job.attempt(1)
+    rows = [{"step": n, "loss": 1.0, "step_s": 7.0} for n in range(3)]
+    paths.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"torn')
+    state = paths.checkpoints / "step-2"
+    state.mkdir(parents=True)
+    checkpoints.seal(state, attempt=1, world=2, zero_stage=2, save_s=20.0)
+    assert look(job, 2).useful_s == pytest.approx(100 + 7 + 40)

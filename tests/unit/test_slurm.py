@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from worker import slurm
+from worker.loop import worker_id
+from worker.slurm import Slurm
+
+
+def test_without_slurm_nothing_ends():
+    found = slurm.read({})
+    assert found == Slurm()
+    assert found.time_left_s() == float("inf")
+    assert found.ends_at_utc is None
+
+
+def test_a_first_run_has_no_restart_count():
+    env = {"SLURM_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": "3", "SLURM_CLUSTER_NAME": "c"}
+    found = slurm.read({**env, "SLURM_JOB_END_TIME": "1000000000"})
+    assert (found.job, found.array_task, found.restart_count) == ("77", "3", 0)
+    assert found.time_left_s(now=999_999_400) == 600
+    assert found.ends_at_utc == "2001-09-09T01:46:40Z"
+    assert slurm.read({**env, "SLURM_RESTART_COUNT": "2"}).restart_count == 2
+
+
+def test_a_worker_id_names_its_job_and_is_never_repeated():
+    one, two = (worker_id(Slurm(job="77", restart_count=1)) for _ in range(2))
+    assert "-77-1-" in one
+    assert one != two
+    assert len(one) <= 80

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobspec import record
+from jobspec.paths import AttemptPaths
+from jobspec.record import PhaseError, Progress, Reason
+from jobspec.spec import DataSpec, JobSpec, ModelSpec
+from worker.launch import Plan
+from worker.phase import EXIT_DISK, EXIT_MEMORY, EXIT_REFUSED, EXIT_STOPPED
+from worker.verdict import Circumstances, judge
+
+
+@pytest.fixture
+def about(tmp_path: Path):
+    paths = AttemptPaths(tmp_path / "jobs" / "a-0123456789" / "attempts" / "1")
+    paths.dir.mkdir(parents=True)
+    spec = JobSpec(name="x", model=ModelSpec(name="m"), data=DataSpec(path="d"))
+
+    def build(micro: int = 1, stopping: bool = False, left_s: float = 1e9) -> Circumstances:
+        return Circumstances(spec, Plan(2, micro, 1), paths, stopping, left_s, stall_s=60.0)
+
+    return build
+
+
+def leave(about: Circumstances, **error) -> None:
+    about.paths.error.write_bytes(record.encode(PhaseError(phase="train", **error)))
+
+
+def test_bad_input_is_final_and_says_itself_why(about):
+    leave(about(), kind=Reason.FAILED, message="row 17: no turn", hint="mend it", step=3)
+    verdict = judge("train", EXIT_REFUSED, about())
+    assert (verdict.reason, verdict.again, verdict.unexplained) == (Reason.FAILED, False, False)
+    assert (verdict.message, verdict.hint, verdict.step) == ("row 17: no turn", "mend it", 3)
+
+
+@pytest.mark.parametrize("code", [EXIT_MEMORY, 137])
+def test_memory_is_tried_again_while_the_micro_batch_can_be_halved(about, code):
+    again = judge("train", code, about(micro=4))
+    assert (again.reason, again.again) == (Reason.OOM, True)
+    assert "2 rows a micro-batch" in again.message
+    final = judge("train", code, about(micro=1))
+    assert (final.reason, final.again) == (Reason.OOM, False)
+    assert "train.zero_stage=3" in (final.hint or "")
+    assert not judge("eval", code, about(micro=4)).again
+
+
+def test_a_full_disk_is_known_by_the_code_alone(about):
+    verdict = judge("train", EXIT_DISK, about())
+    assert (verdict.reason, verdict.again) == (Reason.DISK, True)
+
+
+@pytest.mark.parametrize(("left_s", "reason"), [(1e9, Reason.PREEMPTED), (100.0, Reason.WALLTIME)])
+def test_a_stop_near_the_end_of_the_time_is_the_walltimes(about, left_s, reason):
+    verdict = judge("train", EXIT_STOPPED, about(stopping=True, left_s=left_s))
+    assert (verdict.reason, verdict.again) == (reason, True)
+    assert "saved" in verdict.message
+    assert "cut off" in judge("train", None, about(stopping=True)).message
+
+
+def test_a_hang_is_the_nodes(about):
+    verdict = judge("train", None, about())
+    assert (verdict.reason, verdict.again) == (Reason.NODE, True)
+
+
+def test_an_end_without_a_word_is_unexplained_only_before_the_first_step(about):
+    about().paths.log("train").write_text("Loading\nSegmentation fault\n")
+    verdict = judge("train", 139, about())
+    assert (verdict.reason, verdict.unexplained, verdict.again) == (Reason.FAILED, True, True)
+    assert verdict.message == "train exited 139: Segmentation fault"
+    progress = Progress(phase="train", done=1, total=9, unit="steps")
+    about().paths.progress.write_bytes(record.encode(progress))
+    verdict = judge("train", 139, about())
+    assert (verdict.unexplained, verdict.again) == (False, False)
