@@ -57,6 +57,8 @@ def judge(phase: str, code: int | None, about: Circumstances) -> Verdict:
         reason = Reason.WALLTIME if about.time_left_s < _NEAR_END_S else Reason.PREEMPTED
         kept = "its state is saved" if code == EXIT_STOPPED else "it was cut off"
         return Verdict(reason, f"stopped during {phase}: {kept}", None, phase, code)
+    if code == EXIT_STOPPED:
+        return Verdict(Reason.PREEMPTED, f"{phase} was stopped by a signal", None, phase, code)
     if code is None:
         message = f"{phase} hung: no step, no sample, no log line for {about.stall_s:.0f} s"
         return Verdict(Reason.NODE, message, "its log ends where it hung", phase)

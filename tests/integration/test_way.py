@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import msgspec
@@ -108,3 +110,27 @@ def test_a_job_of_no_great_work_has_little_overhead_of_its_own(tiny: Path, tmp_p
     assert result.train["engine"]["class"] == "DeepSpeedEngine"
     assert result.train["engine"]["zero_stage"] == 2
     assert result.train["engine"]["world_size"] == 2
+
+
+def test_a_stop_heard_by_one_rank_alone_stops_all_and_zero_3_goes_on_bit_for_bit(
+    tiny: Path, tmp_path: Path
+) -> None:
+    calm = queue_at(tmp_path / "calm")
+    undisturbed = calm.enqueue(tiny_spec(tiny, zero_stage=3, num_train_epochs=2.0))
+    drain(calm)
+    queue = queue_at(tmp_path / "disturbed")
+    attempt = start_training(queue, tiny_spec(tiny, zero_stage=3, num_train_epochs=2.0))
+    with worker(queue, "--drain") as process:
+        until(lambda: trained_steps(attempt, 5), "five steps")
+        ranks = [pid for pid in ranks_of(attempt) if b"sitter" not in command_of(pid)]
+        os.kill(max(ranks), signal.SIGUSR2)
+        # Nobody told the worker: to it the phase stopped of its own accord, and is done again.
+        assert process.wait(240) == 0
+    job = queue.jobs()[0]
+    assert (job.state, job.attempt) == (State.SUCCEEDED, 2)
+    assert rows(attempt.parent / "2")[0]["resumed_from"]["step"] >= 5
+    assert losses(job.paths.dir) == losses(undisturbed.paths.dir)
+
+
+def command_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()

@@ -24,6 +24,7 @@ DEADLINE_S = 240.0
 
 def queue_at(directory: Path) -> Queue:
     """A root whose leases are short, since its workers are killed and waited for."""
+    directory.mkdir(exist_ok=True)
     return Queue.create(directory / "root", heartbeat_s=0.5, lease_s=5.0)
 
 
