@@ -48,6 +48,32 @@ def history(job: JobPaths, attempt: int) -> list[Past]:
     return past
 
 
+@dataclass(frozen=True)
+class Spent:
+    """What a reason has used up: the attempt that makes `count` the `limit` is the last.
+
+    `limit` is None for what is never counted.
+    """
+
+    reason: Reason
+    count: int
+    limit: int | None
+
+
+def spent(job: JobPaths, attempt: int) -> list[Spent]:
+    """Every reason for which attempts up to `attempt` ended, the last one's last."""
+    past = history(job, attempt)
+    reasons = dict.fromkeys(each.reason for each in reversed(past))
+    return [_spent_on(job, past, reason) for reason in reversed(reasons)]
+
+
+def _spent_on(job: JobPaths, past: Sequence[Past], reason: Reason) -> Spent:
+    if reason in _STOPPED:
+        last = past[-1].reason is reason
+        return Spent(reason, _barren(job, past) if last else 0, STALLED_ATTEMPTS)
+    return Spent(reason, sum(each.reason is reason for each in past), LIMITS.get(reason))
+
+
 def next_state(job: JobPaths, attempt: int, reason: Reason | None = None) -> State:
     """Where a job goes whose attempt ended without a verdict.
 
@@ -99,13 +125,21 @@ def _is_used_up(past: Sequence[Past]) -> bool:
 
 
 def _is_stalled(job: JobPaths, past: Sequence[Past]) -> bool:
-    recent = past[-STALLED_ATTEMPTS:]
-    if len(recent) < STALLED_ATTEMPTS or any(each.reason not in _STOPPED for each in recent):
-        return False
-    sealed = _sealed_by(job, past)
-    return not any(
-        each.attempt in sealed or _finished_work(job.attempt(each.attempt)) for each in recent
-    )
+    return _barren(job, past) >= STALLED_ATTEMPTS
+
+
+def _barren(job: JobPaths, past: Sequence[Past]) -> int:
+    """How many of the last attempts in a row were stopped before they brought anything new."""
+    if not past or past[-1].reason not in _STOPPED:
+        return 0
+    sealed, count = _sealed_by(job, past), 0
+    for each in reversed(past):
+        if each.reason not in _STOPPED or each.attempt in sealed:
+            break
+        if _finished_work(job.attempt(each.attempt)):
+            break
+        count += 1
+    return count
 
 
 def _sealed_by(job: JobPaths, past: Sequence[Past]) -> set[int]:

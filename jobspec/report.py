@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from jobspec import record
+from jobspec import budget, record
 from jobspec.errors import JobspecError
-from jobspec.record import ClaimRecord, End, Progress, Result, State, WorkerRecord
+from jobspec.record import ClaimRecord, End, Progress, Reason, Result, State, WorkerRecord
 
 if TYPE_CHECKING:
     from jobspec.entries import Job
@@ -29,7 +29,10 @@ SHOWN_FIRST = (State.RUNNING, State.PENDING, State.FAILED, State.SUCCEEDED, Stat
 
 
 class JobRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One job in `status --json`. Unknown is null; `progress` is the phase's share done, 0 to 1."""
+    """One job in `status --json`. Unknown is null; `progress` is the phase's share done, 0 to 1.
+
+    `reason_count` of the attempts that `reason_limit` allows have ended for this reason.
+    """
 
     job: str
     name: str
@@ -45,6 +48,8 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     started_at: str | None = None
     ended_at: str | None = None
     metrics: dict[str, float | None] = {}
+    reason_count: int | None = None
+    reason_limit: int | None = None
 
 
 class WorkerRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +93,14 @@ class AttemptRow(msgspec.Struct, frozen=True, kw_only=True):
     retried: bool = False
 
 
+class LossRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What one reason has used up of its budget; `limit` is null for what is never counted."""
+
+    reason: str
+    count: int
+    limit: int | None
+
+
 class JobReport(msgspec.Struct, frozen=True, kw_only=True):
     """`show --json`: all that is known of one job."""
 
@@ -96,6 +109,7 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
     priority: int
     dir: str
     attempts: list[AttemptRow]
+    losses: list[LossRow]
     result: Result | None
     spec: Any
 
@@ -158,6 +172,7 @@ def job_row(job: Job, hosts: dict[str, str] | None = None) -> JobRow:
     progress = record.read(attempt.progress, Progress) if job.state is State.RUNNING else None
     end = record.read(attempt.end, End) if job.state in record.FINAL else None
     worker = job.worker or (end.worker if end else None) or None
+    loss = _loss(job)
     return JobRow(
         job=job.id,
         name=_name(job),
@@ -169,6 +184,8 @@ def job_row(job: Job, hosts: dict[str, str] | None = None) -> JobRow:
         worker=worker,
         host=(end.host if end else (hosts or {}).get(worker or "")) or None,
         reason=job.reason.value if job.reason is not None else None,
+        reason_count=loss.count if loss is not None else None,
+        reason_limit=loss.limit if loss is not None else None,
         enqueued_at=job.enqueued_at,
         started_at=_started(attempt, end) if job.state is not State.PENDING else None,
         ended_at=(end.ended_at if end else None) or None,
@@ -185,6 +202,7 @@ def job_report(job: Job, hosts: dict[str, str] | None = None) -> JobReport:
         priority=job.priority,
         dir=str(job.paths.dir),
         attempts=[_attempt_row(attempt) for attempt in attempts(job.paths)],
+        losses=_losses(job),
         result=result(job),
         spec=job.spec,
     )
@@ -258,6 +276,23 @@ def _fraction(progress: Progress | None) -> float | None:
     if progress is None or progress.total <= 0:
         return None
     return min(1.0, max(0.0, progress.done / progress.total))
+
+
+def _loss(job: Job) -> LossRow | None:
+    """What the reason that a job shows has used up; None where there is nothing to say of it."""
+    if job.reason is None or job.reason in (Reason.SUCCEEDED, Reason.CANCELLED):
+        return None
+    return next((loss for loss in _losses(job) if loss.reason == job.reason.value), None)
+
+
+def _losses(job: Job) -> list[LossRow]:
+    """What was lost so far; the attempt that runs, succeeded or was cancelled is no loss."""
+    lost = job.attempt if job.state is State.FAILED else job.attempt - 1
+    try:
+        spent = budget.spent(job.paths, lost)
+    except OSError:
+        return []
+    return [LossRow(reason=each.reason.value, count=each.count, limit=each.limit) for each in spent]
 
 
 def _metrics(job: Job, progress: Progress | None) -> dict[str, float | None]:

@@ -8,10 +8,10 @@ from typing import Any
 import click
 import msgspec
 
-from jobspec import report
+from jobspec import report, words
 from jobspec.cli.common import common, complete_jobs, open_queue, wants_json
 from jobspec.cli.output import Cell, Column, Table, duration, emit_struct
-from jobspec.cli.status import COLOURS, REASONS, figures, state_and_phase
+from jobspec.cli.status import COLOURS, figures, state_and_phase
 from jobspec.record import State
 from jobspec.report import AttemptRow, JobReport, JobRow
 from jobspec.spec import DataSpec, JobSpec, ModelSpec
@@ -76,6 +76,7 @@ def _facts(told: JobReport) -> list[str]:
         "now": _now(row),
         "eta": duration(row.eta_s),
         "ended": _moment(row.ended_at),
+        "losses": ", ".join(words.why(loss.reason, loss.count, loss.limit) for loss in told.losses),
         "worker": " on ".join(part for part in (row.worker, row.host) if part),
         "directory": told.dir,
         "logs": f"jobspec logs {row.job}" if told.attempts else "",
@@ -90,14 +91,14 @@ def _attempt_table(told: JobReport) -> Table:
     table = Table([Column(title, 9 if n < 5 else 8 - n) for n, title in enumerate(columns)])
     for attempt in told.attempts:
         runs = told.job.state == State.RUNNING and attempt.attempt == told.job.attempt
-        reason = "still running" if runs else attempt.reason or "lost"
+        reason = "still running" if runs else attempt.reason or _unsaid(told, attempt)
         phases = ", ".join(
             f"{phase.phase} {'kept' if phase.kept else duration(phase.wall_s)}"
             for phase in attempt.phases
         )
         table.add(
             str(attempt.attempt),
-            REASONS.get(reason, reason),
+            words.REASONS.get(reason, reason),
             attempt.phase or "",
             "" if attempt.step is None else str(attempt.step),
             duration(attempt.wall_s),
@@ -107,6 +108,12 @@ def _attempt_table(told: JobReport) -> Table:
             notes=_attempt_notes(attempt),
         )
     return table
+
+
+def _unsaid(told: JobReport, attempt: AttemptRow) -> str:
+    """Why an attempt ended that left no word: it was cancelled, or lost."""
+    last = attempt.attempt == told.job.attempt
+    return State.CANCELLED.value if last and told.job.state == State.CANCELLED else "lost"
 
 
 def _now(row: JobRow) -> str:

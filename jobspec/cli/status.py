@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from jobspec import report, results
+from jobspec import report, results, words
 from jobspec.cli.common import common, jobs_argument, open_queue, state_option, wants_json
 from jobspec.cli.output import Cell, Column, Table, bar, duration, emit_struct, interactive, plural
 from jobspec.entries import Job
@@ -24,17 +24,6 @@ COLOURS = {
     State.SUCCEEDED: "green",
     State.FAILED: "red",
     State.CANCELLED: "yellow",
-}
-REASONS = {
-    "preempted": "preempted",
-    "walltime": "out of wall time",
-    "lost": "its worker was lost",
-    "node": "bad node",
-    "oom": "out of memory",
-    "disk": "disk full",
-    "failed": "failed",
-    "corrupt": "spec damaged",
-    "no_progress": "no progress in three attempts",
 }
 _ROWS = 12  # ended and waiting jobs in a table; the counts tell of the rest
 _JSON_ROWS = 500
@@ -143,7 +132,7 @@ def _job_table(rows: Sequence[JobRow], jobs: Sequence[Job]) -> Table:
             str(row.attempt) if row.attempt > 1 else "",
             row.host or "",
             row.worker or "",
-            notes=_notes(row, job.end if row.reason in REASONS else None),
+            notes=_notes(row, job.end if row.reason in words.LOSSES else None),
         )
     return table
 
@@ -181,11 +170,13 @@ def short(benchmark: str) -> str:
 
 def _notes(row: JobRow, end: End | None) -> list[Cell]:
     """Why a job failed and what to do; why one that waits or runs again came back."""
-    if row.reason not in REASONS:
+    if row.reason not in words.LOSSES:
         return []
-    why = REASONS[row.reason]
     if row.state != State.FAILED:
-        return [Cell(f"attempt {row.attempt - 1}: {why}", dim=True)]
+        came_back = words.why(row.reason, row.reason_count, row.reason_limit)
+        return [Cell(f"attempt {row.attempt - 1}: {came_back}", dim=True)]
+    used_up = row.reason_count is not None and row.reason_count == row.reason_limit
+    why = words.why(row.reason, row.reason_count if used_up else None, row.reason_limit)
     told = end.message if end is not None else ""
     notes = [Cell(f"{why}: {told}" if told and told != why else why, "red")]
     if end is not None and end.hint:

@@ -57,7 +57,7 @@ ROOT  5 jobs: 1 pending, 1 running, 1 succeeded, 1 failed, 1 cancelled
 JOB                              STATE                 ETA  FIGURES          TRY
 qwen3-8b-base-RRRRRRRRRR         running train 43%  2h 03m  loss 0.4123 …
 qwen3-8b-base-PPPPPPPPPP         pending                                       2
-  └ attempt 1: out of wall time
+  └ attempt 1: out of wall time (1 of 3 in a row without progress)
 olmo-3-7b-think-base-FFFFFFFFFF  failed 1h 01m
   └ failed: row 17: no final turn
   └ hint: look at row 17
@@ -72,7 +72,7 @@ ROOT  5 jobs: 1 pending, 1 running, 1 succeeded, 1 failed, 1 cancelled
 JOB                              STATE                             ETA  FIGURES                     TRY  HOST    WORKER
 qwen3-8b-base-RRRRRRRRRR         running train 43%  ████░░░░░░  2h 03m  loss 0.4123, 5,210 tok/s         gpu012  gpu012-4711-3-0123456789abcdef
 qwen3-8b-base-PPPPPPPPPP         pending                                                              2
-  └ attempt 1: out of wall time
+  └ attempt 1: out of wall time (1 of 3 in a row without progress)
 olmo-3-7b-think-base-FFFFFFFFFF  failed 1h 01m                                                           gpu012  gpu012-4711-3-0123456789abcdef
   └ failed: row 17: no final turn
   └ hint: look at row 17

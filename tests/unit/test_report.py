@@ -57,6 +57,7 @@ def test_the_fields_are_those_of_the_documentation(queue: Queue) -> None:
     assert list(found["jobs"][0]) == [
         *("job", "name", "state", "attempt", "phase", "progress", "eta_s", "worker", "host"),
         *("reason", "enqueued_at", "started_at", "ended_at", "metrics"),
+        *("reason_count", "reason_limit"),
     ]
     assert list(found["workers"][0]) == ["worker", "host", "alive", "age_s", "job", "gpus"]
 
