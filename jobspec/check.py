@@ -185,18 +185,17 @@ def _check_model(spec: JobSpec, root: Path, file: Path) -> Iterator[str]:
         yield f"model `{name}` is not in the root's cache: `jobspec fetch SPEC…` brings it there"
         return
     context = _context(config, file)
-    _check_tokenizer(config.parent, file)
     if context is None:
         yield f"{config}: says nothing of its context length, so it was not checked"
-        return
     for place, needed, what in _needs(spec):
-        if needed > context:
+        if context is not None and needed > context:
             raise SpecError(
                 f"`{what}` does not fit the model's context of {context} tokens",
                 file=file,
                 place=place,
                 hint=f"{config} says how long its sequences may be: ask for less",
             )
+    _check_tokenizer(config.parent, file)
 
 
 def _check_tokenizer(directory: Path, file: Path) -> None:
