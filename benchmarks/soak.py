@@ -3,11 +3,12 @@
     python -m benchmarks.soak --workers 200 --jobs 10000 --minutes 10 --lease-s 20
 
 Worker processes claim, beat, reap, wait `--work-s` on average, write a result and commit; now and
-then they give a job back, and every twentieth job takes two leases. A tormentor kills and replaces
-them, or stops them for up to two and a half leases, so that some come back after their jobs were
-given to others. In the end nothing may be lost (a job without an entry), doubled (two entries, or
-two commits, of one job) or stuck (not ended although everybody waits), and no job taken from a
-worker that was never silent. Workers keep a ledger of commits outside the root, where none hides.
+then they give a job back, and with `--work-s` every twentieth job takes two leases. A tormentor
+kills and replaces them, or stops them for up to two and a half leases, so that some come back after
+their jobs were given to others. In the end nothing may be lost (a job without an entry), doubled
+(two entries, or two commits, of one job) or stuck (nothing moves any more although jobs are left),
+and no job taken from a worker that was never silent. Workers keep a ledger of commits outside the
+root, where none hides.
 """
 
 from __future__ import annotations
@@ -130,12 +131,22 @@ def _torment(
                 next_word = now + 10
         figures.kills, figures.stops = crowd.kills, crowd.stops
         crowd.wake_all()
-        deadline = time.monotonic() + GRACE_LEASES * plan.lease_s
-        while _left(queue) and time.monotonic() < deadline:
-            crowd.wait(plan.lease_s / BEATS_A_LEASE)
+        _let_finish(queue, plan, crowd)
     finally:
         crowd.end()
     figures.seconds = time.monotonic() - started
+
+
+def _let_finish(queue: Queue, plan: Plan, crowd: _Crowd) -> None:
+    """Without faults, until nothing is left or nothing has moved for many leases."""
+    left, deadline = -1, 0.0
+    while (now_left := _left(queue)) > 0:
+        now = time.monotonic()
+        if now_left != left:
+            left, deadline = now_left, now + GRACE_LEASES * plan.lease_s
+        elif now > deadline:
+            return
+        crowd.wait(plan.lease_s / BEATS_A_LEASE)
 
 
 def _left(queue: Queue) -> int:
@@ -241,7 +252,7 @@ class _Worker:
     def _work(self, claim: Claim) -> None:
         self._beat(claim.job, now=True)
         work_s = random.expovariate(1.0) * self._plan.work_s
-        if random.random() < LONG_FRAC:
+        if work_s > 0 and random.random() < LONG_FRAC:
             work_s = LONG_LEASES * self._plan.lease_s
         end = time.monotonic() + work_s
         while (now := time.monotonic()) < end:
