@@ -9,8 +9,8 @@ a frozen reader nor a frozen filesystem kills anybody.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
-import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -46,7 +46,7 @@ class Pulse:
         self._root = root
         self._worker = worker
         # Random, so that a process under a reused name never repeats its predecessor's counters.
-        self._last = Beat(worker, secrets.randbelow(10**11), None)
+        self._last = Beat(worker, int.from_bytes(os.urandom(8)) % 10**11, None)
 
     def beat(self, job: str | None) -> None:
         """Move the counter, naming the job held. Raises OSError where the root doesn't answer."""
@@ -96,7 +96,7 @@ def new_worker_id(*parts: str) -> str:
     Slurm gives the same names again, and two processes under one name could claim one job.
     """
     slug = re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")[:63].strip("-")
-    return f"{slug or 'worker'}-{secrets.token_hex(8)}"
+    return f"{slug or 'worker'}-{os.urandom(8).hex()}"
 
 
 @dataclass

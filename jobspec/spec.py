@@ -6,7 +6,6 @@ fixed, accumulation follows from the devices found.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
 from collections.abc import Iterator
@@ -301,6 +300,8 @@ def _spec_error(message: str, data: bytes, file: str | Path | None) -> SpecError
     hint = "`jobspec schema` prints every field with its limits"
     unknown = re.search(r"unknown field `([^`]+)`", what)
     if unknown is not None:
+        import difflib  # here, since only mistakes need it
+
         near = difflib.get_close_matches(unknown.group(1), _all_fields(), n=1)
         hint = f"did you mean `{near[0]}`?" if near else hint
     elif "missing required" not in what:

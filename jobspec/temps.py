@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
-import socket
 import time
 from pathlib import Path
 
@@ -21,7 +19,7 @@ ABANDONED_S = 86400.0
 
 def beside(path: Path) -> Path:
     """A temporary name of this process's own beside `path`."""
-    nonce = secrets.token_hex(4)
+    nonce = os.urandom(4).hex()
     writer = f"{host()}-{_pid_space()}-{os.getpid()}-{int(time.time())}-{nonce}"
     return path.parent / f".tmp-{writer}-{path.name[:100]}"
 
@@ -43,7 +41,7 @@ def is_abandoned(name: str) -> bool:
 
 def host() -> str:
     """This machine's name, in the letters that file names may have."""
-    return re.sub(r"[^a-z0-9]+", "-", socket.gethostname().lower()).strip("-")[:24] or "host"
+    return re.sub(r"[^a-z0-9]+", "-", os.uname().nodename.lower()).strip("-")[:24] or "host"
 
 
 def _pid_space() -> int:
