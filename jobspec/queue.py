@@ -14,32 +14,20 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
-from jobspec import aside, derived, fs, lease, lookup, moves, publish, repair, take
+from jobspec import aside, derived, fs, lease, lookup, moves, publish, repair, roster, take
 from jobspec import root as roots
 from jobspec import spec as specs
 from jobspec.claim import Claim
-from jobspec.entries import Entry, Job, following, in_state, read_record, scan
+from jobspec.entries import Entry, Job, following, in_state, scan
 from jobspec.errors import DiskFull, JobspecError, SpecError
 from jobspec.paths import RootPaths, Ticket
 from jobspec.pick import Picker
 from jobspec.reap import Reaper
 from jobspec.record import Hold, Quarantined, State, WorkerRecord
+from jobspec.roster import WorkerSeen
 from jobspec.spec import JobSpec
-
-
-@dataclass(frozen=True)
-class WorkerSeen:
-    """A worker as its files show it. `silent_s` is what this Queue object itself saw, else 0."""
-
-    worker: str
-    record: WorkerRecord
-    job: str | None
-    beating: bool
-    silent_s: float
-    draining: bool
 
 
 class Queue:
@@ -237,22 +225,7 @@ class Queue:
 
     def workers(self) -> list[WorkerSeen]:
         """Everybody who has files in `queue/workers/`."""
-        names = fs.list_names(self.paths.workers)
-        every = [beat for name in names if (beat := lease.parse_beat(name))]
-        beats = {beat.worker: beat for beat in sorted(every, key=lambda beat: beat.counter)}
-        recorded = {worker for name in names if (worker := lease.parse_record(name))}
-        return [
-            WorkerSeen(
-                worker=worker,
-                record=read_record(self.paths.worker(worker), WorkerRecord)
-                or WorkerRecord(worker=worker),
-                job=beats[worker].job if worker in beats else None,
-                beating=worker in beats,
-                silent_s=self._reaper.silent_s(worker),
-                draining=f"{worker}.drain" in names,
-            )
-            for worker in sorted(recorded | beats.keys())
-        ]
+        return roster.workers(self.paths, self._reaper)
 
     def reap(
         self, lease_s: float | None = None, *, worker: str | None = None, now: bool = False

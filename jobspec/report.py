@@ -20,7 +20,8 @@ from jobspec.record import ClaimRecord, End, Progress, Reason, Result, State, Wo
 if TYPE_CHECKING:
     from jobspec.entries import Job
     from jobspec.paths import AttemptPaths
-    from jobspec.queue import Queue, WorkerSeen
+    from jobspec.queue import Queue
+    from jobspec.roster import WorkerSeen
 
 SCHEMA = 1
 _ASKED = 100  # pending jobs whose needs are compared with what the workers have
