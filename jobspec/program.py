@@ -12,7 +12,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jobspec.errors import JobspecError
@@ -34,9 +34,7 @@ def run(module: str, arguments: Sequence[str] = ()) -> subprocess.CompletedProce
             command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
         )
     except OSError as error:
-        raise JobspecError(
-            f"`{command[0]}` can't be run: {error.strerror}", hint=f"look at ${WORKER_COMMAND}"
-        ) from error
+        raise _not_run(command, error) from error
 
 
 def ask(module: str, arguments: Sequence[str], *, what: str, without: str = "") -> dict[str, Any]:
@@ -68,6 +66,40 @@ def ask(module: str, arguments: Sequence[str], *, what: str, without: str = "") 
         f"{what}: {module} broke off with exit code {done.returncode}:\n{tail}",
         hint="this is a bug of ours or of the environment"
         + (f"; {without} goes on without it" if without else ""),
+    )
+
+
+def stream(module: str, arguments: Sequence[str], *, what: str) -> Iterator[dict[str, Any]]:
+    """Run a worker program that takes its time, and yield what it says, an object a line.
+
+    Refusals are among them, as `{"error": {...}}`. What it writes to stderr goes to ours, where
+    people see how far it is.
+
+    Raises:
+        JobspecError: it is not installed here, or broke off.
+    """
+    command = [*worker_python(), "-m", module, *arguments]
+    try:
+        running = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+        )
+    except OSError as error:
+        raise _not_run(command, error) from error
+    with running:
+        for line in running.stdout or ():
+            if line.startswith("{"):  # libraries print too
+                yield json.loads(line)
+    if running.returncode not in (0, REFUSED):
+        raise JobspecError(
+            f"{what}: {module} broke off with exit code {running.returncode}",
+            hint='what it said stands above; is `pip install "jobspec[worker]"` done here, '
+            f"or the image named in ${WORKER_COMMAND}?",
+        )
+
+
+def _not_run(command: Sequence[str], error: OSError) -> JobspecError:
+    return JobspecError(
+        f"`{command[0]}` can't be run: {error.strerror}", hint=f"look at ${WORKER_COMMAND}"
     )
 
 

@@ -1,12 +1,14 @@
-"""Fill a root's cache on a node with network: `python -m worker.fetch ROOT SPEC…`.
+"""Fill a root's cache on a node with network: `python -m worker.fetch [--json] ROOT SPEC…`.
 
 Downloads each spec's model, our benchmarks, and the data of lm-eval's tasks, to where a worker
-without network looks for them. What is there already is not downloaded again. Prints a line each.
+without network looks for them. What is there already is not downloaded again. Prints a line each;
+with `--json` an object each, refusals as `{"error": {...}}`. Exits 3 if something can't be had.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -18,8 +20,10 @@ from jobspec.errors import JobspecError, ModelError
 from jobspec.paths import RootPaths
 from jobspec.spec import JobSpec, ModelSpec
 
-# Weights in other formats than safetensors are never read.
-_WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py", "tokenizer*")
+# Weights in other formats than safetensors are pickles: never read, so never fetched.
+_WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "tokenizer*", "*.tiktoken")
+_REFUSED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.gguf", "*.onnx")
+_CODE = "*.py"
 
 
 def fetch(root: RootPaths, spec: JobSpec) -> Iterator[str]:
@@ -53,9 +57,14 @@ def _fetch_model(root: RootPaths, model: ModelSpec) -> str:
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 
+    wanted = [*_WANTED, *([_CODE] if model.trust_remote_code else [])]
     try:
         found = huggingface_hub.snapshot_download(
-            model.name, revision=model.revision, cache_dir=root.hub, allow_patterns=list(_WANTED)
+            model.name,
+            revision=model.revision,
+            cache_dir=root.hub,
+            allow_patterns=wanted,
+            ignore_patterns=list(_REFUSED),
         )
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise ModelError(
@@ -63,11 +72,18 @@ def _fetch_model(root: RootPaths, model: ModelSpec) -> str:
             place="$.model.name",
             hint="is this node online, is the name right, and does the model ask for $HF_TOKEN?",
         ) from error
+    if not any(Path(found).rglob("*.safetensors")):
+        raise ModelError(
+            f"`{model.name}` has no safetensors weights",
+            place="$.model.name",
+            hint="other formats can carry code and are never read: convert them, or ask its makers",
+        )
     return f"{model.name}: {found}"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m worker.fetch", description=__doc__)
+    parser.add_argument("--json", action="store_true")
     parser.add_argument("root", type=Path)
     parser.add_argument("specs", nargs="+", type=Path)
     args = parser.parse_args()
@@ -78,18 +94,29 @@ def main() -> int:
         "HF_HUB_CACHE": str(root.hub),
         "HF_DATASETS_CACHE": str(root.datasets),
     }
-    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
         os.environ.pop(name, None)
+    # Every spec is tried: what is missing of one is no reason to leave the others unfetched.
+    fetched = [_fetch_one(root, path, as_json=args.json) for path in args.specs]
+    return 0 if all(fetched) else 3
+
+
+def _fetch_one(root: RootPaths, path: Path, *, as_json: bool) -> bool:
     try:
-        for path in args.specs:
-            for line in fetch(root, specs.load(path)):
-                sys.stdout.write(line + "\n")
-                sys.stdout.flush()
+        for line in fetch(root, specs.load(path)):
+            said = json.dumps({"file": str(path), "fetched": line}) if as_json else line
+            sys.stdout.write(said + "\n")
+            sys.stdout.flush()
     except JobspecError as error:
-        hint = f"\nhint: {error.hint}" if error.hint else ""
-        sys.stderr.write(f"fetch: {error}{hint}\n")
-        return 3
-    return 0
+        if as_json:
+            facts = {"message": error.message, "hint": error.hint, "place": error.place}
+            said = json.dumps({"error": {**facts, "file": error.file or str(path)}})
+            sys.stdout.write(said + "\n")
+        else:
+            hint = f"\nhint: {error.hint}" if error.hint else ""
+            sys.stderr.write(f"fetch: {error}{hint}\n")
+        return False
+    return True
 
 
 if __name__ == "__main__":

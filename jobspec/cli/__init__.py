@@ -26,6 +26,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "schema": ("specs", "Print the JSON Schema of a spec."),
     },
     "Run": {
+        "fetch": ("fetch", "Download models and benchmarks for workers without network."),
         "enqueue": ("specs", "Check specs, then put them into the queue."),
         "eval": ("evaluate", "Score any model, as a job of its own."),
         "calibrate": ("calibrate", "Score base models, hold them against published scores."),

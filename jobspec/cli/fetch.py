@@ -1,0 +1,63 @@
+"""`jobspec fetch`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from jobspec import program
+from jobspec.cli.common import JSON_KEY, common, current_root, wants_json
+from jobspec.cli.output import complain, emit, error_json, plural, say
+from jobspec.errors import JobspecError
+from jobspec.queue import Queue
+
+
+@click.command()
+@click.argument(
+    "files",
+    metavar="SPEC...",
+    nargs=-1,
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+)
+@common
+def fetch(files: tuple[Path, ...]) -> None:
+    """Download what specs need into the root's cache: models, benchmarks, tasks' data.
+
+    \b
+    jobspec fetch specs/*.json
+
+    Run it on a node with network; workers then need none. Of a model only safetensors weights,
+    configuration, tokenizer and chat template are taken. $HF_TOKEN opens gated models,
+    $HF_ENDPOINT names a mirror. What is there already is not downloaded again.
+    """
+    root = Queue.create(current_root()).paths.root
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    fetched: list[dict[str, Any]] = []
+    failed: list[JobspecError] = []
+    arguments = ["--json", str(root), *map(str, files)]
+    for row in program.stream("worker.fetch", arguments, what="nothing can be fetched"):
+        if "error" in row:
+            facts = row["error"]
+            failed.append(JobspecError(facts.pop("message"), **facts))
+            continue
+        fetched.append(row)
+        if not wants_json():
+            click.echo(row["fetched"])
+    _end(fetched, failed, len(files))
+
+
+def _end(fetched: list[dict[str, Any]], failed: list[JobspecError], asked: int) -> None:
+    context = click.get_current_context()
+    if failed:
+        complain(failed, as_json=False)
+        if asked > 1:
+            say(f"{plural(len(failed), 'spec')} of {asked} not fetched whole")
+    if context.meta.get(JSON_KEY):
+        emit({"fetched": fetched, "errors": [error_json(error) for error in failed]})
+    context.exit(1 if failed else 0)
