@@ -79,8 +79,11 @@ class Attempt:
             self._event("inherit", message=line)
         devices = self._worker.devices
         try:
-            most_rows = self._past.micro
-            self._plan = launch.plan(self._spec, devices, most_rows) if self._spec.train else None
+            if self._spec.train is not None:
+                past = self._past
+                self._plan = launch.plan(
+                    self._spec, devices, most_rows=past.micro, ranks=past.ranks
+                )
         except JobspecError as error:
             return Verdict(Reason.FAILED, str(error), error.hint, again=False)
         facts = manifest.manifest(devices, self._plan, self._worker.id)

@@ -31,6 +31,11 @@ def register() -> str:
     return NAME
 
 
+def choose(asked: str) -> str:
+    """The attention to load a model with: by default the one that runs rows without padding."""
+    return register() if asked == "auto" else asked
+
+
 def segments(
     module: torch.nn.Module,
     query: torch.Tensor,

@@ -19,6 +19,7 @@ from jobspec import fs, record
 from jobspec.paths import AttemptPaths, JobPaths
 from jobspec.record import Record
 
+KEPT = 2  # resume states a job keeps
 _BLOCK = 1 << 22
 
 
@@ -118,16 +119,18 @@ def newest(attempt: AttemptPaths) -> Path | None:
 
 
 def take_over(job: JobPaths, attempt: AttemptPaths) -> tuple[Path, list[str]]:
-    """Move the newest whole resume state of an earlier attempt into `attempt`.
+    """Move the two newest whole resume states of earlier attempts into `attempt`.
 
     RACE: an attempt that was reaped but still runs may be deleting there, so the state is renamed
     into this attempt first and verified afterwards.
 
     Returns:
-        The state's new path (or a path that does not exist where there was none), and a line about
-        each state that was found damaged.
+        The newest one's new path (or a path that does not exist where there was none), and a line
+        about each state that was found damaged. The second is for the case that bytes of the first,
+        which are read later, turn out to have changed.
     """
     rejected: list[str] = []
+    taken: list[Path] = []
     candidates = [
         (step_of(path) or 0, number, path)
         for number in range(1, attempt.number)
@@ -140,14 +143,17 @@ def take_over(job: JobPaths, attempt: AttemptPaths) -> tuple[Path, list[str]]:
         if not fs.move_once(path, mine):
             continue
         wrong = fault(mine, hashes=False)
-        if wrong is None:
-            return mine, rejected
-        rejected.append(f"attempt {number}, {path.name}: {wrong}")
-        discard(mine, attempt)
-    return attempt.checkpoints / "none", rejected
+        if wrong is not None:
+            rejected.append(f"attempt {number}, {path.name}: {wrong}")
+            discard(mine, attempt)
+            continue
+        taken.append(mine)
+        if len(taken) == KEPT:
+            break
+    return taken[0] if taken else attempt.checkpoints / "none", rejected
 
 
-def prune(attempt: AttemptPaths, keep: int = 2) -> None:
+def prune(attempt: AttemptPaths, keep: int = KEPT) -> None:
     """Keep this attempt's newest `keep` whole states; what is older goes by way of trash/."""
     whole = [path for path in states(attempt) if read_seal(path) is not None]
     for path in whole[keep:]:

@@ -54,13 +54,16 @@ class Plan:
     accumulation: int
 
 
-def plan(spec: JobSpec, devices: Devices, most_rows: int | None = None) -> Plan:
+def plan(
+    spec: JobSpec, devices: Devices, *, most_rows: int | None = None, ranks: int | None = None
+) -> Plan:
     """Spread the spec's global batch over the devices.
 
     Without `resources.gpus` the most devices that divide the batch are used.
 
     Args:
         most_rows: rows a micro-batch may have, where more were seen not to fit into memory.
+        ranks: as many as a resume state was made by, whose shards fit no other number.
 
     Raises:
         SpecError: the spec wants devices that are not there, or that do not divide the batch.
@@ -70,7 +73,7 @@ def plan(spec: JobSpec, devices: Devices, most_rows: int | None = None) -> Plan:
     while train.global_batch_size % micro:
         micro -= 1
     share = train.global_batch_size // micro
-    wanted = spec.resources.gpus or None
+    wanted = ranks or spec.resources.gpus or None
     if wanted is not None and wanted > devices.count:
         raise SpecError(
             f"wants {wanted} devices, {devices.count} are here", place="$.resources.gpus"

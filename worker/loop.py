@@ -262,6 +262,8 @@ class Worker:
         past = self._past(ticket)
         if self.time_left_s() < (past.useful_s or self.options.min_claim_s):
             return False
+        if past.ranks is not None and past.ranks > self.devices.count:
+            return False  # its shards fit that number of ranks and no other
         return past.failed_on != self.host or not self._others_live()
 
     def _past(self, ticket: Ticket) -> Past:

@@ -24,11 +24,13 @@ class Past:
     Attributes:
         failed_on: the host where the last attempt failed before its first step, unexplained.
         micro: rows a micro-batch may have, after attempts that ran out of memory; None: any.
+        ranks: how many made the newest resume state; None where there is none.
         useful_s: the seconds below which another attempt would bring nothing; None if not known.
     """
 
     failed_on: str | None = None
     micro: int | None = None
+    ranks: int | None = None
     useful_s: float | None = None
 
 
@@ -54,6 +56,7 @@ def look(job: JobPaths, attempt: int) -> Past:
     return Past(
         failed_on=end.host if end is not None and end.unexplained else None,
         micro=_micro(earlier),
+        ranks=_ranks(earlier),
         useful_s=_useful_s(earlier),
     )
 
@@ -68,6 +71,18 @@ def _micro(earlier: list[AttemptPaths]) -> int | None:
         if ran_out and manifest is not None and manifest.plan is not None:
             too_large.append(manifest.plan.per_device_train_batch_size)
     return max(1, min(too_large) // 2) if too_large else None
+
+
+def _ranks(earlier: list[AttemptPaths]) -> int | None:
+    if any(paths.done("train").exists() for paths in earlier):
+        return None
+    seals = [
+        seal
+        for paths in earlier
+        for state in checkpoints.states(paths)
+        if (seal := checkpoints.read_seal(state)) is not None
+    ]
+    return max(seals, key=lambda seal: seal.step).world if seals else None
 
 
 def _useful_s(earlier: list[AttemptPaths]) -> float | None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 import time
 import warnings
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from jobspec import fs
 from jobspec.errors import JobspecError, ModelError
 from jobspec.spec import JobSpec
 from worker import adapters, attention, checkpoints, flops, kernels, launch
+from worker.course import Course, NonFiniteLossError
 from worker.phase import EXIT_STOPPED, Phase, run
 
 os.environ.setdefault("ACCELERATE_USE_DEEPSPEED", "true")
@@ -32,33 +33,8 @@ import torch.distributed as dist
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl.trainer.sft_config import SFTConfig
 
-from worker.trainer import Reports, Rows, RowTrainer, Schedule, StepRecord, StopFlag
-
-
-class NonFiniteLossError(JobspecError):
-    """The loss became NaN or infinite, at `step`."""
-
-    def __init__(self, loss: float, step: int) -> None:
-        super().__init__(
-            f"the loss is {loss} at step {step}",
-            hint="lower train.learning_rate, or look at the rows of that step",
-        )
-        self.step = step
-
-
-@dataclass
-class Course:
-    """What a run has come to so far; saved with every resume state."""
-
-    eval_loss_first: float | None = None
-    eval_loss: float | None = None
-    loss: float | None = None
-    tokens: int = 0
-    trained_tokens: int = 0
-    train_s: float = 0.0
-    peak_memory_gib: float | None = None
-    resumed_from: dict[str, int] | None = None
-    saves_s: list[float] = field(default_factory=list)
+from worker.feed import Rows, Schedule
+from worker.trainer import Reports, RowTrainer, StepRecord, StopFlag
 
 
 def main() -> None:
@@ -95,7 +71,7 @@ class Training:
         self.micro = _planned_rows(phase, self.world) or self.train.per_device_train_batch_size
         self.course = Course()
         self.peak_flops = flops.peak(torch.cuda.get_device_name()) if self.on_gpu else None
-        self.state_dir = checkpoints.newest(phase.paths)
+        self.state_dir = self._verified_state()
         self._saved_at = time.monotonic()
 
     def run(self) -> int:
@@ -151,7 +127,7 @@ class Training:
                 model.name,
                 revision=model.revision,
                 dtype=getattr(torch, model.dtype),
-                attn_implementation=_attention(self.spec),
+                attn_implementation=attention.choose(self.spec.model.attn_implementation),
                 trust_remote_code=model.trust_remote_code,
                 use_safetensors=True,
             )
@@ -350,11 +326,27 @@ class Training:
         self._saved_at = time.monotonic()
         self.course.saves_s.append(self._saved_at - started)
 
+    def _verified_state(self) -> Path | None:
+        """The newest resume state whose every byte is as it was sealed; damaged ones go.
+
+        Rank 0 reads, all ranks hear: nothing is unpickled before.
+        """
+        found: list[str | None] = [None]
+        if self.rank == 0:
+            for path in checkpoints.states(self.phase.paths):
+                wrong = checkpoints.fault(path, hashes=True)
+                if wrong is None:
+                    found = [path.name]
+                    break
+                sys.stderr.write(f"train: not resumed from {path.name}: it {wrong}\n")
+                checkpoints.discard(path, self.phase.paths)
+        dist.broadcast_object_list(found)
+        return None if found[0] is None else self.phase.paths.checkpoints / found[0]
+
     def _read_course(self, state: Path) -> None:
         seal = checkpoints.read_seal(state)
-        wrong = checkpoints.fault(state, hashes=self.rank == 0)
-        if wrong is not None or seal is None:
-            raise JobspecError(f"resume state {state.name} {wrong}", file=state)
+        if seal is None or seal.world != self.world:
+            raise JobspecError(f"{state.name} was not made by {self.world} ranks", file=state)
         self.course = msgspec.json.decode((state / "course.json").read_bytes(), type=Course)
         self.course.resumed_from = {"attempt": seal.attempt, "step": seal.step}
 
@@ -409,12 +401,6 @@ def _planned_rows(phase: Phase, world: int) -> int | None:
     if manifest["plan"]["world_size"] != world:
         raise JobspecError(f"{world} ranks run, {manifest['plan']['world_size']} were planned")
     return manifest["plan"]["per_device_train_batch_size"]
-
-
-def _attention(spec: JobSpec) -> str:
-    """The attention to load a model with: by default the one that runs rows without padding."""
-    asked = spec.model.attn_implementation
-    return attention.register() if asked == "auto" else asked
 
 
 if __name__ == "__main__":

@@ -88,6 +88,30 @@ def test_a_stop_saves_the_state_and_gives_the_job_back(
     assert losses(job.paths.dir) == uninterrupted
 
 
+def test_a_state_whose_bytes_changed_is_passed_over_for_the_one_before(
+    tiny: Path, tmp_path: Path, uninterrupted: dict[int, float]
+) -> None:
+    queue = queue_at(tmp_path)
+    attempt = start_training(queue, tiny_spec(tiny, checkpoint_interval_s=0.2))
+    with worker(queue) as first:
+        until(lambda: len(list(attempt.glob("checkpoints/step-*/COMPLETE"))) == 2, "two states")
+        signal_to(first, "SIGKILL")
+        first.wait()
+    until(lambda: not ranks_of(attempt), "the ranks' end", timeout_s=5.0)
+    sealed = {int(p.parent.name[5:]): p.parent for p in attempt.glob("checkpoints/*/COMPLETE")}
+    victim = max(sealed[max(sealed)].rglob("*.pt"), key=lambda path: path.stat().st_size)
+    data = victim.read_bytes()
+    victim.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+    drain(queue)
+
+    job = queue.jobs()[0]
+    assert job.state is State.SUCCEEDED
+    assert rows(attempt.parent / "2")[0]["resumed_from"]["step"] == min(sealed)
+    assert "differs from its SHA-256" in (attempt.parent / "2" / "train.log").read_text()
+    assert losses(job.paths.dir) == uninterrupted
+
+
 def test_an_edited_spec_is_refused(tiny: Path, tmp_path: Path) -> None:
     queue = queue_at(tmp_path)
     job = queue.enqueue(tiny_spec(tiny))

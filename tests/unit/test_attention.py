@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 from transformers import AutoModelForCausalLM, Olmo3Config, Qwen3Config  # noqa: E402
 
 from worker import attention  # noqa: E402
-from worker.trainer import pack  # noqa: E402
+from worker.feed import pack  # noqa: E402
 
 SHAPE = {
     "vocab_size": 60,

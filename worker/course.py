@@ -1,0 +1,33 @@
+"""What a training run has come to so far, and how it can go wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from jobspec.errors import JobspecError
+
+
+class NonFiniteLossError(JobspecError):
+    """The loss became NaN or infinite, at `step`."""
+
+    def __init__(self, loss: float, step: int) -> None:
+        super().__init__(
+            f"the loss is {loss} at step {step}",
+            hint="lower train.learning_rate, or look at the rows of that step",
+        )
+        self.step = step
+
+
+@dataclass
+class Course:
+    """What a run has come to so far; saved with every resume state."""
+
+    eval_loss_first: float | None = None
+    eval_loss: float | None = None
+    loss: float | None = None
+    tokens: int = 0
+    trained_tokens: int = 0
+    train_s: float = 0.0
+    peak_memory_gib: float | None = None
+    resumed_from: dict[str, int] | None = None
+    saves_s: list[float] = field(default_factory=list)
