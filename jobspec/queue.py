@@ -11,23 +11,29 @@ transition. Opening a queue starts nothing; killing any process at any point lea
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from jobspec import aside, derived, fs, lease, lookup, moves, publish, repair, roster, take
+from jobspec import aside, derived, fs, lease, lookup, roster
 from jobspec import root as roots
 from jobspec import spec as specs
-from jobspec.claim import Claim
 from jobspec.entries import Entry, Job, following, in_state, scan
 from jobspec.errors import DiskFull, JobspecError, SpecError
 from jobspec.paths import RootPaths, Ticket
-from jobspec.pick import Picker
 from jobspec.reap import Reaper
 from jobspec.record import Hold, Quarantined, State, WorkerRecord
 from jobspec.roster import WorkerSeen
 from jobspec.spec import JobSpec
+
+# What moves jobs is imported by the methods that need it: who only looks, as `status`, starts fast.
+if TYPE_CHECKING:
+    from jobspec.claim import Claim
+    from jobspec.pick import Picker
+    from jobspec.repair import Repairs
 
 
 class Queue:
@@ -54,8 +60,7 @@ class Queue:
         group = roots.group_allowed() if allow_group is None else allow_group
         self.format = roots.open_root(self.paths, group=group)
         self._owned = not group
-        self._token = secrets.token_hex(8)
-        self._picker = Picker(self.paths, owned=self._owned)
+        self._token = os.urandom(8).hex()
         self._reaper = Reaper(self.paths, self.format.heartbeat_s, clock)
         self._pulses: dict[str, lease.Pulse] = {}
         self._unsure: dict[str, Entry] = {}
@@ -111,6 +116,8 @@ class Queue:
         Raises:
             DiskFull: nothing half-written stays, and there is no job.
         """
+        from jobspec import publish, repair
+
         specs.check(spec)
         job, already = publish.publish(self.paths, spec, priority)
         if not already:
@@ -142,6 +149,8 @@ class Queue:
             OSError: the root doesn't answer. The next call looks whether a claim came of it.
             DiskFull: the claim was given back.
         """
+        from jobspec import take
+
         aside.checked_worker(worker)
         unsure = self._unsure.pop(worker, None)
         if unsure is not None and fs.exists(unsure.path(self.paths)):
@@ -178,14 +187,20 @@ class Queue:
         Raises:
             TransitionRefused: it has ended already.
         """
+        from jobspec import moves
+
         return moves.cancel(self.paths, job)
 
     def retry(self, job: str) -> Job:
         """Put a failed or cancelled job back, with its budgets anew. Raises TransitionRefused."""
+        from jobspec import moves
+
         return moves.retry(self.paths, job)
 
     def prioritize(self, job: str, priority: int) -> Job:
         """Give a pending job another priority. Raises TransitionRefused."""
+        from jobspec import moves, publish
+
         publish.check_priority(priority)
         return moves.prioritize(self.paths, job, priority)
 
@@ -195,8 +210,10 @@ class Queue:
         if entry is not None:
             derived.publish(self.paths, entry)
 
-    def fsck(self) -> repair.Repairs:
+    def fsck(self) -> Repairs:
         """Give jobs without an entry theirs back, and sweep what dead writers left."""
+        from jobspec import repair
+
         return repair.fsck(self.paths)
 
     # Workers
@@ -314,7 +331,16 @@ class Queue:
 
     # How
 
+    @cached_property
+    def _picker(self) -> Picker:
+        from jobspec.pick import Picker
+
+        return Picker(self.paths, owned=self._owned)
+
     def _settle(self, running: Entry) -> Claim | None:
+        from jobspec import take
+        from jobspec.claim import Claim
+
         try:
             data = take.settle(self.paths, running, self._token, owned=self._owned)
         except DiskFull:
