@@ -129,7 +129,7 @@ def test_a_hung_phase_is_killed_and_the_job_goes_on(tiny: Path, tmp_path: Path) 
     queue = queue_at(tmp_path)
     job = queue.enqueue(tiny_spec(tiny, checkpoint_interval_s=0.5))
     attempt = job.paths.attempt(1)
-    with worker(queue, "--drain", "--stall", "12") as process:
+    with worker(queue, "--drain", "--stall", "25") as process:
         until(lambda: list(attempt.dir.glob("checkpoints/step-*/COMPLETE")), "a resume state")
         victim = max(ranks_of(attempt.dir))
         os.kill(victim, signal.SIGSTOP)  # a rank that answers nobody: the others wait for it
