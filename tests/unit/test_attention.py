@@ -27,7 +27,13 @@ SHAPE = {
 def test_rows_laid_end_to_end_are_computed_as_if_alone(config):
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.register())
-    alone = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    for weight in model.parameters():
+        if weight.dim() > 1:
+            torch.nn.init.normal_(weight, std=0.2)
+    # A configuration of its own: a shared one would switch both models to the later attention.
+    apart = type(config).from_dict(config.to_dict())
+    alone = AutoModelForCausalLM.from_config(apart, attn_implementation="eager")
+    assert model.config._attn_implementation == attention.NAME
     alone.load_state_dict(model.state_dict())
     rows = [torch.randint(2, 60, (length,)) for length in (3, 17, 1, 9)]
     packed = pack(rows, [row.clone() for row in rows])
