@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from jobspec import benchmarks, tasknames
+from jobspec import benchmarks, secrecy, tasknames
 from jobspec import rows as proof
 from jobspec import spec as specs
 from jobspec.errors import BenchmarkError, JobspecError, ModelError, SpecError
@@ -29,6 +30,7 @@ from jobspec.spec import JobSpec
 BENCHMARK_DIR = benchmarks.DIRECTORY_VARIABLE
 _PROMPT_TOKENS = 64  # no benchmark's prompt is shorter than this
 # One of these is in every model directory that has a tokenizer, of whatever kind.
+_HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(?:/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 _TOKENIZERS = ("tokenizer.*", "vocab.*", "*.model", "*.tiktoken", "tekken.json")
 
 
@@ -73,6 +75,7 @@ def check_spec(
     tell: Callable[[str], None] = lambda _: None,
 ) -> Checked:
     """Check a spec as `check` does one from a file; errors name `file`."""
+    secrecy.refuse(spec, file=file)
     spec = complete(spec, file)
     warnings = [*_check_model(spec, root, file), *_check_benchmarks(spec, root, file)]
     report = None
@@ -179,7 +182,9 @@ def _hash(path: Path, expected: str | None, file: Path | None) -> str:
 def _check_model(spec: JobSpec, root: Path, file: Path) -> Iterator[str]:
     name = spec.model.name
     if spec.model.trust_remote_code:
-        yield f"model `{name}` brings code of its own, which will run on every worker"
+        pin = "" if spec.model.revision or is_path(name) else "; `model.revision` would pin it"
+        yield f"model `{name}` brings code of its own, which will run on every worker{pin}"
+    _check_hub_name(name, file)
     config = Path(name) / "config.json" if is_path(name) else _fetched_config(name, root)
     if config is None:
         yield f"model `{name}` is not in the root's cache: `jobspec fetch SPEC…` brings it there"
@@ -196,6 +201,17 @@ def _check_model(spec: JobSpec, root: Path, file: Path) -> Iterator[str]:
                 hint=f"{config} says how long its sequences may be: ask for less",
             )
     _check_tokenizer(config.parent, file)
+
+
+def _check_hub_name(name: str, file: Path) -> None:
+    if is_path(name) or _HUB_NAME.fullmatch(name):
+        return
+    raise ModelError(
+        f"`{name[:80]}` is neither a directory nor a name on the hub",
+        file=file,
+        place="$.model.name",
+        hint="hub names are `owner/model`; relative paths are taken from where you call jobspec",
+    )
 
 
 def _check_tokenizer(directory: Path, file: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from jobspec import fs
+from jobspec import fs, secrecy
 from jobspec import spec as specs
 from jobspec.errors import SpecError
 from jobspec.spec import JobSpec
@@ -92,6 +92,8 @@ def write(built: Sequence[JobSpec], directory: Path) -> list[tuple[Path, bool]]:
     Raises:
         SpecError: another spec stands under a name; specs are never overwritten.
     """
+    for spec in built:
+        secrecy.refuse(spec)
     places = [(directory / f"{spec.name}.json", specs.canonical(spec)) for spec in built]
     fresh = [_is_free(path, data) for path, data in places]
     directory.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from jobspec import root as roots
 from jobspec.errors import JobspecError
 
 WORKER_COMMAND = "JOBSPEC_WORKER_COMMAND"
@@ -31,7 +32,12 @@ def run(module: str, arguments: Sequence[str] = ()) -> subprocess.CompletedProce
     command = [*worker_python(), "-m", module, *arguments]
     try:
         return subprocess.run(
-            command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            umask=roots.private_umask(),
         )
     except OSError as error:
         raise _not_run(command, error) from error
@@ -81,7 +87,11 @@ def stream(module: str, arguments: Sequence[str], *, what: str) -> Iterator[dict
     command = [*worker_python(), "-m", module, *arguments]
     try:
         running = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            umask=roots.private_umask(),
         )
     except OSError as error:
         raise _not_run(command, error) from error

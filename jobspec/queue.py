@@ -116,9 +116,10 @@ class Queue:
         Raises:
             DiskFull: nothing half-written stays, and there is no job.
         """
-        from jobspec import publish, repair
+        from jobspec import publish, repair, secrecy
 
         specs.check(spec)
+        secrecy.refuse(spec)
         job, already = publish.publish(self.paths, spec, priority)
         if not already:
             ticket = publish.ticket_of(self.paths.job(job))

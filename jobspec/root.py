@@ -25,6 +25,22 @@ def group_allowed() -> bool:
     return os.environ.get(ALLOW_GROUP, "") not in ("", "0")
 
 
+def keep_others_out() -> None:
+    """Let nobody else write to what this process and its children make, whatever made it.
+
+    Libraries make directories by the umask, which many sites set to let a whole group write.
+    """
+    os.umask(private_umask())
+
+
+def private_umask() -> int:
+    """The umask of this process, tightened so that others, and a group that isn't allowed, may
+    not write."""
+    before = os.umask(0o077)  # the only way to read it is to set it
+    os.umask(before)
+    return before | (0o002 if group_allowed() else 0o022)
+
+
 def create(root: RootPaths, *, heartbeat_s: float, lease_s: float, group: bool) -> None:
     """Make the directories and, last, FORMAT. What is there already stays as it is.
 
@@ -61,6 +77,9 @@ def open_root(root: RootPaths, *, group: bool) -> Format:
     layout = _read_format(root)
     for path in _directories(root):
         check_directory(path, group=group)
+    for path in (root.cache, root.hub, root.datasets, root.prepared, root.tokenizers):
+        if fs.exists(path):  # weights, code and rows that workers take from here
+            check_directory(path, group=group)
     if not os.access(root.queue, os.W_OK | os.X_OK):
         raise RootError(
             "is not writable", file=root.queue, hint=f"its owner must run: chmod u+rwx {root.queue}"

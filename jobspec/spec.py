@@ -29,6 +29,9 @@ Seed = Annotated[int, Meta(ge=0, lt=2**31)]
 Tokens = Annotated[int, Meta(ge=1, le=10**7)]
 Scalar = bool | int | float | str | None
 _Broken = tuple[str, str, str | None]  # JSON path, what is wrong, hint
+# What becomes the name of a file or a directory must be one; `$` in a pattern allows a newline.
+_BENCHMARK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,199}")
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -245,6 +248,11 @@ def check(spec: JobSpec, *, file: str | Path | None = None) -> None:
 
 
 def _broken_rules(spec: JobSpec) -> Iterator[_Broken]:
+    if spec.name.endswith("\n"):
+        yield "$.name", "ends in a newline", "remove it"
+    revision = spec.model.revision
+    if revision is not None and not _is_revision(revision):
+        yield "$.model.revision", f"`{revision[:60]}` is none", "name a branch, tag or commit"
     if spec.train is None and spec.eval is None:
         yield "$", "neither `train` nor `eval` is given: there is nothing to do", "fill in one"
     if spec.train is None and spec.data is not None:
@@ -273,7 +281,16 @@ def _broken_train_rules(spec: JobSpec, train: TrainSpec) -> Iterator[_Broken]:
         yield "$.train.offload", "`optimizer` needs zero_stage 2 or 3", "set zero_stage to 2"
 
 
+def _is_revision(text: str) -> bool:
+    parts = text.split("/")
+    return _REVISION.fullmatch(text) is not None and not {"", ".", ".."}.intersection(parts)
+
+
 def _broken_eval_rules(evaluation: EvalSpec) -> Iterator[_Broken]:
+    for number, name in enumerate(evaluation.benchmarks):
+        if _BENCHMARK.fullmatch(name) is None:
+            hint = "at most 100 letters, digits and `_.+-`: it names files"
+            yield f"$.eval.benchmarks[{number}]", f"`{name[:60]}` is no benchmark's name", hint
     if not evaluation.benchmarks:
         yield "$.eval.benchmarks", "is empty", "name one, or set `eval` to null"
     if len(set(evaluation.benchmarks)) < len(evaluation.benchmarks):
@@ -317,7 +334,10 @@ def _value_at(data: bytes, place: str) -> str:
             value = value[key or int(index)]
         except (KeyError, IndexError, TypeError, ValueError):
             break
-    text = msgspec.json.encode(value).decode()
+    # Whatever it is, it may be a key: nothing that long is told whole.
+    text = re.sub(
+        r"[\w-]{30,}", lambda long: f"{long[0][:4]}…", msgspec.json.encode(value).decode()
+    )
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from jobspec import root as roots
 from jobspec.errors import JobspecError
 from jobspec.queue import Queue
 from worker import preflight
@@ -60,6 +61,7 @@ def main(
         isolation=isolation,
         poll=poll,
     )
+    roots.keep_others_out()
     try:
         queue = Queue(root or os.environ.get("JOBSPEC_ROOT") or "jobspec-root")
         code = Worker(queue, options, preflight.devices(devices)).run()

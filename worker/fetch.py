@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jobspec import benchmarks as files
+from jobspec import root as roots
 from jobspec import spec as specs
 from jobspec.errors import JobspecError, ModelError
 from jobspec.paths import RootPaths
@@ -88,6 +89,7 @@ def main() -> int:
     parser.add_argument("specs", nargs="+", type=Path)
     args = parser.parse_args()
     root = RootPaths(args.root.absolute())
+    roots.keep_others_out()
     # Read as the libraries are imported; a worker's phases get the same places.
     os.environ |= {
         "HF_HOME": str(root.cache),
