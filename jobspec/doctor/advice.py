@@ -194,7 +194,7 @@ def _of_sight(measured: Measured) -> Iterator[Check]:
         elif told:
             yield _ok("visibility", f"at the longest {place}: {told}")
     if measured.missed_peers is not None:
-        hint = "start it on the other host within a minute, on the same root"
+        hint = "start all within a minute, on one root; or changes take that long to be seen"
         yield _bad("visibility", measured.missed_peers, hint)
 
 

@@ -63,7 +63,7 @@ def joined(one: Found, other: Found) -> Found:
         lags=one.lags + other.lags,
         clocks=one.clocks + other.clocks,
         races=one.races + other.races,
-        noticed=one.noticed | other.noticed,
+        noticed=other.noticed | {n: s and other.noticed.get(n, s) for n, s in one.noticed.items()},
     )
 
 

@@ -34,6 +34,7 @@ from jobspec.doctor.found import (
     Room,
     ServerClock,
     Timing,
+    joined,
 )
 from jobspec.doctor.meeting import meet, meet_across
 from jobspec.doctor.seat import Seat
@@ -257,6 +258,12 @@ def test_a_filesystem_that_is_late_and_lets_two_win_is_bad(tmp_path: Path) -> No
 
 
 # --- what follows from figures
+
+
+def test_what_one_watcher_missed_once_was_not_noticed() -> None:
+    seen, missed = Found(noticed={"a": True, "b": True}), Found(noticed={"a": False, "c": True})
+    assert joined(seen, missed).noticed == {"a": False, "b": True, "c": True}
+    assert joined(missed, seen).noticed == {"a": False, "b": True, "c": True}
 
 
 def test_all_is_well() -> None:
