@@ -327,7 +327,7 @@ def test_completion_of_commands_ids_and_states(queue: Queue) -> None:
     job = queue.enqueue(base_spec())
     queue.enqueue(base_spec("a/other"))
     root = {"JOBSPEC_ROOT": str(queue.paths.root)}
-    assert completions("jobspec re") == ["retry", "release", "results", "reap"]
+    assert completions("jobspec re") == ["retry", "release", "results", "rescore", "reap"]
     assert completions("jobspec show qw", **root) == [job.id]
     assert completions(f"jobspec --root {queue.paths.root} cancel qw") == [job.id]
     assert completions("jobspec status --state f", **root) == ["failed"]

@@ -30,7 +30,7 @@ def doctors(roots: tuple[Path, Path]) -> list[Any]:
 
 
 def test_two_mounts_are_measured_against_each_other(roots: tuple[Path, Path]) -> None:
-    roots[0].mkdir(0o755)
+    roots[0].mkdir(0o755, exist_ok=True)
     for told in doctors(roots):
         assert told["place"]["filesystem"].startswith("fuse") and not told["place"]["local"]
         found = told["measured"]["across"]
