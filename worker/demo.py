@@ -113,14 +113,12 @@ def _progress(queue: Queue) -> str:
         return f"{ended} of 3 jobs ended"
     job = running[0]
     attempt = job.paths.attempt(job.attempt)
-    now = record.read(attempt.progress, Progress) or Progress(phase="starts")
+    parts = [f"{ended} of 3 jobs ended", job.id]
+    now = record.read(attempt.progress, Progress)
+    if now is None:
+        return " · ".join([*parts, "starts"])
+    parts += [now.phase, f"{now.done:.0f}/{now.total:.0f} {now.unit}"]
     loss = now.metrics.get("loss")
-    parts = [
-        f"{ended} of 3 jobs ended",
-        job.id,
-        now.phase,
-        f"{now.done:.0f}/{now.total:.0f} {now.unit}",
-    ]
     return " · ".join([*parts, f"loss {loss:.3f}"] if loss is not None else parts)
 
 

@@ -52,6 +52,9 @@ def make_model(path: Path, *, hidden: int = 64, layers: int = 2, seed: int = 0) 
     """A randomly initialised Olmo-3 with a tokenizer of 256 bytes and four special tokens."""
     import torch
     from transformers import Olmo3Config, Olmo3ForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
     tokenizer = make_tokenizer()
     torch.manual_seed(seed)

@@ -323,6 +323,7 @@ def test_vllm_is_given_every_sampling_field(tokenizer: Any) -> None:
     )
 
 
+@pytest.mark.gpu
 def test_vllm_accepts_those_fields(tokenizer: Any) -> None:
     vllm = pytest.importorskip("vllm", reason="vLLM is not installed")
     request = Request(question="q", sample=0, seed=2**62, prompt=(1, 2))
