@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,15 @@ from worker.launch import Devices
 
 SOCKET_PATH_MAX = 107  # sun_path holds 108 bytes with its final NUL: unix(7)
 _ASK_EVERY_S = 60.0
+_RARELY_S = 600.0
+_SKEW_S = 120.0
+_ALLOCATE_TIMEOUT_S = 120.0
+_ALLOCATE = """
+import torch
+for index in range(torch.cuda.device_count()):
+    torch.ones(1 << 20, device=f"cuda:{index}").sum().item()
+assert torch.cuda.device_count(), "torch sees no GPU: driver and CUDA build do not match"
+"""
 _SITE_TIMEOUT_S = 60.0
 _ENGINE_SOCKET = 64  # the longest name seen below TMPDIR: an evaluation engine's IPC socket
 
@@ -40,6 +51,8 @@ class Fitness:
         self._tmp = tmp
         self._asked_at = float("-inf")
         self._site: list[Finding] = []
+        self._rarely_at = float("-inf")
+        self._rare: list[Finding] = []
         self._unfit_since: float | None = None
 
     def findings(self) -> list[Finding]:
@@ -48,7 +61,10 @@ class Fitness:
         if now - self._asked_at > _ASK_EVERY_S:
             self._asked_at = now
             self._site = [*missing_gpus(), *site_check()]
-        found = [*self._site, *check(self._root, self._tmp)]
+        if now - self._rarely_at > _RARELY_S:
+            self._rarely_at = now
+            self._rare = [*skewed_clock(self._root), *unallocatable_gpus()]
+        found = [*self._site, *self._rare, *check(self._root, self._tmp)]
         if not any(finding.of_node for finding in found):
             self._unfit_since = None
         elif self._unfit_since is None:
@@ -57,7 +73,7 @@ class Fitness:
 
     def forget(self) -> None:
         """Ask anew at the next look: a job has just failed."""
-        self._asked_at = float("-inf")
+        self._asked_at = self._rarely_at = float("-inf")
 
     @property
     def unfit_s(self) -> float:
@@ -77,6 +93,45 @@ def missing_gpus(env: Mapping[str, str] = os.environ) -> list[Finding]:
         Finding("ecc", f"{gpu.name} has uncorrectable memory errors", "tell the site's staff")
         for gpu in broken
     ]
+
+
+def unallocatable_gpus() -> list[Finding]:
+    """GPUs that answer but on which nothing can be allocated: tried with torch, in a process."""
+    if not _gpus():
+        return []
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _ALLOCATE],
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=_ALLOCATE_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired:
+        return [Finding("gpu", "a GPU does not answer an allocation", "nvidia-smi says more")]
+    if done.returncode == 0:
+        return []
+    said = done.stderr.strip().splitlines() or ["no word"]
+    return [Finding("gpu", f"CUDA can't allocate: {said[-1][:200]}", "nvidia-smi says more")]
+
+
+def skewed_clock(root: Path, clock: Callable[[], float] = time.time) -> list[Finding]:
+    """A clock far from the filesystem's: tickets sort and marks expire by it."""
+    probe = root / f".probe-{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        probe.touch()
+        skew_s = probe.stat().st_mtime - clock()
+    except OSError:
+        return []  # not of the clock; whether the root can be written is another check
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+    if abs(skew_s) <= _SKEW_S:
+        return []
+    message = (
+        f"this clock is {abs(skew_s):.0f} s {'behind' if skew_s > 0 else 'ahead of'} the root's"
+    )
+    return [Finding("clock", message, "let the site's staff set it")]
 
 
 def site_check(env: Mapping[str, str] = os.environ) -> list[Finding]:
