@@ -208,13 +208,7 @@ def _ours(args: argparse.Namespace, route: str) -> list[dict[str, Any]]:
     tmp.mkdir(exist_ok=True)
     env = launch.phase_environment(os.environ, root=root.root, tmp=tmp, devices=devices)
     command = launch.phase_command("train", attempt.dir, ranks=1, port=29511)
-    log = args.dir / f"{route}.log"
-    with log.open("wb") as stream:
-        code = subprocess.run(
-            command, cwd=REPO, env=env, stdout=stream, stderr=subprocess.STDOUT, check=False
-        ).returncode
-    if code:
-        raise OSError(log.read_text()[-2000:])
+    _run(command, env, args.dir / f"{route}.log")
     rows = [json.loads(line) for line in attempt.metrics.read_text().splitlines()]
     summary = json.loads(attempt.done("train").read_text())
     print(json.dumps(summary["engine"]), flush=True)
@@ -223,6 +217,16 @@ def _ours(args: argparse.Namespace, route: str) -> list[dict[str, Any]]:
         for row in rows
         if "loss" in row
     ]
+
+
+def _run(command: list[str], env: dict[str, str], log: Path) -> None:
+    """Run a route in a process of its own. Raises OSError with the end of its log if it fails."""
+    with log.open("wb") as stream:
+        done = subprocess.run(
+            command, cwd=REPO, env=env, stdout=stream, stderr=subprocess.STDOUT, check=False
+        )
+    if done.returncode:
+        raise OSError(log.read_text()[-2000:])
 
 
 def _run_trl(args: argparse.Namespace, route: str) -> list[dict[str, Any]]:
@@ -237,13 +241,7 @@ def _run_trl(args: argparse.Namespace, route: str) -> list[dict[str, Any]]:
     ]
     env = dict(os.environ, RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1")
     env |= {"MASTER_PORT": "29512", "HF_HUB_OFFLINE": "1"}
-    log = args.dir / f"{route}.log"
-    with log.open("wb") as stream:
-        code = subprocess.run(
-            command, cwd=REPO, env=env, stdout=stream, stderr=subprocess.STDOUT, check=False
-        ).returncode
-    if code:
-        raise OSError(log.read_text()[-2000:])
+    _run(command, env, args.dir / f"{route}.log")
     return json.loads((args.dir / f"{route}.json").read_text())
 
 
