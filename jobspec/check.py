@@ -200,6 +200,7 @@ def _check_model(spec: JobSpec, root: Path, file: Path) -> Iterator[str]:
                 place=place,
                 hint=f"{config} says how long its sequences may be: ask for less",
             )
+    _check_heads(spec, config, file)
     _check_tokenizer(config.parent, file)
 
 
@@ -212,6 +213,21 @@ def _check_hub_name(name: str, file: Path) -> None:
         place="$.model.name",
         hint="hub names are `owner/model`; relative paths are taken from where you call jobspec",
     )
+
+
+def _check_heads(spec: JobSpec, config: Path, file: Path) -> None:
+    """Sequence parallelism deals a layer's heads to the devices: they must come out even."""
+    degree = spec.train.sequence_parallel if spec.train is not None else 1
+    heads, shared = _read_config(config, file).heads
+    if heads is None or shared is None:
+        return
+    if heads % degree or (shared % degree and degree % shared):
+        raise SpecError(
+            f"`{degree}` devices can't share {heads} attention heads with {shared} of keys evenly",
+            file=file,
+            place="$.train.sequence_parallel",
+            hint=f"a divisor of {heads} that is a divisor or a multiple of {shared} can",
+        )
 
 
 def _check_tokenizer(directory: Path, file: Path) -> None:
@@ -247,16 +263,33 @@ class _Rope(msgspec.Struct):
 
 
 class _Config(msgspec.Struct):
-    """Of a model's config.json, what says how long its sequences may be."""
+    """Of a model's config.json, what says how long its sequences may be and how it is cut."""
 
     max_position_embeddings: int | None = None
+    num_attention_heads: int | None = None
+    num_key_value_heads: int | None = None
     rope_scaling: _Rope | None = None
     rope_parameters: _Rope | None = None
     text_config: _Config | None = None
 
+    @property
+    def heads(self) -> tuple[int | None, int | None]:
+        """Attention heads of queries, and of keys and values; None where config is silent."""
+        return self.num_attention_heads, self.num_key_value_heads or self.num_attention_heads
+
 
 def _context(path: Path, file: Path) -> int | None:
     """The longest sequence a model takes, stretched RoPE included; None where config is silent."""
+    config = _read_config(path, file)
+    rope = config.rope_scaling or config.rope_parameters or _Rope()
+    if config.max_position_embeddings is None:
+        return None
+    stretched = (rope.original_max_position_embeddings or 0) * (rope.factor or 0)
+    return max(config.max_position_embeddings, int(stretched))
+
+
+def _read_config(path: Path, file: Path) -> _Config:
+    """A model's config, that of its text part where it has several. Raises ModelError."""
     try:
         config = msgspec.json.decode(path.read_bytes(), type=_Config)
     except (OSError, msgspec.MsgspecError) as error:
@@ -266,12 +299,7 @@ def _context(path: Path, file: Path) -> int | None:
             place="$.model.name",
             hint="give a directory with config.json, weights and tokenizer, or a hub name",
         ) from error
-    config = config.text_config or config
-    rope = config.rope_scaling or config.rope_parameters or _Rope()
-    if config.max_position_embeddings is None:
-        return None
-    stretched = (rope.original_max_position_embeddings or 0) * (rope.factor or 0)
-    return max(config.max_position_embeddings, int(stretched))
+    return config.text_config or config
 
 
 def _why(error: Exception, config: Path) -> str:

@@ -32,6 +32,9 @@ _Broken = tuple[str, str, str | None]  # JSON path, what is wrong, hint
 # What becomes the name of a file or a directory must be one; `$` in a pattern allows a newline.
 _BENCHMARK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,199}")
+# Fields that came after ids were first given: not written where they have their default, so that
+# what was enqueued before keeps its id, and workers that do not know them can still do the job.
+_LATER = {"train": ("sequence_parallel",)}
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -94,6 +97,7 @@ class TrainSpec(Spec, frozen=True, kw_only=True):
     offload: Literal["none", "optimizer", "all"] = "none"
     gradient_checkpointing: bool = True
     packing: bool = False
+    sequence_parallel: Annotated[int, Meta(ge=1, le=1024)] = 1
     use_liger_kernel: bool | Literal["auto"] = "auto"
     lora: LoraSpec | None = None
     save_total_limit: Count = 8
@@ -177,9 +181,15 @@ class JobSpec(Spec, frozen=True, kw_only=True):
 
 
 def canonical(spec: JobSpec) -> bytes:
-    """The spec's one spelling: every field, dictionaries sorted, indented for people."""
-    compact = msgspec.json.encode(spec, order="deterministic")
-    return msgspec.json.format(compact, indent=2) + b"\n"
+    """The spec's one spelling: every field but later ones at their default, dictionaries sorted,
+    indented for people."""
+    plain = msgspec.to_builtins(spec, order="deterministic")
+    for name, later in _LATER.items():
+        group = getattr(spec, name)
+        for field in later if group is not None else ():
+            if getattr(group, field) == getattr(type(group)(), field):
+                del plain[name][field]
+    return msgspec.json.format(msgspec.json.encode(plain), indent=2) + b"\n"
 
 
 def job_id(name: str, data: bytes) -> str:
@@ -279,6 +289,20 @@ def _broken_train_rules(spec: JobSpec, train: TrainSpec) -> Iterator[_Broken]:
         yield "$.train.lora", "adapters can't be merged out of ZeRO-3's shards", "set zero_stage 2"
     if train.offload == "optimizer" and train.zero_stage == 0:
         yield "$.train.offload", "`optimizer` needs zero_stage 2 or 3", "set zero_stage to 2"
+    if train.sequence_parallel > 1:
+        yield from _broken_parallel_rules(spec, train.sequence_parallel)
+
+
+def _broken_parallel_rules(spec: JobSpec, degree: int) -> Iterator[_Broken]:
+    place = "$.train.sequence_parallel"
+    if spec.resources.gpus is not None and spec.resources.gpus % degree:
+        wrong = (
+            f"groups of {degree} devices can't be made of `resources.gpus` {spec.resources.gpus}"
+        )
+        yield place, wrong, f"ask for a multiple of {degree} devices"
+    if spec.model.attn_implementation != "auto":
+        wrong = f"`{spec.model.attn_implementation}` attention sees one device's tokens alone"
+        yield place, wrong, 'set model.attn_implementation to "auto"'
 
 
 def _is_revision(text: str) -> bool:

@@ -3,6 +3,9 @@
 Registered with Transformers as `segments`. Rows are told apart by `cu_seq_lens_q`, the positions at
 which they begin, so no mask is ever made: on a GPU torch's variable-length flash attention runs
 them in one call; on a CPU each row is computed by itself, which is faster there than any mask.
+
+With sequence parallelism (Ulysses) a line's tokens lie on the devices of a group. Around attention
+an all-to-all gives each device all tokens of some heads instead; the bounds are the whole line's.
 """
 
 from __future__ import annotations
@@ -12,8 +15,11 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from jobspec.errors import SpecError
 
 try:
     from torch.nn.attention.varlen import varlen_attn
@@ -29,6 +35,48 @@ def register() -> str:
     """Make `segments` an attention implementation Transformers knows. Returns its name."""
     ALL_ATTENTION_FUNCTIONS.register(NAME, segments)
     return NAME
+
+
+def share(config: Any, size: int) -> None:
+    """Let `segments` run lines whose tokens lie on `size` ranks, next to each other. All call it.
+
+    Args:
+        config: the model's; its heads must be a multiple of `size`, those of keys a multiple or a
+            divisor of it.
+
+    Raises:
+        SpecError: they are not.
+    """
+    # Imported here: no run without sequence parallelism needs it.
+    from deepspeed.runtime.sequence_parallel.ulysses_sp import UlyssesSPAttentionHF
+
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    shared = getattr(text, "num_key_value_heads", None) or heads
+    if heads % size or (shared % size and size % shared):
+        raise SpecError(
+            f"`{size}` devices can't share {heads} attention heads with {shared} of keys evenly",
+            place="$.train.sequence_parallel",
+            hint=f"a divisor of {heads} that is a divisor or a multiple of {shared} can",
+        )
+    dealt = UlyssesSPAttentionHF(
+        attn=segments,
+        batch_size=1,
+        attn_head_count=heads,
+        attn_head_size=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        kv_head_count=shared,
+        num_hidden_layers=text.num_hidden_layers,
+        process_group=_group(size),
+        seq_length_is_variable=True,
+    )
+    ALL_ATTENTION_FUNCTIONS.register(NAME, dealt)
+
+
+def _group(size: int) -> Any:
+    """This rank's group; every rank makes every group, in the same order."""
+    starts = range(0, dist.get_world_size(), size)
+    groups = [dist.new_group(list(range(start, start + size))) for start in starts]
+    return groups[dist.get_rank() // size]
 
 
 def choose(asked: str) -> str:

@@ -51,9 +51,20 @@ class Rows:
         return len(self.lengths)
 
 
+@dataclass(frozen=True)
+class Shard:
+    """Which part of each line's tokens a rank holds under sequence parallelism."""
+
+    index: int = 0
+    count: int = 1
+
+
+WHOLE = Shard()
+
+
 @dataclass
 class Schedule:
-    """How rows become steps for one rank of `world`."""
+    """How rows become steps for one of `world` ranks, or groups of ranks that share their rows."""
 
     rows: Rows
     seed: int
@@ -63,6 +74,7 @@ class Schedule:
     world: int = 1
     packing: bool = False
     max_tokens: int = 0
+    shard: Shard = WHOLE
 
     @property
     def steps_per_epoch(self) -> int:
@@ -127,10 +139,13 @@ class EpochSampler(Sampler[Step]):
 class StepDataset(torch.utils.data.Dataset):
     """Turns a Step into its micro-batches' tensors."""
 
-    def __init__(self, rows: Rows, pad_token_id: int, *, padded: bool) -> None:
+    def __init__(
+        self, rows: Rows, pad_token_id: int, *, padded: bool, shard: Shard = WHOLE
+    ) -> None:
         self._rows = rows
         self._pad = pad_token_id
         self._padded = padded
+        self._shard = shard
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -148,7 +163,11 @@ class StepDataset(torch.utils.data.Dataset):
         labels = [torch.tensor(row["labels"]) for row in rows]
         if micro.weight == 0:
             labels = [torch.full_like(label, IGNORED) for label in labels]
-        return pad(ids, labels, self._pad) if self._padded else pack(ids, labels)
+        if self._padded:
+            return pad(ids, labels, self._pad)
+        if self._shard.count > 1:
+            return shard(ids, labels, self._pad, self._shard)
+        return pack(ids, labels)
 
 
 def pad(ids: list[torch.Tensor], labels: list[torch.Tensor], token: int) -> dict[str, torch.Tensor]:
@@ -187,6 +206,35 @@ def pack(ids: list[torch.Tensor], labels: list[torch.Tensor]) -> dict[str, Any]:
         "max_length_q": int(lengths.max()),
         "max_length_k": int(lengths.max()),
     }
+
+
+def shard(
+    ids: list[torch.Tensor], labels: list[torch.Tensor], token: int, part: Shard
+) -> dict[str, Any]:
+    """One rank's tokens of a line whose length is filled up to a multiple of the ranks.
+
+    Labels are shifted before the line is cut: a part's last token predicts the next part's first.
+    Positions and bounds stay the whole line's.
+
+    Returns:
+        int64 [1, tokens / ranks] `input_ids`, `shift_labels`, `position_ids`; bounds as `pack`.
+    """
+    missing = -sum(len(row) for row in ids) % part.count
+    if missing:
+        ids = [*ids, torch.full((missing,), token)]
+        labels = [*labels, torch.full((missing,), IGNORED)]
+    line = pack(ids, labels)
+    shifted = torch.nn.functional.pad(line.pop("labels")[:, 1:], (0, 1), value=IGNORED)
+    line["shift_labels"] = shifted
+    for name in ("input_ids", "shift_labels", "position_ids"):
+        line[name] = line[name].chunk(part.count, dim=1)[part.index].contiguous()
+    return line
+
+
+def trained_tokens(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """How many tokens of a micro-batch's tensors the loss is summed over."""
+    labels = inputs["shift_labels"] if "shift_labels" in inputs else inputs["labels"][:, 1:]
+    return (labels != IGNORED).sum()
 
 
 def loader(dataset: StepDataset, sampler: EpochSampler) -> DataLoader:

@@ -33,25 +33,38 @@ _SCRUBBED_NAMES = frozenset(
 
 @dataclass(frozen=True)
 class Devices:
-    """What a worker trains on: `count` GPUs, or `count` processes on the CPU."""
+    """What a worker trains on: `count` GPUs a node, or `count` processes on the CPU of each."""
 
     count: int
     kind: str = "cpu"
     name: str | None = None
     memory_gib: float | None = None
+    nodes: int = 1
 
     @property
     def on_gpu(self) -> bool:
         return self.kind == "cuda"
 
+    @property
+    def total(self) -> int:
+        """Devices on all nodes."""
+        return self.count * self.nodes
+
 
 @dataclass(frozen=True)
 class Plan:
-    """How the fixed global batch is spread: `world` ranks × `accumulation` × `micro` rows."""
+    """How the fixed global batch is spread: `world` ranks on `nodes` nodes, the same number on
+    each; `world` / sequence_parallel × `accumulation` × `micro` rows."""
 
     world: int
     micro: int
     accumulation: int
+    nodes: int = 1
+
+    @property
+    def ranks(self) -> int:
+        """Ranks on one node."""
+        return self.world // self.nodes
 
 
 def plan(
@@ -72,21 +85,58 @@ def plan(
     micro = min(train.per_device_train_batch_size, most_rows or train.per_device_train_batch_size)
     while train.global_batch_size % micro:
         micro -= 1
-    share = train.global_batch_size // micro
-    wanted = ranks or spec.resources.gpus or None
-    if wanted is not None and wanted > devices.count:
+    share, degree = train.global_batch_size // micro, train.sequence_parallel
+    if degree > devices.total:
         raise SpecError(
-            f"wants {wanted} devices, {devices.count} are here", place="$.resources.gpus"
+            f"wants groups of {degree} devices, {devices.total} are here",
+            place="$.train.sequence_parallel",
         )
-    world = wanted or max(n for n in range(1, devices.count + 1) if share % n == 0)
-    if share % world:
+    wanted = ranks or spec.resources.gpus or _most(devices, share, degree)
+    if wanted > devices.total:
         raise SpecError(
-            f"`{world}` devices do not divide {train.global_batch_size} rows a step into "
-            f"micro-batches of {micro}",
-            place="$.resources.gpus",
-            hint=f"choose a divisor of {share}, or another global_batch_size",
+            f"wants {wanted} devices, {devices.total} are here", place="$.resources.gpus"
         )
-    return Plan(world, micro, share // world)
+    nodes = _nodes(wanted, devices)
+    if nodes is None or wanted % degree or share % (wanted // degree):
+        raise _uneven(train, devices, wanted, micro)
+    return Plan(wanted, micro, share // (wanted // degree), nodes)
+
+
+def _nodes(world: int, devices: Devices) -> int | None:
+    """The fewest nodes that so many ranks can be spread over evenly; None where none can."""
+    fitting = (n for n in range(1, devices.nodes + 1) if world % n == 0)
+    return next((n for n in fitting if world // n <= devices.count), None)
+
+
+def _most(devices: Devices, share: int, degree: int) -> int:
+    """The most ranks that leave none idle: one group's, if nothing else does."""
+    groups = range(1, devices.total // degree + 1)
+    even = (n * degree for n in groups if share % n == 0 and _nodes(n * degree, devices))
+    return max(even, default=degree)
+
+
+def _uneven(train: TrainSpec, devices: Devices, world: int, micro: int) -> SpecError:
+    """Why so many ranks can't share the batch, or the nodes, evenly."""
+    rows, degree, place = train.global_batch_size, train.sequence_parallel, "$.resources.gpus"
+    if world % degree:
+        return SpecError(
+            f"groups of {degree} can't be made of {world} devices",
+            place="$.train.sequence_parallel",
+            hint="choose a divisor of the devices",
+        )
+    if _nodes(world, devices) is None:
+        return SpecError(
+            f"`{world}` devices can't be taken evenly from {devices.nodes} × {devices.count}",
+            place=place,
+            hint="choose as many on each node",
+        )
+    groups = f" with {degree} devices a row" if degree > 1 else ""
+    return SpecError(
+        f"`{world}` devices do not divide {rows} rows a step into micro-batches of {micro}{groups}",
+        place=place,
+        hint=f"choose {f'{degree} × ' if degree > 1 else ''}a divisor of {rows // micro}, "
+        "or another global_batch_size",
+    )
 
 
 def deepspeed_config(spec: JobSpec, micro: int, *, on_gpu: bool) -> dict[str, Any]:

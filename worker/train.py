@@ -33,7 +33,7 @@ import torch.distributed as dist
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl.trainer.sft_config import SFTConfig
 
-from worker.feed import Rows, Schedule
+from worker.feed import Rows, Schedule, Shard
 from worker.trainer import Reports, RowTrainer, StepRecord, StopFlag
 
 
@@ -131,6 +131,8 @@ class Training:
                 trust_remote_code=model.trust_remote_code,
                 use_safetensors=True,
             )
+            if self.train.sequence_parallel > 1:
+                attention.share(loaded.config, self.train.sequence_parallel)
             # What ends a turn in training must end it when the saved model generates.
             loaded.generation_config.eos_token_id = self.prepared["eos_token_ids"]
             self.kernels = kernels.apply(loaded, self.train.use_liger_kernel, on_gpu=self.on_gpu)
@@ -143,15 +145,17 @@ class Training:
 
     def _schedule(self, split: str) -> Schedule:
         rows = Rows.open(self.phase.root.root / self.prepared["dir"] / split)
+        degree = self.train.sequence_parallel
         return Schedule(
             rows,
             seed=self.train.seed,
             batch_size=self.train.global_batch_size,
             micro=self.micro,
-            rank=self.rank,
-            world=self.world,
+            rank=self.rank // degree,
+            world=self.world // degree,
             packing=self.train.packing,
             max_tokens=self.train.max_length,
+            shard=Shard(self.rank % degree, degree),
         )
 
     def _arguments(self, schedule: Schedule) -> SFTConfig:

@@ -21,8 +21,9 @@ from transformers import TrainerCallback
 from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
+from jobspec.errors import SpecError
 from worker import attention
-from worker.feed import IGNORED, EpochSampler, Schedule, StepDataset, loader
+from worker.feed import EpochSampler, Schedule, StepDataset, loader, trained_tokens
 
 
 @dataclass
@@ -73,7 +74,13 @@ class RowTrainer(SFTTrainer):
     def _dataset(self, schedule: Schedule) -> StepDataset:
         # Padded only for models that do not take the attention that keeps unpadded rows apart.
         padded = self.model.config._attn_implementation != attention.NAME
-        return StepDataset(schedule.rows, self._pad_token_id, padded=padded)
+        if padded and schedule.shard.count > 1:
+            raise SpecError(
+                f"`{self.model.config.model_type}` does not take the attention that can be shared",
+                place="$.train.sequence_parallel",
+                hint="set it to 1",
+            )
+        return StepDataset(schedule.rows, self._pad_token_id, padded=padded, shard=schedule.shard)
 
     @property
     def _pad_token_id(self) -> int:
@@ -129,7 +136,7 @@ class RowTrainer(SFTTrainer):
                 micro = self._prepare_inputs(raw)
                 with self.compute_loss_context_manager():
                     summed[0] += self.summed_loss(model, micro).double()
-                summed[1] += (micro["labels"][:, 1:] != IGNORED).sum()
+                summed[1] += trained_tokens(micro)
         dist.all_reduce(summed)
         model.train(was_training)
         metrics = {"eval_loss": (summed[0] / summed[1]).item()}
