@@ -15,7 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobspec.errors import JobspecError
+from jobspec.errors import JobspecError, RootError
+from jobspec.paths import RootPaths
+from jobspec.root import group_allowed, open_root
+from worker import versions
 from worker.launch import Devices
 
 SOCKET_PATH_MAX = 107  # sun_path holds 108 bytes with its final NUL: unix(7)
@@ -63,7 +66,12 @@ class Fitness:
             self._site = [*missing_gpus(), *site_check()]
         if now - self._rarely_at > _RARELY_S:
             self._rarely_at = now
-            self._rare = [*skewed_clock(self._root), *unallocatable_gpus()]
+            self._rare = [
+                *wrong_root(self._root),
+                *wrong_versions(),
+                *skewed_clock(self._root),
+                *unallocatable_gpus(),
+            ]
         found = [*self._site, *self._rare, *check(self._root, self._tmp)]
         if not any(finding.of_node for finding in found):
             self._unfit_since = None
@@ -113,6 +121,32 @@ def unallocatable_gpus() -> list[Finding]:
         return []
     said = done.stderr.strip().splitlines() or ["no word"]
     return [Finding("gpu", f"CUDA can't allocate: {said[-1][:200]}", "nvidia-smi says more")]
+
+
+def wrong_versions() -> list[Finding]:
+    """Packages other than the project asks for, or a driver older than torch's CUDA."""
+    found = [
+        Finding("versions", words, "make the environment or the image anew from this version")
+        for words in versions.unmet_requirements()
+    ]
+    driver = _cuda_of_driver()
+    if driver is not None and _gpus():
+        words = versions.cuda_disagreement(driver, versions.cuda_of_torch())
+        if words is not None:
+            hint = "install the torch build for this driver, or use nodes with a newer one"
+            found.append(Finding("driver", words, hint))
+    return found
+
+
+def wrong_root(root: Path) -> list[Finding]:
+    """A root that is not, or no longer, a queue of this version's layout that may be trusted."""
+    try:
+        open_root(RootPaths(root), group=group_allowed())
+    except RootError as error:
+        return [Finding("layout", str(error), error.hint or "see the root", of_node=False)]
+    except OSError:
+        return []  # it does not answer: no verdict, and the claim will say so
+    return []
 
 
 def skewed_clock(root: Path, clock: Callable[[], float] = time.time) -> list[Finding]:
@@ -224,6 +258,23 @@ class Gpu:
     name: str
     memory_gib: float
     uncorrected_errors: int = 0
+
+
+def _cuda_of_driver() -> tuple[int, int] | None:
+    """The newest CUDA version the NVIDIA driver knows; None without a driver that answers."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # no driver library, no driver, no device: none of them has a version
+        return None
+    try:
+        number = pynvml.nvmlSystemGetCudaDriverVersion_v2()  # 13010 is 13.1
+        return number // 1000, number % 1000 // 10
+    except pynvml.NVMLError:
+        return None
+    finally:
+        pynvml.nvmlShutdown()
 
 
 def _gpus() -> list[Gpu]:

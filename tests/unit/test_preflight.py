@@ -1,17 +1,71 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
-from worker import preflight
+import msgspec
+
+from jobspec import record
+from jobspec.queue import Queue
+from jobspec.record import Format
+from worker import preflight, versions
 from worker.preflight import Fitness
 
 
 def test_a_healthy_node_is_fit_and_nothing_is_left_behind(tmp_path: Path):
-    fitness = Fitness(tmp_path, Path("/tmp"))
+    root = Queue.create(tmp_path).paths.root
+    before = sorted(root.rglob("*"))
+    fitness = Fitness(root, Path("/tmp"))
     assert fitness.findings() == []
     assert fitness.unfit_s == 0
-    assert list(tmp_path.iterdir()) == []
+    assert sorted(root.rglob("*")) == before
+
+
+def test_a_root_of_another_layout_is_left_alone_by_a_running_worker(tmp_path: Path):
+    paths = Queue.create(tmp_path).paths
+    assert preflight.wrong_root(paths.root) == []
+    layout = record.read(paths.format, Format)
+    assert layout is not None
+    paths.format.write_bytes(record.encode(msgspec.structs.replace(layout, layout=99)))
+    fitness = Fitness(paths.root, Path("/tmp"))
+    (finding,) = [each for each in fitness.findings() if each.check == "layout"]
+    assert "has layout" in finding.message
+    assert not finding.of_node  # another host would find the same
+
+
+def test_packages_of_other_versions_are_named():
+    assert versions.unmet_requirements() == []  # these tests run in what the project asks for
+    others = ['torch>=99; extra == "vllm"', 'click<1; extra == "worker"']
+    wrong = versions.unmet_requirements(["msgspec<0.1", "no-such-package>=1", *others])
+    assert [words.split()[0] for words in wrong] == ["msgspec", "no-such-package", "click"]
+    assert "not <0.1" in wrong[0]
+    assert "is not installed" in wrong[1]
+
+
+def test_a_driver_older_than_torchs_cuda_is_named():
+    assert versions.cuda_disagreement((13, 0), (13, 2)) is None
+    assert versions.cuda_disagreement((14, 0), (13, 2)) is None
+    assert "knows CUDA 12.8, this torch is built for 13.0" in str(
+        versions.cuda_disagreement((12, 8), (13, 0))
+    )
+    assert "CPU build" in str(versions.cuda_disagreement((12, 8), None))
+
+
+def test_the_cuda_version_of_torch_is_read_without_importing_it():
+    code = """
+import sys
+from worker import versions
+print(versions.cuda_of_torch())
+assert "torch" not in sys.modules
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    import torch
+
+    built = torch.version.cuda
+    expected = None if built is None else tuple(map(int, built.split(".")[:2]))
+    assert said.stdout.strip() == str(expected)
 
 
 def test_gpus_that_slurm_promised_and_that_do_not_answer_are_missed():
