@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+# Processes that run tests side by side; many tests wait more than they compute.
+JOBS ?= 2
 
 .PHONY: demo test lint types check clean
 
@@ -9,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/jobspec demo
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup --no-loadscope-reorder
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
