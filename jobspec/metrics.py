@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from jobspec import record
 from jobspec.paths import AttemptPaths, JobPaths
-from jobspec.record import End, Record
+from jobspec.record import End, Record, Taken
 
 Row = dict[str, Any]
 _decoder = msgspec.json.Decoder(dict[str, Any])
@@ -31,7 +31,10 @@ class Resumed(Record, frozen=True, kw_only=True):
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of one file. A line that is no JSON object (the last one, torn) is left out."""
+    """The rows of one file. A line that is no JSON object (the last one, torn) is left out.
+
+    A row without a usable `seq` gets its line's number: it, too, must be told from the others.
+    """
     try:
         lines = path.read_bytes().splitlines()
     except (FileNotFoundError, NotADirectoryError):
@@ -40,11 +43,28 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def _decoded(lines: Iterable[bytes]) -> Iterator[Row]:
-    for line in lines:
+    for number, line in enumerate(lines):
         try:
-            yield _decoder.decode(line)
+            row = _decoder.decode(line)
         except msgspec.MsgspecError:
-            continue
+            row = _with_nan(line)
+        if row is not None:
+            if type(row.get("seq")) is not int:
+                row["seq"] = number
+            yield row
+
+
+def _with_nan(line: bytes) -> Row | None:
+    """A row with `NaN` or `Infinity`, which JSON has no words for but Python writes."""
+    if b"NaN" not in line and b"Infinity" not in line:
+        return None
+    import json  # here, since only such lines need it
+
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return cast("Row", row) if isinstance(row, dict) else None
 
 
 def attempts(job: JobPaths) -> list[AttemptPaths]:
@@ -109,13 +129,26 @@ def latest(rows: Iterable[Row], name: str) -> float | None:
 
 
 def _ended(paths: list[AttemptPaths]) -> Iterator[list[Row]]:
-    """Each attempt's rows up to its end: its end.json, or its successor's first row."""
+    """Each attempt's rows up to its end, and with the attempt they belong to."""
     read = [read_rows(attempt.metrics) for attempt in paths]
     for index, (attempt, rows) in enumerate(zip(paths, read, strict=True)):
-        end = record.read(attempt.end, End)
-        begun = [str(later[0].get("time", "~")) for later in read[index + 1 :] if later]
-        limit = (end.ended_at if end else "") or min(begun, default="")
+        limit = _end_of(attempt, read[index + 1 :])
+        for row in rows:
+            row["attempt"] = attempt.number  # whose directory it is in, whatever it says
         yield [row for row in rows if not limit or str(row.get("time", "")) <= limit]
+
+
+def _end_of(attempt: AttemptPaths, later: list[list[Row]]) -> str:
+    """When an attempt ended, empty while it runs.
+
+    By its end.json; else when its claim was taken away, or its successor wrote its first row.
+    """
+    end = record.read(attempt.end, End)
+    if end is not None and end.ended_at:
+        return end.ended_at
+    taken = record.read(attempt.taken, Taken)
+    begun = [str(rows[0].get("time", "~")) for rows in later if rows]
+    return min([*begun, taken.at] if taken is not None and taken.at else begun, default="")
 
 
 def _once(rows: list[Row]) -> Iterator[Row]:

@@ -5,12 +5,14 @@ Each looks the job up and renames its entry; where somebody moves it first, it l
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from jobspec import fs, record
 from jobspec.entries import Entry, Job, following, scan
-from jobspec.errors import JobNotFound, TransitionRefused
+from jobspec.errors import DiskFull, JobNotFound, TransitionRefused
 from jobspec.paths import RootPaths
+from jobspec.reap import mark_taken
 from jobspec.record import Retry, State
 
 _MOST_TRIES = 20
@@ -66,5 +68,8 @@ def _move(
         target = target_of(entry)
         if fs.move_once(entry.path(root), target.path(root)):
             fs.sync_dir(root.state(target.state))
+            if entry.state is State.RUNNING:
+                with contextlib.suppress(OSError, DiskFull):
+                    mark_taken(root, entry)
             return Job(target, root)
     raise TransitionRefused(f"`{job}` keeps moving", hint="try again")

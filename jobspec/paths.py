@@ -134,6 +134,11 @@ class AttemptPaths:
         """Marks that a person retried the job after this attempt: budgets count anew from here."""
         return self.dir / "retry.json"
 
+    @cached_property
+    def taken(self) -> Path:
+        """When its claim was taken away: what it writes afterwards is nobody's."""
+        return self.dir / "taken.json"
+
     def log(self, phase: str) -> Path:
         return self.dir / f"{phase}.log"
 

@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 from jobspec import budget, derived, fs, lease
 from jobspec.entries import Entry, following, in_state
+from jobspec.errors import DiskFull
 from jobspec.paths import RootPaths
-from jobspec.record import State
+from jobspec.record import State, Taken, encode, utc_now
 
 _FORGOTTEN_LEASES = 4.0
 _DRAIN = ".drain"
@@ -93,7 +94,18 @@ class Reaper:
         moved = fs.move_once(entry.path(self._root), target.path(self._root))
         if moved:
             # Done is done: what may fail now is its durability, and links that can be remade.
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, DiskFull):
                 fs.sync_dir(self._root.state(state))
                 derived.publish(self._root, target)
+                mark_taken(self._root, entry)
         return moved
+
+
+def mark_taken(root: RootPaths, entry: Entry) -> None:
+    """Write down when a running entry was taken from its worker, which may yet write rows.
+
+    For readers of its rows alone; without it they end where the next attempt's begin.
+    """
+    attempt = root.job(entry.ticket.job).attempt(entry.ticket.attempt)
+    if fs.exists(attempt.dir) and not fs.exists(attempt.end):
+        fs.replace(attempt.taken, encode(Taken(at=utc_now())))

@@ -67,7 +67,10 @@ class Enqueued(Record, frozen=True, kw_only=True):
 
 
 class WorkerRecord(Record, frozen=True, kw_only=True):
-    """`queue/workers/<worker>.json`: who a worker is and what it does; refreshed now and then."""
+    """`queue/workers/<worker>.json`: who a worker is and what it does; refreshed now and then.
+
+    `busy_s`: seconds in which it held a job, since `started_at`.
+    """
 
     worker: str
     host: str = ""
@@ -86,6 +89,7 @@ class WorkerRecord(Record, frozen=True, kw_only=True):
     phase: str | None = None
     note: str | None = None
     version: str = ""
+    busy_s: float | None = None
 
 
 class ClaimRecord(Record, frozen=True, kw_only=True):
@@ -102,6 +106,12 @@ class Hold(Record, frozen=True, kw_only=True):
 
     reason: str = ""
     by: str = ""
+    at: str = ""
+
+
+class Taken(Record, frozen=True, kw_only=True):
+    """`taken.json`: the claim on this attempt was reaped or cancelled. Its rows end here."""
+
     at: str = ""
 
 

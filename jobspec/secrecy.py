@@ -29,7 +29,7 @@ _KINDS = {
 # alone, and in a text where it says what they are.
 _HEX = re.compile(r"[0-9a-f]{40}")
 _NAMED_HEX = re.compile(r"(?:key|token|secret|passw\w*|login)\W{0,4}[0-9a-f]{40}\b", re.IGNORECASE)
-_COMMITS = ("$.model.revision",)
+_COMMITS = ("$.model.revision", "$.spec.model.revision", "$.manifest.code.commit")
 
 
 def refuse(spec: JobSpec, *, file: str | Path | None = None) -> None:
@@ -50,6 +50,22 @@ def find(spec: JobSpec) -> Iterator[tuple[str, str]]:
         kind = _kind(text, place)
         if kind is not None:
             yield place, kind
+
+
+def redact(value: Any, place: str = "$") -> Any:
+    """`value` with every text in it that looks like a secret replaced by what it looks like.
+
+    For what leaves the root: jobs of an earlier version may hold what is refused today.
+    """
+    if isinstance(value, str):
+        kind = _kind(value, place)
+        return value if kind is None else f"<{kind}>"
+    if isinstance(value, dict):
+        pairs = cast("dict[str, Any]", value).items()
+        return {redact(key, place): redact(inner, f"{place}.{key}") for key, inner in pairs}
+    if isinstance(value, list | tuple):
+        return [redact(inner, f"{place}[]") for inner in cast("list[Any]", value)]
+    return value
 
 
 def _kind(text: str, place: str) -> str | None:

@@ -20,7 +20,7 @@ ABANDONED_S = 86400.0
 def beside(path: Path) -> Path:
     """A temporary name of this process's own beside `path`."""
     nonce = os.urandom(4).hex()
-    writer = f"{host()}-{_pid_space()}-{os.getpid()}-{int(time.time())}-{nonce}"
+    writer = f"{host()}-{pid_space()}-{os.getpid()}-{int(time.time())}-{nonce}"
     return path.parent / f".tmp-{writer}-{path.name[:100]}"
 
 
@@ -35,8 +35,8 @@ def is_abandoned(name: str) -> bool:
         return False
     if time.time() - int(found["epoch"]) > ABANDONED_S:
         return True
-    here = found["host"] == host() and int(found["space"]) == _pid_space()
-    return here and not _lives(int(found["pid"]))
+    here = found["host"] == host() and int(found["space"]) == pid_space()
+    return here and not lives(int(found["pid"]))
 
 
 def host() -> str:
@@ -44,7 +44,7 @@ def host() -> str:
     return re.sub(r"[^a-z0-9]+", "-", os.uname().nodename.lower()).strip("-")[:24] or "host"
 
 
-def _pid_space() -> int:
+def pid_space() -> int:
     """Tells containers on one host apart, whose process ids mean nothing to each other."""
     try:
         return Path("/proc/self/ns/pid").stat().st_ino
@@ -52,7 +52,8 @@ def _pid_space() -> int:
         return 0
 
 
-def _lives(pid: int) -> bool:
+def lives(pid: int) -> bool:
+    """Whether a process of this host (and of this container) is there."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -37,6 +37,10 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "release": ("moves", "Lift the hold."),
         "demo": ("demo", "The whole way on this machine, in minutes."),
     },
+    "On a cluster": {
+        "setup": ("cluster", "Write the site's settings for batch scripts."),
+        "submit": ("cluster", "Submit workers to Slurm as an array."),
+    },
     "See": {
         "status": ("status", "What runs, what waits, what ended and why."),
         "show": ("show", "All that is known of one job."),
@@ -45,6 +49,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "compare": ("compare", "Two jobs' scores, paired by question."),
         "samples": ("samples", "What a model answered, and how it was judged."),
         "rescore": ("rescore", "Score ended jobs again from their samples."),
+        "relay": ("relay", "Send curves and scores to W&B, each row once."),
         "wait": ("wait", "Wait until jobs end; the exit code says how."),
     },
     "Look after workers": {

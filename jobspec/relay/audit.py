@@ -1,0 +1,55 @@
+"""`relay --verify`: asks for what W&B has of each run, or reads the offline runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobspec.entries import Job
+from jobspec.queue import Queue
+from jobspec.relay import runs
+from jobspec.relay.cursor import Cursors, Sent, target
+from jobspec.relay.link import Link, connect
+from jobspec.relay.offline import Offline
+from jobspec.relay.online import Options
+from jobspec.relay.runs import Run
+from jobspec.relay.verify import Verdict, pages, verdict
+
+
+def audit(queue: Queue, jobs: list[Job], *, offline: bool, options: Options) -> list[Verdict]:
+    """Hold every run of these jobs against the files. Raises RelayError without wandb or key."""
+    link = connect(offline=offline)
+    try:
+        if offline:
+            return _files(Offline(queue.paths, link, lambda text: None), link, jobs)
+        return [
+            _online(queue, link, run, options)
+            for job in jobs
+            for run in runs.of_job(job, settled=options.settled)
+            if runs.is_worth(run)
+        ]
+    finally:
+        link.kill()
+
+
+def _online(queue: Queue, link: Link, run: Run, options: Options) -> Verdict:
+    entity = options.entity or run.entity or link.hello["entity"]
+    project = options.project or run.project
+    store = Cursors(queue.paths, target(link.hello["base_url"], entity, project))
+    id = run.id(store.load(run.job).runs.get(run.kind, Sent()).generation)
+
+    def ask(first: int, beyond: int) -> list[dict[str, Any]] | None:
+        part = {"first": first, "beyond": beyond}
+        found = link.ask("history", entity=entity, project=project, name=id, **part)["run"]
+        return None if found is None else found["rows"]
+
+    return verdict(run, id, pages(ask, run.sendable))
+
+
+def _files(offline: Offline, link: Link, jobs: list[Job]) -> list[Verdict]:
+    found: list[Verdict] = []
+    for job in jobs:
+        for run, path in offline.written(job):
+            there = path.exists()
+            rows = link.ask("read", path=str(path))["rows"] if there else None
+            found.append(verdict(run, path.stem.removeprefix("run-"), rows))
+    return found

@@ -1,0 +1,164 @@
+"""The relay's end of a process that runs the wandb client: ask, wait, or kill it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jobspec.relay.runs import RelayError
+
+_PATIENCE_S = 150.0
+_TAIL = 5  # lines of what the client printed, for messages
+
+
+class Refused(RelayError):  # noqa: N818 - reads as what happened
+    """The client, or the server behind it, did not do what it was asked."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(f"{kind}: {message}" if message else kind)
+        self.kind = kind
+        self.text = message
+
+    @property
+    def deleted(self) -> bool:
+        """Whether the server says that this run was deleted: its id can't be used again."""
+        return "deleted" in self.text
+
+    @property
+    def is_final(self) -> bool:
+        """Whether trying again can't help."""
+        return any(code in self.text for code in ("401", "403", "404", "not found", "deleted"))
+
+
+class Link:
+    """One client process. Its directory, key and core go with it.
+
+    Args:
+        tick: called about every second while an answer is waited for.
+    """
+
+    def __init__(self, tick: Callable[[], None] = lambda: None, *, offline: bool = False) -> None:
+        self.dir = Path(tempfile.mkdtemp(prefix="jobspec-relay-"))
+        self._tick = tick
+        self._log = (self.dir / "client.log").open("w+")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "jobspec.relay.client", str(self.dir)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            start_new_session=True,  # so that Ctrl-C reaches the relay alone, and all can be killed
+            env={**os.environ, "WANDB_DIR": str(self.dir)},
+        )
+        self._answers: queue.Queue[str] = queue.Queue()
+        threading.Thread(target=self._listen, daemon=True).start()
+        try:
+            self.hello = self.ask("hello", offline=offline)
+        except BaseException:
+            self.kill()
+            raise
+
+    def ask(self, op: str, *, patience_s: float = _PATIENCE_S, **request: Any) -> dict[str, Any]:
+        """One request and its answer.
+
+        Raises:
+            Refused: the client says no, died, or did not answer in time; in the last two cases it
+                is of no use any more (`alive` is False).
+        """
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps({"op": op, **request}) + "\n")
+            self._process.stdin.flush()
+        answer = self._wait(time.monotonic() + patience_s)
+        if answer is None:
+            self.kill()
+            raise Refused("the client does not answer", f"`{op}` took more than {patience_s:.0f} s")
+        if not answer:
+            raise Refused("the client died", self._last_words())
+        found: dict[str, Any] = json.loads(answer)
+        if "refused" in found:
+            raise Refused(str(found["refused"]), _one_line(str(found.get("message", ""))))
+        return found
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def kill(self) -> None:
+        """End the process and all it started, at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._log):
+            if stream is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    stream.close()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def _wait(self, ends: float) -> str | None:
+        """The next line; an empty one from a dead process; None when the time is over."""
+        while time.monotonic() < ends:
+            self._tick()
+            with contextlib.suppress(queue.Empty):
+                return self._answers.get(timeout=1.0)
+        return None
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        with contextlib.suppress(OSError, ValueError):
+            for line in self._process.stdout:
+                self._answers.put(line)
+        self._answers.put("")
+
+    def _last_words(self) -> str:
+        with contextlib.suppress(OSError, ValueError):
+            self._log.seek(0)
+            return _one_line(" ".join(self._log.read().splitlines()[-_TAIL:]))
+        return ""
+
+
+def connect(tick: Callable[[], None] = lambda: None, *, offline: bool = False) -> Link:
+    """A link that is known to work.
+
+    Raises:
+        RelayError: wandb is not installed, there is no key, or the server refuses it.
+    """
+    try:
+        return Link(tick, offline=offline)
+    except Refused as error:
+        raise _explained(error) from error
+
+
+def _explained(error: Refused) -> RelayError:
+    if error.kind == "no wandb":
+        return RelayError(
+            "the relay needs wandb, which is not installed",
+            hint="run: pip install 'jobspec[relay]'",
+        )
+    if error.kind == "no key":
+        return RelayError(
+            "there is no W&B key",
+            hint="set WANDB_API_KEY in the environment, or run `wandb login`",
+        )
+    hint = "check WANDB_API_KEY, WANDB_BASE_URL and the network; `--offline` needs none of them"
+    return RelayError(f"W&B refuses to talk: {error.message}", hint=hint)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:300]

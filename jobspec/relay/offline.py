@@ -1,0 +1,98 @@
+"""Runs on disk, for `wandb sync` from a machine with network.
+
+A run is written once, whole, when its job has ended: W&B's sync appends, so that a second file of
+one run, or the same file twice, would double its rows. It appears below `ROOT/relay/offline/` by
+one rename. A job that was taken up again afterwards gets a run of another id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from jobspec import fs
+from jobspec.entries import Job
+from jobspec.errors import JobspecError
+from jobspec.paths import RootPaths
+from jobspec.record import FINAL
+from jobspec.relay import runs
+from jobspec.relay.cursor import Cursor, Cursors, Sent
+from jobspec.relay.feed import AXES, CHUNK
+from jobspec.relay.link import Link
+from jobspec.relay.runs import DIGEST, RelayError, Run
+
+
+class Offline:
+    """Writes what is not written yet."""
+
+    def __init__(self, root: RootPaths, link: Link, say: Callable[[str], None]) -> None:
+        self.dir = root.root / "relay" / "offline"
+        fs.make_dir(self.dir)
+        self._cursors = Cursors(root, "offline")
+        self._link = link
+        self._say = say
+
+    def write(self, jobs: list[Job]) -> list[Path]:
+        """Write the runs of the jobs that have ended; the new directories."""
+        made: list[Path] = []
+        for job in jobs:
+            if job.state not in FINAL:
+                continue
+            try:
+                made += self._job(job)
+            except (JobspecError, OSError) as error:
+                self._say(f"{job.id}: {error}")
+        return made
+
+    def path(self, run: Run, generation: int) -> Path:
+        """Where a run is, or will be: in the form of name that `wandb sync` looks for."""
+        stamp = run.name.rpartition("_")
+        day = stamp[0].rpartition("_")[2].replace("-", "")
+        id = run.id(generation)
+        return self.dir / f"offline-run-{day}_{stamp[2].replace('-', '')}-{id}"
+
+    def written(self, job: Job) -> Iterator[tuple[Run, Path]]:
+        """The job's runs and the files that hold them."""
+        cursor = self._cursors.load(job.id)
+        for run in filter(runs.is_worth, runs.of_job(job)):
+            sent = cursor.runs.get(run.kind, Sent())
+            yield run, self.path(run, sent.generation) / f"run-{run.id(sent.generation)}.wandb"
+
+    def _job(self, job: Job) -> Iterator[Path]:
+        cursor = self._cursors.load(job.id)
+        if (cursor.state, cursor.attempt) == (job.state, job.attempt):
+            return
+        kept = dict(cursor.runs)
+        for run in filter(runs.is_worth, runs.of_job(job)):
+            sent = kept.get(run.kind, Sent())
+            if sent.told == run.digest():
+                continue
+            if sent.told:
+                sent = sent.anew()
+            path = self.path(run, sent.generation)
+            if not fs.exists(path):
+                self._write(run, sent.generation, path)
+                yield path
+            kept[run.kind] = sent.assign(run.rows).changed(told=run.digest())
+            self._cursors.save(Cursor(job=job.id, runs=kept))
+        self._cursors.save(Cursor(job=job.id, state=job.state, attempt=job.attempt, runs=kept))
+
+    def _write(self, run: Run, generation: int, path: Path) -> None:
+        id = run.id(generation)
+        facts = {"name": run.name, "group": run.group, "job_type": run.kind}
+        facts |= {"project": run.project, "entity": run.entity}
+        self._link.ask(
+            "open", id=id, facts=facts, config=run.config, axes=AXES[run.kind], offline=True
+        )
+        for first in range(0, len(run.rows), CHUNK):
+            rows = [row.values for row in run.rows[first : first + CHUNK]]
+            self._link.ask("rows", id=id, first=first, rows=rows)
+        failed, summary = run.end in ("failed", "preempted"), run.summary | {DIGEST: run.digest()}
+        self._link.ask("close", id=id, summary=summary, exit_code=int(failed), preempted=False)
+        (file,) = self._link.dir.glob(f"wandb/offline-run-*-{id}/run-{id}.wandb")
+        found = len(self._link.ask("read", path=str(file))["rows"])
+        if found != len(run.rows):
+            raise RelayError(f"the client wrote {found} of {len(run.rows)} rows", file=file)
+        with fs.staged_dir(path, {file.name: (file.read_bytes(), 0o644)}) as staged:
+            fs.place_dir(staged, path)
+        fs.sync_dir(path.parent)

@@ -1,0 +1,269 @@
+"""All runs, pass after pass: read the files, ask the server for its counts, feed what is behind."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, field, replace
+
+from jobspec.entries import Job
+from jobspec.errors import JobspecError
+from jobspec.queue import Queue
+from jobspec.record import FINAL
+from jobspec.relay import runs
+from jobspec.relay.cursor import Cursor, Cursors, Sent, target
+from jobspec.relay.feed import Feed, Phase, Timing
+from jobspec.relay.link import Link, Refused, connect
+from jobspec.relay.reader import Reader
+from jobspec.relay.runs import Run
+from jobspec.relay.writer import Writer
+
+RUNS_A_CLIENT = 50  # open at once in one process: memory and file descriptors
+_COUNTED_AT_ONCE = 50  # runs a query
+_OPENED_A_PASS = 100  # W&B takes 80 new runs a second
+_POLL_MOST_S = 60.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says. `select` gives the jobs meant, of those there are now."""
+
+    select: Callable[[], list[Job]]
+    project: str | None = None
+    entity: str | None = None
+    settled: bool = False
+    resend: bool = False
+    everything: bool = False  # look at ended jobs, too, whose runs were told all
+    timing: Timing = field(default_factory=Timing)
+
+
+class Relay:
+    """The jobs' files on one side, W&B on the other.
+
+    Args:
+        writer: proof that no other relay runs.
+        say: for problems as they come up.
+    """
+
+    def __init__(
+        self, queue: Queue, options: Options, writer: Writer, say: Callable[[str], None]
+    ) -> None:
+        self._queue = queue
+        self._options = options
+        self._writer = writer
+        self._say = say
+        self._last_beat = time.monotonic()
+        self._links: list[Link] = []
+        self._feeds: dict[tuple[str, str], Feed] = {}
+        self._cursors: dict[str, Cursor] = {}
+        self._stores: dict[str, Cursors] = {}
+        self._seen: dict[str, Job] = {}
+        self._reader = Reader(settled=options.settled)
+        self._over: dict[str, tuple[str, int]] = {}
+        self._poll_at, self._poll_pause = 0.0, 2.0
+        self.problems: dict[str, str] = {}
+        self.arrived: dict[str, int] = {}  # by run, the rows that the server was seen to have
+        self._talker = self._connect()
+        self._where = (self._talker.hello["base_url"], self._talker.hello["entity"])
+
+    def once(self) -> bool:
+        """One pass.
+
+        Returns:
+            Whether everything there is by now has arrived, or was given up.
+        """
+        self._beat(force=True)
+        self._read()
+        self._poll()
+        opened = sum(feed.phase is Phase.OPEN for feed in self._feeds.values())
+        for feed in list(self._feeds.values()):
+            self._tick()
+            before = feed.phase
+            feed.step(self._link)
+            opened += before is Phase.CLOSED and feed.phase is Phase.OPEN
+            self._note(feed)
+            self.arrived[feed.id] = feed.sent.confirmed
+        self._drop_dead()
+        self._finish_jobs()
+        return all(feed.is_done or feed.gave_up for feed in self._feeds.values())
+
+    def close(self) -> None:
+        """Kill the clients. What they had not sent yet, the next relay sends."""
+        for link in self._links:
+            link.kill()
+
+    # Reading
+
+    def _read(self) -> None:
+        jobs = [job for job in self._options.select() if self._is_news(job)]
+        found: dict[str, list[Run]] = {}
+        for job in jobs:
+            self._tick()
+            with self._troubles_of(job.id):
+                found[job.id] = [self._placed(run) for run in self._reader.read(job)]
+        still = runs.unchanged(jobs, self._queue.jobs())
+        for job in jobs:
+            for run in found.get(job.id, []) if job.id in still else []:
+                self._take_in(run)
+        self._seen = {job.id: job for job in jobs if job.id in still and job.id in found}
+
+    def _is_news(self, job: Job) -> bool:
+        """Whether something may have to be sent: not for a job whose end was told all."""
+        now = (job.state.value, job.attempt)
+        if job.state not in FINAL or self._options.everything:
+            return self._over.get(job.id) != now
+        if job.id not in self._over:
+            with self._troubles_of(job.id):
+                spec = job.spec.tracking
+                store = self._store(
+                    self._options.entity or spec.entity, self._options.project or spec.project
+                )
+                cursor = store.load(job.id)
+                self._over[job.id] = (cursor.state, cursor.attempt)
+        return self._over.get(job.id) != now
+
+    def _placed(self, run: Run) -> Run:
+        project = self._options.project or run.project
+        return replace(run, project=project, entity=self._entity(run.entity))
+
+    def _entity(self, entity: str | None) -> str | None:
+        return self._options.entity or entity or self._where[1]
+
+    def _store(self, entity: str | None, project: str) -> Cursors:
+        name = target(self._where[0], self._entity(entity), project)
+        if name not in self._stores:
+            self._stores[name] = Cursors(self._queue.paths, name)
+        return self._stores[name]
+
+    def _take_in(self, run: Run) -> None:
+        key = (run.job, run.kind)
+        feed = self._feeds.get(key)
+        if feed is None:
+            cursor = self._cursors.setdefault(
+                run.job, self._store(run.entity, run.project).load(run.job)
+            )
+            sent = cursor.runs.get(run.kind, Sent())
+            if sent.gone and self._options.resend:
+                sent = sent.anew()
+            feed = Feed(run, sent, self._save, self._options.timing)
+            self._feeds[key] = feed
+            if sent.gone:
+                feed.problem = f"{feed.id}: was deleted on the server (`--resend` sends it again)"
+        feed.run = run
+
+    def _save(self, feed: Feed) -> None:
+        run = feed.run
+        cursor = self._cursors[run.job]
+        kept = {**cursor.runs, run.kind: feed.sent}
+        cursor = Cursor(job=run.job, runs=kept)
+        self._store(run.entity, run.project).save(cursor)
+        self._cursors[run.job] = cursor
+
+    def _finish_jobs(self) -> None:
+        """Remember of ended jobs whose runs were told all that nothing is to be done for them."""
+        for job in self._seen.values():
+            mine = [feed for (name, _), feed in self._feeds.items() if name == job.id]
+            if job.state in FINAL and all(feed.is_done for feed in mine):
+                self._over[job.id] = (job.state.value, job.attempt)
+                if mine:
+                    run = mine[0].run
+                    cursor = self._cursors[job.id]
+                    done = Cursor(
+                        job=job.id, state=job.state, attempt=job.attempt, runs=cursor.runs
+                    )
+                    self._store(run.entity, run.project).save(done)
+                for feed in mine:
+                    del self._feeds[job.id, feed.run.kind]
+                self._cursors.pop(job.id, None)
+
+    # Counting
+
+    def _poll(self) -> None:
+        if time.monotonic() < self._poll_at:
+            return
+        asked: dict[tuple[str | None, str], list[Feed]] = {}
+        for feed in self._feeds.values():
+            if feed.needs_count:
+                asked.setdefault((feed.run.entity, feed.run.project), []).append(feed)
+        try:
+            for (entity, project), feeds in asked.items():
+                for first in range(0, len(feeds), _COUNTED_AT_ONCE):
+                    self._count(entity, project, feeds[first : first + _COUNTED_AT_ONCE])
+            self._poll_pause = 2.0
+            self.problems.pop("", None)
+        except Refused as error:
+            # The server has enough, or is away: everybody waits longer, not in step with others.
+            self._poll_pause = min(2 * self._poll_pause, _POLL_MOST_S)
+            self._poll_at = time.monotonic() + self._poll_pause * random.uniform(0.5, 1.0)
+            self._trouble("", str(error))
+
+    def _count(self, entity: str | None, project: str, feeds: Iterable[Feed]) -> None:
+        if not self._talker.alive:
+            self._talker = self._connect()
+        by_id = {feed.id: feed for feed in feeds}
+        ids = list(by_id)
+        found = self._talker.ask("count", entity=entity, project=project, ids=ids)["runs"]
+        for name, feed in by_id.items():
+            feed.counted(found[name])
+
+    # Clients
+
+    def _connect(self) -> Link:
+        link = connect(self._tick)
+        self._links.append(link)
+        return link
+
+    def _link(self) -> Link:
+        """A client with room for one more run."""
+        load = {id(link): 0 for link in self._links if link.alive}
+        for feed in self._feeds.values():
+            if feed.link is not None and id(feed.link) in load:
+                load[id(feed.link)] += 1
+        for link in self._links:
+            if load.get(id(link), RUNS_A_CLIENT) < RUNS_A_CLIENT:
+                return link
+        return self._connect()
+
+    def _drop_dead(self) -> None:
+        """Leave clients that died; kill those that bring nothing over the line any more."""
+        for feed in self._feeds.values():
+            if feed.is_stalled and feed.link is not None:
+                self._trouble(feed.id, f"{feed.id}: no row arrived for long; its client is killed")
+                feed.link.kill()
+        for feed in self._feeds.values():
+            if feed.link is not None and not feed.link.alive:
+                feed.leave()
+        self._links = [link for link in self._links if link.alive]
+
+    # Telling
+
+    @contextlib.contextmanager
+    def _troubles_of(self, job: str) -> Generator[None]:
+        try:
+            yield
+            self.problems.pop(job, None)
+        except (JobspecError, OSError) as error:
+            self._trouble(job, f"{job}: {error}")
+
+    def _note(self, feed: Feed) -> None:
+        key = "/".join((feed.run.job, feed.run.kind))
+        if feed.problem is None:
+            self.problems.pop(key, None)
+        else:
+            self._trouble(key, feed.problem)
+
+    def _trouble(self, key: str, text: str) -> None:
+        if self.problems.get(key) != text:
+            self.problems[key] = text
+            self._say(text)
+
+    def _tick(self) -> None:
+        self._beat()
+
+    def _beat(self, *, force: bool = False) -> None:
+        now = time.monotonic()
+        if force or now - self._last_beat >= self._queue.format.heartbeat_s / 2:
+            self._writer.beat()
+            self._last_beat = now

@@ -1,0 +1,120 @@
+"""The runs of jobs, read again and again: of a job that runs, only what its files have grown by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from jobspec import fs, metrics
+from jobspec.entries import Job
+from jobspec.record import State
+from jobspec.relay import runs
+from jobspec.relay.runs import Run
+
+_decoder = msgspec.json.Decoder(dict[str, Any])
+
+
+@dataclass
+class _Known:
+    """What was read of a job. `offset`: whole lines read of its newest attempt's rows."""
+
+    entry: tuple[object, ...]
+    runs: list[Run]
+    offset: int
+    last_seq: int
+
+
+class Reader:
+    """Remembers what it read, so that a pass over many running jobs costs their new rows alone."""
+
+    def __init__(self, *, settled: bool = False) -> None:
+        self._settled = settled
+        self._known: dict[str, _Known] = {}
+
+    def read(self, job: Job) -> list[Run]:
+        """The job's runs that should be at W&B by now. Raises JobspecError as `runs.of_job`."""
+        attempts = metrics.attempts(job.paths)
+        known = self._known.get(job.id)
+        entry = (job.state, job.attempt, len(attempts))
+        if known is None or known.entry != entry or not self._grown(known, attempts[-1].metrics):
+            offset = _whole(attempts[-1].metrics) if attempts else 0
+            made = runs.of_job(job, settled=self._settled)
+            known = _Known(entry, made, offset, _last_seq(made, job.attempt))
+            if job.state is State.RUNNING and attempts and _has_config(made):
+                self._known[job.id] = known
+            else:
+                self._known.pop(job.id, None)
+        else:
+            known.runs = [
+                runs.refreshed(run, job, attempts, settled=self._settled) for run in known.runs
+            ]
+        return [run for run in known.runs if runs.is_worth(run)]
+
+    def _grown(self, known: _Known, path: Path) -> bool:
+        """Add the new train rows; False where what is new is anything else: read all again."""
+        train = next((run for run in known.runs if run.kind == "train"), None)
+        data = _from(path, known.offset)
+        if not data:
+            return True
+        if train is None or known.last_seq < 0:
+            return False
+        found: list[metrics.Row] = []
+        for line in data.splitlines():
+            try:
+                found.append(_decoder.decode(line))
+            except msgspec.MsgspecError:
+                return False
+        attempt = int(path.parent.name)
+        fresh = [row for row in found if not _is_old(row, known.last_seq)]
+        if not all(_continues(row) for row in fresh):
+            return False
+        for row in fresh:
+            row["attempt"] = attempt
+            known.last_seq = row["seq"]
+            if not runs.is_bare(row):
+                train.rows.append(runs.row_of(row, "train/"))
+        known.offset += len(data)
+        return True
+
+
+def _continues(row: metrics.Row) -> bool:
+    return row.get("phase") == "train" and type(row.get("seq")) is int and "resumed_from" not in row
+
+
+def _is_old(row: metrics.Row, last: int) -> bool:
+    seq = row.get("seq")
+    return type(seq) is int and seq <= last
+
+
+def _last_seq(made: list[Run], attempt: int) -> int:
+    """The newest row of the newest attempt; -1 where it has none yet, or where it evaluates."""
+    train = next((run for run in made if run.kind == "train"), None)
+    if train is None or not train.rows or train.rows[-1].attempt != attempt:
+        return -1
+    return train.rows[-1].seq
+
+
+def _has_config(made: list[Run]) -> bool:
+    return all(run.config.get("manifest") for run in made)
+
+
+def _whole(path: Path) -> int:
+    """Where the last whole line ends."""
+    try:
+        return fs.read(path).rfind(b"\n") + 1
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+
+
+def _from(path: Path, offset: int) -> bytes:
+    """The whole lines from `offset` on."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return b""
+    return data[: data.rfind(b"\n") + 1]

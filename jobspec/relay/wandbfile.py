@@ -1,0 +1,56 @@
+"""The records of a `.wandb` file: what an offline run is made of.
+
+A header of 7 bytes, then blocks of 32 KiB as in LevelDB's log: each chunk has a CRC-32 of its type
+and data (4 bytes), its length (2), its type (1: whole, 2: first, 3: middle, 4: last), all little-
+endian. A block's last bytes, too few for a chunk's head, are padding. Read from files that wandb
+0.31 wrote.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from jobspec.relay.runs import RelayError
+
+_MAGIC = struct.pack("<4sHB", b":W&B", 0xBEE1, 0)
+_BLOCK = 1 << 15
+_HEAD = struct.Struct("<IHB")
+_WHOLE, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
+
+
+def records(path: Path) -> Iterator[bytes]:
+    """The file's records, each a `wandb_internal_pb2.Record`.
+
+    Raises:
+        RelayError: it is no such file, or a chunk's checksum is wrong. A torn end is an end.
+    """
+    data = path.read_bytes()
+    if not data.startswith(_MAGIC):
+        raise RelayError("is no .wandb file", file=path)
+    parts: list[bytes] = []
+    for kind, chunk in _chunks(data, path):
+        if kind in (_WHOLE, _FIRST):
+            parts = []
+        parts.append(chunk)
+        if kind in (_WHOLE, _LAST):
+            yield b"".join(parts)
+
+
+def _chunks(data: bytes, path: Path) -> Iterator[tuple[int, bytes]]:
+    place = len(_MAGIC)
+    while place + _HEAD.size <= len(data):
+        left = _BLOCK - place % _BLOCK
+        if left < _HEAD.size:
+            place += left
+            continue
+        checksum, length, kind = _HEAD.unpack_from(data, place)
+        chunk = data[place + _HEAD.size : place + _HEAD.size + length]
+        if len(chunk) < length or kind == 0:
+            return
+        if zlib.crc32(bytes([kind]) + chunk) != checksum:
+            raise RelayError("has a damaged record", file=path, place=f"byte {place}")
+        yield kind, chunk
+        place += _HEAD.size + length
