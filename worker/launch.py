@@ -15,10 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from jobspec.errors import SpecError
-from jobspec.paths import RootPaths
+from jobspec.paths import AttemptPaths, RootPaths
 from jobspec.spec import JobSpec, TrainSpec
 
-_MODULES = {"prepare": "worker.prepare", "train": "worker.train", "eval": "worker.evaluate"}
+_MODULES = {
+    "prepare": "worker.prepare",
+    "convert": "worker.convert",
+    "train": "worker.train",
+    "eval": "worker.evaluate",
+}
+
+# Starts a command once on each node of the job; `worker.head` sees to everything else. Told what to
+# do in full, since SLURM_* variables of the batch script would steer it otherwise.
+SRUN = (
+    "srun --nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 --export=ALL --overlap "
+    "--cpu-bind=none --kill-on-bad-exit=0 --wait=0 --unbuffered"
+)
 
 # What a launcher, a scheduler step or a login shell left behind must not steer a phase.
 _SCRUBBED = ("ACCELERATE_", "TORCHELASTIC_", "DEEPSPEED_", "DS_", "FSDP_", "PYTORCH_LIGHTNING_")
@@ -190,7 +202,32 @@ def phase_command(
     """The command that runs a phase's ranks under a sitter."""
     sitter = [sys.executable, "-m", "worker.sitter", "--ranks", str(ranks), "--port", str(port)]
     sitter += ["--parent", str(os.getpid()), "--isolation", isolation]
-    return [*sitter, "--", sys.executable, "-m", _MODULES[phase], str(attempt_dir)]
+    return [*sitter, "--", *_rank_command(phase, attempt_dir)]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Ranks on several nodes, `ranks` on each; `tmp` is made on all of them, local to each."""
+
+    nodes: int
+    ranks: int
+    tmp: Path
+    launcher: str = SRUN
+    isolation: str = "auto"
+
+
+def spread_command(phase: str, attempt: AttemptPaths, spread: Spread) -> list[str]:
+    """The command that runs a phase's ranks under a sitter on each of several nodes."""
+    head = [sys.executable, "-m", "worker.head", "--nodes", str(spread.nodes)]
+    head += ["--launcher", spread.launcher, "--parent", str(os.getpid())]
+    node = [sys.executable, "-m", "worker.node", "--ranks", str(spread.ranks)]
+    node += ["--isolation", spread.isolation, "--tmp", str(spread.tmp)]
+    node += ["--log", str(attempt.log(phase))]
+    return [*head, "--", *node, "--", *_rank_command(phase, attempt.dir)]
+
+
+def _rank_command(phase: str, attempt_dir: Path) -> list[str]:
+    return [sys.executable, "-m", _MODULES[phase], str(attempt_dir)]
 
 
 def phase_environment(

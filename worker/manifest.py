@@ -33,6 +33,7 @@ def manifest(devices: Devices, plan: Plan | None, worker: str) -> dict[str, Any]
         if plan is None
         else {
             "world_size": plan.world,
+            "nodes": plan.nodes,
             "per_device_train_batch_size": plan.micro,
             "gradient_accumulation_steps": plan.accumulation,
         },

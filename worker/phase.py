@@ -33,6 +33,8 @@ EXIT_UNEXPLAINED = 1
 EXIT_REFUSED = 3
 EXIT_DISK = 5  # a full disk takes no error.json: the code alone says why
 EXIT_MEMORY = 6
+EXIT_NODE_LOST = 71  # EX_OSERR, of `worker.head`: a node went without a word, or never came
+EXIT_PORT_TAKEN = 98  # EADDRINUSE: where the ranks were to meet; another port will do
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on request, everything needed to go on is saved
 
 _PROGRESS_EVERY_S = 2.0

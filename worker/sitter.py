@@ -2,6 +2,8 @@
 
     python -m worker.sitter --ranks 2 [--port P] -- COMMAND ARG...
 
+With `--first`, `--world` and `--address` its ranks are those of one node of several.
+
 Ranks run in a PID namespace of their own where the kernel allows one: its first process dies with
 this one, this one dies with the worker (PR_SET_PDEATHSIG), and the kernel then ends everything in
 the namespace, sessions and daemons included. Where it does not, this process is a subreaper that
@@ -24,6 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -74,16 +77,16 @@ def mount_own_proc() -> None:
 class Ranks:
     """The ranks of one phase, from their start to the last one's end."""
 
-    def __init__(self, command: list[str], count: int, port: int) -> None:
-        self._asked_to_stop = False
+    def __init__(self, command: list[str], args: argparse.Namespace) -> None:
+        among = Among(args.first, args.world, args.address)
         me = os.getpid()
         self._ranks = [
             subprocess.Popen(
                 command,
-                env=rank_environment(rank, count, port),
+                env=rank_environment(rank, args.ranks, args.port, among),
                 preexec_fn=lambda: die_with_parent(signal.SIGKILL, me),  # noqa: PLW1509 - one thread
             )
-            for rank in range(count)
+            for rank in range(args.ranks)
         ]
 
     def stop(self, signum: int, frame: FrameType | None) -> None:
@@ -114,15 +117,27 @@ class Ranks:
             rank.kill()
 
 
-def rank_environment(rank: int, count: int, port: int) -> dict[str, str]:
-    """The variables torch.distributed's `env://` rendezvous reads, for ranks on one node."""
+@dataclass(frozen=True)
+class Among:
+    """Which ranks of how many these are, and where rank 0 is met; by default they are all."""
+
+    first: int = 0
+    world: int | None = None
+    address: str = "127.0.0.1"
+
+
+ALONE = Among()
+
+
+def rank_environment(rank: int, count: int, port: int, among: Among = ALONE) -> dict[str, str]:
+    """The variables torch.distributed's `env://` rendezvous reads, for rank `rank` of this node."""
     return {
         **os.environ,
-        "RANK": str(rank),
+        "RANK": str(among.first + rank),
         "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(count),
+        "WORLD_SIZE": str(among.world or count),
         "LOCAL_WORLD_SIZE": str(count),
-        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_ADDR": among.address,
         "MASTER_PORT": str(port),
     }
 
@@ -131,6 +146,9 @@ def main() -> None:
     """Parse the command line, sit, exit with the ranks' code."""
     parser = argparse.ArgumentParser(prog="python -m worker.sitter")
     parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--first", type=int, default=0, help="number of the first rank here")
+    parser.add_argument("--world", type=int, help="ranks on all nodes; default those here")
+    parser.add_argument("--address", default="127.0.0.1", help="where rank 0 is met")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--parent", type=int, default=os.getppid(), help="PID of the worker")
     parser.add_argument("--isolation", choices=("auto", "subreaper"), default="auto")
@@ -149,7 +167,7 @@ def _sit_in_namespace(command: list[str], args: argparse.Namespace) -> int:
         # Inside the namespace the parent's PID reads 0, now and later: PDEATHSIG alone tells.
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         mount_own_proc()
-        ranks = Ranks(command, args.ranks, args.port)
+        ranks = Ranks(command, args)
         _handle(ranks.stop)
         os._exit(ranks.wait())
 
@@ -161,7 +179,7 @@ def _sit_in_namespace(command: list[str], args: argparse.Namespace) -> int:
 def _sit_as_subreaper(command: list[str], args: argparse.Namespace) -> int:
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     die_with_parent(signal.SIGTERM, args.parent)
-    ranks = Ranks(command, args.ranks, args.port)
+    ranks = Ranks(command, args)
 
     def stop_or_die(signum: int, frame: FrameType | None) -> None:
         if os.getppid() != args.parent:

@@ -11,13 +11,17 @@ from datetime import UTC, datetime
 
 @dataclass(frozen=True)
 class Slurm:
-    """The array element a worker runs in; `restart_count` is 0 on its first run."""
+    """The array element a worker runs in; `restart_count` is 0 on its first run.
+
+    `nodes` are those it may start ranks on: all of the job's from the batch script, else its own.
+    """
 
     job: str | None = None
     array_task: str | None = None
     cluster: str | None = None
     restart_count: int = 0
     ends_at: float | None = None
+    nodes: int = 1
 
     def time_left_s(self, now: float | None = None) -> float:
         """Seconds until Slurm ends the job; infinite where it does not say."""
@@ -39,10 +43,13 @@ def read(env: Mapping[str, str] = os.environ) -> Slurm:
     Source: sbatch(1), OUTPUT ENVIRONMENT VARIABLES. SLURM_RESTART_COUNT is unset on the first run.
     """
     end = env.get("SLURM_JOB_END_TIME", "")
+    # A worker that `srun` started is one of several, or was given one node of several on purpose.
+    in_a_step = (env.get("SLURM_STEP_ID") or "batch") != "batch"
     return Slurm(
         job=env.get("SLURM_JOB_ID"),
         array_task=env.get("SLURM_ARRAY_TASK_ID"),
         cluster=env.get("SLURM_CLUSTER_NAME"),
         restart_count=int(env.get("SLURM_RESTART_COUNT") or 0),
         ends_at=float(end) if end.isdigit() else None,
+        nodes=1 if in_a_step else int(env.get("SLURM_JOB_NUM_NODES") or 1),
     )

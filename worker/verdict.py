@@ -9,7 +9,7 @@ from jobspec.paths import AttemptPaths
 from jobspec.record import PhaseError, Progress, Reason
 from jobspec.spec import JobSpec
 from worker.launch import Plan
-from worker.phase import EXIT_DISK, EXIT_MEMORY, EXIT_REFUSED, EXIT_STOPPED
+from worker.phase import EXIT_DISK, EXIT_MEMORY, EXIT_NODE_LOST, EXIT_REFUSED, EXIT_STOPPED
 
 _KILLED = 137  # 128 + SIGKILL: nobody of ours sends it to a phase that is not being ended
 _NEAR_END_S = 900.0
@@ -59,6 +59,9 @@ def judge(phase: str, code: int | None, about: Circumstances) -> Verdict:
         return Verdict(reason, f"stopped during {phase}: {kept}", None, phase, code)
     if code == EXIT_STOPPED:
         return Verdict(Reason.PREEMPTED, f"{phase} was stopped by a signal", None, phase, code)
+    if code == EXIT_NODE_LOST:
+        message = f"{phase} lost a node: {_last_line(about.paths, phase)}"
+        return Verdict(Reason.NODE, message, "`sinfo -R` may say what became of it", phase, code)
     if code is None:
         message = f"{phase} hung: no step, no sample, no log line for {about.stall_s:.0f} s"
         return Verdict(Reason.NODE, message, "its log ends where it hung", phase)
