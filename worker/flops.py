@@ -1,8 +1,8 @@
 """Floating-point work of a training step, and how much of a device's peak it came to.
 
 MFU counts the work the model needs (6 per weight and token, attention over each row's own causal
-half, the output head on trained tokens alone); HFU adds the forward pass that gradient
-checkpointing runs again.
+half, the output head on trained tokens alone; 4 where adapters alone are trained). HFU adds what is
+computed twice: the layers under gradient checkpointing, the head's logits, which are never kept.
 
 Source: Chowdhery et al. 2022 (PaLM), appendix B, for MFU and HFU; vendors' data sheets for peaks.
 """
@@ -13,34 +13,25 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-# Dense bf16, FLOP/s. The first entry whose name occurs in the device's counts.
-PEAKS = (
-    ("H200", 989e12),
-    ("H100 NVL", 835e12),
-    ("H100 PCIe", 756e12),
-    ("H100", 989e12),
-    ("GH200", 989e12),
-    ("B200", 2250e12),
-    ("A100", 312e12),
-    ("L40S", 362e12),
-    ("A40", 150e12),
-    ("V100", 125e12),
-)
+from jobspec.hardware import peak
+from jobspec.shape import causal_pairs
 
-
-def peak(device: str) -> float | None:
-    """A device's dense bf16 peak in FLOP/s; None for devices that are not in the table."""
-    return next((value for name, value in PEAKS if name in device), None)
+__all__ = ["Shape", "peak"]
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a model decides its work. `windows` has a layer's attention window, None for all."""
+    """What of a model decides its work. `windows` has a layer's attention window, None for all.
+
+    Read off the model itself, so that it holds for any family; `jobspec.shape` has what a
+    config.json tells before there is one.
+    """
 
     body: int
     head: int
     attention_width: int
     windows: tuple[int | None, ...]
+    frozen: bool = False
 
     @classmethod
     def of(cls, model: Any) -> Shape:
@@ -58,24 +49,29 @@ class Shape:
             head=_count(head.weight),
             attention_width=size * config.num_attention_heads,
             windows=tuple(window if kind == "sliding_attention" else None for kind in kinds),
+            frozen=not head.weight.requires_grad,
         )
 
     def forward(self, lengths: Iterable[int], trained_tokens: int) -> float:
         """FLOPs of one forward pass over rows of these lengths."""
         rows = list(lengths)
-        attention = sum(_pairs(row, window) for row in rows for window in self.windows)
         weights = self.body * sum(rows) + self.head * trained_tokens
-        return 2.0 * weights + 4.0 * self.attention_width * attention
+        return 2.0 * weights + self._attention(rows)
 
     def step(self, lengths: Iterable[int], trained_tokens: int) -> float:
         """FLOPs of a forward and a backward pass, nothing counted twice."""
-        return 3.0 * self.forward(lengths, trained_tokens)
+        rows = list(lengths)
+        forward = self.forward(rows, trained_tokens)
+        # Frozen weights get no gradient: half of the backward pass, but for attention's, is not.
+        return 2.0 * forward + self._attention(rows) if self.frozen else 3.0 * forward
 
+    def again(self, lengths: Iterable[int], trained_tokens: int, *, layers: bool) -> float:
+        """FLOPs computed a second time: the head's logits, the layers where they are not kept."""
+        return self.forward(lengths if layers else (), trained_tokens)
 
-def _pairs(length: int, window: int | None) -> float:
-    """Query-key pairs of a causal row, its own included."""
-    reach = length if window is None else min(window, length)
-    return reach * (reach + 1) / 2 + (length - reach) * reach
+    def _attention(self, rows: Iterable[int]) -> float:
+        pairs = sum(causal_pairs(row, window) for row in rows for window in self.windows)
+        return 4.0 * self.attention_width * pairs
 
 
 def _count(weight: Any) -> int:

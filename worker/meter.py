@@ -1,0 +1,77 @@
+"""What a training step takes on this rank: seconds, those spent waiting for rows, memory."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from worker.flops import Shape
+    from worker.trainer import StepRecord
+
+
+class Meter:
+    """A step's clock. A step begins when its rows are asked for and ends with its optimizer."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self.wait_s = 0.0
+
+    @contextlib.contextmanager
+    def fetching(self) -> Iterator[None]:
+        """Begin a step, and count what fetching its rows takes."""
+        self._began = time.monotonic()
+        yield
+        self.wait_s = time.monotonic() - self._began
+
+    @property
+    def step_s(self) -> float:
+        """Seconds since the step began."""
+        return time.monotonic() - self._began
+
+
+def peak_memory_gib() -> float:
+    """This rank's high-water mark: what its device allocated, on a CPU the process's resident set.
+
+    Source: proc_pid_status(5), VmHWM; unlike getrusage's figure it starts anew with `execve`.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 2**20
+    return 0.0
+
+
+class Rates:
+    """Speed and use of the devices, from a step's work and its seconds."""
+
+    def __init__(self, shape: Shape, devices: int, peak: float | None, *, recomputed: bool) -> None:
+        """Args:
+        peak: FLOP/s that one device can do; None where that is not known.
+        recomputed: whether the layers run forward twice (gradient checkpointing).
+        """
+        self._shape = shape
+        self._devices = devices
+        self._peak = peak * devices if peak else None
+        self._recomputed = recomputed
+
+    def of(self, step: StepRecord, step_s: float) -> dict[str, float | None]:
+        """A step's part of its metric row."""
+        speed = sum(step.lengths) / step_s
+        needed = self._shape.step(step.lengths, step.trained_tokens)
+        again = self._shape.again(step.lengths, step.trained_tokens, layers=self._recomputed)
+        return {
+            "step_s": step_s,
+            "tokens_per_second": speed,
+            "tokens_per_second_per_device": speed / self._devices,
+            "mfu": needed / step_s / self._peak if self._peak else None,
+            "hfu": (needed + again) / step_s / self._peak if self._peak else None,
+            "peak_memory_gib": step.peak_memory_gib,
+            "data_wait_share": step.wait_s / step_s,
+        }
