@@ -58,10 +58,14 @@ def common(command: F) -> F:
     return json_option(root_option(command))
 
 
+def given_root() -> Path | None:
+    """What --root said; None where it said nothing."""
+    return click.get_current_context().meta.get(ROOT_KEY)
+
+
 def current_root() -> Path:
     """--root, else $JOBSPEC_ROOT, else ./jobspec-root."""
-    given = click.get_current_context().meta.get(ROOT_KEY)
-    return Path(given or os.environ.get("JOBSPEC_ROOT") or "jobspec-root")
+    return Path(given_root() or os.environ.get("JOBSPEC_ROOT") or "jobspec-root")
 
 
 def wants_json() -> bool:

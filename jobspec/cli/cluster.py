@@ -1,0 +1,144 @@
+"""The cluster: setup, submit, scale."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+
+from jobspec.cli.common import common, given_root, wants_json
+from jobspec.cli.output import emit, say
+from jobspec.cluster import site as sites
+from jobspec.cluster import submit as submission
+from jobspec.cluster.site import Site
+from jobspec.errors import JobspecError
+from jobspec.queue import Queue
+
+_QUESTIONS = {
+    "root": "Root of the queue, on a filesystem that compute nodes mount",
+    "sif": "Image (Apptainer SIF)",
+    "account": "Slurm account (empty: your default)",
+    "partition": "Partition (empty: the default)",
+    "time": "Time limit of one element (empty: the partition's)",
+    "gpus": "GPUs of one worker",
+    "cpus": "CPU cores of one worker (empty: the default)",
+    "mem": "Memory of one worker (empty: the default)",
+    "modules": "Modules to load for apptainer (empty: none)",
+    "binds": "Further directories with models and data (empty: none)",
+}
+
+site_option = click.option(
+    "--site",
+    "site_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=None,
+    help="The site's settings.  [default: $JOBSPEC_SITE_ENV, else slurm/site.env]",
+)
+
+
+def _with_settings(command: click.Command) -> click.Command:
+    for name in reversed(sites.SETTINGS):
+        if name != "root":
+            option = click.Option([f"--{name.replace('_', '-')}", name], help=_help(name))
+            command.params.insert(0, option)
+    return command
+
+
+def _help(name: str) -> str:
+    return _QUESTIONS.get(name, sites.COMMENTS.get(name, f"{name} of the jobs, in Slurm's words"))
+
+
+@click.command()
+@site_option
+@common
+def setup(site_file: Path | None, **given: str | None) -> None:
+    """Write slurm/site.env: what batch scripts need to know of this site, and make the root.
+
+    \b
+    jobspec setup
+    jobspec setup --root /scratch/me/queue --sif /scratch/me/worker.sif --gpus 4 --time 03:00:00
+
+    Asks for what no option says, if a terminal is there to answer. What is written already is kept
+    unless said anew.
+    """
+    file = _site_file(site_file)
+    before = sites.read(file) if file.exists() else Site()
+    asked = {name: value for name, value in given.items() if value is not None}
+    root = given_root()
+    if root is not None:
+        asked["root"] = str(root)
+    site = replace(before, **asked)
+    if sys.stdin.isatty() and not wants_json():
+        site = replace(site, **{n: _ask(n, site) for n in _QUESTIONS if n not in asked})
+    sites.check(site, file)
+    Queue.create(site.root)
+    sites.write(file, site)
+    if wants_json():
+        return emit({"site": str(file), "settings": asdict(site)})
+    click.echo(file)
+    return say(f"next: make container SIF={site.sif}, then jobspec submit --array 0-3")
+
+
+_with_settings(setup)
+
+
+@click.command()
+@click.option("--array", default="0", show_default=True, help="Elements, as 0-3 or 0-15%4.")
+@click.option("--nodes", default=0, help="One worker over so many nodes.")
+@click.option("--dry-run", is_flag=True, help="Print the script, submit nothing.")
+@site_option
+@common
+def submit(array: str, nodes: int, dry_run: bool, site_file: Path | None) -> None:
+    """Submit workers to Slurm, one an array element.
+
+    \b
+    jobspec submit --array 0-3
+    jobspec submit --array 0-3 --dry-run
+
+    The script that is submitted is kept in ROOT/slurm, where the elements' logs go too.
+    """
+    file = _site_file(site_file)
+    site = _read(file)
+    what = submission.plan(site, file, array=array, version=version("jobspec"), multinode=nodes)
+    if dry_run:
+        return _show(what, site)
+    note = submission.check_image(site, version("jobspec"))
+    if note:
+        say(note)
+    Queue(site.root)
+    job = submission.submit(site, what)
+    if wants_json():
+        return emit({"slurm_job": job, "array": array})
+    return click.echo(f"Slurm job {job}, elements {array}")
+
+
+def _show(what: submission.Plan, site: Site) -> None:
+    if wants_json():
+        return emit({"sbatch": list(what.options), "script": what.text, "root": site.root})
+    say(f"sbatch {' '.join(what.options)}")
+    return click.echo(what.text, nl=False)
+
+
+def _read(file: Path) -> Site:
+    """The settings; the nodes read them too, so --root can't name another root."""
+    site = sites.read(file)
+    root = given_root()
+    if root is not None and str(root) != site.root:
+        raise JobspecError(
+            f"--root is `{root}`, the site's settings say `{site.root}`",
+            file=file,
+            hint="name another file with --site: one for each root",
+        )
+    return site
+
+
+def _site_file(given: Path | None) -> Path:
+    return (given or Path(os.environ.get("JOBSPEC_SITE_ENV") or sites.DEFAULT_FILE)).absolute()
+
+
+def _ask(name: str, site: Site) -> str:
+    return click.prompt(_QUESTIONS[name], default=getattr(site, name), err=True).strip()

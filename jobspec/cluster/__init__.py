@@ -1,0 +1,1 @@
+"""Workers as Slurm array elements: the site's settings, scripts, submission, scale."""

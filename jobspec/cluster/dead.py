@@ -1,0 +1,63 @@
+"""Taking back at once what dead workers hold, where Slurm knows that they are dead.
+
+Slurm may speed a death up, never prevent one: without its word the lease decides. Its word is a
+terminal state of that very run: cluster, job and restart count. That a later run of the job exists
+says less: the node of the first may have lost its controller alone, and its worker lives on. So
+there the worker must have been silent for two beats as well. The fence holds in either case.
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+from jobspec.cluster.slurm import Run, Slurm
+
+if TYPE_CHECKING:
+    from jobspec.queue import Queue
+    from jobspec.record import WorkerRecord
+    from jobspec.roster import WorkerSeen
+
+_SILENT_BEATS = 2
+
+
+def reap(queue: Queue, slurm: Slurm, *, silent_only: bool = False) -> list[str]:
+    """Take back the claims of workers whose run Slurm says has ended.
+
+    Args:
+        queue: its own looks at the beats, by earlier calls of `queue.reap()`, say who is silent.
+        slurm: asked once, and not at all where nobody is in question.
+        silent_only: ask about workers that have missed two beats alone, which costs a living queue
+            nothing.
+
+    Returns:
+        The jobs moved, as of `queue.reap`.
+
+    Raises:
+        OSError: the root doesn't answer.
+    """
+    if shutil.which("squeue") is None:
+        return []
+    holders = {job.worker for job in queue.jobs("running")}
+    silent_s = _SILENT_BEATS * queue.format.heartbeat_s
+    asked: list[tuple[WorkerSeen, Run]] = []
+    for seen in queue.workers():
+        run = run_of(seen.record)
+        if run is not None and seen.worker in holders:
+            if seen.silent_s >= silent_s or not silent_only:
+                asked.append((seen, run))
+    word = slurm.ended([run for _, run in asked])
+    dead = [seen for seen, run in asked if _is_dead(seen, word.get(run), silent_s)]
+    return [job for seen in dead for job in queue.reap(worker=seen.worker, now=True)]
+
+
+def run_of(record: WorkerRecord) -> Run | None:
+    """The run of a job that a worker is; None where it is none of Slurm's."""
+    if record.slurm_cluster is None or record.slurm_job is None:
+        return None
+    return Run(record.slurm_cluster, record.slurm_job, record.slurm_restart_count)
+
+
+def _is_dead(seen: WorkerSeen, ended: bool | None, silent_s: float) -> bool:
+    """`ended`: True for a terminal state, False for a later run of the job, None for no word."""
+    return ended is True or (ended is False and seen.silent_s >= silent_s)

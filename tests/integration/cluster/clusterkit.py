@@ -1,0 +1,156 @@
+"""What the tests of the cluster share: a root, its site's settings, submission, what is seen."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from slurmkit import Slurm, until
+from waykit import REPO, rows, tiny_spec
+
+from jobspec.entries import Job
+from jobspec.queue import Queue
+from jobspec.record import State
+from jobspec.spec import JobSpec
+
+PATIENCE_S = 240.0
+
+
+@dataclass
+class Cluster:
+    """A root on the two nodes' shared disk, and the person who works with it."""
+
+    slurm: Slurm
+    base: Path
+    tiny: Path
+    apptainer: str
+    sif: str
+
+    @property
+    def root(self) -> Path:
+        return self.base / "root"
+
+    @property
+    def site(self) -> Path:
+        return self.base / "slurm" / "site.env"
+
+    @property
+    def queue(self) -> Queue:
+        return Queue(self.root)
+
+    def setup(self, *options: str) -> None:
+        """Short leases, since workers are killed and waited for; then as a person does it."""
+        Queue.create(self.root, heartbeat_s=0.5, lease_s=30.0)
+        settings = ["--root", str(self.root), "--sif", self.sif, "--apptainer", self.apptainer]
+        settings += ["--binds", str(self.tiny), "--worker-options", "--drain --devices 1"]
+        self.jobspec("setup", *settings, *options)
+
+    def jobspec(self, *args: str, code: int = 0) -> str:
+        """Run the real command on the "login node"; what it printed."""
+        env = self.slurm.env | {"PYTHONPATH": str(REPO), "JOBSPEC_SITE_ENV": str(self.site)}
+        command = [sys.executable, "-m", "jobspec.cli", *args]
+        done = subprocess.run(
+            command, env=env, cwd=self.base, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def enqueue(self, spec: JobSpec) -> Job:
+        return self.queue.enqueue(spec)
+
+    def sbatch(self, array: str, *options: str) -> str:
+        """`sbatch --array=… slurm/worker.sbatch`, as it stands in the repository; the job's id."""
+        log = self.root / "slurm" / "%A_%a.log"
+        log.parent.mkdir(exist_ok=True)
+        command = ["sbatch", "--parsable", f"--array={array}", f"--output={log}", *options]
+        return self.slurm.call(*command, str(REPO / "slurm" / "worker.sbatch"), cwd=self.base)
+
+    def log(self, element: str) -> str:
+        with contextlib.suppress(FileNotFoundError):
+            return (self.root / "slurm" / f"{element}.log").read_text()
+        return ""
+
+    def states(self) -> dict[str, str]:
+        return {job.id: job.state.value for job in self.queue.jobs()}
+
+    def wait_until(self, condition: Any, what: str, timeout_s: float = PATIENCE_S) -> Any:
+        """Wait; where it takes too long the failure shows the logs."""
+        try:
+            return until(condition, what, timeout_s)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.told()}") from None
+
+    def wait_for_steps(self, job: Job, attempt: int, count: int = 2) -> None:
+        """Until an attempt has trained some steps."""
+        where = job.paths.attempt(attempt).dir
+        self.wait_until(
+            lambda: sum("loss" in row for row in rows(where)) >= count,
+            f"{count} steps of attempt {attempt}",
+        )
+
+    def wait_for_end(self, *elements: str) -> None:
+        """Until Slurm has no process of these elements left."""
+        for element in elements:
+            self.wait_until(
+                lambda e=element: self.slurm.state_of(e) in ("COMPLETED", "CANCELLED", "FAILED"),
+                f"the end of {element}",
+            )
+
+    def told(self) -> str:
+        """All that was said so far: for whoever reads a failed test."""
+        logs = sorted((self.root / "slurm").glob("*.log"))
+        parts = [f"== {log.name}\n{log.read_text()[-3000:]}" for log in logs]
+        queue = self.slurm.call("squeue", "--all", "--states=all", "--array")
+        return "\n".join([str(self.states()), queue, *parts])
+
+    def end(self) -> None:
+        """Cancel what is left, and wait for it, so that the next test finds free nodes."""
+        self.slurm.call("scancel", f"--user={os.environ.get('USER') or 'root'}")
+        until(lambda: not self.slurm.call("squeue", "--noheader"), "an empty cluster", PATIENCE_S)
+
+
+def long_spec(tiny: Path, name: str, **train: Any) -> JobSpec:
+    """A job that trains for about a minute and saves only when it is asked to stop."""
+    settings = {"num_train_epochs": 40.0, "checkpoint_interval_s": 3600, **train}
+    return tiny_spec(tiny, name=name, **settings)
+
+
+def score_spec(tiny: Path, name: str) -> JobSpec:
+    """A model scored as it is."""
+    spec = tiny_spec(tiny, name=name, evaluate=True)
+    return msgspec.structs.replace(spec, train=None, data=None)
+
+
+def resumed_from(job: Job, attempt: int) -> dict[str, Any]:
+    """What an attempt's first row says of where it took up."""
+    first = next(iter(rows(job.paths.attempt(attempt).dir)), {})
+    return first.get("resumed_from") or {}
+
+
+def reason(job: Job, attempt: int) -> str:
+    end = msgspec.json.decode(job.paths.attempt(attempt).end.read_bytes())
+    return end["reason"]
+
+
+def ended_well(queue: Queue) -> bool:
+    jobs = queue.jobs()
+    return bool(jobs) and all(job.state is State.SUCCEEDED for job in jobs)
+
+
+def processes_with(word: str) -> list[int]:
+    """PIDs of processes that have a word in their command line."""
+    return [pid for pid, line in _command_lines() if word in line and pid != os.getpid()]
+
+
+def _command_lines() -> Iterator[tuple[int, str]]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                yield int(entry.name), (entry / "cmdline").read_bytes().decode(errors="replace")
