@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # Processes that run tests side by side; many tests wait more than they compute.
 JOBS ?= 2
 
-.PHONY: demo test lint types check clean
+.PHONY: demo test lint types check container clean
 
 demo: $(VENV)/.installed
 	$(BIN)/jobspec demo
@@ -22,11 +22,16 @@ types: $(VENV)/.installed
 
 check: test lint types
 
+# The worker's image, by podman or buildah; see Containerfile and docs/cluster.md.
+SIF ?= worker.sif
+container:
+	slurm/build-image $(SIF)
+
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11 demo")'
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing torch, transformers, deepspeed, trl and lm-eval into $(VENV) …"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[worker,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[worker,report,dev]'
 	@touch $@
 
 clean:

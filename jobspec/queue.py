@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from jobspec import aside, derived, fs, lease, lookup, roster
 from jobspec import root as roots
 from jobspec import spec as specs
-from jobspec.entries import Entry, Job, following, in_state, scan
+from jobspec.entries import Entry, Job, following, in_state, scan, uncollected
 from jobspec.errors import DiskFull, JobspecError, SpecError
 from jobspec.paths import RootPaths, Ticket
 from jobspec.reap import Reaper
@@ -87,8 +87,9 @@ class Queue:
     def jobs(self, state: State | str | None = None) -> list[Job]:
         """All jobs, in claim order, or those in one state. Reads names, no files."""
         wanted = None if state is None else State(state)
-        entries = sorted(scan(self.paths).values(), key=lambda entry: entry.order)
-        return [Job(e, self.paths) for e in entries if wanted is None or e.state is wanted]
+        with uncollected():
+            entries = sorted(scan(self.paths).values(), key=lambda entry: entry.order)
+            return [Job(e, self.paths) for e in entries if wanted is None or e.state is wanted]
 
     def job(self, selector: str) -> Job:
         """The one job of that id or unique prefix. Raises JobNotFound."""

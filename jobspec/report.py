@@ -8,31 +8,40 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from jobspec import budget, record
+from jobspec import budget, live, record, workers
 from jobspec.errors import JobspecError
-from jobspec.record import ClaimRecord, End, Progress, Reason, Result, State, WorkerRecord
+from jobspec.record import ClaimRecord, End, Progress, Reason, Result, State
+from jobspec.workers import WorkerRow
 
 if TYPE_CHECKING:
     from jobspec.entries import Job
     from jobspec.paths import AttemptPaths
     from jobspec.queue import Queue
-    from jobspec.roster import WorkerSeen
 
 SCHEMA = 1
-_ASKED = 100  # pending jobs whose needs are compared with what the workers have
-_STALE_S = 180.0  # a working worker writes its record every minute
 SHOWN_FIRST = (State.RUNNING, State.PENDING, State.FAILED, State.SUCCEEDED, State.CANCELLED)
+
+
+class PastRow(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt that did not bring its job to its end, in `status --json`, and why it ended."""
+
+    attempt: int
+    reason: str
+    phase: str | None = None
+    step: int | None = None
+    host: str | None = None
+    retried: bool = False
 
 
 class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     """One job in `status --json`. Unknown is null; `progress` is the phase's share done, 0 to 1.
 
-    `reason_count` of the attempts that `reason_limit` allows have ended for this reason.
+    `done` of `total` `unit`s are that share. `reason_count` of the attempts that `reason_limit`
+    allows have ended for this reason. `waits_for`: what a pending job needs and no live worker has.
     """
 
     job: str
@@ -51,21 +60,19 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, float | None] = {}
     reason_count: int | None = None
     reason_limit: int | None = None
-
-
-class WorkerRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One worker in `status --json`. `age_s`: since it last wrote its record, by the two clocks."""
-
-    worker: str
-    host: str = ""
-    alive: bool = False
-    age_s: float | None = None
-    job: str | None = None
-    gpus: int = 0
+    done: float | None = None
+    total: float | None = None
+    unit: str | None = None
+    waits_for: str | None = None
+    attempts: list[PastRow] = []
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """`status --json`, field by field."""
+    """`status --json`, field by field. `nothing_runs`: why, where jobs wait and none is claimed.
+
+    `left_out`: jobs by state that the limit on rows left out of `jobs`; `aside`: why each host of
+    `quarantine` is there.
+    """
 
     schema: int = SCHEMA
     root: str
@@ -73,6 +80,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     jobs: list[JobRow]
     workers: list[WorkerRow]
     quarantine: list[str]
+    nothing_runs: str | None = None
+    left_out: dict[str, int] = {}
+    aside: dict[str, str] = {}
 
 
 class AttemptRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,30 +159,35 @@ def counts(jobs: Iterable[Job]) -> dict[str, int]:
     return count
 
 
-def status(queue: Queue, jobs: Sequence[Job], shown: Sequence[Job]) -> Status:
+def status(queue: Queue, jobs: Sequence[Job], shown: Selection) -> Status:
     """The queue as it is now.
 
     Args:
         jobs: all jobs, for the counts.
         shown: those to read files for.
     """
-    workers = worker_rows(queue)
-    hosts = {worker.worker: worker.host for worker in workers}
+    staff = workers.rows(queue)
+    aside = {host: mark.reason for host, mark in queue.quarantined().items()}
     return Status(
         root=str(queue.paths.root),
         counts=counts(jobs),
-        jobs=[job_row(job, hosts) for job in shown],
-        workers=workers,
-        quarantine=list(queue.quarantined()),
+        jobs=[job_row(job, staff) for job in shown.jobs],
+        workers=staff,
+        quarantine=list(aside),
+        nothing_runs=workers.why_nothing_runs(queue, jobs, staff, aside),
+        left_out={state.value: count for state, count in shown.hidden.items()},
+        aside=aside,
     )
 
 
-def job_row(job: Job, hosts: dict[str, str] | None = None) -> JobRow:
+def job_row(job: Job, staff: Sequence[WorkerRow] = ()) -> JobRow:
     """One job's line: its progress while it runs, its end or its scores afterwards."""
     attempt = job.paths.attempt(job.attempt)
     progress = record.read(attempt.progress, Progress) if job.state is State.RUNNING else None
     end = record.read(attempt.end, End) if job.state in record.FINAL else None
     worker = job.worker or (end.worker if end else None) or None
+    hosts = {row.worker: row.host for row in staff if row.worker == worker}
+    able = [row for row in staff if row.alive]
     loss = _loss(job)
     return JobRow(
         job=job.id,
@@ -183,7 +198,7 @@ def job_row(job: Job, hosts: dict[str, str] | None = None) -> JobRow:
         progress=_fraction(progress),
         eta_s=progress.eta_s if progress else None,
         worker=worker,
-        host=(end.host if end else (hosts or {}).get(worker or "")) or None,
+        host=(end.host if end else hosts.get(worker or "")) or None,
         reason=job.reason.value if job.reason is not None else None,
         reason_count=loss.count if loss is not None else None,
         reason_limit=loss.limit if loss is not None else None,
@@ -191,15 +206,20 @@ def job_row(job: Job, hosts: dict[str, str] | None = None) -> JobRow:
         started_at=_started(attempt, end) if job.state is not State.PENDING else None,
         ended_at=(end.ended_at if end else None) or None,
         metrics=_metrics(job, progress),
+        done=progress.done if progress else None,
+        total=progress.total if progress else None,
+        unit=progress.unit if progress else None,
+        waits_for=workers.unmet_need(job, able) if job.state is State.PENDING else None,
+        attempts=_past(job),
     )
 
 
-def job_report(job: Job, hosts: dict[str, str] | None = None) -> JobReport:
+def job_report(job: Job, staff: Sequence[WorkerRow] = ()) -> JobReport:
     """Everything the files say about one job."""
     from jobspec.metrics import attempts  # here, so that `status` need not load it
 
     return JobReport(
-        job=job_row(job, hosts),
+        job=job_row(job, staff),
         priority=job.priority,
         dir=str(job.paths.dir),
         attempts=[_attempt_row(attempt) for attempt in attempts(job.paths)],
@@ -214,56 +234,6 @@ def result(job: Job) -> Result | None:
     if job.state is not State.SUCCEEDED:
         return None
     return record.read(job.paths.attempt(job.attempt).result, Result)
-
-
-def worker_rows(queue: Queue) -> list[WorkerRow]:
-    """Who works, live ones first."""
-    rows = [_worker_row(seen, queue.format.lease_s) for seen in queue.workers()]
-    return sorted(rows, key=lambda row: (not row.alive, row.worker))
-
-
-def why_waiting(queue: Queue, jobs: Sequence[Job], workers: Sequence[WorkerRow]) -> str | None:
-    """Why nothing runs though jobs wait; None where that needs no explanation."""
-    pending = [job for job in jobs if job.state is State.PENDING]
-    live = [worker for worker in workers if worker.alive]
-    if not pending:
-        return None
-    held = queue.on_hold()
-    if held is not None:
-        return f"on hold{f': {held.reason}' if held.reason else ''} (`jobspec release` lifts it)"
-    if not live:
-        return f"no worker is alive; start one: jobspec-worker --root {queue.paths.root}"
-    if any(worker.job for worker in live) or any(job.state is State.RUNNING for job in jobs):
-        return None
-    names = {worker.worker for worker in live}
-    records = [seen.record for seen in queue.workers() if seen.worker in names]
-    unmet = [_unmet(job, records) for job in pending[:_ASKED]]
-    return f"the next job {unmet[0]}" if all(unmet) else None
-
-
-def _unmet(job: Job, workers: Sequence[WorkerRecord]) -> str | None:
-    """What a job waits for that no live worker has."""
-    try:
-        wanted = job.spec.resources
-    except (JobspecError, OSError):
-        return None
-    most = max(worker.gpus for worker in workers)
-    if wanted.gpus is not None and wanted.gpus > most:
-        return f"waits for {wanted.gpus} GPUs, the live workers have at most {most}"
-    memory = max(worker.gpu_memory_gib or 0.0 for worker in workers)
-    if wanted.gpu_memory_gib is not None and wanted.gpu_memory_gib > memory:
-        return f"needs GPUs of {wanted.gpu_memory_gib:g} GiB, the live workers' have {memory:g}"
-    return None
-
-
-def age_s(then: str | None, now: datetime | None = None) -> float | None:
-    """Seconds since an ISO 8601 time; None for what is no time."""
-    try:
-        moment = datetime.fromisoformat(then or "")
-    except ValueError:
-        return None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return ((now or datetime.now(UTC)) - moment).total_seconds()
 
 
 def _name(job: Job) -> str:
@@ -296,11 +266,33 @@ def _losses(job: Job) -> list[LossRow]:
     return [LossRow(reason=each.reason.value, count=each.count, limit=each.limit) for each in spent]
 
 
+def _past(job: Job) -> list[PastRow]:
+    """The attempts before the one that runs, waits or succeeded; of a failed job, all."""
+    last = job.attempt if job.state is State.FAILED else job.attempt - 1
+    return [_past_row(job.paths.attempt(number)) for number in range(1, last + 1)]
+
+
+def _past_row(attempt: AttemptPaths) -> PastRow:
+    end = record.read(attempt.end, End) or End(reason=Reason.LOST)
+    claim = None if end.host else record.read(attempt.claim, ClaimRecord)
+    return PastRow(
+        attempt=attempt.number,
+        reason=end.reason.value,
+        phase=end.phase,
+        step=end.step,
+        host=end.host or (claim.host if claim is not None else "") or None,
+        retried=attempt.retry.exists(),
+    )
+
+
 def _metrics(job: Job, progress: Progress | None) -> dict[str, float | None]:
     found = result(job)
     if found is not None:
         return found.metrics
-    return progress.metrics if progress is not None else {}
+    if progress is None:
+        return {}
+    newest = live.newest(job.paths.attempt(job.attempt), progress.phase)
+    return {**progress.metrics, **newest}
 
 
 def _started(attempt: AttemptPaths, end: End | None) -> str | None:
@@ -335,21 +327,4 @@ def _attempt_row(attempt: AttemptPaths) -> AttemptRow:
         overhead_s=end.overhead_s,
         phases=end.phases,
         retried=retried,
-    )
-
-
-def _worker_row(seen: WorkerSeen, lease_s: float) -> WorkerRow:
-    """A worker as one look can tell: a beat can be old, so its record must be young as well.
-
-    Only `reap`, which looks for a whole lease, judges anybody dead; this is for people to read.
-    """
-    age = age_s(seen.record.updated_at)
-    fresh = age is None or age < max(_STALE_S, lease_s)
-    return WorkerRow(
-        worker=seen.worker,
-        host=seen.record.host,
-        alive=seen.beating and fresh and seen.silent_s < lease_s,
-        age_s=age,
-        job=seen.job,
-        gpus=seen.record.gpus,
     )

@@ -14,8 +14,8 @@ from jobspec import check, new
 from jobspec.calibrate import Entry, Row
 from jobspec.cli.common import common, current_root, wants_json
 from jobspec.cli.output import Cell, Column, Table, emit, say, warn
+from jobspec.cli.screen import short
 from jobspec.cli.specs import enqueue_all, say_findings
-from jobspec.cli.status import short
 from jobspec.entries import Job
 from jobspec.errors import BenchmarkError, SpecError
 from jobspec.record import State

@@ -112,10 +112,12 @@ def _note_lines(note: Cell, width: int) -> list[str]:
 
 
 def cut(text: str, width: int) -> str:
-    """Cut at the end, after a whole word where there is one."""
+    """Cut at the end, after a whole word, or of several things after a whole one."""
     if len(text) <= width:
         return text
-    whole = text[: width - 1].rpartition(" ")[0].rstrip(",") or text[: width - 2]
+    kept = text[: width - 1]
+    between = ", " if ", " in kept else " "
+    whole = kept.rpartition(between)[0] or text[: width - 2]
     return f"{whole} …"[:width]
 
 

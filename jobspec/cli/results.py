@@ -10,7 +10,7 @@ from jobspec import new
 from jobspec import results as scores
 from jobspec.cli.common import common, jobs_argument, open_queue, wants_json
 from jobspec.cli.output import Cell, Column, Table, emit_struct, say
-from jobspec.cli.status import short
+from jobspec.cli.screen import short
 from jobspec.results import ResultRow, Score
 
 _TRUNCATED = 0.1  # above this share of answers cut off, a score says little

@@ -8,10 +8,10 @@ from typing import Any
 import click
 import msgspec
 
-from jobspec import report, words
+from jobspec import report, words, workers
 from jobspec.cli.common import common, complete_jobs, open_queue, wants_json
 from jobspec.cli.output import Cell, Column, Table, duration, emit_struct
-from jobspec.cli.status import COLOURS, figures, state_and_phase
+from jobspec.cli.screen import COLOURS, figures, state_and_phase
 from jobspec.record import State
 from jobspec.report import AttemptRow, JobReport, JobRow
 from jobspec.spec import DataSpec, JobSpec, ModelSpec
@@ -30,8 +30,7 @@ def show(job: str) -> None:
     jobspec show qwen
     """
     queue = open_queue()
-    hosts = {row.worker: row.host for row in report.worker_rows(queue)}
-    told = report.job_report(queue.job(job), hosts)
+    told = report.job_report(queue.job(job), workers.rows(queue))
     if wants_json():
         return emit_struct(told)
     for line in _lines(told):
@@ -143,6 +142,6 @@ def _metric_table(metrics: dict[str, float | None]) -> Table:
 def _moment(then: str | None) -> str:
     if not then:
         return ""
-    age = report.age_s(then)
+    age = workers.age_s(then)
     ago = f" ({duration(age)} ago)" if age is not None else ""
     return f"{then[:19].replace('T', ' ')} UTC{ago}"

@@ -6,9 +6,10 @@ import getpass
 
 import click
 
-from jobspec import report
+from jobspec import workers as staff
 from jobspec.cli.common import common, open_queue, wants_json
-from jobspec.cli.output import Cell, Column, Table, duration, emit, say
+from jobspec.cli.output import Column, Table, emit, say
+from jobspec.cli.screen import worker_table
 
 
 @click.command()
@@ -20,42 +21,12 @@ def workers() -> None:
     jobspec workers
     """
     queue = open_queue()
-    rows = report.worker_rows(queue)
-    seen = {each.worker: each for each in queue.workers()}
+    found = staff.rows(queue)
     if wants_json():
-        return emit({"root": str(queue.paths.root), "workers": rows})
-    if not rows:
+        return emit({"root": str(queue.paths.root), "workers": found})
+    if not found:
         return say(f"no workers yet: start one with `jobspec-worker --root {queue.paths.root}`")
-    columns = [Column("worker"), Column("state"), Column("job"), Column("phase", 7)]
-    columns += [
-        Column("host", 6),
-        Column("gpus", 5),
-        Column("slurm", 3),
-        Column("seen", 4),
-        Column("note", 2),
-    ]
-    table = Table(columns)
-    for row in rows:
-        facts = seen[row.worker].record
-        state = (
-            "silent"
-            if not row.alive
-            else "draining"
-            if seen[row.worker].draining
-            else ("busy" if row.job else "idle")
-        )
-        table.add(
-            row.worker,
-            Cell(state, {"silent": "red", "busy": "cyan", "draining": "yellow"}.get(state)),
-            row.job or "",
-            facts.phase or "" if row.job else "",
-            row.host,
-            f"{row.gpus}× {facts.gpu_name or 'GPU'}" if row.gpus else "",
-            facts.slurm_job or "",
-            "" if row.age_s is None else f"{duration(row.age_s)} ago",
-            facts.note or "",
-        )
-    for line in table.lines():
+    for line in worker_table(found).lines():
         click.echo(line)
     return None
 

@@ -2,63 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
-import select
 import signal
-import struct
-import subprocess
-import sys
-import termios
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clikit import base_spec, environment, jobspec, take
+from clikit import PATIENCE_S, base_spec, jobspec, take
+from terminalkit import Terminal
 
 from jobspec.queue import Queue
-
-PATIENCE_S = 30.0
-
-
-class Terminal:
-    """A command in a pseudo-terminal of a given size, and what it has drawn so far."""
-
-    def __init__(self, *args: str, columns: int, lines: int = 24) -> None:
-        self._ours, theirs = pty.openpty()
-        self.resize(columns, lines)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "jobspec.cli", *args],
-            env=environment(TERM="xterm", NO_COLOR=""),
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-        )
-        os.close(theirs)
-        self.drawn = ""
-
-    def resize(self, columns: int, lines: int = 24) -> None:
-        fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-
-    def read_until(self, text: str) -> str:
-        """What was drawn up to `text`; fails where it does not come."""
-        deadline = time.monotonic() + PATIENCE_S
-        while text not in self.drawn:
-            left = deadline - time.monotonic()
-            assert left > 0, f"`{text}` was not drawn; there was: {self.drawn[-2000:]}"
-            if select.select([self._ours], [], [], left)[0]:
-                self.drawn += os.read(self._ours, 65536).decode()
-        before, _, self.drawn = self.drawn.partition(text)
-        return before
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        os.close(self._ours)
 
 
 @pytest.fixture
@@ -101,7 +54,8 @@ def test_watch_fits_a_screen_that_is_too_low(queue: Queue) -> None:
     terminal = Terminal(*arguments, columns=100, lines=8)
     try:
         terminal.read_until("\x1b[H")
-        assert terminal.read_until("\x1b[J").count("\n") <= 8
+        frame = terminal.read_until("\x1b[J")
+        assert frame.count("\n") <= 8 and "8 running" in frame and "1 worker alive" in frame
     finally:
         terminal.close()
 
