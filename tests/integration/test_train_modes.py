@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
+from nodekit import launcher
 from safetensors.numpy import load_file
-from waykit import drain, losses, queue_at, tiny_spec
+from waykit import drain, losses, queue_at, ranks_of, rows, tiny_spec
 
 from jobspec import record
+from jobspec.queue import Job
 from jobspec.record import End, State
 from jobspec.spec import LoraSpec
 
 pytestmark = pytest.mark.deepspeed
 
 
-def train(tiny: Path, directory: Path, devices: int = 2, **settings):
+def train(
+    tiny: Path, directory: Path, devices: int = 2, options: Sequence[str] = (), **settings
+) -> Job:
     """One short run; its job."""
     queue = queue_at(directory)
     job = queue.enqueue(tiny_spec(tiny, num_train_epochs=1.0, **settings))
-    drain(queue, "--devices", str(devices))
+    drain(queue, "--devices", str(devices), *options)
     return queue.job(job.id)
 
 
@@ -41,6 +46,7 @@ def one_by_eight(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[i
         {"per_device_train_batch_size": 4, "zero_stage": 0},
         {"per_device_train_batch_size": 4, "gradient_checkpointing": True},
         {"per_device_train_batch_size": 2, "offload": "optimizer"},
+        {"per_device_train_batch_size": 2, "sequence_parallel": 2, "zero_stage": 3},
     ],
     ids=lambda settings: "-".join(f"{key}={value}" for key, value in settings.items()),
 )
@@ -61,6 +67,38 @@ def test_the_curve_does_not_depend_on_how_a_batch_is_spread(
         name: value.shape for name, value in untrained.items()
     }
     assert any((weights[name] != untrained[name]).any() for name in weights)
+
+
+SHARED = {"per_device_train_batch_size": 1, "packing": True, "sequence_parallel": 2}
+
+
+@pytest.fixture(scope="module")
+def shared(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
+    """The loss by step on one node whose two devices share every row's tokens."""
+    return losses(train(tiny, tmp_path_factory.mktemp("shared"), **SHARED).paths.dir)
+
+
+def test_devices_that_share_rows_give_the_same_curve(
+    shared: dict[int, float], one_by_eight: dict[int, float]
+) -> None:
+    assert shared.keys() == one_by_eight.keys()
+    assert max(abs(shared[step] - one_by_eight[step]) for step in shared) < 1e-6
+
+
+def test_two_nodes_give_one_nodes_curve_bit_for_bit(
+    tiny: Path, tmp_path: Path, shared: dict[int, float]
+) -> None:
+    options = ("--nodes", "2", "--launcher", launcher(tmp_path))
+    job = train(tiny, tmp_path, devices=1, options=options, **SHARED)
+    assert job.state is State.SUCCEEDED
+    assert losses(job.paths.dir) == shared
+    attempt = job.paths.attempt(1)
+    plan = msgspec.json.decode(attempt.manifest.read_bytes())["plan"]
+    assert (plan["nodes"], plan["world_size"], plan["gradient_accumulation_steps"]) == (2, 2, 8)
+    written = [row["step"] for row in rows(attempt.dir) if "loss" in row]
+    assert written == sorted(set(written)), "a row a step, by rank 0 alone"
+    assert attempt.log("train").with_suffix(".node1.log").exists()
+    assert not ranks_of(attempt.dir)
 
 
 def test_an_adapter_is_kept_and_merged_for_scoring(tiny: Path, tmp_path: Path) -> None:

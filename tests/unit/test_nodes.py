@@ -14,19 +14,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from nodekit import launcher
 
 from jobspec.paths import AttemptPaths
 from worker import launch, node
 from worker.phase import EXIT_NODE_LOST
 
 REPO = Path(__file__).parents[2]
-# Starts a command once a "node", as srun does, and waits for all; what `before` says comes first.
-LAUNCHER = """#!/bin/sh
-n=$1; shift
-{before}
-for i in $(seq 0 $((n - 1))); do SLURM_PROCID=$i {each} "$@" & done
-wait
-"""
 RANK = """
 import json, os, pathlib, signal, subprocess, sys, time
 rank, out = os.environ["RANK"], pathlib.Path(sys.argv[1])
@@ -55,14 +49,11 @@ class Nodes:
         self, *behaviour: str, isolation: str = "auto", before: str = "", each: str = ""
     ) -> list[str]:
         """Behaviour: seconds:exit code, a rank each, the same number on both nodes."""
-        launcher = self.dir / "launcher.sh"
-        launcher.write_text(LAUNCHER.format(before=before, each=each))
-        launcher.chmod(0o755)
         spread = launch.Spread(
             nodes=2,
             ranks=len(behaviour) // 2,
             tmp=self.dir / "t",
-            launcher=f"{launcher} {{nodes}}",
+            launcher=launcher(self.dir, before=before, each=each),
             isolation=isolation,
         )
         command = launch.spread_command("train", AttemptPaths(self.dir), spread)
