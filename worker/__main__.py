@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 
@@ -10,7 +11,7 @@ import click
 from jobspec import root as roots
 from jobspec.errors import JobspecError
 from jobspec.queue import Queue
-from worker import preflight
+from worker import launch, preflight, slurm
 from worker.loop import Options, Worker
 
 
@@ -21,6 +22,12 @@ from worker.loop import Options, Worker
 @click.option("--idle-timeout", type=float, help="Leave after so many seconds without work.")
 @click.option("--time-limit", type=float, help="Seconds this worker has; Slurm's end counts too.")
 @click.option("--devices", type=click.IntRange(min=1), help="GPUs, or CPU processes, to use.")
+@click.option("--nodes", type=click.IntRange(min=1), help="Nodes to use  [default: all of the job]")
+@click.option(
+    "--launcher",
+    default=launch.SRUN,
+    help="Starts the command after it once on each of {nodes} nodes.  [default: srun]",
+)
 @click.option("--stall", default=3600.0, help="Seconds without progress that end a phase.")
 @click.option(
     "--isolation",
@@ -40,6 +47,8 @@ def main(
     idle_timeout: float | None,
     time_limit: float | None,
     devices: int | None,
+    nodes: int | None,
+    launcher: str,
     stall: float,
     isolation: str,
     poll: bool,
@@ -60,11 +69,14 @@ def main(
         devices=devices,
         isolation=isolation,
         poll=poll,
+        launcher=launcher,
     )
     roots.keep_others_out()
     try:
         queue = Queue(root or os.environ.get("JOBSPEC_ROOT") or "jobspec-root")
-        code = Worker(queue, options, preflight.devices(devices)).run()
+        found = preflight.devices(devices)
+        found = dataclasses.replace(found, nodes=nodes or slurm.read().nodes)
+        code = Worker(queue, options, found).run()
     except JobspecError as error:
         click.echo(f"error: {error}", err=True)
         if error.hint:

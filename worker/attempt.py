@@ -21,13 +21,14 @@ from worker import checkpoints, launch, manifest
 from worker.child import Child
 from worker.inherit import inherit
 from worker.past import look
-from worker.phase import EXIT_DONE
+from worker.phase import EXIT_DONE, EXIT_PORT_TAKEN
 from worker.verdict import Circumstances, Verdict, judge
 
 if TYPE_CHECKING:
     from worker.loop import Worker
 
 _TICK_S = 0.1
+_PORTS_TRIED = 3  # between looking for a free port and its use another process may take it
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,16 @@ class Attempt:
         self._look()
         self._event("start", phase=phase, ranks=ranks)
         self._paths.error.unlink(missing_ok=True)
+        for _ in range(_PORTS_TRIED):
+            code = self._run(phase, ranks)
+            if code != EXIT_PORT_TAKEN:
+                break
+        if code == EXIT_DONE and self._paths.done(phase).exists():
+            return None
+        return self._judge(phase, code)
+
+    def _run(self, phase: str, ranks: int) -> int | None:
+        """Run a phase's ranks. Returns their exit code; None if they had to be killed."""
         child = Child(self._command(phase, ranks), self._environment(ranks), self._paths.log(phase))
         try:
             code = self._watch(child, phase)
@@ -111,9 +122,7 @@ class Attempt:
             child.kill()
             self._times.append(PhaseTime(phase=phase, wall_s=child.wall_s))
         self._event("end", phase=phase, exit_code=code, wall_s=child.wall_s)
-        if code == EXIT_DONE and self._paths.done(phase).exists():
-            return None
-        return self._judge(phase, code)
+        return code
 
     def _watch(self, child: Child, phase: str) -> int | None:
         """Beat, look for the claim, pass stops on, and see that something moves.
@@ -260,13 +269,27 @@ class Attempt:
         )
 
     def _command(self, phase: str, ranks: int) -> list[str]:
+        options, nodes = self._worker.options, self._nodes(ranks)
+        if nodes > 1:
+            spread = launch.Spread(
+                nodes=nodes,
+                ranks=ranks // nodes,
+                tmp=self._worker.tmp,
+                launcher=options.launcher,
+                isolation=options.isolation,
+            )
+            return launch.spread_command(phase, self._paths, spread)
         return launch.phase_command(
             phase,
             self._paths.dir,
             ranks=ranks,
             port=_free_port() if ranks > 1 or phase == "train" else 0,
-            isolation=self._worker.options.isolation,
+            isolation=options.isolation,
         )
+
+    def _nodes(self, ranks: int) -> int:
+        """How many nodes a phase's ranks are on: one rank is always on this one."""
+        return self._plan.nodes if self._plan is not None and ranks > 1 else 1
 
     def _environment(self, ranks: int) -> dict[str, str]:
         return launch.phase_environment(
@@ -274,7 +297,7 @@ class Attempt:
             root=self._worker.root,
             tmp=self._worker.tmp,
             devices=self._worker.devices,
-            ranks=ranks,
+            ranks=ranks // self._nodes(ranks),
         )
 
     def _event(self, event: str, **facts: Any) -> None:

@@ -58,6 +58,7 @@ class Options:
     stop_margin_s: float = 30.0
     unfit_timeout_s: float = 600.0
     poll: bool = False
+    launcher: str = launch.SRUN
 
 
 @dataclass
@@ -121,6 +122,8 @@ class Worker:
         """Work until told or left to stop. Returns the process's exit code."""
         self.signals.install()
         what = f"{self.devices.count} × {self.devices.name or 'cpu'}"
+        if self.devices.nodes > 1:
+            what = f"{self.devices.nodes} nodes, each {what}"
         say(f"worker {self.id}: {what}, root {self.root}")
         try:
             self.beat()
@@ -327,7 +330,7 @@ class Worker:
             pid=os.getpid(),
             started_at=self._started_at,
             updated_at=record.utc_now(),
-            gpus=self.devices.count if self.devices.on_gpu else 0,
+            gpus=self.devices.total if self.devices.on_gpu else 0,
             gpu_name=self.devices.name,
             gpu_memory_gib=self.devices.memory_gib,
             slurm_cluster=self.slurm.cluster,

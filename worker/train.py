@@ -21,9 +21,9 @@ import msgspec
 from jobspec import fs
 from jobspec.errors import JobspecError, ModelError
 from jobspec.spec import JobSpec
-from worker import adapters, attention, checkpoints, flops, kernels, launch
+from worker import adapters, attention, checkpoints, flops, kernels, launch, meeting
 from worker.course import Course, NonFiniteLossError
-from worker.phase import EXIT_STOPPED, Phase, run
+from worker.phase import EXIT_PORT_TAKEN, EXIT_STOPPED, Phase, run
 
 os.environ.setdefault("ACCELERATE_USE_DEEPSPEED", "true")
 
@@ -48,7 +48,10 @@ def body(phase: Phase) -> int:
         # DeepSpeed would compile a shared-memory all-reduce at every first start on a host: half a
         # minute, and a compiler, that gloo does not need.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo", verbose=False)
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if not meeting.join(backend):
+        return EXIT_PORT_TAKEN
+    deepspeed.init_distributed(backend, verbose=False)
     job = Training(phase, stop)
     for sig in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(sig, stop)
