@@ -322,3 +322,43 @@ def test_an_image_command_that_does_not_exist(place: Path, monkeypatch: pytest.M
     monkeypatch.setenv("JOBSPEC_WORKER_COMMAND", "/nowhere/apptainer exec x.sif python")
     with pytest.raises(JobspecError, match="can't be run"):
         check.check(spec_file(), Path("root"))
+
+
+@pytest.mark.parametrize(
+    ("degree", "heads", "keys", "even"),
+    [
+        (4, 32, 8, True),
+        (16, 32, 8, True),
+        (8, 12, 4, False),
+        (6, 12, 4, False),
+        (3, 12, None, True),
+    ],
+)
+def test_devices_must_share_the_models_heads_evenly(
+    place: Path, degree: int, heads: int, keys: int | None, even: bool
+) -> None:
+    config = {"max_position_embeddings": 4096, "num_attention_heads": heads}
+    config |= {} if keys is None else {"num_key_value_heads": keys}
+    (place / "tiny/config.json").write_text(json.dumps(config))
+    setting = f"train.sequence_parallel={degree}"
+    if even:
+        assert checked(setting).spec.train is not None
+        return
+    error = refusal(setting)
+    assert (error.file, error.place) == ("specs/s.json", "$.train.sequence_parallel")
+    assert f"`{degree}` devices can't share {heads} attention heads" in error.message
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (("resources.gpus=6",), "groups of 4 devices can't be made of `resources.gpus` 6"),
+        (('model.attn_implementation="sdpa"',), "`sdpa` attention sees one device's tokens alone"),
+    ],
+)
+def test_rows_are_not_shared_by_what_can_not(
+    place: Path, settings: tuple[str, ...], words: str
+) -> None:
+    error = refusal("train.sequence_parallel=4", *settings)
+    assert error.place == "$.train.sequence_parallel"
+    assert words in error.message and error.hint

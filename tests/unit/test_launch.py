@@ -46,6 +46,44 @@ def test_devices_that_do_not_divide_the_batch_are_refused_by_name():
         launch.plan(spec(gpus=8), Devices(4))
 
 
+@pytest.mark.parametrize(
+    ("nodes", "count", "gpus", "settings", "planned"),
+    [
+        (2, 4, None, {}, Plan(8, 1, 1, nodes=2)),
+        (2, 4, 8, {"global_batch_size": 16}, Plan(8, 1, 2, nodes=2)),
+        (2, 4, 4, {}, Plan(4, 1, 2, nodes=1)),  # on as few nodes as hold them
+        (2, 4, 6, {"global_batch_size": 12}, Plan(6, 1, 2, nodes=2)),
+        (3, 2, None, {}, Plan(4, 1, 2, nodes=2)),
+        (2, 3, None, {"global_batch_size": 5}, Plan(1, 1, 5, nodes=1)),  # 5 can't be spread evenly
+        (1, 8, None, {"sequence_parallel": 4}, Plan(8, 1, 4)),
+        (1, 7, None, {"sequence_parallel": 2}, Plan(4, 1, 4)),
+        (2, 2, None, {"sequence_parallel": 4}, Plan(4, 1, 8, nodes=2)),
+        (1, 6, 6, {"sequence_parallel": 2, "global_batch_size": 6}, Plan(6, 1, 2)),
+    ],
+)
+def test_nodes_and_groups_of_devices_share_the_batch(nodes, count, gpus, settings, planned):
+    plan = launch.plan(spec(gpus, **settings), Devices(count, nodes=nodes))
+    assert plan == planned
+    groups = plan.world // settings.get("sequence_parallel", 1)
+    assert groups * plan.micro * plan.accumulation == settings.get("global_batch_size", 8)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "count", "gpus", "settings", "place", "words"),
+    [
+        (2, 4, 7, {}, "resources.gpus", "`7` devices can't be taken evenly from 2 × 4"),
+        (2, 4, 9, {}, "resources.gpus", "wants 9 devices, 8 are here"),
+        (1, 2, None, {"sequence_parallel": 4}, "train.sequence_parallel", "groups of 4 devices"),
+        (1, 8, 6, {"sequence_parallel": 4}, "train.sequence_parallel", "can't be made of 6"),
+        (1, 8, 6, {"sequence_parallel": 2}, "resources.gpus", "8 rows a step .* 2 devices a row"),
+    ],
+)
+def test_what_does_not_come_out_even_is_refused(nodes, count, gpus, settings, place, words):
+    with pytest.raises(SpecError, match=words) as caught:
+        launch.plan(spec(gpus, **settings), Devices(count, nodes=nodes))
+    assert caught.value.place == f"$.{place}"
+
+
 def test_fewer_rows_after_memory_ran_out_keep_the_batch():
     settings = {"per_device_train_batch_size": 4}
     assert launch.plan(spec(**settings), Devices(2), most_rows=2) == Plan(2, 2, 2)

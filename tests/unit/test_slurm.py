@@ -21,6 +21,12 @@ def test_a_first_run_has_no_restart_count():
     assert slurm.read({**env, "SLURM_RESTART_COUNT": "2"}).restart_count == 2
 
 
+def test_all_nodes_are_used_from_the_batch_script_and_one_from_a_step():
+    env = {"SLURM_JOB_ID": "77", "SLURM_JOB_NUM_NODES": "2"}
+    assert slurm.read(env).nodes == 2
+    assert slurm.read({**env, "SLURM_STEP_ID": "0"}).nodes == 1
+
+
 def test_a_worker_id_names_its_job_and_is_never_repeated():
     one, two = (worker_id(Slurm(job="77", restart_count=1)) for _ in range(2))
     assert "-77-1-" in one

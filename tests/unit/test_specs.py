@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,17 @@ def test_the_smoke_spec_is_small() -> None:
     assert spec.train is not None and spec.eval is not None and spec.data is not None
     assert (spec.train.num_train_epochs, spec.data.max_train_samples) == (1, 64)
     assert (spec.eval.limit, spec.eval.avg_k, spec.eval.max_gen_toks) == (2, 2, 512)
+
+
+def test_a_later_field_at_its_default_leaves_bytes_and_id_as_they_were() -> None:
+    file = FILES[0]
+    spec = specs.load(file)
+    assert spec.train is not None
+    written = json.loads(file.read_bytes())
+    assert "sequence_parallel" not in written["train"]
+    written["train"]["sequence_parallel"] = 1
+    assert specs.canonical(specs.decode(json.dumps(written).encode())) == file.read_bytes()
+    written["train"]["sequence_parallel"] = 2
+    other = specs.decode(json.dumps(written).encode())
+    assert b'"sequence_parallel": 2' in specs.canonical(other)
+    assert specs.decode(specs.canonical(other)) == other

@@ -9,7 +9,7 @@ from jobspec.paths import AttemptPaths
 from jobspec.record import PhaseError, Progress, Reason
 from jobspec.spec import DataSpec, JobSpec, ModelSpec
 from worker.launch import Plan
-from worker.phase import EXIT_DISK, EXIT_MEMORY, EXIT_REFUSED, EXIT_STOPPED
+from worker.phase import EXIT_DISK, EXIT_MEMORY, EXIT_NODE_LOST, EXIT_REFUSED, EXIT_STOPPED
 from worker.verdict import Circumstances, judge
 
 
@@ -63,6 +63,14 @@ def test_a_stop_near_the_end_of_the_time_is_the_walltimes(about, left_s, reason)
 def test_a_hang_is_the_nodes(about):
     verdict = judge("train", None, about())
     assert (verdict.reason, verdict.again) == (Reason.NODE, True)
+
+
+def test_a_node_of_several_that_went_is_the_nodes(about):
+    circumstances = about()
+    circumstances.paths.log("train").write_text("step 7\nhead: n2 went without a word\n")
+    verdict = judge("train", EXIT_NODE_LOST, circumstances)
+    assert (verdict.reason, verdict.again) == (Reason.NODE, True)
+    assert "n2 went without a word" in verdict.message
 
 
 def test_an_end_without_a_word_is_unexplained_only_before_the_first_step(about):
