@@ -144,7 +144,7 @@ def test_a_worker_that_was_stopped_past_its_lease_changes_nothing(
     tiny: Path, tmp_path: Path
 ) -> None:
     queue = queue_at(tmp_path)
-    job = queue.enqueue(tiny_spec(tiny, checkpoint_interval_s=0.5))
+    job = queue.enqueue(tiny_spec(tiny, num_train_epochs=8.0, checkpoint_interval_s=0.5))
     first = job.paths.attempt(1)
     with worker(queue) as slow:
         until(lambda: list(first.dir.glob("checkpoints/step-*/COMPLETE")), "a resume state")
@@ -158,14 +158,21 @@ def test_a_worker_that_was_stopped_past_its_lease_changes_nothing(
         for pid in reversed(everyone):
             os.kill(pid, signal.SIGCONT)
         until(lambda: not ranks_of(first.dir), "the phase of the slow worker to be killed", 30)
+        assert not first.done("train").exists()  # killed, not left to finish
         # It noticed, and works on: another job is done by it.
         other = queue.enqueue(tiny_spec(tiny, name="other", num_train_epochs=1.0))
         until(lambda: queue.job(other.id).state is State.SUCCEEDED, "the other job")
         assert slow.poll() is None
         signal_to(slow, "SIGTERM")
         assert slow.wait(30) == 0
+    assert f"attempt 1 of `{job.id}` was taken away" in worker_words(queue)
     assert snapshot(job.paths.dir, but=first.dir) == before
     assert queue.job(job.id).attempt == 2
+
+
+def worker_words(queue: Queue) -> str:
+    """What all workers of a test said."""
+    return "".join(log.read_text() for log in queue.paths.root.glob("worker-*.log"))
 
 
 def snapshot(directory: Path, but: Path) -> dict[str, tuple[int, int]]:
