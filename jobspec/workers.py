@@ -68,7 +68,8 @@ def why_nothing_runs(
     if held is not None:
         return f"on hold{f': {held.reason}' if held.reason else ''} (`jobspec release` lifts it)"
     if not live:
-        return f"no worker alive; start one: jobspec-worker --root {queue.paths.root}"
+        own = f"jobspec-worker --root {queue.paths.root}"
+        return f"no worker alive; start some: jobspec submit --array 0-3, or here: {own}"
     if any(worker.job for worker in live) or any(job.state is State.RUNNING for job in jobs):
         return None
     return _why_nobody_claims(pending, live, aside)

@@ -40,6 +40,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "On a cluster": {
         "setup": ("cluster", "Write the site's settings for batch scripts."),
         "submit": ("cluster", "Submit workers to Slurm as an array."),
+        "scale": ("cluster", "Keep as many workers as the queue needs."),
     },
     "See": {
         "status": ("status", "What runs, what waits, what ended and why."),

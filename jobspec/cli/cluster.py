@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import sys
 from dataclasses import asdict, replace
@@ -11,10 +12,12 @@ from pathlib import Path
 import click
 
 from jobspec.cli.common import common, given_root, wants_json
-from jobspec.cli.output import emit, say
+from jobspec.cli.output import emit, plural, say
+from jobspec.cluster import scale as scaling
 from jobspec.cluster import site as sites
 from jobspec.cluster import submit as submission
 from jobspec.cluster.site import Site
+from jobspec.cluster.slurm import Slurm
 from jobspec.errors import JobspecError
 from jobspec.queue import Queue
 
@@ -114,6 +117,50 @@ def submit(array: str, nodes: int, dry_run: bool, site_file: Path | None) -> Non
     if wants_json():
         return emit({"slurm_job": job, "array": array})
     return click.echo(f"Slurm job {job}, elements {array}")
+
+
+@click.command()
+@click.option("--max", "most", type=click.IntRange(0), required=True, help="Elements at most.")
+@click.option("--dry-run", is_flag=True, help="Say what is missing, submit nothing.")
+@site_option
+@common
+def scale(most: int, dry_run: bool, site_file: Path | None) -> None:
+    """Keep as many workers in Slurm as the queue needs; made for cron.
+
+    \b
+    jobspec scale --max 8
+    */5 * * * * jobspec scale --max 8 --site /home/me/site.env
+
+    First takes back what dead workers hold, as Slurm knows them. Idle workers leave by themselves.
+    """
+    file = _site_file(site_file)
+    site = _read(file)
+    release = version("jobspec")
+    submission.check_image(site, release)
+    with scaling.turn(Path(site.root)) as mine:
+        if not mine:
+            return say("another process scales this root now")
+        need = scaling.need(Queue(site.root), site, Slurm(), most, getpass.getuser())
+        job = None
+        if need.missing and not dry_run:
+            what = submission.plan(site, file, array=f"0-{need.missing - 1}", version=release)
+            job = submission.submit(site, what)
+    if wants_json():
+        return emit({**asdict(need), "slurm_job": job})
+    return click.echo(_told(need, job))
+
+
+def _told(need: scaling.Need, job: str | None) -> str:
+    parts = [f"{plural(need.work, 'job')} to do, {plural(need.have, 'element')} in Slurm"]
+    if need.reaped:
+        parts.append(f"taken back: {', '.join(need.reaped)}")
+    if need.unfit:
+        parts.append(f"{plural(need.unfit, 'job')} want more GPUs than an element has")
+    if need.why:
+        parts.append(need.why)
+    if need.missing:
+        parts.append(f"submitted {need.missing} as {job}" if job else f"{need.missing} missing")
+    return "; ".join(parts)
 
 
 def _show(what: submission.Plan, site: Site) -> None:

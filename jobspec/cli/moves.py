@@ -18,6 +18,8 @@ from jobspec.cli.common import (
     wants_json,
 )
 from jobspec.cli.output import complain, emit, plural, say
+from jobspec.cluster import dead
+from jobspec.cluster.slurm import Slurm
 from jobspec.entries import Job
 from jobspec.errors import JobNotFound, JobspecError
 from jobspec.queue import Queue
@@ -117,6 +119,8 @@ def drain(workers: tuple[str, ...]) -> None:
 def reap(worker: str | None, now: bool) -> None:
     """Take back the claims of dead workers: those whose beat stands still for a whole lease.
 
+    Where Slurm answers, a worker whose run has ended is not waited for.
+
     \b
     jobspec reap                           watches for one lease
     jobspec reap --worker gpu012-0 --now   its node is known to be gone
@@ -202,10 +206,11 @@ def _claimants(queue: Queue) -> list[str]:
 def _watch_a_lease(queue: Queue, worker: str | None) -> list[str]:
     """Look every heartbeat, as workers do, until everybody had a lease's time to beat."""
     lease_s, poll_s = queue.format.lease_s, min(queue.format.heartbeat_s, queue.format.lease_s / 4)
-    reaped = queue.reap(worker=worker)
+    slurm, reaped = Slurm(), queue.reap(worker=worker)
     say(f"watching the beats for {lease_s:.0f} s …")
     ends = time.monotonic() + lease_s + 2 * poll_s
     while time.monotonic() < ends and queue.jobs("running"):
+        reaped += dead.reap(queue, slurm)
         time.sleep(poll_s)
         reaped += queue.reap(worker=worker)
     return reaped

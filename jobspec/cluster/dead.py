@@ -9,6 +9,7 @@ there the worker must have been silent for two beats as well. The fence holds in
 from __future__ import annotations
 
 import shutil
+import time
 from typing import TYPE_CHECKING
 
 from jobspec.cluster.slurm import Run, Slurm
@@ -36,19 +37,42 @@ def reap(queue: Queue, slurm: Slurm, *, silent_only: bool = False) -> list[str]:
     Raises:
         OSError: the root doesn't answer.
     """
+    return _look(queue, slurm, silent_only=silent_only)[0]
+
+
+def watch(queue: Queue, slurm: Slurm) -> list[str]:
+    """Like `reap`, for a process that has not looked before: stays for some beats if it must.
+
+    Raises:
+        OSError: the root doesn't answer.
+    """
+    queue.reap()
+    reaped, doubtful = _look(queue, slurm, silent_only=False)
+    ends = time.monotonic() + (_SILENT_BEATS + 1) * queue.format.heartbeat_s
+    while doubtful and time.monotonic() < ends:
+        time.sleep(queue.format.heartbeat_s / 2)
+        reaped += queue.reap()
+        more, doubtful = _look(queue, slurm, silent_only=True)
+        reaped += more
+    return reaped
+
+
+def _look(queue: Queue, slurm: Slurm, *, silent_only: bool) -> tuple[list[str], bool]:
+    """One look: the jobs moved, and whether somebody's death is likely but not sure."""
     if shutil.which("squeue") is None:
-        return []
+        return [], False
     holders = {job.worker for job in queue.jobs("running")}
     silent_s = _SILENT_BEATS * queue.format.heartbeat_s
     asked: list[tuple[WorkerSeen, Run]] = []
     for seen in queue.workers():
         run = run_of(seen.record)
-        if run is not None and seen.worker in holders:
-            if seen.silent_s >= silent_s or not silent_only:
-                asked.append((seen, run))
+        wanted = seen.worker in holders and (seen.silent_s >= silent_s or not silent_only)
+        if run is not None and wanted:
+            asked.append((seen, run))
     word = slurm.ended([run for _, run in asked])
     dead = [seen for seen, run in asked if _is_dead(seen, word.get(run), silent_s)]
-    return [job for seen in dead for job in queue.reap(worker=seen.worker, now=True)]
+    moved = [job for seen in dead for job in queue.reap(worker=seen.worker, now=True)]
+    return moved, len(dead) < len(word)
 
 
 def run_of(record: WorkerRecord) -> Run | None:

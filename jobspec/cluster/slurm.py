@@ -108,7 +108,7 @@ class Slurm:
         except (OSError, subprocess.TimeoutExpired):
             self._silent_until = self.clock() + _ASK_AGAIN_S
             return None
-        if done.returncode and not done.stdout and "Invalid job id" not in done.stderr:
+        if done.returncode and not done.stdout.strip() and "Invalid job id" not in done.stderr:
             self._silent_until = self.clock() + _ASK_AGAIN_S
             return None
         return done.stdout

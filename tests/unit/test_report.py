@@ -131,7 +131,8 @@ def test_why_nothing_runs(queue: Queue) -> None:
 
     assert why() == ""
     queue.enqueue(base_spec(resources=ResourcesSpec(gpus=16)))
-    assert why() == f"no worker alive; start one: jobspec-worker --root {queue.paths.root}"
+    own = f"jobspec-worker --root {queue.paths.root}"
+    assert why() == f"no worker alive; start some: jobspec submit --array 0-3, or here: {own}"
     beat(queue, WORKER, None)
     assert why() == "the next job waits for 16 GPUs, workers have 8"
     beat(queue, WORKER, None, gpus=16, gpu_memory_gib=79.6)

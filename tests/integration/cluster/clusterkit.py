@@ -15,6 +15,7 @@ import msgspec
 from slurmkit import Slurm, until
 from waykit import REPO, rows, tiny_spec
 
+from jobspec import record
 from jobspec.entries import Job
 from jobspec.queue import Queue
 from jobspec.record import State
@@ -53,14 +54,15 @@ class Cluster:
         self.jobspec("setup", *settings, *options)
 
     def jobspec(self, *args: str, code: int = 0) -> str:
-        """Run the real command on the "login node"; what it printed."""
-        env = self.slurm.env | {"PYTHONPATH": str(REPO), "JOBSPEC_SITE_ENV": str(self.site)}
+        """Run the real command on the "login node"; its stdout, or what it refused with."""
+        env = {"PYTHONPATH": str(REPO), "JOBSPEC_SITE_ENV": str(self.site)}
+        env |= self.slurm.env | {"JOBSPEC_ROOT": str(self.root)}
         command = [sys.executable, "-m", "jobspec.cli", *args]
         done = subprocess.run(
             command, env=env, cwd=self.base, capture_output=True, text=True, check=False
         )
         assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        return done.stdout if code == 0 else done.stderr
 
     def enqueue(self, spec: JobSpec) -> Job:
         return self.queue.enqueue(spec)
@@ -117,8 +119,8 @@ class Cluster:
 
 
 def long_spec(tiny: Path, name: str, **train: Any) -> JobSpec:
-    """A job that trains for about a minute and saves only when it is asked to stop."""
-    settings = {"num_train_epochs": 40.0, "checkpoint_interval_s": 3600, **train}
+    """A job of some 300 steps that saves only when it is asked to stop."""
+    settings = {"num_train_epochs": 15.0, "checkpoint_interval_s": 3600, **train}
     return tiny_spec(tiny, name=name, **settings)
 
 
@@ -134,9 +136,9 @@ def resumed_from(job: Job, attempt: int) -> dict[str, Any]:
     return first.get("resumed_from") or {}
 
 
-def reason(job: Job, attempt: int) -> str:
-    end = msgspec.json.decode(job.paths.attempt(attempt).end.read_bytes())
-    return end["reason"]
+def reason(job: Job, attempt: int) -> str | None:
+    end = record.read(job.paths.attempt(attempt).end, record.End)
+    return None if end is None else end.reason.value
 
 
 def ended_well(queue: Queue) -> bool:

@@ -1,0 +1,59 @@
+"""One job on both nodes of a real Slurm: srun starts it, and it outlives srun's death."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from slurmkit import Slurm
+from waykit import DEADLINE_S, REPO, losses, queue_at, ranks_of, tiny_spec, until
+
+from jobspec import record
+from jobspec.record import End, Reason, State
+
+pytestmark = [pytest.mark.slurm, pytest.mark.deepspeed]
+
+
+def test_a_job_on_two_nodes_goes_on_after_its_srun_was_killed(
+    slurm: Slurm, tiny: Path, tmp_path: Path
+) -> None:
+    queue = queue_at(tmp_path)
+    job = queue.enqueue(tiny_spec(tiny, checkpoint_interval_s=0.5))
+    script = tmp_path / "worker.sh"
+    command = f"{sys.executable} -m worker --root {queue.paths.root} --drain --devices 1"
+    script.write_text(f"#!/bin/bash\nexec {command}\n")
+    log = tmp_path / "worker.log"
+    asked = ["--nodes=2", "--ntasks-per-node=1", f"--chdir={REPO}", f"--output={log}"]
+    number = slurm.call("sbatch", "--parsable", *asked, str(script))
+    try:
+        first, second = job.paths.attempt(1), job.paths.attempt(2)
+        until(lambda: list(first.dir.glob("checkpoints/step-*/COMPLETE")), "a resume state")
+        for pid in sruns_of(first.dir):
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: not ranks_of(first.dir), "both nodes to end their ranks", timeout_s=5.0)
+        until(lambda: slurm.state_of(number) == "COMPLETED", "the worker's end", DEADLINE_S)
+    finally:
+        print(log.read_text() if log.exists() else "no log")
+        slurm.call("scancel", "--quiet", number)
+    assert queue.job(job.id).state is State.SUCCEEDED
+    end = record.read(first.end, End)
+    assert end is not None and end.reason is Reason.NODE, end
+    plan = msgspec.json.decode(second.manifest.read_bytes())["plan"]
+    assert (plan["nodes"], plan["world_size"]) == (2, 2)
+    assert sorted(losses(job.paths.dir)) == list(range(1, 77))
+    assert second.log("train").with_suffix(".node1.log").exists()
+
+
+def sruns_of(attempt: Path) -> list[int]:
+    """PIDs of the srun processes that hold an attempt's nodes."""
+    found = []
+    for pid in ranks_of(attempt):
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if Path(arguments[0].decode()).name == "srun":
+            found.append(pid)
+    assert found
+    return found
