@@ -37,7 +37,7 @@ def test_a_job_on_two_nodes_goes_on_after_its_srun_was_killed(
         until(lambda: not ranks_of(first.dir), "both nodes to end their ranks", timeout_s=5.0)
         until(lambda: slurm.state_of(number) == "COMPLETED", "the worker's end", DEADLINE_S)
     finally:
-        print(log.read_text() if log.exists() else "no log")
+        sys.stdout.write(log.read_text() if log.exists() else "no log")
         slurm.call("scancel", "--quiet", number)
     assert queue.job(job.id).state is State.SUCCEEDED
     end = record.read(first.end, End)
