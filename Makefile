@@ -31,7 +31,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11 demo")'
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing torch, transformers, deepspeed, trl and lm-eval into $(VENV) …"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[worker,report,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[worker,relay,report,dev]'
 	@touch $@
 
 clean:

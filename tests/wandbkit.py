@@ -105,11 +105,12 @@ class Server:
         return {
             "WANDB_BASE_URL": self.url,
             "WANDB_API_KEY": KEY,
-            "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "0.2",
-            "WANDB_X_FILE_STREAM_RETRY_WAIT_MIN_SECONDS": "0.1",
-            "WANDB_X_FILE_STREAM_RETRY_WAIT_MAX_SECONDS": "0.5",
-            "WANDB_X_GRAPHQL_RETRY_WAIT_MIN_SECONDS": "0.1",
-            "WANDB_X_GRAPHQL_RETRY_WAIT_MAX_SECONDS": "0.5",
+            # Whole seconds: the client takes less for none, and goes by its defaults.
+            "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "1",
+            "WANDB_X_FILE_STREAM_RETRY_WAIT_MIN_SECONDS": "1",
+            "WANDB_X_FILE_STREAM_RETRY_WAIT_MAX_SECONDS": "2",
+            "WANDB_X_GRAPHQL_RETRY_WAIT_MIN_SECONDS": "1",
+            "WANDB_X_GRAPHQL_RETRY_WAIT_MAX_SECONDS": "2",
         }
 
     def __enter__(self) -> Server:

@@ -71,7 +71,7 @@ def _online(
             done = sender.once()
             if done and not how["watch"]:
                 break
-            time.sleep(how["interval"] if how["watch"] and done else min(_ONCE_S, how["interval"]))
+            sender.rest(how["interval"] if how["watch"] and done else min(_ONCE_S, how["interval"]))
     except KeyboardInterrupt:
         say("stopped; what had not arrived yet is sent by the next relay")
     finally:
@@ -118,10 +118,10 @@ def _offline(
     try:
         while True:
             beat()
-            made += writer.write(select())
+            made += writer.write(select(), beat)
             if not how["watch"]:
                 break
-            time.sleep(how["interval"])
+            time.sleep(min(how["interval"], queue.format.heartbeat_s))
     except KeyboardInterrupt:
         pass
     finally:

@@ -65,8 +65,8 @@ class Sent(Record, frozen=True, kw_only=True):
 
     def anew(self) -> Sent:
         """A run of the next generation, with nothing in it."""
-        old = (*self.superseded, self.generation) if self.assigned and not self.gone else ()
-        return Sent(generation=self.generation + 1, superseded=old)
+        mine = (self.generation,) if self.assigned and not self.gone else ()
+        return Sent(generation=self.generation + 1, superseded=self.superseded + mine)
 
     def changed(self, **fields: Any) -> Sent:
         return msgspec.structs.replace(self, **fields)

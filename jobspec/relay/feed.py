@@ -22,7 +22,6 @@ AXES = {
     "train": [("train/step", "train/*")],
     "eval": [("epoch", "bench/*")],
 }
-_RETRY_S = 5.0
 _RETRY_MOST_S = 300.0
 _TRIES = 4  # after which a relay that does not watch gives up on a run
 
@@ -145,7 +144,7 @@ class Feed:
         if self._count is None or self._counted < self._retry_at:
             return
         if self._count < self.sent.confirmed:
-            if self._stands_still(4.0):
+            if self._stands_still(2.0):
                 self._is_gone("has fewer rows than it had: it was deleted or cut on the server")
             return
         if not self._is_believable():
@@ -288,7 +287,7 @@ class Feed:
 
     def _later(self, problem: str) -> None:
         self.problem = f"{self.id}: {problem}"
-        pause = min(_RETRY_S * 2**self._tries, _RETRY_MOST_S, 4 * self.timing.grace_s)
+        pause = min(self.timing.grace_s / 2 * 2**self._tries, _RETRY_MOST_S)
         self._tries += 1
         self._retry_at = time.monotonic() + pause
 

@@ -32,12 +32,13 @@ class Offline:
         self._link = link
         self._say = say
 
-    def write(self, jobs: list[Job]) -> list[Path]:
+    def write(self, jobs: list[Job], beat: Callable[[], None]) -> list[Path]:
         """Write the runs of the jobs that have ended; the new directories."""
         made: list[Path] = []
         for job in jobs:
             if job.state not in FINAL:
                 continue
+            beat()  # before each: whoever was fenced meanwhile must write nothing more
             try:
                 made += self._job(job)
             except (JobspecError, OSError) as error:

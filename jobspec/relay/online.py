@@ -79,7 +79,7 @@ class Relay:
         self._poll()
         opened = sum(feed.phase is Phase.OPEN for feed in self._feeds.values())
         for feed in list(self._feeds.values()):
-            self._tick()
+            self._beat()
             before = feed.phase
             feed.step(self._link)
             opened += before is Phase.CLOSED and feed.phase is Phase.OPEN
@@ -88,6 +88,13 @@ class Relay:
         self._drop_dead()
         self._finish_jobs()
         return all(feed.is_done or feed.gave_up for feed in self._feeds.values())
+
+    def rest(self, seconds: float) -> None:
+        """Wait, and beat meanwhile."""
+        ends = time.monotonic() + seconds
+        while (left := ends - time.monotonic()) > 0:
+            self._beat()
+            time.sleep(min(left, self._queue.format.heartbeat_s / 4))
 
     def close(self) -> None:
         """Kill the clients. What they had not sent yet, the next relay sends."""
@@ -100,7 +107,7 @@ class Relay:
         jobs = [job for job in self._options.select() if self._is_news(job)]
         found: dict[str, list[Run]] = {}
         for job in jobs:
-            self._tick()
+            self._beat()
             with self._troubles_of(job.id):
                 found[job.id] = [self._placed(run) for run in self._reader.read(job)]
         still = runs.unchanged(jobs, self._queue.jobs())
@@ -211,7 +218,7 @@ class Relay:
     # Clients
 
     def _connect(self) -> Link:
-        link = connect(self._tick)
+        link = connect(self._beat)
         self._links.append(link)
         return link
 
@@ -258,9 +265,6 @@ class Relay:
         if self.problems.get(key) != text:
             self.problems[key] = text
             self._say(text)
-
-    def _tick(self) -> None:
-        self._beat()
 
     def _beat(self, *, force: bool = False) -> None:
         now = time.monotonic()

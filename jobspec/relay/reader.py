@@ -75,7 +75,7 @@ class Reader:
             row["attempt"] = attempt
             known.last_seq = row["seq"]
             if not runs.is_bare(row):
-                train.rows.append(runs.row_of(row, "train/"))
+                train.rows.append(runs.row_of(row, "train"))
         known.offset += len(data)
         return True
 

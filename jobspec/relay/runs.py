@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -22,6 +23,7 @@ from jobspec.spec import JobSpec
 Kind = Literal["train", "eval"]
 Ending = Literal["finished", "failed", "preempted"]
 DIGEST = "relay/digest"  # in a run's summary: which summary, config and ending it was told last
+_KEPT = re.compile(r"bench/|epoch$")
 _FACTS = {"attempt", "seq", "time", "phase", "resumed_from"}  # of a row, but no metrics
 
 
@@ -107,8 +109,9 @@ def refreshed(run: Run, job: Job, attempts: list[AttemptPaths], *, settled: bool
 
 
 def is_worth(run: Run) -> bool:
-    """Whether the run should be at W&B by now: it has rows, or its job ended without any."""
-    return bool(run.rows) or run.end in ("finished", "failed")
+    """Whether the run should be at W&B by now: it has rows, or its phase ended without any."""
+    begun = run.end == "finished" or (run.end == "failed" and run.kind == "train")
+    return bool(run.rows) or begun
 
 
 def unchanged(before: Iterable[Job], after: Iterable[Job]) -> set[str]:
@@ -152,14 +155,14 @@ def _config(job: Job, spec: JobSpec, attempts: list[AttemptPaths]) -> dict[str, 
 def _train_rows(job: Job) -> list[Row]:
     # Rows without a phase are those of a version that had one phase that wrote any.
     found = metrics.history(job.paths, "train") or metrics.history(job.paths, "")
-    return [row_of(row, "train/") for row in found if not is_bare(row)]
+    return [row_of(row, "train") for row in found if not is_bare(row)]
 
 
 def _eval_rows(job: Job) -> list[Row]:
     """A row a model that was scored; where an evaluation was done again, the later one's."""
     found: dict[Any, Row] = {}
     for each in metrics.history(job.paths, "eval"):
-        row = row_of(each, "")
+        row = row_of(each, "eval")
         place = row.values.get("epoch")
         if place in found and _scores(found[place]) == _scores(row):
             continue  # the same samples, judged again
@@ -177,10 +180,13 @@ def is_bare(row: metrics.Row) -> bool:
     return row.keys() <= _FACTS | {"step"}
 
 
-def row_of(row: metrics.Row, prefix: str) -> Row:
-    """A row of `metrics.jsonl` as W&B shows it: names below `prefix`, its time as the row's."""
+def row_of(row: metrics.Row, kind: Kind) -> Row:
+    """A row of `metrics.jsonl` as W&B shows it: names below their phase's, its time as the row's.
+
+    Scores keep their names, and so does the epoch, over which they are drawn.
+    """
     values = {
-        f"{prefix}{name}": value
+        name if kind == "eval" and _KEPT.match(name) else f"{kind}/{name}": value
         for name, value in row.items()
         if name not in _FACTS and isinstance(value, int | float | str)
     }

@@ -28,7 +28,7 @@ ALLOWED = {
     "click": "jobspec.cli",
     "rich": "jobspec.cli",
     "watchfiles": "jobspec",
-    "wandb": "jobspec.relay",
+    "wandb": "jobspec.relay.client",
     "plotly": "jobspec.html",
     "jinja2": "jobspec.html",
 }
@@ -112,6 +112,17 @@ def test_above_the_queue_the_order_holds(name: str) -> None:
     above = {f"jobspec.{later}" for later in ABOVE_QUEUE[ABOVE_QUEUE.index(name) + 1 :]}
     if (module := f"jobspec.{name}") in SOURCES:
         assert not above & set(imports(module))
+
+
+def test_the_relay_stands_above_the_queue_and_below_the_reports() -> None:
+    later = ABOVE_QUEUE[ABOVE_QUEUE.index("relay") + 1 :]
+    relay = [name for name in JOBSPEC if name.startswith("jobspec.relay")]
+    assert len(relay) > 8
+    for name in relay:
+        assert not {f"jobspec.{above}" for above in later} & set(imports(name)), name
+    for name in JOBSPEC:
+        if not name.startswith(("jobspec.relay", "jobspec.cli.relay")):
+            assert not any(each.startswith("jobspec.relay") for each in imports(name)), name
 
 
 def test_nobody_but_the_command_line_imports_the_command_line() -> None:
