@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -26,6 +26,9 @@ from jobspec.estimate import Estimate, estimate
 from jobspec.paths import RootPaths
 from jobspec.rows import RowReport
 from jobspec.spec import JobSpec
+
+if TYPE_CHECKING:
+    from jobspec.training import Training
 
 BENCHMARK_DIR = benchmarks.DIRECTORY_VARIABLE
 _PROMPT_TOKENS = 64  # no benchmark's prompt is shorter than this
@@ -42,6 +45,7 @@ class Checked:
     spec: JobSpec
     rows: RowReport | None = None
     scoring: Estimate | None = None
+    training: Training | None = None
     warnings: list[str] = field(default_factory=list[str])
 
     @property
@@ -85,7 +89,7 @@ def check_spec(
         warnings += _check_thinking(spec, report, file)
     elif spec.data is not None:
         proof.check_lines(Path(spec.data.path))
-    return Checked(file, spec, report, estimate(spec, root), warnings)
+    return Checked(file, spec, report, estimate(spec, root), warnings=warnings)
 
 
 def _prove(spec: JobSpec, root: Path, file: Path) -> RowReport:
@@ -185,7 +189,7 @@ def _check_model(spec: JobSpec, root: Path, file: Path) -> Iterator[str]:
         pin = "" if spec.model.revision or is_path(name) else "; `model.revision` would pin it"
         yield f"model `{name}` brings code of its own, which will run on every worker{pin}"
     _check_hub_name(name, file)
-    config = Path(name) / "config.json" if is_path(name) else _fetched_config(name, root)
+    config = Path(name) / "config.json" if is_path(name) else fetched_config(name, root)
     if config is None:
         yield f"model `{name}` is not in the root's cache: `jobspec fetch SPEC…` brings it there"
         return
@@ -251,7 +255,7 @@ def _needs(spec: JobSpec) -> Iterator[tuple[str, int, str]]:
             yield "$.eval.max_gen_toks", tokens + _PROMPT_TOKENS, what
 
 
-def _fetched_config(name: str, root: Path) -> Path | None:
+def fetched_config(name: str, root: Path) -> Path | None:
     """The config of a hub model that was fetched into the root's cache."""
     folder = RootPaths(root).hub / f"models--{name.replace('/', '--')}" / "snapshots"
     return next(folder.glob("*/config.json"), None)

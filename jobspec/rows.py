@@ -25,7 +25,11 @@ from jobspec.spec import JobSpec
 
 
 class RowReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What the row check found; what a later worker adds is ignored. Lengths are in tokens."""
+    """What the row check found; what a later worker adds is ignored. Lengths are in tokens.
+
+    `passes`: forward passes an epoch on one device, `unpacked` and `packed`; `train`: rows, tokens
+    and trained tokens of the rows that are trained on.
+    """
 
     rows_in: int = 0
     rows_selected: int = 0
@@ -36,6 +40,9 @@ class RowReport(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int = 0
     trained_tokens: int = 0
     length_percentiles: dict[str, float] = {}
+    train: dict[str, int] = {}
+    passes: dict[str, int] = {}
+    longest_micro_batch: int = 0
     rows_without_thinking: int = 0
     rows_with_think_end_token: int = 0
     think_end_in_template: bool = False

@@ -6,11 +6,20 @@ import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import torch
 
+from jobspec import memory
+from jobspec import shape as shapes
+from jobspec.memory import Memory
+
+_RUNTIME_GIB = 0.075  # what libraries load and allocate on a CPU with the first step
+
 if TYPE_CHECKING:
+    from jobspec.spec import JobSpec
+    from worker.feed import Schedule
     from worker.flops import Shape
     from worker.trainer import StepRecord
 
@@ -75,3 +84,43 @@ class Rates:
             "peak_memory_gib": step.peak_memory_gib,
             "data_wait_share": step.wait_s / step_s,
         }
+
+
+def forecast(spec: JobSpec, config: Any, schedule: Schedule, base_gib: float) -> Memory | None:
+    """What `jobspec validate` would say of this run's memory, its longest micro-batch known.
+
+    Args:
+        config: the model's, of Transformers.
+        base_gib: this rank's peak before the model was there; on a GPU nothing is allocated then.
+
+    Returns:
+        None for families whose shape `jobspec.shape` can't read.
+    """
+    found = shapes.of(config.get_text_config().to_dict())
+    if found is None or spec.train is None:
+        return None
+    lengths = schedule.rows.lengths
+    micros = (micro for step in schedule.steps(0) for micro in step.micros)
+    longest = max(sum(lengths[row] for row in micro.rows) for micro in micros)
+    on_gpu = torch.cuda.is_available()
+    setting = memory.Setting(
+        train=spec.train,
+        dtype=spec.model.dtype,
+        devices=schedule.world * schedule.shard.count,
+        tokens=-(-longest // schedule.shard.count),
+        on_gpu=on_gpu,
+        base_gib=base_gib + (0.0 if on_gpu else _RUNTIME_GIB),
+    )
+    return memory.predict(found, setting)
+
+
+def compared(predicted: Memory | None, measured_gib: float | None) -> dict[str, Any] | None:
+    """A prediction beside what was measured, for the attempt's record."""
+    if predicted is None or measured_gib is None:
+        return None
+    return {
+        "predicted_gib": predicted.total,
+        "measured_gib": measured_gib,
+        "ratio": predicted.total / measured_gib,
+        "parts": msgspec.structs.asdict(predicted),
+    }

@@ -27,7 +27,7 @@ from jobspec import spec as specs
 from jobspec.errors import DataError, JobspecError, RootError, TemplateError
 from jobspec.paths import RootPaths
 from jobspec.spec import JobSpec
-from worker import overlap, pool, shelf, split
+from worker import order, overlap, pool, shelf, split
 from worker.inputs import Inputs
 from worker.phase import EXIT_REFUSED, Phase, run
 from worker.reading import Scan, read_row
@@ -121,13 +121,34 @@ def _answer(asked: argparse.Namespace) -> int:
         if asked.preview is not None:
             answer = preview(specs.load(asked.preview), root, asked.row)
         else:
-            answer = {"schema": 1, **prepare(specs.load(asked.check), root)}
+            spec = specs.load(asked.check)
+            made = prepare(spec, root)
+            answer = {"schema": 1, **made, **_passes(spec, root.root / made["dir"] / "train")}
     except JobspecError as error:
         fields = ("message", "hint", "file", "place")
         answer = {"error": {field: getattr(error, field) for field in fields}}
     with os.fdopen(answers_to, "w", encoding="utf-8") as out:
         out.write(json.dumps(answer, ensure_ascii=False) + "\n")
     return EXIT_REFUSED if "error" in answer else 0
+
+
+def _passes(spec: JobSpec, directory: Path) -> dict[str, Any]:
+    """How many micro-batches an epoch has on one device, packed and not, and the longest one."""
+    train, lengths = spec.train, shelf.lengths(directory)
+    if train is None or not lengths:
+        return {}
+    packs = passes = longest = 0
+    size, most = train.per_device_train_batch_size, train.max_length
+    batches = order.global_batches(
+        lengths, seed=train.seed, epoch=0, batch_size=train.global_batch_size
+    )
+    for batch in batches:
+        (plain,) = order.micro_batches(batch, lengths, world=1, size=size)
+        (packed,) = order.packed_batches(batch, lengths, world=1, max_tokens=most)
+        passes, packs = passes + len(plain), packs + len(packed)
+        for micro in packed if train.packing else plain:
+            longest = max(longest, sum(lengths[row] for row in micro.rows))
+    return {"passes": {"unpacked": passes, "packed": packs}, "longest_micro_batch": longest}
 
 
 def _make(inputs: Inputs, directory: Path, progress: Progress) -> dict[str, Any]:

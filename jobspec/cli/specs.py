@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
-from jobspec import check, rows, spec
+from jobspec import check, rows, spec, training
 from jobspec.check import Checked
 from jobspec.cli.common import JSON_KEY, common, current_root, wants_json
 from jobspec.cli.output import complain, duration, emit, interactive, plural, say, warn
 from jobspec.entries import Job
 from jobspec.errors import JobspecError
 from jobspec.estimate import Estimate
+from jobspec.hardware import Device
+from jobspec.hardware import device as find_device
 from jobspec.queue import Queue
+from jobspec.training import Steps, Training
 
 _specs_argument = click.argument(
     "files",
@@ -35,14 +38,25 @@ _row_check_option = click.option(
 @click.command()
 @_specs_argument
 @_row_check_option
+@click.option("--device", help="Also predict memory and hours on such devices: h100-94, a100-80, …")
+@click.option(
+    "--gpus", type=click.IntRange(min=1), help="How many of them. [default: the spec's, or 1]"
+)
 @common
-def validate(files: tuple[Path, ...], row_check: bool) -> None:
+def validate(
+    files: tuple[Path, ...], row_check: bool, device: str | None, gpus: int | None
+) -> None:
     """Check specs as enqueue does, and enqueue nothing.
 
     \b
     jobspec validate specs/*.json
+    jobspec validate specs/qwen3-8b-lr1e-5.json --device h100-94 --gpus 4
+
+    With --device a spec that can't fit is refused, with the settings that would.
     """
-    checked = _check_all(files, row_check)
+    if gpus is not None and device is None:
+        raise click.UsageError("--gpus goes with --device.")
+    checked = _check_all(files, row_check, None if device is None else find_device(device), gpus)
     if wants_json():
         return emit({"specs": [checked_json(one) for one in checked]})
     for one in checked:
@@ -116,14 +130,23 @@ def enqueue_all(checked: Sequence[Checked], priority: int) -> list[tuple[Checked
     return [(one, queue.enqueue(one.spec, priority=priority)) for one in checked]
 
 
-def _check_all(files: Sequence[Path], row_check: bool) -> list[Checked]:
-    """Check every file and say what is wrong with each; exit 1 unless all of them pass."""
+def _check_all(
+    files: Sequence[Path], row_check: bool, device: Device | None = None, gpus: int | None = None
+) -> list[Checked]:
+    """Check every file and say what is wrong with each; exit 1 unless all of them pass.
+
+    Args:
+        device: also predict what training takes on `gpus` of these.
+    """
     checked: list[Checked] = []
     failed: list[JobspecError] = []
     for file in files:
         try:
-            checked.append(check.check(file, current_root(), rows=row_check, tell=_tell))
-            say_findings(checked[-1])
+            one = check.check(file, current_root(), rows=row_check, tell=_tell)
+            if device is not None:
+                one = training.on_devices(one, current_root(), device, gpus)
+            checked.append(one)
+            say_findings(one)
         except JobspecError as error:
             failed.append(error)
     if failed:
@@ -148,8 +171,45 @@ def say_findings(one: Checked) -> None:
     if one.rows is not None:
         for line in _row_lines(one.rows):
             say(f"{one.file}: {line}")
+        if one.spec.train is not None:
+            say(f"{one.file}: {_steps_line(training.steps(one.spec.train, one.rows))}")
+    if one.training is not None:
+        for line in _training_lines(one.training):
+            say(f"{one.file}: {line}")
     if one.scoring is not None:
         say(f"{one.file}: {_scoring_line(one.scoring)}")
+
+
+def _steps_line(told: Steps) -> str:
+    """`90 optimizer steps, packed or not; …`: what packing changes is how many passes they take."""
+    line = f"{plural(told.optimizer_steps, 'optimizer step')}, packed or not"
+    if told.passes is None or told.packed_passes is None:
+        return line
+    return (
+        f"{line}; on one device an epoch is {told.passes:,} micro-batches, "
+        f"{told.packed_passes:,} with packing"
+    )
+
+
+def _training_lines(told: Training) -> Iterator[str]:
+    """`training needs 58.2 GiB …`, `… hours`: predicted, and from what."""
+    where = f"{told.gpus} × {told.device}"
+    if told.memory is None or told.memory_gib is None:
+        yield f"memory on {where} can't be predicted: the model's config.json is not at hand"
+        return
+    parts = told.memory
+    yield (
+        f"training needs {told.memory_gib:.1f} GiB of {told.usable_gib:.1f} on each of {where} "
+        f"(predicted: weights {parts.weights:.1f}, optimizer and gradients {parts.states:.1f}, "
+        f"backward pass {parts.backward:.1f} or optimizer step {parts.step:.1f})"
+    )
+    if told.hours is None or told.tokens is None or told.tokens_per_second is None:
+        return
+    how = f"as {told.speed_of} reached" if told.speed_of else f"assuming {told.assumed_mfu:.0%} MFU"
+    yield (
+        f"training takes {duration(told.hours * 3600)} for {told.tokens:,} tokens at "
+        f"{told.tokens_per_second:,.0f} tok/s, {how}"
+    )
 
 
 def _scoring_line(scoring: Estimate) -> str:
@@ -194,6 +254,10 @@ def checked_json(one: Checked) -> dict[str, Any]:
         "name": one.spec.name,
         "warnings": one.warnings,
         "rows": one.rows,
+        "steps": None
+        if one.rows is None or one.spec.train is None
+        else training.steps(one.spec.train, one.rows),
+        "training": one.training,
         "scoring": one.scoring,
     }
 
