@@ -73,7 +73,7 @@ class Head:
         ]
         self._launcher = subprocess.Popen(
             [*started, *command[3:]],
-            env={**os.environ, SECRET: self._secret},
+            env={**os.environ, SECRET: self._secret, "JOBSPEC_NODES": str(self._count)},
             stdin=subprocess.DEVNULL,
             preexec_fn=lambda: die_with_parent(signal.SIGKILL, me),  # noqa: PLW1509 - one thread
         )

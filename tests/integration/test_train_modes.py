@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from nodekit import launcher
 from safetensors.numpy import load_file
-from waykit import drain, losses, queue_at, ranks_of, rows, tiny_spec
+from waykit import drain, queue_at, ranks_of, rows, tiny_spec
 
 from jobspec import record
 from jobspec.queue import Job
@@ -29,11 +29,23 @@ def train(
     return queue.job(job.id)
 
 
+Curves = dict[tuple[str, int], float]
+
+
+def curves(job: Job) -> Curves:
+    """Trained and held-out losses by step."""
+    found = rows(job.paths.attempt(1).dir)
+    names = ("loss", "eval_loss")
+    return {(name, row["step"]): row[name] for row in found for name in names if name in row}
+
+
 @pytest.fixture(scope="module")
-def one_by_eight(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
-    """The loss by step on one device, one row at a time."""
-    job = train(tiny, tmp_path_factory.mktemp("one"), devices=1, per_device_train_batch_size=1)
-    return losses(job.paths.dir)
+def one_by_eight(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Curves:
+    """The losses by step on one device, one row at a time."""
+    directory = tmp_path_factory.mktemp("one")
+    found = curves(train(tiny, directory, devices=1, per_device_train_batch_size=1))
+    assert [name for name, _ in found].count("eval_loss") == 2
+    return found
 
 
 @pytest.mark.parametrize(
@@ -51,11 +63,11 @@ def one_by_eight(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[i
     ids=lambda settings: "-".join(f"{key}={value}" for key, value in settings.items()),
 )
 def test_the_curve_does_not_depend_on_how_a_batch_is_spread(
-    tiny: Path, tmp_path: Path, one_by_eight: dict[int, float], settings: dict
+    tiny: Path, tmp_path: Path, one_by_eight: Curves, settings: dict
 ) -> None:
     job = train(tiny, tmp_path, **settings)
     assert job.state is State.SUCCEEDED
-    found = losses(job.paths.dir)
+    found = curves(job)
     assert found.keys() == one_by_eight.keys()
     assert max(abs(found[step] - one_by_eight[step]) for step in found) < 1e-6
     result = msgspec.json.decode(job.paths.result.read_bytes(), type=record.Result)
@@ -73,25 +85,23 @@ SHARED = {"per_device_train_batch_size": 1, "packing": True, "sequence_parallel"
 
 
 @pytest.fixture(scope="module")
-def shared(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
-    """The loss by step on one node whose two devices share every row's tokens."""
-    return losses(train(tiny, tmp_path_factory.mktemp("shared"), **SHARED).paths.dir)
+def shared(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Curves:
+    """The losses by step on one node whose two devices share every row's tokens."""
+    return curves(train(tiny, tmp_path_factory.mktemp("shared"), **SHARED))
 
 
-def test_devices_that_share_rows_give_the_same_curve(
-    shared: dict[int, float], one_by_eight: dict[int, float]
-) -> None:
+def test_devices_that_share_rows_give_the_same_curve(shared: Curves, one_by_eight: Curves) -> None:
     assert shared.keys() == one_by_eight.keys()
     assert max(abs(shared[step] - one_by_eight[step]) for step in shared) < 1e-6
 
 
 def test_two_nodes_give_one_nodes_curve_bit_for_bit(
-    tiny: Path, tmp_path: Path, shared: dict[int, float]
+    tiny: Path, tmp_path: Path, shared: Curves
 ) -> None:
     options = ("--nodes", "2", "--launcher", launcher(tmp_path))
     job = train(tiny, tmp_path, devices=1, options=options, **SHARED)
     assert job.state is State.SUCCEEDED
-    assert losses(job.paths.dir) == shared
+    assert curves(job) == shared
     attempt = job.paths.attempt(1)
     plan = msgspec.json.decode(attempt.manifest.read_bytes())["plan"]
     assert (plan["nodes"], plan["world_size"], plan["gradient_accumulation_steps"]) == (2, 2, 8)

@@ -142,9 +142,12 @@ def test_ranks_are_numbered_through_and_each_node_has_a_log(nodes: Nodes) -> Non
     wait_for(lambda: not nodes.alive(), "a daemon was left alive")
 
 
-def test_the_first_failing_ranks_code_counts_and_the_others_end_with_it(nodes: Nodes) -> None:
-    """A launcher would give the highest code: 9, of a rank that failed after the first."""
-    assert nodes.run("0.5:9", "100:0", "0:5", "0:5") == 5
+@pytest.mark.parametrize("other", ["0.5:9", "100:0"], ids=["fails later", "hangs"])
+def test_the_first_failing_ranks_code_counts_and_the_others_end_with_it(
+    nodes: Nodes, other: str
+) -> None:
+    """A launcher would give the highest code, 9, or wait."""
+    assert nodes.run(other, "0:5") == 5
     wait_for(lambda: not nodes.alive(), "something was left alive")
 
 
