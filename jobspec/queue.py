@@ -269,6 +269,10 @@ class Queue:
             return self._reaper.reap_worker(aside.checked_worker(worker))
         return self._reaper.reap(self.format.lease_s if lease_s is None else lease_s)
 
+    def silent_holders(self, at_least_s: float) -> set[str]:
+        """Workers whose claims had been silent for so long at the last `reap`: costs no call."""
+        return self._reaper.silent_holders(at_least_s)
+
     def drain(self, worker: str) -> None:
         """Ask a worker to finish its job and claim nothing more."""
         aside.drain(self.paths, worker)

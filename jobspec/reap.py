@@ -33,6 +33,7 @@ class Reaper:
         self._clock = clock
         self._watch = lease.Watch()
         self._draining: set[str] = set()
+        self._claims: list[Entry] = []
 
     def reap(self, lease_s: float) -> list[str]:
         """Look once, and take back every claim that has been silent for `lease_s` by now.
@@ -59,13 +60,18 @@ class Reaper:
         """Seconds in which nothing at all of this worker moved."""
         return self._watch.silent_s(worker)
 
+    def silent_holders(self, at_least_s: float) -> set[str]:
+        """Workers whose claims had been silent for so long when `reap` last looked."""
+        silent = [entry for entry in self._claims if self._silence_of(entry) >= at_least_s]
+        return {entry.worker for entry in silent if entry.worker is not None}
+
     def saw_drain(self, worker: str) -> bool:
         """Whether this worker was asked to drain when `reap` last looked."""
         return worker in self._draining
 
     def _look(self, lease_s: float) -> list[Entry]:
         now = self._clock()
-        claims = in_state(self._root, State.RUNNING)
+        claims = self._claims = in_state(self._root, State.RUNNING)
         names = fs.list_dir(self._root.workers)
         self._draining = {name.removesuffix(_DRAIN) for name in names if name.endswith(_DRAIN)}
         beats = lease.beats_in(names)

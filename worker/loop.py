@@ -21,6 +21,8 @@ from typing import Any
 
 from jobspec import record
 from jobspec.claim import Claim
+from jobspec.cluster import dead
+from jobspec.cluster.slurm import Slurm
 from jobspec.errors import DiskFull, JobspecError
 from jobspec.paths import Ticket
 from jobspec.queue import Queue
@@ -116,6 +118,7 @@ class Worker:
         self._next_mark, self._mark_again_s = 0.0, 1.0
         self._others: bool | None = None
         self._pasts: dict[Ticket, Past] = {}
+        self._word, self._next_word = Slurm(), 0.0
         self._fitness = preflight.Fitness(self.root, self.tmp)
 
     def run(self) -> int:
@@ -228,7 +231,7 @@ class Worker:
 
     def _claim(self) -> Claim | None:
         try:
-            self.queue.reap()  # first: its listing also shows whether this worker is to drain
+            self._reap()  # first: its listing also shows whether this worker is to drain
             if self.queue.saw_drain(self.id) or not self._is_fit():
                 return None
             self._others = None
@@ -241,6 +244,13 @@ class Worker:
         except OSError as error:
             say(f"the root does not answer: {error}")
         return None
+
+    def _reap(self) -> None:
+        """Take back what the dead hold; whom Slurm knows to be dead is not waited for."""
+        self.queue.reap()
+        if time.monotonic() >= self._next_word:
+            self._next_word = time.monotonic() + 2 * self.queue.format.heartbeat_s
+            dead.reap(self.queue, self._word, silent_only=True)
 
     def _is_fit(self) -> bool:
         """Whether this node may claim; a node that may not is shown, and set aside."""

@@ -26,7 +26,8 @@ def reap(queue: Queue, slurm: Slurm, *, silent_only: bool = False) -> list[str]:
     """Take back the claims of workers whose run Slurm says has ended.
 
     Args:
-        queue: its own looks at the beats, by earlier calls of `queue.reap()`, say who is silent.
+        queue: its looks at the beats, by earlier calls of `queue.reap()`, say who holds what and
+            is silent.
         slurm: asked once, and not at all where nobody is in question.
         silent_only: ask about workers that have missed two beats alone, which costs a living queue
             nothing.
@@ -52,7 +53,7 @@ def watch(queue: Queue, slurm: Slurm) -> list[str]:
     while doubtful and time.monotonic() < ends:
         time.sleep(queue.format.heartbeat_s / 2)
         reaped += queue.reap()
-        more, doubtful = _look(queue, slurm, silent_only=True)
+        more, doubtful = _look(queue, slurm, silent_only=False)
         reaped += more
     return reaped
 
@@ -61,13 +62,14 @@ def _look(queue: Queue, slurm: Slurm, *, silent_only: bool) -> tuple[list[str], 
     """One look: the jobs moved, and whether somebody's death is likely but not sure."""
     if shutil.which("squeue") is None:
         return [], False
-    holders = {job.worker for job in queue.jobs("running")}
     silent_s = _SILENT_BEATS * queue.format.heartbeat_s
+    holders = queue.silent_holders(silent_s if silent_only else 0.0)
+    if not holders:
+        return [], False
     asked: list[tuple[WorkerSeen, Run]] = []
     for seen in queue.workers():
         run = run_of(seen.record)
-        wanted = seen.worker in holders and (seen.silent_s >= silent_s or not silent_only)
-        if run is not None and wanted:
+        if run is not None and seen.worker in holders:
             asked.append((seen, run))
     word = slurm.ended([run for _, run in asked])
     dead = [seen for seen, run in asked if _is_dead(seen, word.get(run), silent_s)]

@@ -99,6 +99,7 @@ def running(tmp_path: Path, beat_s: float = 15.0) -> tuple[Queue, list[float]]:
 
 def test_a_worker_whose_run_has_ended_is_reaped_at_once(tmp_path: Path, stub: Stub) -> None:
     queue, _ = running(tmp_path)
+    queue.reap()
     assert dead.reap(queue, Slurm()) == []
     stub.says("7 COMPLETED 1 jobspec")
     assert len(dead.reap(queue, Slurm())) == 1
@@ -128,6 +129,15 @@ def test_a_living_queue_asks_slurm_nothing(tmp_path: Path, stub: Stub) -> None:
     queue.reap()
     dead.reap(queue, Slurm(), silent_only=True)
     assert stub.count() == 0
+
+
+def test_one_look_of_a_process_that_knew_nothing_is_enough(tmp_path: Path, stub: Stub) -> None:
+    """As from cron: it stays for some beats where a later run makes a death likely."""
+    queue, _ = running(tmp_path, beat_s=0.1)
+    stub.says("7 PENDING 2 jobspec")
+    fresh = Queue(queue.paths.root)
+    assert len(dead.watch(fresh, Slurm())) == 1
+    assert dead.watch(fresh, Slurm()) == []
 
 
 def test_scale_adds_what_is_missing_and_no_more(tmp_path: Path, stub: Stub) -> None:

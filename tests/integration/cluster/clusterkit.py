@@ -47,8 +47,8 @@ class Cluster:
         return Queue(self.root)
 
     def setup(self, *options: str) -> None:
-        """Short leases, since workers are killed and waited for; then as a person does it."""
-        Queue.create(self.root, heartbeat_s=0.5, lease_s=30.0)
+        """As a person does it, but for beats that are quick: workers are killed here."""
+        Queue.create(self.root, heartbeat_s=2.0, lease_s=120.0)
         settings = ["--root", str(self.root), "--sif", self.sif, "--apptainer", self.apptainer]
         settings += ["--binds", str(self.tiny), "--worker-options", "--drain --devices 1"]
         self.jobspec("setup", *settings, *options)
