@@ -155,6 +155,45 @@ def test_submit_refuses_before_anything_is_submitted(tmp_path: Path) -> None:
     assert not (tmp_path / "root" / "slurm").exists()
 
 
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"JOBSPEC_ROOT": "queue"}, "JOBSPEC_ROOT is a relative path: queue"),
+        ({"JOBSPEC_SIF": ""}, "site.env does not set JOBSPEC_SIF"),
+        ({"JOBSPEC_ROOT": "/nowhere/queue"}, "sees no queue at /nowhere/queue"),
+        ({"JOBSPEC_APPTAINER": "no-such-program"}, "there is no no-such-program on"),
+        ({"JOBSPEC_SIF": "/nowhere/worker.sif"}, "sees no image at /nowhere/worker.sif"),
+        ({"JOBSPEC_GPUS": "4"}, "wants 4 GPUs a node, Slurm gave none"),
+        ({"JOBSPEC_MODULES": "no-such/1.0"}, "the module no-such/1.0 can't be loaded"),
+        ({"JOBSPEC_NODE_TMP": "/proc"}, "can't be made on"),
+        ({"JOBSPEC_NODE_TMP": "/nowhere"}, ""),  # /tmp serves
+    ],
+)
+def test_a_node_refuses_in_words_what_it_cannot_do(
+    tmp_path: Path, changed: dict[str, str], says: str
+) -> None:
+    """The script itself, run as Slurm would."""
+    (tmp_path / "FORMAT").write_text("{}")
+    (tmp_path / "worker.sif").write_text("")
+    settings = {"JOBSPEC_ROOT": str(tmp_path), "JOBSPEC_SIF": str(tmp_path / "worker.sif")}
+    settings |= {"JOBSPEC_APPTAINER": "true", **changed}
+    file = tmp_path / "site.env"
+    file.write_text("".join(f"{name}='{value}'\n" for name, value in settings.items()))
+    env = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "990099", "JOBSPEC_SITE_ENV": str(file)}
+    command = ["bash", str(REPOSITORY / "slurm" / "worker.sbatch")]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode != 0, says in done.stderr) == (bool(says), True), done.stderr
+    assert not says or "hint: " in done.stderr
+    assert not list(Path("/tmp").glob("js-990099-*"))
+
+
+def test_a_script_without_settings_says_who_writes_them(tmp_path: Path) -> None:
+    for name in ("worker.sbatch", "build.sbatch"):
+        command = ["bash", str(REPOSITORY / "slurm" / name)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and "jobspec setup" in done.stderr
+
+
 def test_an_image_older_than_the_code_is_refused(tmp_path: Path) -> None:
     """The program that reads labels is a stand-in here; the real one is in integration/cluster."""
     sif, reader = tmp_path / "worker.sif", tmp_path / "apptainer"
