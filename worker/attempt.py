@@ -17,10 +17,10 @@ from jobspec.claim import Claim
 from jobspec.errors import ClaimLost, DiskFull, JobspecError
 from jobspec.paths import AttemptPaths
 from jobspec.record import End, PhaseTime, Reason, Result, State
-from worker import checkpoints, launch, manifest
+from worker import checkpoints, launch, manifest, seals
 from worker.child import Child
 from worker.inherit import inherit
-from worker.past import look
+from worker.past import look, step_s_of
 from worker.phase import EXIT_DONE, EXIT_PORT_TAKEN
 from worker.verdict import Circumstances, Verdict, judge
 
@@ -56,7 +56,7 @@ class Attempt:
         self._plan: launch.Plan | None = None
         self._past = look(worker.queue.paths.job(claim.job), claim.attempt)
         self._first_step_s: float | None = None
-        self._last_save_s = 0.0
+        self._stop_takes_s = 0.0
         self._next_save_look = 0.0
 
     def run(self) -> Ended:
@@ -82,9 +82,7 @@ class Attempt:
         try:
             if self._spec.train is not None:
                 past = self._past
-                self._plan = launch.plan(
-                    self._spec, devices, most_rows=past.micro, ranks=past.ranks
-                )
+                self._plan = launch.plan(self._spec, devices, most_rows=past.micro)
         except JobspecError as error:
             return Verdict(Reason.FAILED, str(error), error.hint, again=False)
         facts = manifest.manifest(devices, self._plan, self._worker.id)
@@ -93,11 +91,26 @@ class Attempt:
             if self._paths.done(phase).exists():
                 self._times.append(PhaseTime(phase=phase, kept=True))
                 continue
+            if phase == "train" and (verdict := self._convert()) is not None:
+                return verdict
             ranks = self._plan.world if self._plan is not None and phase == "train" else 1
             verdict = self._phase(phase, ranks)
             if verdict is not None:
                 return verdict
         return Verdict(Reason.SUCCEEDED)
+
+    def _convert(self) -> Verdict | None:
+        """Make the resume state fit this attempt's ranks, where other ranks made it."""
+        assert self._plan is not None
+        if checkpoints.misfit(self._paths, self._plan.world) is None:
+            return None
+        verdict = self._phase("convert", 1)
+        state = checkpoints.newest(self._paths)
+        sealed = seals.read_seal(state) if verdict is None and state else None
+        if sealed is not None and sealed.converted is not None:
+            facts = msgspec.to_builtins(sealed.converted)
+            self._event("converted", step=sealed.step, to_ranks=self._plan.world, **facts)
+        return verdict
 
     def _phase(self, phase: str, ranks: int) -> Verdict | None:
         """Run one phase. None if it finished."""
@@ -154,20 +167,13 @@ class Attempt:
         return code
 
     def _stop_margin_s(self) -> float:
-        """How long before the worker's end a stop must begin: what saving took, twice over."""
-        save_s = self._save_s
-        return max(self._worker.options.stop_margin_s, 2 * save_s)
-
-    @property
-    def _save_s(self) -> float:
-        """Seconds this attempt's last resume state took to write, looked at now and then."""
+        """How long before the worker's end a stop must begin: a step and a save, twice over."""
         now = time.monotonic()
         if now >= self._next_save_look:
-            self._next_save_look = now + 60.0
-            newest = checkpoints.newest(self._paths)
-            seal = checkpoints.read_seal(newest) if newest is not None else None
-            self._last_save_s = seal.save_s if seal is not None else 0.0
-        return self._last_save_s
+            save_s = checkpoints.save_s(self._paths)
+            self._next_save_look = now + (60.0 if save_s else 5.0)
+            self._stop_takes_s = save_s + (step_s_of(self._paths.metrics) or 0.0)
+        return max(self._worker.options.stop_margin_s, 2 * self._stop_takes_s)
 
     def _beat(self) -> None:
         try:

@@ -1,107 +1,43 @@
-"""Resume states on disk: written, sealed, verified, handed on. No torch.
+"""Resume states as directories: found, handed on from attempt to attempt, pruned. No torch.
 
-A resume state is a directory `checkpoints/step-<n>/`. `COMPLETE`, written last, lists every file
-with its size and SHA-256; a directory without one, or that differs from it, is no state. Files made
-by DeepSpeed are pickles, so they are loaded from this job's own directories alone, owner and hash
-checked.
+A resume state is `checkpoints/step-<n>/`, sealed by its `COMPLETE` (`seals`). `step-<n>.universal/`
+is one that was converted so that any number of ranks can take it up.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
+import re
 import shutil
 from pathlib import Path
-
-import msgspec
 
 from jobspec import fs, record
 from jobspec.paths import AttemptPaths, JobPaths
 from jobspec.record import Record
+from worker.seals import Seal, fault, read_seal
 
 KEPT = 2  # resume states a job keeps
-_BLOCK = 1 << 22
+UNIVERSAL = ".universal"
+_STATE = re.compile(r"step-(\d+)(\.universal)?")
 
 
-class FileSeal(Record, frozen=True, kw_only=True):
-    """One file of a resume state: bytes and SHA-256."""
+class WriteSpeed(Record, frozen=True, kw_only=True):
+    """How long the first save will take, by the size of a state and a write that was measured.
+
+    Attributes:
+        size: bytes of a state.
+        bytes_per_s: of all ranks at once, synced.
+    """
 
     size: int
-    sha256: str
-
-
-class Seal(Record, frozen=True, kw_only=True):
-    """`COMPLETE`: what a resume state holds and who wrote it."""
-
-    attempt: int
-    step: int
-    world: int
-    zero_stage: int
-    save_s: float = 0.0
-    files: dict[str, FileSeal]
+    bytes_per_s: float
+    save_s: float
 
 
 def step_of(path: Path) -> int | None:
     """The step of a resume state's directory name; None for other names."""
-    prefix, _, number = path.name.partition("-")
-    return int(number) if prefix == "step" and number.isdigit() else None
-
-
-def seal(path: Path, *, attempt: int, world: int, zero_stage: int, save_s: float) -> Seal:
-    """Hash and fsync everything below `path`, then write its COMPLETE.
-
-    Returns:
-        The seal. From its publication on the state is one to resume from.
-    """
-    files = {
-        str(file.relative_to(path)): _hash(file, sync=True)
-        for file in sorted(path.rglob("*"))
-        if file.is_file() and file.name != "COMPLETE"
-    }
-    for directory in {file.parent for file in path.rglob("*")} | {path}:
-        fs.sync_dir(directory)
-    sealed = Seal(
-        attempt=attempt,
-        step=step_of(path) or 0,
-        world=world,
-        zero_stage=zero_stage,
-        save_s=save_s,
-        files=files,
-    )
-    fs.publish(path / "COMPLETE", record.encode(sealed))
-    return sealed
-
-
-def read_seal(path: Path) -> Seal | None:
-    """The seal of a resume state; None where it was never completed."""
-    try:
-        return msgspec.json.decode((path / "COMPLETE").read_bytes(), type=Seal)
-    except (OSError, msgspec.MsgspecError):
-        return None
-
-
-def fault(path: Path, *, hashes: bool) -> str | None:
-    """What is wrong with a resume state; None when it is whole.
-
-    Args:
-        hashes: read every byte, rather than compare sizes alone.
-    """
-    sealed = read_seal(path)
-    if sealed is None:
-        return "has no COMPLETE marker"
-    for name, expected in sealed.files.items():
-        file = path / name
-        try:
-            status = file.stat()
-        except OSError:
-            return f"`{name}` is missing"
-        if status.st_size != expected.size:
-            return f"`{name}` has {status.st_size} bytes, not {expected.size}"
-        if status.st_uid != os.getuid():
-            return f"`{name}` belongs to another user"
-        if hashes and _hash(file, sync=False) != expected:
-            return f"`{name}` differs from its SHA-256"
-    return None
+    match = _STATE.fullmatch(path.name)
+    return int(match[1]) if match else None
 
 
 def states(attempt: AttemptPaths) -> list[Path]:
@@ -110,12 +46,34 @@ def states(attempt: AttemptPaths) -> list[Path]:
         found = [path for path in attempt.checkpoints.iterdir() if step_of(path) is not None]
     except OSError:
         return []
-    return sorted(found, key=lambda path: step_of(path) or 0, reverse=True)
+    return sorted(found, key=_order, reverse=True)
 
 
 def newest(attempt: AttemptPaths) -> Path | None:
     """This attempt's newest whole state (sizes checked)."""
     return next((path for path in states(attempt) if fault(path, hashes=False) is None), None)
+
+
+def save_s(attempt: AttemptPaths) -> float:
+    """Seconds the next save will take: what the last one did, else as measured; 0 if unknown."""
+    path = newest(attempt)
+    sealed = read_seal(path) if path is not None else None
+    if sealed is not None:
+        return sealed.save_s
+    speed = record.read(speed_file(attempt), WriteSpeed)
+    return speed.save_s if speed is not None else 0.0
+
+
+def speed_file(attempt: AttemptPaths) -> Path:
+    """Where training says how fast it can save."""
+    return attempt.checkpoints / "write_speed.json"
+
+
+def misfit(attempt: AttemptPaths, world: int) -> Seal | None:
+    """The seal of the state `world` ranks would resume from, if it must be converted first."""
+    path = newest(attempt)
+    sealed = read_seal(path) if path is not None else None
+    return None if sealed is None or sealed.fits(world) else sealed
 
 
 def take_over(job: JobPaths, attempt: AttemptPaths) -> tuple[Path, list[str]]:
@@ -132,7 +90,7 @@ def take_over(job: JobPaths, attempt: AttemptPaths) -> tuple[Path, list[str]]:
     rejected: list[str] = []
     taken: list[Path] = []
     candidates = [
-        (step_of(path) or 0, number, path)
+        (_order(path), number, path)
         for number in range(1, attempt.number)
         for path in states(job.attempt(number))
         if read_seal(path) is not None
@@ -158,6 +116,22 @@ def prune(attempt: AttemptPaths, keep: int = KEPT) -> None:
     whole = [path for path in states(attempt) if read_seal(path) is not None]
     for path in whole[keep:]:
         discard(path, attempt)
+
+
+def prune_earlier(job: JobPaths, attempt: AttemptPaths) -> None:
+    """Once `attempt` has a state of its own, nothing that earlier attempts left is needed.
+
+    That is states (complete or cut off in the middle), half-written weights and trash. Nothing is
+    done where a later attempt exists: this one has been reaped then, and is not the job's holder.
+    """
+    if fs.exists(job.attempt(attempt.number + 1).dir):
+        return
+    for number in range(1, attempt.number):
+        earlier = job.attempt(number)
+        for name in fs.list_names(earlier.checkpoints):
+            if step_of(Path(name)) is not None or name.endswith(".partial"):
+                discard(earlier.checkpoints / name, earlier)
+        shutil.rmtree(earlier.trash, ignore_errors=True)
 
 
 def publish_directory(partial: Path, path: Path) -> None:
@@ -189,12 +163,6 @@ def discard(path: Path, attempt: AttemptPaths) -> None:
         shutil.rmtree(hidden, ignore_errors=True)
 
 
-def _hash(file: Path, *, sync: bool) -> FileSeal:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            digest.update(block)
-        if sync:
-            os.fsync(stream.fileno())
-        size = stream.tell()
-    return FileSeal(size=size, sha256=digest.hexdigest())
+def _order(path: Path) -> tuple[int, bool]:
+    """Newer states sort later; of one step's the converted one, which fits any world."""
+    return step_of(path) or 0, path.name.endswith(UNIVERSAL)

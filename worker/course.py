@@ -18,9 +18,20 @@ class NonFiniteLossError(JobspecError):
         self.step = step
 
 
+class StoppedError(Exception):
+    """All ranks have agreed to stop here, between two steps."""
+
+
 @dataclass
 class Course:
-    """What a run has come to so far; saved with every resume state."""
+    """What a run has come to so far; saved with every resume state.
+
+    Attributes:
+        ended_epochs: epochs whose held-out loss and weights are done, not only their steps.
+        saves_s: seconds each resume state took to write.
+        conversions: for each change of the number of ranks: step, ranks before and after, seconds
+            and bytes of the conversion (both 0 where none was needed).
+    """
 
     eval_loss_first: float | None = None
     eval_loss: float | None = None
@@ -31,3 +42,5 @@ class Course:
     peak_memory_gib: float | None = None
     resumed_from: dict[str, int] | None = None
     saves_s: list[float] = field(default_factory=list)
+    ended_epochs: int = 0
+    conversions: list[dict[str, float]] = field(default_factory=list)

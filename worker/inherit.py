@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jobspec import fs
 from jobspec.paths import AttemptPaths, JobPaths
-from worker import checkpoints
+from worker import checkpoints, seals
 
 
 def inherit(job: JobPaths, attempt: AttemptPaths, root: Path) -> list[str]:
@@ -30,7 +30,7 @@ def inherit(job: JobPaths, attempt: AttemptPaths, root: Path) -> list[str]:
         return [*said, "training had finished: its final_model is kept"]
     state, damaged = checkpoints.take_over(job, attempt)
     said += [f"not resumed from: {line}" for line in damaged]
-    if checkpoints.read_seal(state) is not None:
+    if seals.read_seal(state) is not None:
         said.append(f"resumes from {state.name}")
     _collect_epochs(earlier, attempt)
     return said

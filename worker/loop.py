@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Any
 
 from jobspec import record
+from jobspec import spec as specs
 from jobspec.claim import Claim
 from jobspec.cluster import dead
 from jobspec.cluster.slurm import Slurm
@@ -112,6 +113,8 @@ class Worker:
         self._started = time.monotonic()
         self._next_beat = 0.0
         self._next_record = 0.0
+        self._busy_s = 0.0
+        self._busy_since: float | None = None
         self._shown: dict[str, Any] = {}
         self._finished = 0
         self._failures = 0
@@ -149,6 +152,9 @@ class Worker:
         changed = any(self._shown.get(name) != value for name, value in shown.items())
         self._shown |= shown
         job = self._shown.get("job")
+        if (job is None) != (self._busy_since is None):
+            self._busy_s = self._busy_until(now)
+            self._busy_since = None if job is None else now
         if changed or now >= self._next_record:
             self._next_record = now + _RECORD_EVERY_S
             self.queue.heartbeat(self.id, self._record(), job=job)
@@ -157,6 +163,10 @@ class Worker:
         else:
             return
         self._next_beat = now + self.queue.format.heartbeat_s
+
+    def _busy_until(self, now: float) -> float:
+        """Seconds with a job so far."""
+        return self._busy_s + (0.0 if self._busy_since is None else now - self._busy_since)
 
     @property
     def next_beat_in_s(self) -> float:
@@ -275,9 +285,20 @@ class Worker:
         past = self._past(ticket)
         if self.time_left_s() < (past.useful_s or self.options.min_claim_s):
             return False
-        if past.ranks is not None and past.ranks > self.devices.count:
-            return False  # its shards fit that number of ranks and no other
+        if past.state is not None and not self._has_room(ticket, past):
+            return False  # to convert its state: a worker with as many devices needs none
         return past.failed_on != self.host or not self._others_live()
+
+    def _has_room(self, ticket: Ticket, past: Past) -> bool:
+        """Whether the resume state fits this worker's ranks, or there is space to convert it."""
+        assert past.state is not None
+        try:
+            spec = specs.load(self.queue.paths.job(ticket.job).spec)
+            world = launch.plan(spec, self.devices, most_rows=past.micro).world
+        except JobspecError:
+            return True  # whoever claims it will say what is wrong
+        free = shutil.disk_usage(self.root).free
+        return past.state.fits(world) or past.state.conversion_space < free
 
     def _past(self, ticket: Ticket) -> Past:
         if ticket.attempt == 1:
@@ -347,6 +368,7 @@ class Worker:
             slurm_job=self.slurm.job,
             slurm_restart_count=self.slurm.restart_count,
             ends_at=self.slurm.ends_at_utc,
+            busy_s=self._busy_until(time.monotonic()),
             **self._shown,
         )
 

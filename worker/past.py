@@ -11,7 +11,8 @@ import msgspec
 from jobspec import record
 from jobspec.paths import AttemptPaths, JobPaths
 from jobspec.record import End, Reason, Record
-from worker import checkpoints
+from worker import checkpoints, seals
+from worker.seals import Seal
 
 _STEPS_LOOKED_AT = 20
 _TAIL_BYTES = 65536
@@ -24,13 +25,13 @@ class Past:
     Attributes:
         failed_on: the host where the last attempt failed before its first step, unexplained.
         micro: rows a micro-batch may have, after attempts that ran out of memory; None: any.
-        ranks: how many made the newest resume state; None where there is none.
+        state: the seal of the newest resume state; None where there is none to go on from.
         useful_s: the seconds below which another attempt would bring nothing; None if not known.
     """
 
     failed_on: str | None = None
     micro: int | None = None
-    ranks: int | None = None
+    state: Seal | None = None
     useful_s: float | None = None
 
 
@@ -56,7 +57,7 @@ def look(job: JobPaths, attempt: int) -> Past:
     return Past(
         failed_on=end.host if end is not None and end.unexplained else None,
         micro=_micro(earlier),
-        ranks=_ranks(earlier),
+        state=_state(earlier),
         useful_s=_useful_s(earlier),
     )
 
@@ -73,32 +74,38 @@ def _micro(earlier: list[AttemptPaths]) -> int | None:
     return max(1, min(too_large) // 2) if too_large else None
 
 
-def _ranks(earlier: list[AttemptPaths]) -> int | None:
+def _state(earlier: list[AttemptPaths]) -> Seal | None:
     if any(paths.done("train").exists() for paths in earlier):
         return None
-    seals = [
+    found = [
         seal
         for paths in earlier
         for state in checkpoints.states(paths)
-        if (seal := checkpoints.read_seal(state)) is not None
+        if (seal := seals.read_seal(state)) is not None
     ]
-    return max(seals, key=lambda seal: seal.step).world if seals else None
+    return max(found, key=lambda seal: (seal.step, seal.converted is not None), default=None)
 
 
 def _useful_s(earlier: list[AttemptPaths]) -> float | None:
     """From claim to a step that is saved: start, one step, and a save twice over to be safe."""
-    step_s = [row.step_s for paths in earlier for row in _tail(paths.metrics) if row.step_s]
+    step_s = [s for paths in earlier if (s := step_s_of(paths.metrics)) is not None]
     if not step_s:
         return None
     saves = [
         seal.save_s
         for paths in earlier
         for state in checkpoints.states(paths)
-        if (seal := checkpoints.read_seal(state)) is not None
+        if (seal := seals.read_seal(state)) is not None
     ]
     starts = [end.first_step_s for p in earlier if (end := record.read(p.end, End)) is not None]
     start_s = max((s for s in starts if s is not None), default=60.0)
     return start_s + statistics.median(step_s) + 2 * max(saves, default=30.0)
+
+
+def step_s_of(metrics: Path) -> float | None:
+    """The median seconds of the last steps; None before the first."""
+    seen = [row.step_s for row in _tail(metrics) if row.step_s]
+    return statistics.median(seen) if seen else None
 
 
 def _tail(metrics: Path) -> list[_Row]:

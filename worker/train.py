@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import os
 import signal
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -18,11 +17,10 @@ from typing import Any
 
 import msgspec
 
-from jobspec import fs
 from jobspec.errors import JobspecError, ModelError
 from jobspec.spec import JobSpec
 from worker import adapters, attention, checkpoints, flops, kernels, launch, meeting
-from worker.course import Course, NonFiniteLossError
+from worker.course import Course, NonFiniteLossError, StoppedError
 from worker.phase import EXIT_PORT_TAKEN, EXIT_STOPPED, Phase, run
 
 os.environ.setdefault("ACCELERATE_USE_DEEPSPEED", "true")
@@ -34,6 +32,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl.trainer.sft_config import SFTConfig
 
 from worker.feed import Rows, Schedule, Shard
+from worker.meter import Rates, compared, forecast, peak_memory_gib
+from worker.seals import Seal
+from worker.states import ResumeStates
 from worker.trainer import Reports, RowTrainer, StepRecord, StopFlag
 
 
@@ -68,22 +69,27 @@ class Training:
         assert self.spec.train is not None
         self.train = self.spec.train
         self.on_gpu = torch.cuda.is_available()
+        self.base_gib = peak_memory_gib()
         self.world = dist.get_world_size()
         self.rank = dist.get_rank()
         self.prepared = phase.read_done("prepare")
         self.micro = _planned_rows(phase, self.world) or self.train.per_device_train_batch_size
         self.course = Course()
-        self.peak_flops = flops.peak(torch.cuda.get_device_name()) if self.on_gpu else None
-        self.state_dir = self._verified_state()
-        self._saved_at = time.monotonic()
+        self.states = ResumeStates(phase, self.train.zero_stage)
+        self.state_dir, self.sealed = self.states.newest() or (None, None)
 
     def run(self) -> int:
         """Load, train, save. Returns the phase's exit code."""
         self.trainer = self._trainer()
-        if self.state_dir is not None:
-            self._read_course(self.state_dir)
-        self.trainer.train(resume_from_checkpoint=str(self.state_dir) if self.state_dir else None)
-        if self.trainer.state.global_step < self.trainer.state.max_steps:
+        if self.state_dir is not None and self.sealed is not None:
+            self._read_course(self.state_dir, self.sealed)
+        resumed = str(self.state_dir) if self.state_dir else None
+        try:
+            self.trainer.train(resume_from_checkpoint=resumed)
+            stopped = self.trainer.state.global_step < self.trainer.state.max_steps
+        except StoppedError:
+            stopped = True
+        if stopped:
             self.save_state()
             return EXIT_STOPPED
         self._finish()
@@ -106,7 +112,13 @@ class Training:
             )
         except ValueError as error:
             raise adapters.explained(error, self.train.lora) from error
-        self.shape = flops.Shape.of(trainer.model)
+        trainer.stop = self.stop
+        self.rates = Rates(
+            flops.Shape.of(trainer.model),
+            self.world,
+            flops.peak(torch.cuda.get_device_name()) if self.on_gpu else None,
+            recomputed=self.train.gradient_checkpointing,
+        )
         trainer.add_callback(_EngineCheck(self))
         trainer.add_callback(Reports(trainer, self.stop, self.on_step, self.wants_save))
         trainer.add_callback(_Epochs(self))
@@ -168,7 +180,7 @@ class Training:
             warnings.simplefilter("ignore", FutureWarning)
             return SFTConfig(
                 output_dir=str(self.phase.paths.checkpoints),
-                deepspeed=launch.deepspeed_config(self.spec, self.micro, on_gpu=self.on_gpu),
+                deepspeed=self._deepspeed_config(),
                 use_cpu=not self.on_gpu,
                 bf16=self.spec.model.dtype == "bfloat16",
                 fp16=False,
@@ -197,6 +209,12 @@ class Training:
                 report_to=[],
                 disable_tqdm=True,
             )
+
+    def _deepspeed_config(self) -> dict[str, Any]:
+        config = launch.deepspeed_config(self.spec, self.micro, on_gpu=self.on_gpu)
+        if self.sealed is not None and self.sealed.converted is not None:
+            config["checkpoint"] = {"load_universal": True}
+        return config
 
     def check_engine(self) -> None:
         """The engine that trains is DeepSpeed's, at the stage the spec asks for."""
@@ -235,12 +253,20 @@ class Training:
     def on_train_begin(self) -> None:
         """Before the first step: say where this attempt begins, and measure the untrained loss."""
         self.check_engine()
-        state = self.trainer.state
-        if self.state_dir is not None:
-            self.phase.metric(resumed_from=self.course.resumed_from, step=state.global_step)
+        self.stop.check(self.trainer.args.device)
+        state, course = self.trainer.state, self.course
+        if self.sealed is not None and self.state_dir is not None:
+            optimizer, seed = self.trainer.optimizer, self.train.seed
+            self.states.settle(self.state_dir, self.sealed, optimizer, seed)
+            self.phase.metric(resumed_from=course.resumed_from, step=state.global_step)
+            ended, into = divmod(state.global_step, self.trainer.schedule.steps_per_epoch)
+            if not into and course.ended_epochs < ended:
+                self.on_epoch_end()  # its steps were done, its loss and weights were not
         else:
-            self.course.eval_loss_first = self.evaluate()
-        self._saved_at = time.monotonic()
+            self.states.measure(self.trainer.model)
+            course.eval_loss_first = self.evaluate()
+            self.stop.check(self.trainer.args.device)
+        self.states.saved_at = time.monotonic()
 
     def evaluate(self) -> float | None:
         """The held-out loss now; None without held-out rows. All ranks call it."""
@@ -256,10 +282,11 @@ class Training:
             raise NonFiniteLossError(step.loss, step.step)
         course, trainer = self.course, self.trainer
         course.loss = step.loss
-        tokens = sum(step.lengths)
-        course.tokens += tokens
+        course.tokens += sum(step.lengths)
         course.trained_tokens += step.trained_tokens
         course.train_s += step_s
+        course.peak_memory_gib = max(course.peak_memory_gib or 0.0, step.peak_memory_gib)
+        rates = self.rates.of(step, step_s)
         self.phase.metric(
             step=step.step,
             epoch=trainer.state.epoch,
@@ -268,33 +295,36 @@ class Training:
             grad_norm=trainer.grad_norm,
             num_tokens=course.tokens,
             trained_tokens=course.trained_tokens,
-            step_s=step_s,
-            tokens_per_second=tokens / step_s,
-            mfu=self._share_of_peak(self.shape.step(step.lengths, step.trained_tokens), step_s),
+            **rates,
         )
         self.phase.progress(
-            step.step, trainer.state.max_steps, "steps", loss=step.loss, eval_loss=course.eval_loss
+            step.step,
+            trainer.state.max_steps,
+            "steps",
+            loss=step.loss,
+            eval_loss=course.eval_loss,
+            tokens_per_second=rates["tokens_per_second"],
         )
         if step.save and step.step < trainer.state.max_steps:
             self.save_state()
 
-    def _share_of_peak(self, work: float, seconds: float) -> float | None:
-        """FLOPs done in `seconds` against what all devices can do; None where that is unknown."""
-        return work / seconds / (self.peak_flops * self.world) if self.peak_flops else None
-
     def wants_save(self) -> bool:
         """Whether this rank's clock says that a resume state is due."""
-        return time.monotonic() - self._saved_at >= self.train.checkpoint_interval_s
+        return time.monotonic() - self.states.saved_at >= self.train.checkpoint_interval_s
 
     def on_epoch_end(self) -> None:
         """Held-out loss and weights of an epoch. All ranks call it."""
         state = self.trainer.state
         if self.stop_agreed:
             return
+        if state.global_step >= state.max_steps:
+            self.trainer.stop = None  # what is left is done sooner than a resume could begin
         self.course.eval_loss = self.evaluate()
         epoch = round(state.epoch or 0)
         if state.global_step < state.max_steps:
             self.save_weights(self.phase.paths.checkpoints / f"epoch-{epoch}")
+            self.course.ended_epochs += 1
+            self.stop.check(self.trainer.args.device)
 
     @property
     def stop_agreed(self) -> bool:
@@ -313,49 +343,24 @@ class Training:
 
     def save_state(self) -> None:
         """A resume state of this step, sealed; older ones go. All ranks call it."""
-        started = time.monotonic()
-        path = self.phase.paths.checkpoints / f"step-{self.trainer.state.global_step}"
-        if checkpoints.read_seal(path) is not None:
-            return
-        self.trainer.save_resume_state(path)
-        if self.rank == 0:
-            self.phase.flush()
-            fs.publish(path / "course.json", msgspec.json.encode(self.course))
-            checkpoints.seal(
-                path,
-                attempt=self.phase.paths.number,
-                world=self.world,
-                zero_stage=self.train.zero_stage,
-                save_s=time.monotonic() - started,
-            )
-            checkpoints.prune(self.phase.paths)
-        dist.barrier()
-        self._saved_at = time.monotonic()
-        self.course.saves_s.append(self._saved_at - started)
+        step = self.trainer.state.global_step
+        if step:
+            self.states.save(step, self.trainer.save_resume_state, self.course)
 
-    def _verified_state(self) -> Path | None:
-        """The newest resume state whose every byte is as it was sealed; damaged ones go.
-
-        Rank 0 reads, all ranks hear: nothing is unpickled before.
-        """
-        found: list[str | None] = [None]
-        if self.rank == 0:
-            for path in checkpoints.states(self.phase.paths):
-                wrong = checkpoints.fault(path, hashes=True)
-                if wrong is None:
-                    found = [path.name]
-                    break
-                sys.stderr.write(f"train: not resumed from {path.name}: it {wrong}\n")
-                checkpoints.discard(path, self.phase.paths)
-        dist.broadcast_object_list(found)
-        return None if found[0] is None else self.phase.paths.checkpoints / found[0]
-
-    def _read_course(self, state: Path) -> None:
-        seal = checkpoints.read_seal(state)
-        if seal is None or seal.world != self.world:
-            raise JobspecError(f"{state.name} was not made by {self.world} ranks", file=state)
+    def _read_course(self, state: Path, sealed: Seal) -> None:
         self.course = msgspec.json.decode((state / "course.json").read_bytes(), type=Course)
-        self.course.resumed_from = {"attempt": seal.attempt, "step": seal.step}
+        self.course.resumed_from = {"attempt": sealed.attempt, "step": sealed.step}
+        if sealed.world != self.world:
+            made = sealed.converted
+            self.course.conversions.append(
+                {
+                    "step": sealed.step,
+                    "from_ranks": sealed.world,
+                    "to_ranks": self.world,
+                    "seconds": made.seconds if made else 0.0,
+                    "size": made.size if made else 0,
+                }
+            )
 
     def _finish(self) -> None:
         if self.train.lora is not None:
@@ -363,8 +368,9 @@ class Training:
             self.trainer.merge_adapter()
         self.save_weights(self.phase.paths.final_model)
         state, course = self.trainer.state, self.course
-        if self.on_gpu:
-            course.peak_memory_gib = torch.cuda.max_memory_allocated() / 2**30
+        predicted = forecast(
+            self.spec, self.trainer.model.config, self.trainer.schedule, self.base_gib
+        )
         if self.rank == 0:
             self.phase.progress(state.max_steps, state.max_steps, "steps", loss=course.loss)
             summary = {
@@ -373,6 +379,7 @@ class Training:
                 "epochs": state.epoch,
                 "engine": self.engine(),
                 **msgspec.to_builtins(course),
+                "memory": compared(predicted, course.peak_memory_gib),
                 "tokens_per_second": course.tokens / course.train_s if course.train_s else None,
             }
             self.phase.finish(summary)

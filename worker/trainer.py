@@ -8,7 +8,6 @@ The loss is the sum over trained tokens divided by the trained tokens of the glo
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +22,17 @@ from trl.trainer.utils import add_fused_lm_head
 
 from jobspec.errors import SpecError
 from worker import attention
+from worker.course import StoppedError
 from worker.feed import EpochSampler, Schedule, StepDataset, loader, trained_tokens
+from worker.meter import Meter, peak_memory_gib
 
 
 @dataclass
 class StepRecord:
-    """What one step came to, over all ranks. `lengths` are its rows' tokens."""
+    """What one step came to, over all ranks. `lengths` are its rows' tokens.
+
+    `wait_s`: what the slowest rank waited for its rows; `peak_memory_gib`: the greatest of any.
+    """
 
     step: int
     loss: float
@@ -36,6 +40,8 @@ class StepRecord:
     trained_tokens: int
     stop: bool
     save: bool
+    wait_s: float = 0.0
+    peak_memory_gib: float = 0.0
 
 
 @dataclass
@@ -59,6 +65,8 @@ class RowTrainer(SFTTrainer):
         self.schedule = schedule
         self.evaluation = evaluation
         self.tally = Tally()
+        self.meter = Meter()
+        self.stop: StopFlag | None = None
         self._merged = False
         self.grad_norm: float | None = None
         self.learning_rate: float | None = None
@@ -94,7 +102,8 @@ class RowTrainer(SFTTrainer):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], torch.Tensor | int | None]:
         """The loader knows the global batch's trained tokens: no collective is needed to count."""
-        inputs = next(epoch_iterator)
+        with self.meter.fetching():
+            inputs = next(epoch_iterator)
         return [inputs], inputs["trained_tokens"]
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
@@ -122,7 +131,11 @@ class RowTrainer(SFTTrainer):
 
     @torch.no_grad()
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Token-weighted loss over the held-out rows, the same on any number of ranks."""
+        """Token-weighted loss over the held-out rows, the same on any number of ranks.
+
+        Raises:
+            StoppedError: a rank was asked to stop; the loss is measured after the resume.
+        """
         if self.evaluation is None:
             return {}
         model = self.model_wrapped
@@ -131,6 +144,8 @@ class RowTrainer(SFTTrainer):
         dataset = self._dataset(self.evaluation)
         summed = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         for step in self.evaluation.in_order():
+            if self.stop is not None:
+                self.stop.check(self.args.device)
             batch = dataset[step]
             for raw in batch["micros"]:
                 micro = self._prepare_inputs(raw)
@@ -200,12 +215,19 @@ class StopFlag:
     def __call__(self, signum: int, frame: Any) -> None:
         self.asked = True
 
+    def check(self, device: torch.device) -> None:
+        """Raise StoppedError on all ranks if any was asked to stop. All ranks call it."""
+        asked = torch.tensor([float(self.asked)], device=device)
+        dist.all_reduce(asked)
+        if asked.item() > 0:
+            raise StoppedError
+
 
 class Reports(TrainerCallback):
     """Reduces each step over the ranks and hands it to `sink` with the seconds it took.
 
-    One all-reduce a step carries the loss and two flags, so that all ranks agree on the step they
-    stop at and on the steps after which they save.
+    One all-reduce a step carries the loss, what each rank waited and holds, and two flags, so that
+    all ranks agree on the step they stop at and on the steps after which they save.
     """
 
     def __init__(
@@ -219,29 +241,30 @@ class Reports(TrainerCallback):
         self._stop = stop
         self._sink = sink
         self._wants_save = wants_save
-        self._began = time.monotonic()
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._began = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         tally = self._trainer.tally
         assert tally.loss is not None
         save = dist.get_rank() == 0 and self._wants_save()
-        vector = torch.zeros(3, dtype=torch.float64, device=args.device)
+        meter, rank, world = self._trainer.meter, dist.get_rank(), dist.get_world_size()
+        own = torch.tensor([float(self._stop.asked), float(save), meter.wait_s, peak_memory_gib()])
+        vector = torch.zeros(1 + 4 * world, dtype=torch.float64, device=args.device)
         vector[0] = tally.loss.double()
-        vector[1], vector[2] = float(self._stop.asked), float(save)
+        vector[1 + 4 * rank : 5 + 4 * rank] = own
         dist.all_reduce(vector)
-        loss, stops, saves = vector.tolist()
-        if stops > 0:
+        loss, *each = vector.tolist()
+        stops, saves, waits, peaks = (each[start::4] for start in range(4))
+        if any(stops):
             control.should_training_stop = True
         record = StepRecord(
             step=state.global_step,
             loss=loss,
             lengths=tally.lengths,
             trained_tokens=tally.trained_tokens,
-            stop=stops > 0,
-            save=saves > 0,
+            stop=any(stops),
+            save=any(saves),
+            wait_s=max(waits),
+            peak_memory_gib=max(peaks),
         )
-        self._sink(record, time.monotonic() - self._began)
+        self._sink(record, meter.step_s)
         return control

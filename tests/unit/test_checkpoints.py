@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from jobspec.paths import JobPaths
-from worker import checkpoints
+from worker import checkpoints, seals
+from worker.seals import Seal
 
 
 @pytest.fixture
@@ -19,14 +20,14 @@ def make_state(job: JobPaths, attempt: int, step: int) -> Path:
     (path / "global_step").mkdir(parents=True)
     (path / "global_step" / "rank0.pt").write_bytes(b"optimizer" * 100)
     (path / "trainer_state.json").write_text("{}")
-    checkpoints.seal(path, attempt=attempt, world=2, zero_stage=2, save_s=1.5)
+    seals.seal(path, Seal(attempt=attempt, step=step, world=2, zero_stage=2, save_s=1.5))
     return path
 
 
 def test_a_sealed_state_is_whole(job):
     path = make_state(job, 1, 10)
-    assert checkpoints.fault(path, hashes=True) is None
-    seal = checkpoints.read_seal(path)
+    assert seals.fault(path, hashes=True) is None
+    seal = seals.read_seal(path)
     assert seal is not None
     assert (seal.attempt, seal.step, seal.world, seal.save_s) == (1, 10, 2, 1.5)
     assert sorted(seal.files) == ["global_step/rank0.pt", "trainer_state.json"]
@@ -37,14 +38,14 @@ def test_one_byte_less_one_byte_changed_one_file_gone_are_seen(job):
     file = path / "global_step" / "rank0.pt"
     whole = file.read_bytes()
     file.write_bytes(whole[:-1])
-    assert "has 899 bytes, not 900" in (checkpoints.fault(path, hashes=False) or "")
+    assert "has 899 bytes, not 900" in (seals.fault(path, hashes=False) or "")
     file.write_bytes(b"x" + whole[1:])
-    assert checkpoints.fault(path, hashes=False) is None
-    assert "differs from its SHA-256" in (checkpoints.fault(path, hashes=True) or "")
+    assert seals.fault(path, hashes=False) is None
+    assert "differs from its SHA-256" in (seals.fault(path, hashes=True) or "")
     file.unlink()
-    assert "is missing" in (checkpoints.fault(path, hashes=False) or "")
+    assert "is missing" in (seals.fault(path, hashes=False) or "")
     (path / "COMPLETE").write_bytes(b"")
-    assert "COMPLETE" in (checkpoints.fault(path, hashes=False) or "")
+    assert "COMPLETE" in (seals.fault(path, hashes=False) or "")
 
 
 def test_a_new_attempt_takes_the_newest_whole_state_into_its_own_directory(job):
@@ -68,7 +69,7 @@ def test_a_new_attempt_takes_the_newest_whole_state_into_its_own_directory(job):
 
 def test_nothing_to_take_over_is_said_by_a_path_without_a_seal(job):
     taken, rejected = checkpoints.take_over(job, job.attempt(2))
-    assert checkpoints.read_seal(taken) is None
+    assert seals.read_seal(taken) is None
     assert rejected == []
 
 

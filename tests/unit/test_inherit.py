@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from jobspec.paths import JobPaths
-from worker import checkpoints
+from worker import seals
 from worker.inherit import inherit
+from worker.seals import Seal
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_a_model_without_its_summary_is_not_finished(job, tmp_path):
 def test_states_and_epochs_go_along(job, tmp_path):
     first = job.attempt(1).checkpoints
     (first / "step-7").mkdir(parents=True)
-    checkpoints.seal(first / "step-7", attempt=1, world=1, zero_stage=2, save_s=0.1)
+    seals.seal(first / "step-7", Seal(attempt=1, step=7, world=1, zero_stage=2))
     (first / "epoch-1").mkdir()
     said = inherit(job, job.attempt(2), tmp_path)
     assert said == ["resumes from step-7"]

@@ -8,8 +8,9 @@ import pytest
 from jobspec import record
 from jobspec.paths import JobPaths
 from jobspec.record import End, Reason
-from worker import checkpoints
+from worker import seals
 from worker.past import Past, look
+from worker.seals import Seal
 
 
 @pytest.fixture
@@ -56,5 +57,5 @@ def test_the_useful_time_is_a_start_a_step_and_two_saves(job):
     paths.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"torn')
     state = paths.checkpoints / "step-2"
     state.mkdir(parents=True)
-    checkpoints.seal(state, attempt=1, world=2, zero_stage=2, save_s=20.0)
+    seals.seal(state, Seal(attempt=1, step=2, world=2, zero_stage=2, save_s=20.0))
     assert look(job, 2).useful_s == pytest.approx(100 + 7 + 40)

@@ -1,0 +1,135 @@
+"""Stops and resumes, struck at exact places: every run ends as the one that nothing disturbed."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from rankkit import Forge, Run, Strike, forge, start
+from waykit import queue_at, tiny_spec
+
+from jobspec.queue import Queue
+from jobspec.spec import JobSpec
+from worker import checkpoints
+
+pytestmark = pytest.mark.deepspeed
+
+STEPS = 24  # three epochs of eight
+STOPPED = [75, 75]
+SEED = int(os.environ.get("JOBSPEC_TEST_SEED") or random.randrange(1000))
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forge]:
+    with forge(tmp_path_factory.mktemp("forge")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def queue(tmp_path_factory: pytest.TempPathFactory) -> Queue:
+    return queue_at(tmp_path_factory.mktemp("queue"))
+
+
+@pytest.fixture(scope="module", params=[2, 3], ids=lambda stage: f"zero-{stage}")
+def calm(ranks: Forge, queue: Queue, tiny: Path, request: pytest.FixtureRequest) -> Run:
+    """The run that nothing disturbs."""
+    run = start(ranks, queue, spec(tiny, "calm", request.param))
+    assert run.go() == [0, 0], run.attempt.log("train").read_text()
+    assert len(run.losses) == STEPS
+    return run
+
+
+def spec(tiny: Path, name: str, stage: int) -> JobSpec:
+    made = tiny_spec(tiny, name=f"{name}-{stage}", zero_stage=stage, num_train_epochs=3.0)
+    assert made.data is not None
+    fewer = msgspec.structs.replace(made.data, max_train_samples=64, eval_split_ratio=0.2)
+    return msgspec.structs.replace(made, data=fewer)
+
+
+def state_of(run: Run) -> str | None:
+    """The newest state of the last attempt."""
+    path = checkpoints.newest(run.attempt)
+    return path.name if path is not None else None
+
+
+def test_a_run_struck_nine_times_ends_as_the_calm_one_bit_for_bit(
+    ranks: Forge, queue: Queue, tiny: Path, calm: Run
+) -> None:
+    assert calm.spec.train is not None
+    run = start(ranks, queue, spec(tiny, "struck", calm.spec.train.zero_stage))
+    draw = random.Random(SEED)
+    sys.stdout.write(f"JOBSPEC_TEST_SEED={SEED}\n")  # pytest shows it if the test fails
+
+    # While the model is loaded, and in the first evaluation: nothing is trained, nothing saved.
+    assert run.go(Strike("load", "SIGUSR2", rank=1, to=(1,))) == STOPPED
+    assert run.go(Strike("evaluation", "SIGTERM")) == STOPPED
+    assert state_of(run) is None
+
+    codes = run.go(Strike("step", "SIGKILL", rank=1, nth=draw.randint(4, 6), to=(1,)))
+    assert codes[1] == -9
+    assert codes[0] != 0
+    assert state_of(run) == "step-3"
+
+    # All ranks, in the middle of an interval's save: it is finished, the stop comes a step later.
+    assert run.go(Strike("state, after the shards", "SIGUSR2", to=(0, 1))) == STOPPED
+    assert state_of(run) == "step-7"
+
+    # Over an epoch's end; killed before one of two ranks has written its shard.
+    codes = run.go(Strike("state, before a shard", "SIGKILL", rank=1, nth=2, to=(1,)))
+    assert codes[1] == -9
+    assert state_of(run) == "step-9"
+    assert (run.attempt.checkpoints / "step-12").is_dir()  # half of it, without COMPLETE
+    assert (run.attempt.checkpoints / "epoch-1").is_dir()
+
+    # One rank at a random step, the other while that stop's state is being written.
+    step = draw.randint(10, 11)
+    first = Strike("step", "SIGTERM", nth=step - 9)
+    assert run.go(first, Strike("state, after the shards", "SIGUSR2", 1, to=(1,))) == STOPPED
+    assert state_of(run) == f"step-{step}"
+    assert not (run.job.attempt(run.number - 1).checkpoints / "step-12").exists()
+
+    # Both, in the middle of an epoch's save: what is there of it is not taken for weights.
+    assert run.go(Strike("weights", "SIGKILL", to=(1, 0))) == [-9, -9]
+    assert state_of(run) == "step-15"
+    assert not (run.attempt.checkpoints / "epoch-2").exists()
+
+    # In an epoch's evaluation: the state says that its loss is still to be measured.
+    assert run.go(Strike("evaluation", "SIGTERM", rank=1, to=(1,))) == STOPPED
+    assert state_of(run) == "step-16"
+
+    # It is measured first; then the first rank dies with all written but COMPLETE.
+    assert run.go(Strike("state, before its seal", "SIGKILL"))[0] == -9
+    assert state_of(run) == "step-16"
+    assert (run.attempt.checkpoints / "epoch-2").is_dir()
+
+    assert run.go() == [0, 0], run.told
+    assert run.losses == calm.losses, run.told
+    assert run.eval_losses == calm.eval_losses
+    assert run.summary["resumed_from"] == {"attempt": 8, "step": 16}
+    epochs = [path.name for path in run.attempt.checkpoints.iterdir() if "epoch" in path.name]
+    assert sorted(epochs) == ["epoch-1", "epoch-2"]
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(
+    ranks: Forge, queue: Queue, tiny: Path, calm: Run
+) -> None:
+    assert calm.spec.train is not None
+    run = start(ranks, queue, spec(tiny, "elastic", calm.spec.train.zero_stage))
+    assert run.go(Strike("step", "SIGUSR2", nth=5)) == STOPPED
+    assert run.go(Strike("step", "SIGUSR2", nth=5), world=1) == [75]
+    assert state_of(run) == "step-10"
+    assert run.go(world=2) == [0, 0]
+
+    assert run.losses.keys() == calm.losses.keys()
+    assert max(abs(run.losses[step] - calm.losses[step]) for step in calm.losses) < 1e-5
+    found = run.summary["conversions"]
+    assert [(each["step"], each["from_ranks"], each["to_ranks"]) for each in found] == [
+        (5, 2, 1),
+        (10, 1, 2),
+    ]
+    assert all(each["seconds"] > 0 and each["size"] > 0 for each in found)
