@@ -26,6 +26,7 @@ from jobspec.estimate import Estimate, estimate
 from jobspec.paths import RootPaths
 from jobspec.rows import RowReport
 from jobspec.spec import JobSpec
+from jobspec.weights import refuse_pickles
 
 if TYPE_CHECKING:
     from jobspec.training import Training
@@ -206,6 +207,7 @@ def _check_model(spec: JobSpec, root: Path, file: Path) -> Iterator[str]:
             )
     _check_heads(spec, config, file)
     _check_tokenizer(config.parent, file)
+    refuse_pickles(config.parent, file=file)
 
 
 def _check_hub_name(name: str, file: Path) -> None:

@@ -291,6 +291,15 @@ def _broken_train_rules(spec: JobSpec, train: TrainSpec) -> Iterator[_Broken]:
         yield "$.train.offload", "`optimizer` needs zero_stage 2 or 3", "set zero_stage to 2"
     if train.sequence_parallel > 1:
         yield from _broken_parallel_rules(spec, train.sequence_parallel)
+    micros = train.global_batch_size // train.per_device_train_batch_size
+    groups = (spec.resources.gpus or 0) // train.sequence_parallel
+    if groups and micros % groups:
+        yield (
+            "$.resources.gpus",
+            f"`{spec.resources.gpus}` devices do not divide {train.global_batch_size} rows a step "
+            f"into micro-batches of {train.per_device_train_batch_size}",
+            f"choose {train.sequence_parallel} × a divisor of {micros}, or leave it out",
+        )
 
 
 def _broken_parallel_rules(spec: JobSpec, degree: int) -> Iterator[_Broken]:

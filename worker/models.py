@@ -10,6 +10,7 @@ import msgspec
 from jobspec.errors import ModelError
 from jobspec.paths import RootPaths
 from jobspec.spec import ModelSpec
+from jobspec.weights import refuse_pickles
 
 _FETCH = "`jobspec fetch SPEC` brings it into the root's cache, on a node with network"
 
@@ -30,6 +31,7 @@ def find_model(model: ModelSpec, root: RootPaths) -> Path:
             place="$.model.name",
             hint="name a directory with config.json, tokenizer and safetensors weights",
         )
+    refuse_pickles(directory)
     return directory
 
 

@@ -127,6 +127,24 @@ def test_an_unknown_model_path(place: Path, model: str) -> None:
     assert error.place == "$.model.name" and "does not exist" in error.message and error.hint
 
 
+def test_weights_as_pickles_alone(place: Path) -> None:
+    (place / "tiny/pytorch_model.bin").touch()
+    error = refusal()
+    assert isinstance(error, ModelError)
+    assert "pickles (`pytorch_model.bin`)" in error.message
+    assert "safetensors" in (error.hint or "")
+    assert (error.file, error.place) == ("specs/s.json", "$.model.name")
+    (place / "tiny/model.safetensors").touch()
+    checked()
+
+
+def test_devices_that_do_not_divide_the_batch(place: Path) -> None:
+    checked("resources.gpus=4", "train.global_batch_size=8")
+    with pytest.raises(JobspecError, match="`3` devices do not divide 8 rows a step") as caught:
+        checked("resources.gpus=3", "train.global_batch_size=8")
+    assert caught.value.place == "$.resources.gpus"
+
+
 def test_a_directory_that_is_no_model(place: Path) -> None:
     (place / "tiny/config.json").unlink()
     assert "config.json does not exist" in refusal().message

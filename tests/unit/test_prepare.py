@@ -660,6 +660,9 @@ def wrong_inputs(model: Path, data: Path, tmp: Path) -> Iterator[tuple[str, JobS
     yield "not fetched", spec(Path("Qwen/Qwen3-8B"), data), ModelError, "$.model.name"
     yield "no config", spec(no_config, data), ModelError, "$.model.name"
     yield "bad config", spec(bad_config, data), ModelError, ""
+    pickled = model_dir(tmp / "pickled")
+    (pickled / "pytorch_model-00001-of-00002.bin").touch()
+    yield "pickles alone", spec(pickled, data), ModelError, "$.model.name"
     yield "no tokenizer", spec(no_tokenizer, data), ModelError, ""
     yield "no template", spec(no_template, data), TemplateError, "$.model.chat_template"
     lost = with_model(model, chat_template=str(tmp / "none"))
@@ -677,7 +680,8 @@ def test_wrong_inputs_are_errors_with_place_and_hint(
             prepare(made, root)
         assert (caught.value.place or "") == place, case
         assert caught.value.hint, case
-        assert caught.value.file or case in ("not fetched", "model missing", "nothing to train")
+        without = ("not fetched", "model missing", "pickles alone", "nothing to train")
+        assert caught.value.file or case in without
     assert not root.prepared.exists() or names(root.prepared) == []
 
 
