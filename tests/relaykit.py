@@ -67,7 +67,7 @@ class Writing:
 
 def start(queue: Queue, rate: float = 1e-5, spec: JobSpec | None = None) -> Writing:
     """A job that runs, by a worker of its own."""
-    job = queue.enqueue(spec or tuned_spec(rate=rate), priority=900 + len(queue.jobs()))
+    job = queue.enqueue(spec or tuned_spec(rate=rate))
     worker = f"node-{len(queue.jobs())}-0123456789abcdef"
     claim = claim_next(queue, worker)
     assert claim.job == job.id

@@ -87,6 +87,7 @@ class Server:
         self.runs: dict[tuple[str, str, str], Run] = {}
         self.deleted: set[tuple[str, str, str]] = set()
         self.forbidden: set[str] = set()  # projects that do not exist and can't be made
+        self.closed: set[str] = set()  # projects that this key may not look into
         self.requests: list[str] = []
         self.keys: set[str] = set()  # authorizations that came
         self.fault: Fault = lambda what: None
@@ -163,6 +164,8 @@ class Server:
 
     def _RelayCounts(self, given: dict[str, Any]) -> tuple[int, dict[str, Any]]:  # noqa: N802
         entity, project = given.get("entity"), given["project"]
+        if project in self.closed:
+            return 403, {"errors": [{"message": "permission denied"}]}
         model: dict[str, Any] = {"id": "m"}
         for alias, name in given.items():
             if alias.startswith("r"):
@@ -296,6 +299,10 @@ def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:
                 self.close_connection = True
                 return
             self._answer(status, answer)
+
+        def do_GET(self) -> None:
+            with server.lock:
+                self._answer(200, {run.name: len(run.lines) for run in server.runs.values()})
 
         def do_PUT(self) -> None:
             self._body()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+
+import msgspec
 
 from jobspec.entries import Job
 from jobspec.queue import Queue
@@ -11,7 +14,7 @@ from jobspec.relay.cursor import Cursors, Sent, target
 from jobspec.relay.link import Link, connect
 from jobspec.relay.offline import Offline
 from jobspec.relay.online import Options
-from jobspec.relay.runs import Run
+from jobspec.relay.runs import DIGEST, Run
 from jobspec.relay.verify import Verdict, pages, verdict
 
 
@@ -35,14 +38,24 @@ def _online(queue: Queue, link: Link, run: Run, options: Options) -> Verdict:
     entity = options.entity or run.entity or link.hello["entity"]
     project = options.project or run.project
     store = Cursors(queue.paths, target(link.hello["base_url"], entity, project))
-    id = run.id(store.load(run.job).runs.get(run.kind, Sent()).generation)
+    sent = store.load(run.job).runs.get(run.kind, Sent())
+    id, said = run.id(sent.generation), ""
+    if run.end is None:  # rows that were not sent yet are not missing
+        run = replace(run, sendable=min(run.sendable, sent.assigned))
 
     def ask(first: int, beyond: int) -> list[dict[str, Any]] | None:
+        nonlocal said
         part = {"first": first, "beyond": beyond}
         found = link.ask("history", entity=entity, project=project, name=id, **part)["run"]
-        return None if found is None else found["rows"]
+        if found is None:
+            return None
+        said = str(found["summary"].get(DIGEST))
+        return found["rows"]
 
-    return verdict(run, id, pages(ask, run.sendable))
+    found = verdict(run, id, pages(ask, run.sendable))
+    if run.end is None or found.note or said == run.digest():
+        return found
+    return msgspec.structs.replace(found, note="the summary is not the last one")
 
 
 def _files(offline: Offline, link: Link, jobs: list[Job]) -> list[Verdict]:

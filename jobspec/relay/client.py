@@ -118,7 +118,9 @@ class Client:
         import wandb
 
         settings = wandb.Settings(
-            init_timeout=_INIT_TIMEOUT_S, x_update_finish_state=how.get("ends", True)
+            init_timeout=_INIT_TIMEOUT_S,
+            x_update_finish_state=how.get("ends", True),
+            stop_fn=_go_on,
         )
         run: Any = wandb.init(
             reinit="create_new",
@@ -135,6 +137,7 @@ class Client:
             run.define_metric(pattern, step_metric=axis)
         # What is given to `init` does not replace what the server has of a run that is resumed.
         run.config.update(config, allow_val_change=True)
+        _stop_watching(run)
         self._runs[id] = run
         return {"starting_step": run.starting_step}
 
@@ -155,6 +158,20 @@ class Client:
             run.mark_preempting()
         run.finish(exit_code=exit_code)
         return {}
+
+
+def _go_on() -> None:
+    """What "stop run" in W&B's pages does to this process: nothing, it has other runs."""
+
+
+def _stop_watching(run: Any) -> None:
+    """End the client's own watch over a run, for which it has a thread each.
+
+    It would tell a person of retries, and costs four times as much as the run's rows.
+    """
+    watch = getattr(run, "_run_status_checker", None)
+    if watch is not None:
+        watch.join()
 
 
 def _counted(bucket: Any) -> dict[str, Any] | None:

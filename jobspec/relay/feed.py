@@ -44,11 +44,11 @@ class Timing:
 
 @dataclass
 class Feed:
-    """A run on its way. `save` publishes the cursor; it must return before anything is sent."""
+    """A run on its way. `save` publishes what was assigned; then only may it be sent."""
 
     run: Run
     sent: Sent
-    save: Callable[[Feed], None]
+    save: Callable[[Run, Sent], None]
     timing: Timing
     phase: Phase = Phase.CLOSED
     link: Link | None = None
@@ -118,12 +118,18 @@ class Feed:
             elif not (self.is_done or self.gave_up) and time.monotonic() >= self._retry_at:
                 self._begin(link_of)
         except Refused as error:
-            self._failed(error)
+            self.refused(error)
 
     def leave(self) -> None:
         """Forget a client that is gone: what it was given counts once the server has it."""
         self.phase, self.link, self.handed = Phase.CLOSED, None, 0
         self._moved = time.monotonic()
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether its next step waits for the server alone, not for new rows."""
+        waits = self.phase is Phase.CLOSED and not (self.is_done or self.gave_up)
+        return waits or self.phase is Phase.CLOSING
 
     @property
     def is_stalled(self) -> bool:
@@ -133,8 +139,7 @@ class Feed:
 
     def restart(self) -> None:
         """Begin a new run with what `run.rows` are now; the old one is marked superseded."""
-        self.sent = self.sent.anew()
-        self.save(self)
+        self._publish(self.sent.anew())
         self._count, self._tail, self._digest, self._tries = None, None, None, 0
         self.leave()
 
@@ -240,8 +245,12 @@ class Feed:
 
     def _assign(self, **fields: Any) -> None:
         """Publish which row is which line. Nothing may be sent before this returns."""
-        self.sent = self.sent.assign(self.run.rows[: self.run.sendable]).changed(**fields)
-        self.save(self)
+        grown = self.sent.assign(self.run.rows[: self.run.sendable])
+        self._publish(grown.changed(**fields))
+
+    def _publish(self, sent: Sent) -> None:
+        self.save(self.run, sent)  # where this fails nothing has changed
+        self.sent = sent
 
     def _close(self, end: str | None) -> None:
         assert self.link is not None
@@ -260,10 +269,8 @@ class Feed:
         if self._counted < self._moved:
             return
         if self._count == self.sent.assigned and self._digest == self.run.digest():
-            self.sent = self.sent.changed(
-                clean=True, told=self.run.digest(), confirmed=self._count or 0
-            )
-            self.save(self)
+            told = {"told": self.run.digest(), "confirmed": self._count or 0}
+            self._publish(self.sent.changed(clean=True, **told))
             self.leave()
             self._tries = 0
         elif self._digest != self.run.digest() and self._count == self.sent.assigned:
@@ -276,7 +283,8 @@ class Feed:
 
     # When it goes wrong
 
-    def _failed(self, error: Refused) -> None:
+    def refused(self, error: Refused) -> None:
+        """Take in that the client or the server said no, in this run's matter."""
         self.leave()
         if error.deleted:
             self._is_gone("was deleted on the server")
@@ -293,5 +301,4 @@ class Feed:
 
     def _is_gone(self, how: str) -> None:
         self.problem = f"{self.id}: {how} (`--resend` sends it again, under a new id)"
-        self.sent = self.sent.changed(gone=True, clean=True)
-        self.save(self)
+        self._publish(self.sent.changed(gone=True, clean=True))

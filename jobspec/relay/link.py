@@ -39,7 +39,8 @@ class Refused(RelayError):  # noqa: N818 - reads as what happened
     @property
     def is_final(self) -> bool:
         """Whether trying again can't help."""
-        return any(code in self.text for code in ("401", "403", "404", "not found", "deleted"))
+        said = ("401", "403", "404", "permission", "not found", "deleted")
+        return any(words in self.text for words in said)
 
 
 class Link:

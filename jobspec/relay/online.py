@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field, replace
 
 from jobspec.entries import Job
-from jobspec.errors import JobspecError
+from jobspec.errors import DiskFull, JobspecError
 from jobspec.queue import Queue
 from jobspec.record import FINAL
 from jobspec.relay import runs
@@ -24,6 +24,8 @@ RUNS_A_CLIENT = 50  # open at once in one process: memory and file descriptors
 _COUNTED_AT_ONCE = 50  # runs a query
 _OPENED_A_PASS = 100  # W&B takes 80 new runs a second
 _POLL_MOST_S = 60.0
+_URGENT_S = 1.0
+_OUTAGE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Options:
     settled: bool = False
     resend: bool = False
     everything: bool = False  # look at ended jobs, too, whose runs were told all
+    interval_s: float = 15.0  # between two readings of the files
     timing: Timing = field(default_factory=Timing)
 
 
@@ -62,10 +65,12 @@ class Relay:
         self._seen: dict[str, Job] = {}
         self._reader = Reader(settled=options.settled)
         self._over: dict[str, tuple[str, int]] = {}
+        self._read_at = float("-inf")
         self._poll_at, self._poll_pause = 0.0, 2.0
         self.problems: dict[str, str] = {}
         self.arrived: dict[str, int] = {}  # by run, the rows that the server was seen to have
-        self._talker = self._connect()
+        self._talker = connect(self._beat)
+        self._links.append(self._talker)
         self._where = (self._talker.hello["base_url"], self._talker.hello["entity"])
 
     def once(self) -> bool:
@@ -74,20 +79,40 @@ class Relay:
         Returns:
             Whether everything there is by now has arrived, or was given up.
         """
-        self._beat(force=True)
-        self._read()
-        self._poll()
-        opened = sum(feed.phase is Phase.OPEN for feed in self._feeds.values())
+        try:
+            self._beat(force=True)
+            if time.monotonic() >= self._read_at:
+                self._read()
+                self._read_at = time.monotonic() + self._options.interval_s
+            self._poll()
+            self._step()
+            self._drop_dead()
+            self._finish_jobs()
+            self.problems.pop("root", None)
+        except (OSError, DiskFull) as error:
+            if not self._options.timing.watch:
+                raise
+            self._trouble("root", f"the root does not answer: {error}")
+            time.sleep(_OUTAGE_S)
+            return False
+        return all(feed.is_done or feed.gave_up for feed in self._feeds.values())
+
+    @property
+    def pause_s(self) -> float:
+        """How long the next pass may wait."""
+        urgent = any(feed.is_urgent for feed in self._feeds.values())
+        return min(_URGENT_S, self._options.interval_s) if urgent else self._options.interval_s
+
+    def _step(self) -> None:
+        opened = 0
         for feed in list(self._feeds.values()):
             self._beat()
             before = feed.phase
-            feed.step(self._link)
-            opened += before is Phase.CLOSED and feed.phase is Phase.OPEN
+            if before is not Phase.CLOSED or opened < _OPENED_A_PASS:
+                feed.step(self._link)
+            opened += before is Phase.CLOSED and feed.phase is not Phase.CLOSED
             self._note(feed)
             self.arrived[feed.id] = feed.sent.confirmed
-        self._drop_dead()
-        self._finish_jobs()
-        return all(feed.is_done or feed.gave_up for feed in self._feeds.values())
 
     def rest(self, seconds: float) -> None:
         """Wait, and beat meanwhile."""
@@ -160,10 +185,8 @@ class Relay:
                 feed.problem = f"{feed.id}: was deleted on the server (`--resend` sends it again)"
         feed.run = run
 
-    def _save(self, feed: Feed) -> None:
-        run = feed.run
-        cursor = self._cursors[run.job]
-        kept = {**cursor.runs, run.kind: feed.sent}
+    def _save(self, run: Run, sent: Sent) -> None:
+        kept = {**self._cursors[run.job].runs, run.kind: sent}
         cursor = Cursor(job=run.job, runs=kept)
         self._store(run.entity, run.project).save(cursor)
         self._cursors[run.job] = cursor
@@ -197,7 +220,14 @@ class Relay:
         try:
             for (entity, project), feeds in asked.items():
                 for first in range(0, len(feeds), _COUNTED_AT_ONCE):
-                    self._count(entity, project, feeds[first : first + _COUNTED_AT_ONCE])
+                    part = feeds[first : first + _COUNTED_AT_ONCE]
+                    try:
+                        self._count(entity, project, part)
+                    except Refused as error:
+                        if not error.is_final:
+                            raise
+                        for feed in part:  # a project that is closed to us stops no other
+                            feed.refused(error)
             self._poll_pause = 2.0
             self.problems.pop("", None)
         except Refused as error:
@@ -218,7 +248,7 @@ class Relay:
     # Clients
 
     def _connect(self) -> Link:
-        link = connect(self._beat)
+        link = Link(self._beat)
         self._links.append(link)
         return link
 

@@ -18,6 +18,7 @@ from wandbkit import KEY, Server
 
 from jobspec import fs
 from jobspec.queue import Queue
+from jobspec.spec import JobSpec
 
 pytestmark = pytest.mark.wandb
 
@@ -186,13 +187,12 @@ def test_what_a_reaped_attempt_still_writes_is_neither_shown_nor_relayed(
 
 
 def test_bad_rows_and_old_jobs_are_sent_bad_projects_named(queue: Queue, server: Server) -> None:
-    spec = tuned_spec(rate=2e-5)
-    lost = msgspec.structs.replace(
-        spec, tracking=msgspec.structs.replace(spec.tracking, project="nowhere")
-    )
     server.forbidden.add("nowhere")
-    nowhere, odd, old = start(queue, spec=lost), start(queue), start(queue, 3e-5)
+    server.closed.add("secret")
+    nowhere, secret = start(queue, spec=sent_to("nowhere")), start(queue, spec=sent_to("secret"))
+    odd, old = start(queue), start(queue, 3e-5)
     nowhere.steps(0, 3)
+    secret.steps(0, 3)
     odd.row(step=0, loss=float("nan"), grad_norm=float("inf"))
     odd.row(step=1, loss=None)
     with odd.claim.dir.metrics.open("ab") as file:
@@ -201,8 +201,9 @@ def test_bad_rows_and_old_jobs_are_sent_bad_projects_named(queue: Queue, server:
     fs.remove(old.claim.dir.manifest)
     fs.publish(queue.paths.job(old.job).enqueue, b"{}")
     done = relay(queue, server, "--json", code=1)
-    (problem,) = told(done)["problems"]
-    assert nowhere.job in problem and "project nowhere not found" in problem
+    closed, missing = sorted(told(done)["problems"], key=lambda text: nowhere.job in text)
+    assert nowhere.job in missing and "project nowhere not found" in missing
+    assert secret.job in closed and "permission denied" in closed
     first, second = server.run(f"{odd.job}-train").rows
     assert (
         str(first["train/loss"]).lower() == "nan" and "inf" in str(first["train/grad_norm"]).lower()
@@ -211,6 +212,13 @@ def test_bad_rows_and_old_jobs_are_sent_bad_projects_named(queue: Queue, server:
     assert [row["train/loss"] for row in server.run(f"{old.job}-train").rows] == [3, 2]
     checked = told(relay(queue, server, odd.job, old.job, "--verify", "--json"))
     assert checked["exact"] and sum(run["arrived"] for run in checked["runs"]) == 4
+
+
+def sent_to(project: str) -> JobSpec:
+    spec = tuned_spec(rate=2e-5)
+    return msgspec.structs.replace(
+        spec, name=project, tracking=msgspec.structs.replace(spec.tracking, project=project)
+    )
 
 
 def test_a_run_deleted_on_the_server_is_named_and_sent_again_when_asked(
