@@ -139,8 +139,9 @@ class AttemptPaths:
         """When its claim was taken away: what it writes afterwards is nobody's."""
         return self.dir / "taken.json"
 
-    def log(self, phase: str) -> Path:
-        return self.dir / f"{phase}.log"
+    def log(self, phase: str, node: int = 0) -> Path:
+        """What a phase printed; of ranks on several nodes, each node's."""
+        return self.dir / (f"{phase}.node{node}.log" if node else f"{phase}.log")
 
     def done(self, phase: str) -> Path:
         """Written last by a phase that finished: its summary, and why it is not run again."""

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from jobspec.paths import AttemptPaths
 from worker.child import Child
 from worker.head import SECRET
 from worker.link import Link
@@ -71,17 +72,17 @@ class Ranks:
         self._asked_to_stop = True  # schedulers signal every process of a step
 
     def run(self) -> int:
-        """Returns 0 if the ranks have ended and the head was told how."""
-        try:
-            while self._link.open:
-                if self._child is not None and (code := self._child.wait(0)) is not None:
-                    self._link.send(exit=code)
-                    return 0
-                self._listen()
-            return EXIT_NODE_LOST
-        finally:
-            if self._child is not None:
-                self._child.kill()
+        """Returns 0 if the ranks have ended and the head was told how.
+
+        Where they have not, this process's end is the sitter's sign to end them, and what they
+        started with them; killed from here, a subreaper would leave its daemons.
+        """
+        while self._link.open:
+            if self._child is not None and (code := self._child.wait(0)) is not None:
+                self._link.send(exit=code)
+                return 0
+            self._listen()
+        return EXIT_NODE_LOST
 
     def _listen(self) -> None:
         ready, _, _ = select.select([self._link], [], [], _TICK_S)
@@ -100,7 +101,7 @@ class Ranks:
         sitter += ["--first", str(number * args.ranks), "--world", str(go["nodes"] * args.ranks)]
         sitter += ["--address", go["address"] or self._link.there, "--port", str(go["port"])]
         sitter += ["--parent", str(os.getpid()), "--isolation", args.isolation]
-        log = args.log if number == 0 else args.log.with_suffix(f".node{number}.log")
+        log = AttemptPaths(args.log.parent).log(args.log.stem, number)
         return Child([*sitter, "--", *args.command], os.environ, log)
 
 

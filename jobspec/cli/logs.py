@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
@@ -27,8 +28,9 @@ _POLL_S = 0.5
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job ends.")
 @click.option("--phase", type=click.Choice(PHASES), help="Only this phase's log.")
 @click.option("--attempt", type=click.IntRange(min=1), help="[default: the last one]")
+@click.option("--node", type=click.IntRange(min=0), default=0, help="Of a job on several nodes.")
 @common
-def logs(job: str, follow: bool, phase: str | None, attempt: int | None) -> None:
+def logs(job: str, follow: bool, phase: str | None, attempt: int | None, node: int) -> None:
     """Print a job's log, phase after phase; -f follows it through phases and attempts.
 
     \b
@@ -37,22 +39,32 @@ def logs(job: str, follow: bool, phase: str | None, attempt: int | None) -> None
     """
     queue = open_queue()
     found = queue.job(job)
-    phases = (phase,) if phase else PHASES
+    wanted = _Wanted((phase,) if phase else PHASES, node)
     if wants_json():
         return emit(
-            {"job": found.id, "logs": [_log_json(log) for log in _logs(found, phases, attempt)]}
+            {"job": found.id, "logs": [_log_json(log) for log in _logs(found, wanted, attempt)]}
         )
-    printed = {path: _print(path, 0) for _, path in _logs(found, phases, attempt)}
+    printed = {path: _print(path, 0) for _, path in _logs(found, wanted, attempt)}
     if follow:
-        return _follow(queue, found, phases, printed)
+        return _follow(queue, found, wanted, printed)
     if not printed:
         say(f"{found.id} has written no log yet: it is {found.state}")
     return None
 
 
-def _logs(
-    job: Job, phases: tuple[str, ...], attempt: int | None
-) -> Iterator[tuple[AttemptPaths, Path]]:
+class _Wanted(NamedTuple):
+    """Which of an attempt's logs are printed."""
+
+    phases: tuple[str, ...]
+    node: int
+
+    def of(self, attempt: AttemptPaths) -> list[Path]:
+        """Those that exist, in the order of the phases."""
+        logs = [attempt.log(phase, self.node) for phase in self.phases]
+        return [log for log in logs if log.exists()]
+
+
+def _logs(job: Job, wanted: _Wanted, attempt: int | None) -> Iterator[tuple[AttemptPaths, Path]]:
     """The logs of one attempt that exist, in the order of the phases."""
     attempts = metrics.attempts(job.paths)
     if attempt is not None:
@@ -60,13 +72,18 @@ def _logs(
         if not attempts:
             raise JobNotFound(f"`{job.id}` has no attempt {attempt}", hint="see `jobspec show`")
     for paths in attempts[-1:]:
-        yield from ((paths, paths.log(phase)) for phase in phases if paths.log(phase).exists())
+        yield from ((paths, log) for log in wanted.of(paths))
 
 
 def _log_json(log: tuple[AttemptPaths, Path]) -> dict[str, object]:
     attempt, path = log
     text = path.read_text(errors="replace")
-    return {"attempt": attempt.number, "phase": path.stem, "path": str(path), "text": text}
+    return {
+        "attempt": attempt.number,
+        "phase": path.name.partition(".")[0],
+        "path": str(path),
+        "text": text,
+    }
 
 
 def _print(path: Path, offset: int) -> int:
@@ -80,7 +97,7 @@ def _print(path: Path, offset: int) -> int:
     return offset
 
 
-def _follow(queue: Queue, job: Job, phases: tuple[str, ...], printed: dict[Path, int]) -> None:
+def _follow(queue: Queue, job: Job, wanted: _Wanted, printed: dict[Path, int]) -> None:
     """Print what is added until the job has ended, going on with the next phase and attempt.
 
     Files are read, not watched: on a network filesystem no notification would come.
@@ -90,8 +107,8 @@ def _follow(queue: Queue, job: Job, phases: tuple[str, ...], printed: dict[Path,
             job.id
         )  # looked at first: what was written before it ended is printed below
         for paths in metrics.attempts(job.paths):
-            for path in (paths.log(phase) for phase in phases):
-                if path.exists() and (path in printed or paths.number >= job.attempt):
+            for path in wanted.of(paths):
+                if path in printed or paths.number >= job.attempt:
                     if path not in printed:
                         say(f"--- attempt {paths.number}, {path.stem}", fg="cyan")
                     printed[path] = _print(path, printed.get(path, 0))

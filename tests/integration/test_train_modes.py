@@ -107,7 +107,7 @@ def test_two_nodes_give_one_nodes_curve_bit_for_bit(
     assert (plan["nodes"], plan["world_size"], plan["gradient_accumulation_steps"]) == (2, 2, 8)
     written = [row["step"] for row in rows(attempt.dir) if "loss" in row]
     assert written == sorted(set(written)), "a row a step, by rank 0 alone"
-    assert attempt.log("train").with_suffix(".node1.log").exists()
+    assert attempt.log("train", node=1).exists()
     assert not ranks_of(attempt.dir)
 
 

@@ -106,6 +106,10 @@ def test_logs_of_the_last_attempt_phase_after_phase(queue: Queue) -> None:
     claim.dir.log("prepare").write_text("preparing\n")
     assert on(queue, "logs", claim.job) == "preparing\nscoring\n"
     assert on(queue, "logs", claim.job, "--phase", "eval") == "scoring\n"
+    claim.dir.log("train", node=1).write_text("training on the second node\n")
+    assert on(queue, "logs", claim.job, "--node", "1") == "training on the second node\n"
+    (log,) = jobspec_json("logs", claim.job, "--node", "1", "--root", queue.paths.root)["logs"]
+    assert log["phase"] == "train"
     claim.end(ended(Reason.PREEMPTED))
     claim.requeue("preempted")
     again = claim_next(queue)
