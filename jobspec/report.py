@@ -113,7 +113,7 @@ class LossRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobReport(msgspec.Struct, frozen=True, kw_only=True):
-    """`show --json`: all that is known of one job."""
+    """`show --json`: all that is known of one job. `manifest`: the newest attempt's provenance."""
 
     schema: int = SCHEMA
     job: JobRow
@@ -123,6 +123,7 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
     losses: list[LossRow]
     result: Result | None
     spec: Any
+    manifest: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,17 @@ def job_report(job: Job, staff: Sequence[WorkerRow] = ()) -> JobReport:
         losses=_losses(job),
         result=result(job),
         spec=job.spec,
+        manifest=_manifest(job),
     )
+
+
+def _manifest(job: Job) -> dict[str, Any] | None:
+    """What the newest attempt ran on and from; None where it has not said so, or is torn."""
+    try:
+        data = job.paths.attempt(job.attempt).manifest.read_bytes()
+        return msgspec.json.decode(data, type=dict[str, Any])
+    except (OSError, msgspec.MsgspecError):
+        return None
 
 
 def result(job: Job) -> Result | None:

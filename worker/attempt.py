@@ -85,8 +85,7 @@ class Attempt:
                 self._plan = launch.plan(self._spec, devices, most_rows=past.micro)
         except JobspecError as error:
             return Verdict(Reason.FAILED, str(error), error.hint, again=False)
-        facts = manifest.manifest(devices, self._plan, self._worker.id)
-        fs.publish(self._paths.manifest, msgspec.json.format(msgspec.json.encode(facts), indent=2))
+        self._write_manifest()
         for phase in self._spec.phases():
             if self._paths.done(phase).exists():
                 self._times.append(PhaseTime(phase=phase, kept=True))
@@ -97,7 +96,16 @@ class Attempt:
             verdict = self._phase(phase, ranks)
             if verdict is not None:
                 return verdict
+            if phase == "prepare":
+                self._write_manifest()  # again: which rows are trained on is known now
         return Verdict(Reason.SUCCEEDED)
+
+    def _write_manifest(self) -> None:
+        done = self._paths.done("prepare")
+        prepared = _read_json(done) if done.exists() else None
+        worker = self._worker
+        facts = manifest.manifest(worker.devices, self._plan, worker.id, self._spec, prepared)
+        fs.publish(self._paths.manifest, msgspec.json.format(msgspec.json.encode(facts), indent=2))
 
     def _convert(self) -> Verdict | None:
         """Make the resume state fit this attempt's ranks, where other ranks made it."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from jobspec.spec import JobSpec
+from worker import launch
 from worker.launch import Devices, Plan
 
 PACKAGES = (
@@ -18,8 +21,24 @@ PACKAGES = (
 )
 
 
-def manifest(devices: Devices, plan: Plan | None, worker: str) -> dict[str, Any]:
-    """Facts of this attempt: versions, code, host, devices, how the batch is spread."""
+_DRIVER = re.compile(r"Kernel Module(?: for \S+)?\s+([\d.]+)")
+# Of the prepare phase's report, what says which rows were trained on and how they were rendered.
+_INPUTS = ("key", "data_sha256", "template_sha256", "tokenizer_sha256", "rows_train", "rows_eval")
+
+
+def manifest(
+    devices: Devices,
+    plan: Plan | None,
+    worker: str,
+    spec: JobSpec,
+    prepared: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Facts of this attempt: versions, code, host, devices, inputs, how the batch is spread.
+
+    Args:
+        prepared: the prepare phase's report, once there is one.
+    """
+    train = spec.train
     return {
         "worker": worker,
         "host": platform.node(),
@@ -27,8 +46,20 @@ def manifest(devices: Devices, plan: Plan | None, worker: str) -> dict[str, Any]
         "kernel": platform.release(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
         "code": code_version(),
-        "image": os.environ.get("APPTAINER_CONTAINER") or os.environ.get("SINGULARITY_CONTAINER"),
+        "image": image(),
+        "image_sha256": image_digest(image()),
         "device": {"kind": devices.kind, "name": devices.name, "count": devices.count},
+        "driver": driver(),
+        "seeds": {
+            "train": train.seed if train is not None else None,
+            "eval": spec.eval.seed if spec.eval is not None else None,
+        },
+        "inputs": {name: prepared[name] for name in _INPUTS if name in prepared}
+        if prepared is not None
+        else {},
+        "deepspeed": None
+        if train is None or plan is None
+        else launch.deepspeed_config(spec, plan.micro, on_gpu=devices.on_gpu),
         "plan": None
         if plan is None
         else {
@@ -38,6 +69,35 @@ def manifest(devices: Devices, plan: Plan | None, worker: str) -> dict[str, Any]
             "gradient_accumulation_steps": plan.accumulation,
         },
     }
+
+
+def image() -> str | None:
+    """The image this runs from, as Apptainer names it."""
+    return os.environ.get("APPTAINER_CONTAINER") or os.environ.get("SINGULARITY_CONTAINER")
+
+
+def image_digest(path: str | None) -> str | None:
+    """The image's SHA-256: $JOBSPEC_IMAGE_SHA256, else what `sha256sum` left beside it.
+
+    It is not computed here: an image has gigabytes, and every attempt would read them.
+    """
+    given = os.environ.get("JOBSPEC_IMAGE_SHA256")
+    if given or path is None:
+        return given or None
+    try:
+        words = Path(f"{path}.sha256").read_text().split()
+    except OSError:
+        return None
+    return words[0] if words else None
+
+
+def driver(said: Path = Path("/proc/driver/nvidia/version")) -> str | None:
+    """The version of the NVIDIA driver; None without one."""
+    try:
+        found = _DRIVER.search(said.read_text())
+    except OSError:
+        return None
+    return found.group(1) if found else None
 
 
 def code_version() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from jobspec import memory
 from jobspec import shape as shapes
 from jobspec.memory import Memory
 
-_RUNTIME_GIB = 0.075  # what libraries load and allocate on a CPU with the first step
+_RUNTIME_GIB = 0.04  # what libraries load and allocate on a CPU with the first step
 
 if TYPE_CHECKING:
     from jobspec.spec import JobSpec

@@ -7,6 +7,8 @@ exits 75. Which engine trained is asserted and recorded: another than the spec a
 
 from __future__ import annotations
 
+from worker import lean  # isort: skip - before what it keeps out is asked for
+
 import math
 import os
 import signal
@@ -36,6 +38,9 @@ from worker.meter import Rates, compared, forecast, peak_memory_gib
 from worker.seals import Seal
 from worker.states import ResumeStates
 from worker.trainer import Reports, RowTrainer, StepRecord, StopFlag
+
+lean.restore()
+lean.spare_compiler()
 
 
 def main() -> None:

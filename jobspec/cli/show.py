@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import click
 import msgspec
@@ -47,7 +47,27 @@ def _lines(told: JobReport) -> list[str]:
         lines += ["", *_attempt_table(told).lines()]
     if told.result is not None and told.result.metrics:
         lines += ["", *_metric_table(told.result.metrics).lines()]
+    if told.manifest is not None:
+        lines += ["", *_provenance(told.manifest).lines()]
     return [*lines, "", *_spec_lines(told)]
+
+
+def _provenance(manifest: dict[str, Any]) -> Table:
+    """What the newest attempt ran: code, image, packages, device, inputs, engine."""
+    table = Table([Column("provenance"), Column("value")])
+    for name, value in manifest.items():
+        if name == "packages":
+            table.add(name, ", ".join(f"{package} {found}" for package, found in value.items()))
+        elif isinstance(value, dict):
+            for inner, fact in cast("dict[str, Any]", value).items():
+                table.add(f"{name}.{inner}", _spelled(fact))
+        elif value is not None:
+            table.add(name, _spelled(value))
+    return table
+
+
+def _spelled(value: Any) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def _spec_lines(told: JobReport) -> list[str]:

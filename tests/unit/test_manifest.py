@@ -1,0 +1,86 @@
+"""Provenance: what an attempt's manifest.json holds, and that `jobspec show` prints it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from clikit import base_spec, claim_next, jobspec, jobspec_json
+
+from jobspec import fs
+from jobspec.queue import Queue
+from jobspec.spec import DataSpec, EvalSpec, JobSpec, ModelSpec, TrainSpec
+from worker import launch, manifest
+from worker.launch import Devices
+
+SPEC = JobSpec(
+    name="m",
+    model=ModelSpec(name="org/m"),
+    data=DataSpec(path="/d.jsonl", sha256="d" * 64),
+    train=TrainSpec(seed=7, zero_stage=3),
+    eval=EvalSpec(seed=9),
+)
+PREPARED = {"key": "k", "data_sha256": "d" * 64, "template_sha256": "t" * 64, "rows_train": 5}
+
+
+def test_it_holds_what_is_needed_to_do_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOBSPEC_IMAGE_SHA256", "e" * 64)
+    devices = Devices(4, "cuda", name="H100")
+    plan = launch.plan(SPEC, devices)
+    facts = manifest.manifest(devices, plan, "w", SPEC, PREPARED)
+    assert facts["seeds"] == {"train": 7, "eval": 9}
+    assert facts["inputs"] == PREPARED
+    assert facts["deepspeed"]["zero_optimization"]["stage"] == 3
+    assert facts["plan"]["world_size"] == 4
+    assert facts["device"]["name"] == "H100"
+    assert facts["image_sha256"] == "e" * 64
+    assert facts["packages"]["msgspec"] == msgspec.__version__
+    assert facts["code"].keys() in ({"commit", "dirty"}, set[str]())
+    assert msgspec.json.decode(msgspec.json.encode(facts)) == facts
+
+
+def test_before_the_rows_are_prepared_nothing_is_said_of_them() -> None:
+    assert manifest.manifest(Devices(1), None, "w", SPEC)["inputs"] == {}
+
+
+def test_the_driver_is_read_where_there_is_one(tmp_path: Path) -> None:
+    said = tmp_path / "version"
+    assert manifest.driver(said) is None
+    said.write_text(
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.82.07  Release Build\n"
+        "GCC version:  gcc version 12.3.0\n"
+    )
+    assert manifest.driver(said) == "580.82.07"
+    said.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.54.03  Tue Jun 6\n")
+    assert manifest.driver(said) == "535.54.03"
+
+
+def test_the_digest_of_an_image_is_what_stands_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JOBSPEC_IMAGE_SHA256", raising=False)
+    image = tmp_path / "worker.sif"
+    assert manifest.image_digest(str(image)) is None
+    Path(f"{image}.sha256").write_text(f"{'a' * 64}  worker.sif\n")
+    assert manifest.image_digest(str(image)) == "a" * 64
+
+
+def test_show_prints_the_newest_attempts(tmp_path: Path) -> None:
+    queue = Queue.create(tmp_path / "root")
+    job = queue.enqueue(base_spec())
+    claim = claim_next(queue)
+    facts = manifest.manifest(Devices(2), launch.Plan(2, 1, 4), "w", SPEC, PREPARED)
+    fs.publish(claim.dir.manifest, msgspec.json.encode(facts))
+    said = jobspec("show", job.id, "--root", queue.paths.root).stdout
+    for expected in (
+        "PROVENANCE",
+        "inputs.template_sha256",
+        "t" * 64,
+        "plan.world_size",
+        "msgspec",
+    ):
+        assert expected in said
+    assert jobspec_json("show", job.id, "--root", queue.paths.root)["manifest"] == facts
+    fs.publish(claim.dir.manifest, b'{"torn')
+    assert jobspec_json("show", job.id, "--root", queue.paths.root)["manifest"] is None
