@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -13,6 +13,7 @@ from jobspec.record import Result, State
 
 if TYPE_CHECKING:
     from jobspec.entries import Job
+    from jobspec.spec import JobSpec
 
 SCHEMA = 1
 _KEY = re.compile(r"bench/(?P<benchmark>[^/]+)/(?P<metric>[^/]+)")
@@ -23,7 +24,11 @@ _BESIDE = re.compile(
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):
-    """One benchmark's score. `stderr` is over questions, `sampling_stderr` within them."""
+    """One benchmark's score. `stderr` is over questions, `sampling_stderr` within them.
+
+    `low`, `high`: 95 % interval over questions of this kind (Student's t where their number is
+    known). `sampling_low`, `sampling_high`: over other samples of these same questions.
+    """
 
     metric: str
     value: float
@@ -31,10 +36,19 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     sampling_stderr: float | None = None
     truncated_frac: float | None = None
     best: bool = False
+    low: float | None = None
+    high: float | None = None
+    sampling_low: float | None = None
+    sampling_high: float | None = None
+    mean_response_tokens: float | None = None
+    questions: int | None = None
 
 
 class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One job in `results --json`. `learning_rate` is null for a model scored as it is."""
+    """One job in `results --json`. `learning_rate` is null for a model scored as it is.
+
+    `kind`: `tuned`, `base`, or `calibrated`: as it is, with the settings of its published scores.
+    """
 
     job: str
     name: str
@@ -44,6 +58,7 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     scores: dict[str, Score]
     metrics: dict[str, float | None]
+    kind: str = "tuned"
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,24 +85,58 @@ def benchmarks(found: Sequence[ResultRow]) -> list[str]:
     return list(dict.fromkeys(name for row in found for name in row.scores))
 
 
-def scores(metrics: dict[str, float | None]) -> dict[str, Score]:
-    """The scores among a result's metrics, one a benchmark: its first that is no error or rate."""
-    made: dict[str, Score] = {}
+def scores(
+    metrics: Mapping[str, float | None], protocol: Mapping[str, Any] | None = None
+) -> dict[str, Score]:
+    """The scores among a result's metrics with their intervals, one a benchmark.
+
+    Args:
+        protocol: the result's own, which says how many questions there were.
+    """
+    return {
+        name: _score(metric, value, f"bench/{name}/", metrics, (protocol or {}).get(name) or {})
+        for name, (metric, value) in main_metrics(metrics).items()
+    }
+
+
+def main_metrics(metrics: Mapping[str, float | None]) -> dict[str, tuple[str, float]]:
+    """Each benchmark's score alone, with the metric it is: its first that is no error or rate."""
+    made: dict[str, tuple[str, float]] = {}
     for key, value in metrics.items():
         parts = _KEY.fullmatch(key)
         if parts is None or value is None or _BESIDE.fullmatch(parts["metric"]):
             continue
-        name = parts["benchmark"]
-        if name not in made:
-            about = f"bench/{name}/"
-            made[name] = Score(
-                metric=parts["metric"],
-                value=value,
-                stderr=metrics.get(about + "stderr"),
-                sampling_stderr=metrics.get(about + "sampling_stderr"),
-                truncated_frac=metrics.get(about + "truncated_frac"),
-            )
+        made.setdefault(parts["benchmark"], (parts["metric"], value))
     return made
+
+
+def _score(
+    metric: str,
+    value: float,
+    prefix: str,
+    metrics: Mapping[str, float | None],
+    protocol: Mapping[str, Any],
+) -> Score:
+    from jobspec.compare import interval  # here, since `status` needs no intervals
+
+    error, noise = metrics.get(prefix + "stderr"), metrics.get(prefix + "sampling_stderr")
+    found = protocol.get("questions")
+    questions = found if isinstance(found, int) and found > 1 else None
+    low, high = interval(value, error, questions - 1 if questions is not None else None)
+    sampling_low, sampling_high = interval(value, noise)
+    return Score(
+        metric=metric,
+        value=value,
+        stderr=error,
+        sampling_stderr=noise,
+        truncated_frac=metrics.get(prefix + "truncated_frac"),
+        low=low,
+        high=high,
+        sampling_low=sampling_low,
+        sampling_high=sampling_high,
+        mean_response_tokens=metrics.get(prefix + "mean_response_tokens"),
+        questions=questions,
+    )
 
 
 def to_csv(found: Sequence[ResultRow]) -> str:
@@ -115,9 +164,16 @@ def _row(job: Job, result: Result) -> ResultRow:
         learning_rate=spec.train.learning_rate if spec.train else None,
         num_train_epochs=spec.train.num_train_epochs if spec.train else None,
         attempt=job.attempt,
-        scores=scores(result.metrics),
+        scores=scores(result.metrics, result.protocol),
         metrics=result.metrics,
+        kind=_kind(spec),
     )
+
+
+def _kind(spec: JobSpec) -> str:
+    if spec.train is not None:
+        return "tuned"
+    return "calibrated" if spec.name.startswith("calibrate-") else "base"
 
 
 def _mark_best(made: list[ResultRow]) -> list[ResultRow]:

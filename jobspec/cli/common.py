@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
+    from jobspec.entries import Job
     from jobspec.queue import Queue
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -111,6 +112,12 @@ def complete_jobs(ctx: click.Context, _: click.Parameter, incomplete: str) -> li
     except (JobspecError, OSError):
         return []
     return sorted(job.id for job in jobs if job.id.startswith(incomplete))
+
+
+def chosen_jobs(queue: Queue, patterns: Sequence[str], states: Sequence[str] = ()) -> list[Job]:
+    """The jobs named, all of them where none is, in the states named. Raises JobNotFound."""
+    named = queue.select(patterns) if patterns else queue.jobs()
+    return [job for job in named if not states or job.state.value in states]
 
 
 def jobs_argument(*, required: bool = True) -> Callable[[F], F]:

@@ -121,9 +121,9 @@ def state_and_phase(row: JobRow) -> str:
 
 def figures(row: JobRow) -> str:
     """The loss and speed of a running job, the scores of a finished one."""
-    found = results.scores(row.metrics)
+    found = results.main_metrics(row.metrics)
     if found:
-        return " ".join(f"{short(name)} {score.value:.3f}" for name, score in found.items())
+        return ", ".join(f"{short(name)} {value:.3f}" for name, (_, value) in found.items())
     names = _FIGURES if row.phase == "train" else tuple(row.metrics)
     known = [(name, row.metrics.get(name)) for name in names]
     parts = [_figure(name, value) for name, value in known if value is not None]

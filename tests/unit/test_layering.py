@@ -34,7 +34,8 @@ ALLOWED = {
 }
 # What stands above the queue, lowest first: each knows those before it, the queue knows none.
 ABOVE_QUEUE = (
-    *("metrics", "relay", "rows", "new", "check", "report", "results", "doctor", "cluster", "cli"),
+    *("metrics", "relay", "rows", "new", "check", "live", "workers", "report", "spending"),
+    *("results", "html", "serve", "doctor", "cli"),
 )
 WRITES = {"write_bytes", "write_text", "rename", "unlink", "mkdir", "rmdir", "symlink_to", "touch"}
 ALL_WRITERS_OF_STATE = ("jobspec.fs", "jobspec.temps")

@@ -104,17 +104,17 @@ quarantined: gpu7: ECC errors
 AT_160 = """\
 ROOT  6 jobs: 2 pending, 1 running, 1 succeeded, 1 failed, 1 cancelled
 
-JOB                              STATE                             ETA  FIGURES                     TRY  HOST    WORKER
-thrice-RRRRRRRRRR                running train 43%  ████░░░░░░  2h 03m  loss 0.4123, 5,210 tok/s      3  gpu012  gpu012-4711-3-0123456789abcdef
+JOB                              STATE                             ETA  FIGURES                      TRY  HOST    WORKER
+thrice-RRRRRRRRRR                running train 43%  ████░░░░░░  2h 03m  loss 0.4123, 5,210 tok/s       3  gpu012  gpu012-4711-3-0123456789abcdef
   └ attempts 1: its worker was lost on gpu012, 2: bad node (1 of 5) at step 400 on gpu012
-qwen3-8b-base-PPPPPPPPPP         pending                                                              2
+qwen3-8b-base-PPPPPPPPPP         pending                                                               2
   └ attempt 1: out of wall time (1 of 3 in a row without progress) on gpu012
 wide-PPPPPPPPPP                  pending
   └ waits for 16 GPUs, workers have 8
-olmo-3-7b-think-base-FFFFFFFFFF  failed 1h 01m                                                           gpu012  gpu012-4711-3-0123456789abcdef
+olmo-3-7b-think-base-FFFFFFFFFF  failed 1h 01m                                                            gpu012  gpu012-4711-3-0123456789abcdef
   └ failed: row 17: no final turn
   └ hint: look at row 17
-qwen3-8b-base-SSSSSSSSSS         succeeded 1h 01m                       math500 0.930 aime24 0.700       gpu012  gpu012-4711-3-0123456789abcdef
+qwen3-8b-base-SSSSSSSSSS         succeeded 1h 01m                       math500 0.930, aime24 0.700       gpu012  gpu012-4711-3-0123456789abcdef
 qwen3-8b-base-CCCCCCCCCC         cancelled
 
 2 workers alive (1 busy, 1 idle; busy 93% of their time)
