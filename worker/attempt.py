@@ -20,7 +20,7 @@ from jobspec.record import End, PhaseTime, Reason, Result, State
 from worker import checkpoints, launch, manifest, seals
 from worker.child import Child
 from worker.inherit import inherit
-from worker.past import look, step_s_of
+from worker.past import look, stop_takes_s
 from worker.phase import EXIT_DONE, EXIT_PORT_TAKEN
 from worker.verdict import Circumstances, Verdict, judge
 
@@ -178,9 +178,8 @@ class Attempt:
         """How long before the worker's end a stop must begin: a step and a save, twice over."""
         now = time.monotonic()
         if now >= self._next_save_look:
-            save_s = checkpoints.save_s(self._paths)
-            self._next_save_look = now + (60.0 if save_s else 5.0)
-            self._stop_takes_s = save_s + (step_s_of(self._paths.metrics) or 0.0)
+            self._stop_takes_s = stop_takes_s(self._paths)
+            self._next_save_look = now + (60.0 if self._stop_takes_s else 5.0)
         return max(self._worker.options.stop_margin_s, 2 * self._stop_takes_s)
 
     def _beat(self) -> None:

@@ -128,9 +128,10 @@ def prune_earlier(job: JobPaths, attempt: AttemptPaths) -> None:
         return
     for number in range(1, attempt.number):
         earlier = job.attempt(number)
-        for name in fs.list_names(earlier.checkpoints):
-            if step_of(Path(name)) is not None or name.endswith(".partial"):
-                discard(earlier.checkpoints / name, earlier)
+        left = earlier.checkpoints.glob("*") if earlier.checkpoints.is_dir() else ()
+        for path in left:
+            if step_of(path) is not None or path.name.endswith(".partial"):
+                discard(path, earlier)
         shutil.rmtree(earlier.trash, ignore_errors=True)
 
 

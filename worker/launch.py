@@ -79,16 +79,13 @@ class Plan:
         return self.world // self.nodes
 
 
-def plan(
-    spec: JobSpec, devices: Devices, *, most_rows: int | None = None, ranks: int | None = None
-) -> Plan:
+def plan(spec: JobSpec, devices: Devices, *, most_rows: int | None = None) -> Plan:
     """Spread the spec's global batch over the devices.
 
     Without `resources.gpus` the most devices that divide the batch are used.
 
     Args:
         most_rows: rows a micro-batch may have, where more were seen not to fit into memory.
-        ranks: as many as a resume state was made by, whose shards fit no other number.
 
     Raises:
         SpecError: the spec wants devices that are not there, or that do not divide the batch.
@@ -103,7 +100,7 @@ def plan(
             f"wants groups of {degree} devices, {devices.total} are here",
             place="$.train.sequence_parallel",
         )
-    wanted = ranks or spec.resources.gpus or _most(devices, share, degree)
+    wanted = spec.resources.gpus or _most(devices, share, degree)
     if wanted > devices.total:
         raise SpecError(
             f"wants {wanted} devices, {devices.total} are here", place="$.resources.gpus"

@@ -102,6 +102,11 @@ def _useful_s(earlier: list[AttemptPaths]) -> float | None:
     return start_s + statistics.median(step_s) + 2 * max(saves, default=30.0)
 
 
+def stop_takes_s(attempt: AttemptPaths) -> float:
+    """Seconds from a stop's signal to its sealed state: the rest of a step, and a save."""
+    return checkpoints.save_s(attempt) + (step_s_of(attempt.metrics) or 0.0)
+
+
 def step_s_of(metrics: Path) -> float | None:
     """The median seconds of the last steps; None before the first."""
     seen = [row.step_s for row in _tail(metrics) if row.step_s]

@@ -8,8 +8,9 @@ import pytest
 from jobspec import record
 from jobspec.paths import JobPaths
 from jobspec.record import End, Reason
-from worker import seals
-from worker.past import Past, look
+from worker import checkpoints, seals
+from worker.checkpoints import WriteSpeed
+from worker.past import Past, look, stop_takes_s
 from worker.seals import Seal
 
 
@@ -59,3 +60,27 @@ def test_the_useful_time_is_a_start_a_step_and_two_saves(job):
     state.mkdir(parents=True)
     seals.seal(state, Seal(attempt=1, step=2, world=2, zero_stage=2, save_s=20.0))
     assert look(job, 2).useful_s == pytest.approx(100 + 7 + 40)
+
+
+def test_the_newest_state_says_which_ranks_can_take_it_up(job):
+    for number, step, world in ((1, 5, 4), (2, 9, 2)):
+        attempt(job, number, reason=Reason.PREEMPTED)
+        state = job.attempt(number).checkpoints / f"step-{step}"
+        state.mkdir(parents=True)
+        seals.seal(state, Seal(attempt=number, step=step, world=world, zero_stage=2))
+    found = look(job, 3).state
+    assert found is not None
+    assert (found.step, found.world, found.fits(2), found.fits(4)) == (9, 2, True, False)
+    job.attempt(2).done("train").write_text("{}")
+    assert look(job, 3).state is None
+
+
+def test_a_stop_takes_a_step_and_a_save_measured_before_there_was_one(job):
+    attempt(job, 1, reason=Reason.LOST)
+    paths = job.attempt(1)
+    assert stop_takes_s(paths) == 0.0
+    paths.checkpoints.mkdir()
+    speed = WriteSpeed(size=100, bytes_per_s=25.0, save_s=4.0)
+    checkpoints.speed_file(paths).write_bytes(record.encode(speed))
+    paths.metrics.write_text('{"step": 1, "loss": 1.0, "step_s": 7.0}\n')
+    assert stop_takes_s(paths) == 11.0
