@@ -65,12 +65,10 @@ class Head:
         self._launcher_ended = float("inf")
         port, me = self._listener.getsockname()[1], os.getpid()
         where = ",".join(f"{name}:{port}" for name in _own_names())
-        started = [
-            *shlex.split(args.launcher.format(nodes=args.nodes)),
-            *command[:3],
-            "--head",
-            where,
-        ]
+        for sig in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(sig, self.stop)
+        started = shlex.split(args.launcher.format(nodes=args.nodes))
+        started += [*command[:3], "--head", where]
         self._launcher = subprocess.Popen(
             [*started, *command[3:]],
             env={**os.environ, SECRET: self._secret, "JOBSPEC_NODES": str(self._count)},
@@ -223,10 +221,7 @@ def main(argv: list[str] | None = None) -> None:
     args: Any = parser.parse_args(argv)
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     die_with_parent(signal.SIGKILL, args.parent)
-    head = Head(command, args)
-    for sig in (signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(sig, head.stop)
-    sys.exit(head.run())
+    sys.exit(Head(command, args).run())
 
 
 if __name__ == "__main__":

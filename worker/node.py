@@ -46,6 +46,8 @@ def main() -> None:
     parser.add_argument("command", nargs=argparse.REMAINDER)
     args = parser.parse_args()
     args.command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    for sig in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(sig, signal.SIG_IGN)  # until there is somebody to stop: the head will say so
     secret = os.environ.pop(SECRET, "")
     link = connect(args.head.split(","), _CONNECT_S)
     made = own_directory(args.tmp)
