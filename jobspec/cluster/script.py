@@ -15,6 +15,7 @@ from jobspec.cluster.site import Site
 WORKER = "worker.sbatch"
 MULTINODE = "worker-multinode.sbatch"
 _MARK = "#SBATCH "
+_MULTI = "# One worker over two nodes, all of whose GPUs train together."
 
 
 def render(site: Site, site_file: Path, *, version: str = "", script: str = WORKER) -> str:
@@ -41,8 +42,19 @@ def render(site: Site, site_file: Path, *, version: str = "", script: str = WORK
 
 
 def template(script: str) -> str:
-    """The text of one of our scripts, as installed with this package."""
-    return importlib.resources.files("jobspec.cluster").joinpath(script).read_text()
+    """The text of one of our scripts, as installed with this package.
+
+    The one for several nodes is the other with more nodes: `slurm/` holds it as it comes out here.
+    """
+    text = importlib.resources.files("jobspec.cluster").joinpath(WORKER).read_text()
+    if script == WORKER:
+        return text
+    text = text.replace("# One worker on one node (worker-multinode.sbatch: on two).", _MULTI)
+    text = text.replace("jobspec submit --array 0-3", "jobspec submit --nodes 2 --array 0-3")
+    text = text.replace(f"slurm/{WORKER}", f"slurm/{MULTINODE}")
+    return text.replace("--nodes=1\n", "--nodes=2\n").replace(
+        "--ntasks=1\n", "--ntasks-per-node=1\n"
+    )
 
 
 def job_name(root: str) -> str:

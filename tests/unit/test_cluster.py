@@ -69,6 +69,17 @@ def test_shellcheck_has_nothing_to_say(path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_the_script_for_several_nodes_is_the_one_for_one() -> None:
+    text = script.template(script.MULTINODE)
+    path = REPOSITORY / "slurm" / script.MULTINODE
+    if os.environ.get("JOBSPEC_GOLDEN") == "write":
+        path.write_text(text)
+    assert text == path.read_text() and text.count("\n") == script.template(script.WORKER).count(
+        "\n"
+    )
+    assert "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=1\n" in text
+
+
 def test_options_come_before_the_first_command() -> None:
     """sbatch reads no option behind it; of two of a kind it takes the last."""
     told = script.render(SITES["preemptible"], Path("/x/site.env")).splitlines()

@@ -21,7 +21,7 @@ from jobspec.queue import Queue
 from jobspec.record import State
 from jobspec.spec import JobSpec
 
-PATIENCE_S = 240.0
+PATIENCE_S = 400.0  # of a machine that has much else to do
 
 
 @dataclass
@@ -67,12 +67,12 @@ class Cluster:
     def enqueue(self, spec: JobSpec) -> Job:
         return self.queue.enqueue(spec)
 
-    def sbatch(self, array: str, *options: str) -> str:
+    def sbatch(self, array: str, *options: str, of: str = "worker.sbatch") -> str:
         """`sbatch --array=… slurm/worker.sbatch`, as it stands in the repository; the job's id."""
         log = self.root / "slurm" / "%A_%a.log"
         log.parent.mkdir(exist_ok=True)
         command = ["sbatch", "--parsable", f"--array={array}", f"--output={log}", *options]
-        return self.slurm.call(*command, str(REPO / "slurm" / "worker.sbatch"), cwd=self.base)
+        return self.slurm.call(*command, str(REPO / "slurm" / of), cwd=self.base)
 
     def log(self, element: str) -> str:
         with contextlib.suppress(FileNotFoundError):
@@ -96,6 +96,15 @@ class Cluster:
             lambda: sum("loss" in row for row in rows(where)) >= count,
             f"{count} steps of attempt {attempt}",
         )
+
+    def wait_for_success(self) -> None:
+        """Until every job has succeeded; no longer than somebody works on them."""
+
+        def over() -> bool:
+            return ended_well(self.queue) or not self.slurm.call("squeue", "--noheader")
+
+        self.wait_until(over, "the jobs' end")
+        assert ended_well(self.queue), self.told()
 
     def wait_for_end(self, *elements: str) -> None:
         """Until Slurm has no process of these elements left."""

@@ -188,7 +188,7 @@ def _configuration(base: Path, ports: list[int]) -> str:
         "ReturnToService": 2,
         "JobRequeue": 1,
         "KillWait": KILL_WAIT_S,
-        "SlurmdTimeout": 10,
+        "SlurmdTimeout": 6,
         "SlurmctldTimeout": 10,
         "MinJobAge": 300,
         "SlurmdParameters": "config_overrides",

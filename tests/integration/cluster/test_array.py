@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from clusterkit import Cluster, ended_well, processes_with, score_spec
+from clusterkit import Cluster, processes_with, score_spec
 from waykit import tiny_spec
 
 pytestmark = [
@@ -25,7 +26,7 @@ def test_two_elements_do_four_jobs(cluster: Cluster) -> None:
         cluster.enqueue(spec)
     array = cluster.sbatch("0-1")
     cluster.wait_until(lambda: len(processes_with("jobspec-worker --root")) >= 2, "two workers")
-    cluster.wait_until(lambda: ended_well(cluster.queue), "four jobs to succeed")
+    cluster.wait_for_success()
     cluster.wait_for_end(f"{array}_0", f"{array}_1")
     told = json.loads(cluster.jobspec("results", "--json"))["results"]
     assert len(told) == 4 and all("aime_demo" in str(row) for row in told)
@@ -33,5 +34,31 @@ def test_two_elements_do_four_jobs(cluster: Cluster) -> None:
     hosts = {job.end.host for job in cluster.queue.jobs() if job.end is not None}
     assert hosts == {"n1", "n2"}
     assert processes_with(str(cluster.root)) == []
-    assert not [path for path in Path("/tmp").glob("js-*") if path.name.count("-") == 2]
+    number = cluster.slurm.job(f"{array}_0")["JobId"]
+    assert not list(Path("/tmp").glob(f"js-{number}-*"))
     assert {path.name for path in cluster.root.iterdir()} >= {"slurm", "cache", "jobs", "queue"}
+
+
+def test_an_element_over_two_nodes_trains_on_both(cluster: Cluster) -> None:
+    """srun is on the host, the worker in the container: the script hands its requests on."""
+    job = cluster.enqueue(tiny_spec(cluster.tiny, name="wide", num_train_epochs=1.0))
+    element = f"{cluster.sbatch('0', of='worker-multinode.sbatch')}_0"
+    cluster.wait_for_success()
+    cluster.wait_for_end(element)
+    attempt = job.paths.attempt(1)
+    plan = json.loads(attempt.manifest.read_bytes())["plan"]
+    assert (plan["nodes"], plan["world_size"]) == (2, 2)
+    assert attempt.log("train").with_suffix(".node1.log").exists()
+    assert processes_with(str(cluster.root)) == []
+    number = cluster.slurm.job(element)["JobId"]
+    assert not list(Path("/tmp").glob(f"js-{number}-*"))
+
+
+def test_an_image_older_than_the_code_does_no_job(cluster: Cluster) -> None:
+    """Compared on the login node, where the code is, and on the node, where the image runs."""
+    image = cluster.slurm.call(cluster.apptainer, "inspect", "--labels", cluster.sif)
+    assert f"org.opencontainers.image.version: {version('jobspec')}" in image
+    element = f"{cluster.sbatch('0', '--export=ALL,JOBSPEC_VERSION=99.0')}_0"
+    cluster.wait_for_end(element)
+    assert cluster.slurm.state_of(element) == "FAILED"
+    assert "the code is 99.0" in cluster.log(element) and "make container" in cluster.log(element)

@@ -15,7 +15,7 @@ from waykit import DEADLINE_S, REPO, losses, queue_at, ranks_of, tiny_spec, unti
 from jobspec import record
 from jobspec.record import End, Reason, State
 
-pytestmark = [pytest.mark.slurm, pytest.mark.deepspeed]
+pytestmark = [pytest.mark.slurm, pytest.mark.deepspeed, pytest.mark.xdist_group("cluster")]
 
 
 def test_a_job_on_two_nodes_goes_on_after_its_srun_was_killed(
