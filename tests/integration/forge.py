@@ -26,6 +26,7 @@ import worker.train
 from worker import checkpoints, seals, sitter
 from worker.trainer import RowTrainer
 
+LONGEST_S = 120.0  # an attempt of seconds: whoever takes longer waits for somebody
 GRACE_S = 3.0  # what the other ranks get once one has failed
 PHASES = {"convert": worker.convert.main, "train": worker.train.main}
 
@@ -78,9 +79,9 @@ def run(request: dict[str, Any]) -> list[int]:
 
 
 def wait(pids: list[int]) -> list[int]:
-    """Exit codes by rank; once one failed the others get GRACE_S."""
+    """Exit codes by rank; once one failed the others get GRACE_S, and LONGEST_S all."""
     codes: dict[int, int] = {}
-    deadline = float("inf")
+    deadline = time.monotonic() + LONGEST_S
     while len(codes) < len(pids):
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid:
