@@ -83,7 +83,7 @@ def relay(
 ) -> subprocess.CompletedProcess[str]:
     """The command, once."""
     where = (server.environment if server is not None else {}) | env
-    return jobspec("relay", *args, *QUICK, "--root", queue.paths.root, code=code, **where)
+    return jobspec("relay", *QUICK, *args, "--root", queue.paths.root, code=code, **where)
 
 
 def told(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:

@@ -15,8 +15,6 @@ from jobspec.cli.output import emit, plural, say, warn
 from jobspec.entries import Job
 from jobspec.queue import Queue
 
-_ONCE_S = 1.0  # between two looks of a relay that does not watch
-
 
 @click.command()
 @jobs_argument(required=False)
@@ -71,7 +69,7 @@ def _online(
             done = sender.once()
             if done and not how["watch"]:
                 break
-            sender.rest(how["interval"] if how["watch"] and done else min(_ONCE_S, how["interval"]))
+            sender.rest(sender.pause_s)
     except KeyboardInterrupt:
         say("stopped; what had not arrived yet is sent by the next relay")
     finally:
@@ -95,6 +93,7 @@ def _options(select: Callable[[], list[Job]], how: dict[str, Any]) -> Any:
         settled=how["settled"],
         resend=how["resend"],
         everything=how.get("named", False),
+        interval_s=how["interval"],
         timing=Timing(grace_s=how["grace"], stall_s=how["stall"], watch=how["watch"]),
     )
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 from clikit import claim_next, jobspec_json, scores, tuned_spec
 from relaykit import Watching, Writing, later, lines, make_queue, relay, start, told
@@ -77,6 +78,21 @@ def grown(jobs: list[Writing]) -> bool:
     for job in jobs:
         job.steps(job.seq, job.seq + random.randint(0, 3))
     return True
+
+
+def test_a_count_that_has_not_caught_up_with_a_killed_relay_is_not_believed(
+    queue: Queue, server: Server
+) -> None:
+    job = start(queue)
+    job.steps(0, 30)
+    with Watching(queue, server) as watching:
+        watching.until(lambda: lines(server) == 30)
+        server.lag_s = 3.0  # from now on, and of these 30, too
+        watching.kill()
+    job.steps(30, 40)
+    relay(queue, server, "--grace", "4")
+    run = server.run(f"{job.job}-train")
+    assert [row["seq"] for row in run.rows] == list(range(40)) and run.rewritten == 0
 
 
 def test_what_the_client_calls_sent_is_sent_again_until_the_server_has_it(
@@ -246,7 +262,11 @@ def test_the_second_relay_says_who_runs_and_a_killed_one_holds_up_nobody(
         watching.until(lambda: lines(server) == 3)
         second = relay(queue, server, code=1)
         assert f"a relay runs already: process {watching.pid} on " in second.stderr
+        clients = psutil.Process(watching.pid).children(recursive=True)
+        assert clients
         watching.kill()
+    # They would go on sending beside the next relay's.
+    assert psutil.wait_procs(clients, timeout=20)[1] == []
     job.steps(3, 4)
     relay(queue, server)
     assert lines(server) == 4
