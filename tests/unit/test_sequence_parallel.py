@@ -122,5 +122,5 @@ def test_a_part_keeps_the_lines_positions_bounds_and_next_tokens() -> None:
 
 def test_heads_that_do_not_come_out_even_are_refused() -> None:
     with pytest.raises(SpecError, match="`3` devices can't share 4 attention heads") as caught:
-        attention.share(CONFIG, 3)
+        attention.share(model().config, 3)
     assert caught.value.place == "$.train.sequence_parallel"
