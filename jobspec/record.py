@@ -83,6 +83,7 @@ class WorkerRecord(Record, frozen=True, kw_only=True):
     slurm_cluster: str | None = None
     slurm_job: str | None = None
     slurm_restart_count: int = 0
+    slurm_element: str | None = None
     ends_at: str | None = None
     job: str | None = None
     attempt: int | None = None

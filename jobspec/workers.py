@@ -144,7 +144,7 @@ def _row(seen: WorkerSeen, lease_s: float) -> WorkerRow:
         state="silent" if not alive else "draining" if seen.draining else working,
         phase=facts.phase if seen.job else None,
         slurm_cluster=facts.slurm_cluster,
-        slurm_job=facts.slurm_job,
+        slurm_job=facts.slurm_element or facts.slurm_job,
         busy_frac=_busy_frac(seen),
         gpu_name=facts.gpu_name,
         gpu_memory_gib=facts.gpu_memory_gib,

@@ -367,6 +367,7 @@ class Worker:
             slurm_cluster=self.slurm.cluster,
             slurm_job=self.slurm.job,
             slurm_restart_count=self.slurm.restart_count,
+            slurm_element=self.slurm.element,
             ends_at=self.slurm.ends_at_utc,
             busy_s=self._busy_until(time.monotonic()),
             **self._shown,

@@ -17,6 +17,7 @@ class Slurm:
     """
 
     job: str | None = None
+    array_job: str | None = None
     array_task: str | None = None
     cluster: str | None = None
     restart_count: int = 0
@@ -28,6 +29,11 @@ class Slurm:
         if self.ends_at is None:
             return float("inf")
         return self.ends_at - (time.time() if now is None else now)
+
+    @property
+    def element(self) -> str | None:
+        """What people call it: `4711_3` in an array. `job` is an element's own number."""
+        return f"{self.array_job}_{self.array_task}" if self.array_job else self.job
 
     @property
     def ends_at_utc(self) -> str | None:
@@ -47,6 +53,7 @@ def read(env: Mapping[str, str] = os.environ) -> Slurm:
     in_a_step = (env.get("SLURM_STEP_ID") or "batch") != "batch"
     return Slurm(
         job=env.get("SLURM_JOB_ID"),
+        array_job=env.get("SLURM_ARRAY_JOB_ID"),
         array_task=env.get("SLURM_ARRAY_TASK_ID"),
         cluster=env.get("SLURM_CLUSTER_NAME"),
         restart_count=int(env.get("SLURM_RESTART_COUNT") or 0),

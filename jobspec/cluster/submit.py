@@ -19,7 +19,7 @@ from jobspec.record import utc_now
 _ARRAY = re.compile(r"\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*(?:%\d+)?")
 _LABEL = "org.opencontainers.image.version"
 _TIMEOUT_S = 60.0
-REBUILD = "rebuild it: make container, or sbatch slurm/build.sbatch"
+REBUILD = "build it: make container, or sbatch slurm/build.sbatch"
 
 
 @dataclass(frozen=True)

@@ -32,3 +32,9 @@ def test_a_worker_id_names_its_job_and_is_never_repeated():
     assert "-77-1-" in one
     assert one != two
     assert len(one) <= 80
+
+
+def test_an_element_is_called_as_people_call_it():
+    env = {"SLURM_JOB_ID": "78", "SLURM_ARRAY_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": "1"}
+    assert slurm.read(env).element == "77_1" and slurm.read(env).job == "78"
+    assert slurm.read({"SLURM_JOB_ID": "78"}).element == "78"

@@ -2,7 +2,10 @@
 
 A node is a namespace of processes with a host name of its own: `power_off` ends all of it at once,
 `partitioned` stops its daemon, which the controller then gives up while the node's work goes on.
-It needs root and Debian's packages `slurmctld slurmd slurm-client munge`.
+It needs root and Debian's packages `slurmctld slurmd slurm-client munge`. To look at it by hand:
+
+    python tests/integration/cluster/slurmkit.py DIR     until Ctrl-C; then, in another shell,
+    export SLURM_CONF=DIR/slurm.conf
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -249,3 +253,8 @@ def _free_ports(count: int) -> list[int]:
         for probe in probes:
             probe.bind(("127.0.0.1", 0))
         return [probe.getsockname()[1] for probe in probes]
+
+
+if __name__ == "__main__":
+    with running(Path(sys.argv[1]).absolute()), contextlib.suppress(KeyboardInterrupt):
+        signal.pause()
