@@ -39,6 +39,11 @@ class Cluster:
         return self.base / "root"
 
     @property
+    def home(self) -> Path:
+        """The person's home, in which nothing may be written."""
+        return self.base / "home"
+
+    @property
     def site(self) -> Path:
         return self.base / "slurm" / "site.env"
 
@@ -71,7 +76,9 @@ class Cluster:
         """`sbatch --array=… slurm/worker.sbatch`, as it stands in the repository; the job's id."""
         log = self.root / "slurm" / "%A_%a.log"
         log.parent.mkdir(exist_ok=True)
-        command = ["sbatch", "--parsable", f"--array={array}", f"--output={log}", *options]
+        self.home.mkdir(exist_ok=True)
+        command = ["env", f"HOME={self.home}", "sbatch", "--parsable", f"--array={array}"]
+        command += [f"--output={log}", *options]
         return self.slurm.call(*command, str(REPO / "slurm" / of), cwd=self.base)
 
     def log(self, element: str) -> str:

@@ -36,6 +36,7 @@ def test_two_elements_do_four_jobs(cluster: Cluster) -> None:
     assert processes_with(str(cluster.root)) == []
     number = cluster.slurm.job(f"{array}_0")["JobId"]
     assert not list(Path("/tmp").glob(f"js-{number}-*"))
+    assert list(cluster.home.iterdir()) == []
     assert {path.name for path in cluster.root.iterdir()} >= {"slurm", "cache", "jobs", "queue"}
 
 
