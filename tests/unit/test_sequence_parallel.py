@@ -19,7 +19,8 @@ from jobspec.errors import SpecError  # noqa: E402
 from worker import attention  # noqa: E402
 from worker.feed import IGNORED, Shard, pack, shard, trained_tokens  # noqa: E402
 
-RANKS = 2
+RANKS = 4  # two groups of two
+DEGREE = 2
 LENGTHS = (3, 17, 1, 8)  # 29 tokens: the line is filled up by one
 # One head of keys for two ranks, and a window shorter than a row.
 CONFIG = Olmo3Config(
@@ -38,9 +39,9 @@ CONFIG = Olmo3Config(
 )
 
 
-def line() -> tuple[list[Any], list[Any]]:
+def line(seed: int = 0) -> tuple[list[Any], list[Any]]:
     """Rows of random tokens; the first half of each is context."""
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     ids = [torch.randint(2, 60, (length,), generator=generator) for length in LENGTHS]
     labels = [row.clone() for row in ids]
     for row in labels:
@@ -62,7 +63,7 @@ def loss_and_gradients(inputs: dict[str, Any]) -> dict[str, Any]:
     """The summed loss of a line, or of a part of it, and the gradient of every weight."""
     made = model()
     if dist.is_initialized():
-        attention.share(made.config, RANKS)
+        attention.share(made.config, DEGREE)
     labels = inputs.pop("shift_labels")
     logits = made(**inputs, use_cache=False).logits
     loss = torch.nn.functional.cross_entropy(logits[0], labels[0], reduction="sum")
@@ -76,13 +77,21 @@ def rank_main(rank: int, port: int, out: Path) -> None:
     dist.init_process_group("gloo", init_method=where, rank=rank, world_size=RANKS)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # it would be compiled
     deepspeed.init_distributed("gloo", verbose=False)
-    found = loss_and_gradients(shard(*line(), 0, Shard(rank, RANKS)))
+    group, part = divmod(rank, DEGREE)
+    found = loss_and_gradients(shard(*line(group), 0, Shard(part, DEGREE)))
     for tensor in found.values():
         dist.all_reduce(tensor)
     torch.save(found, out / str(rank))
 
 
-def test_ranks_that_share_a_line_have_its_loss_and_gradients(tmp_path: Path) -> None:
+def whole(seed: int) -> dict[str, Any]:
+    """What `shard` cuts, in one piece."""
+    packed = pack(*line(seed))
+    shifted = torch.nn.functional.pad(packed.pop("labels")[:, 1:], (0, 1), value=IGNORED)
+    return packed | {"shift_labels": shifted}
+
+
+def test_groups_that_share_a_line_each_have_its_loss_and_gradients(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     fork = multiprocessing.get_context("fork")
@@ -92,32 +101,29 @@ def test_ranks_that_share_a_line_have_its_loss_and_gradients(tmp_path: Path) -> 
     for rank in ranks:
         rank.join(60)
         assert rank.exitcode == 0
-    packed = pack(*line())
-    packed["shift_labels"] = torch.nn.functional.pad(
-        packed.pop("labels")[:, 1:], (0, 1), value=-100
-    )
-    expected = loss_and_gradients(packed)
+    first, second = (loss_and_gradients(whole(group)) for group in range(RANKS // DEGREE))
+    expected = {name: first[name] + second[name] for name in first}
     for rank in range(RANKS):
         found = torch.load(tmp_path / str(rank))
         torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-10)
 
 
 def test_a_part_keeps_the_lines_positions_bounds_and_next_tokens() -> None:
-    whole = pack(*line())
-    parts = [shard(*line(), 0, Shard(rank, RANKS)) for rank in range(RANKS)]
+    uncut = pack(*line())
+    parts = [shard(*line(), 0, Shard(part, DEGREE)) for part in range(DEGREE)]
     assert [part["input_ids"].shape for part in parts] == [(1, 15), (1, 15)]
     joined = {
         name: torch.cat([part[name] for part in parts], dim=1)
         for name in ("input_ids", "position_ids", "shift_labels")
     }
-    assert (joined["input_ids"][:, :29] == whole["input_ids"]).all()
-    assert (joined["position_ids"][:, :29] == whole["position_ids"]).all()
-    assert (joined["shift_labels"][:, :28] == whole["labels"][:, 1:]).all()
+    assert (joined["input_ids"][:, :29] == uncut["input_ids"]).all()
+    assert (joined["position_ids"][:, :29] == uncut["position_ids"]).all()
+    assert (joined["shift_labels"][:, :28] == uncut["labels"][:, 1:]).all()
     assert (joined["shift_labels"][:, 28:] == IGNORED).all()
     for part in parts:
         assert part["cu_seq_lens_q"].tolist() == [0, 3, 20, 21, 29, 30]
         assert part["max_length_q"] == 17
-    assert sum(int(trained_tokens(part)) for part in parts) == int(trained_tokens(whole))
+    assert sum(int(trained_tokens(part)) for part in parts) == int(trained_tokens(uncut))
 
 
 def test_heads_that_do_not_come_out_even_are_refused() -> None:
