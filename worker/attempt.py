@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
 import socket
 import time
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from jobspec import fs, record
+from jobspec import fs, record, space
 from jobspec.claim import Claim
 from jobspec.errors import ClaimLost, DiskFull, JobspecError
 from jobspec.paths import AttemptPaths
@@ -254,10 +254,17 @@ class Attempt:
         except OSError:
             return
 
+    def _drop_states(self) -> None:
+        """Of a job that succeeded nobody resumes: optimizer states and trash go."""
+        with contextlib.suppress(OSError):
+            job = self._worker.queue.paths.job(self._claim.job)
+            for path in space.leftovers(job, states=True):
+                space.drop(path)
+
     def _move(self, verdict: Verdict, end: End) -> State:
         if verdict.reason is Reason.SUCCEEDED:
             self._claim.finish(State.SUCCEEDED, self._result(end))
-            shutil.rmtree(self._paths.trash, ignore_errors=True)
+            self._drop_states()
             self._worker.blame(self._past.failed_on, self._claim.job)
             return State.SUCCEEDED
         if verdict.reason is Reason.DISK:

@@ -61,6 +61,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "reap": ("moves", "Take back the claims of dead workers."),
         "quarantine": ("workers", "List, add or clear hosts set aside."),
         "archive": ("archive", "Copy ended jobs off scratch, with checksums."),
+        "du": ("space", "What jobs take on disk, and what is free."),
+        "gc": ("space", "Drop what ended jobs need no more."),
         "fsck": ("moves", "Rebuild the queue's entries from jobs/."),
         "doctor": ("doctor", "Measure the root, say what to change."),
     },

@@ -9,15 +9,17 @@ from typing import Any
 import click
 import msgspec
 
-from jobspec import check, rows, spec, training
+from jobspec import check, footprint, rows, space, spec, training
 from jobspec.check import Checked
 from jobspec.cli.common import JSON_KEY, common, current_root, wants_json
 from jobspec.cli.output import complain, duration, emit, interactive, plural, say, warn
+from jobspec.cli.space import say_disk
 from jobspec.entries import Job
 from jobspec.errors import JobspecError
 from jobspec.estimate import Estimate
 from jobspec.hardware import Device
 from jobspec.hardware import device as find_device
+from jobspec.paths import RootPaths
 from jobspec.queue import Queue
 from jobspec.training import Steps, Training
 
@@ -81,12 +83,15 @@ def enqueue(files: tuple[Path, ...], row_check: bool, priority: int) -> None:
     """
     Queue.create(current_root())
     jobs = enqueue_all(_check_all(files, row_check), priority)
+    disk = footprint.together((one.spec for one, job in jobs if not job.already), current_root())
+    room = space.room(RootPaths(current_root()))
     if wants_json():
         made = [
             {"job": job.id, "already": job.already, "state": job.state, **checked_json(one)}
             for one, job in jobs
         ]
-        return emit({"jobs": made})
+        return emit({"jobs": made, "disk": disk, "room": room})
+    say_disk(disk, room)
     for _, job in jobs:
         if job.already:
             say(f"{job.id}: was enqueued before, and is {job.state}")

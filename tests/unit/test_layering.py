@@ -31,11 +31,12 @@ ALLOWED = {
     "wandb": "jobspec.relay.client",
     "plotly": "jobspec.html",
     "jinja2": "jobspec.html",
+    "markupsafe": "jobspec.html",
 }
 # What stands above the queue, lowest first: each knows those before it, the queue knows none.
 ABOVE_QUEUE = (
-    *("metrics", "relay", "rows", "new", "check", "live", "workers", "report", "spending"),
-    *("results", "html", "serve", "doctor", "cli"),
+    *("metrics", "relay", "rows", "new", "check", "live", "workers", "report", "spending", "space"),
+    *("results", "html", "serve", "doctor", "cluster", "cli"),
 )
 WRITES = {"write_bytes", "write_text", "rename", "unlink", "mkdir", "rmdir", "symlink_to", "touch"}
 ALL_WRITERS_OF_STATE = ("jobspec.fs", "jobspec.temps")
