@@ -114,6 +114,18 @@ def complete_jobs(ctx: click.Context, _: click.Parameter, incomplete: str) -> li
     return sorted(job.id for job in jobs if job.id.startswith(incomplete))
 
 
+def complete_workers(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Worker ids that begin as typed; nothing where there is no queue."""
+    from jobspec.errors import JobspecError
+
+    try:
+        with ctx.scope(cleanup=False):
+            seen = open_queue().workers()
+    except (JobspecError, OSError):
+        return []
+    return [each.worker for each in seen if each.worker.startswith(incomplete)]
+
+
 def chosen_jobs(queue: Queue, patterns: Sequence[str], states: Sequence[str] = ()) -> list[Job]:
     """The jobs named, all of them where none is, in the states named. Raises JobNotFound."""
     named = queue.select(patterns) if patterns else queue.jobs()

@@ -37,6 +37,8 @@ def logs(job: str, follow: bool, phase: str | None, attempt: int | None, node: i
     jobspec logs qwen3-8b-lr1e-5-0123456789
     jobspec logs qwen -f --phase train
     """
+    if follow and wants_json():
+        raise click.UsageError("--json prints one object: leave out -f.")
     queue = open_queue()
     found = queue.job(job)
     wanted = _Wanted((phase,) if phase else PHASES, node)

@@ -12,6 +12,7 @@ import msgspec
 from jobspec.cli.common import (
     STATES,
     common,
+    complete_workers,
     jobs_argument,
     open_queue,
     state_option,
@@ -56,17 +57,19 @@ def retry(jobs: tuple[str, ...], states: tuple[str, ...]) -> None:
 
 
 @click.command()
-@jobs_argument()
+@jobs_argument(required=False)
 @click.argument("priority", type=click.IntRange(0, 999))
+@state_option
 @common
-def prioritize(jobs: tuple[str, ...], priority: int) -> None:
+def prioritize(jobs: tuple[str, ...], priority: int, states: tuple[str, ...]) -> None:
     """Give pending jobs another priority: 0 to 999, the highest is claimed first.
 
     \b
     jobspec prioritize 'olmo-*' 90
+    jobspec prioritize --state pending 10
     """
     queue = open_queue()
-    chosen = _chosen(queue, jobs, ())
+    chosen = _chosen(queue, jobs, states)
     _move_each(chosen, lambda job: queue.prioritize(job, priority), f"priority {priority}")
 
 
@@ -96,7 +99,9 @@ def release() -> None:
 
 
 @click.command()
-@click.argument("workers", metavar="WORKER...", nargs=-1, required=True)
+@click.argument(
+    "workers", metavar="WORKER...", nargs=-1, required=True, shell_complete=complete_workers
+)
 @common
 def drain(workers: tuple[str, ...]) -> None:
     """Ask workers, by id or a prefix of it, to finish their job and claim nothing more.
@@ -113,7 +118,7 @@ def drain(workers: tuple[str, ...]) -> None:
 
 
 @click.command()
-@click.option("--worker", help="Only this worker's claims.")
+@click.option("--worker", help="Only this worker's claims.", shell_complete=complete_workers)
 @click.option("--now", is_flag=True, help="With --worker: it is dead for sure, do not watch it.")
 @common
 def reap(worker: str | None, now: bool) -> None:

@@ -18,28 +18,32 @@ _TRUNCATED = 0.1  # above this share of answers cut off, a score says little
 
 @click.command()
 @jobs_argument(required=False)
-@click.option("--csv", "as_csv", is_flag=True, help="Every metric, a line a job.")
-@click.option("--markdown", is_flag=True, help="The table, for a README.")
+@click.option("--csv", "form", flag_value="csv", help="Every metric, a line a job.")
+@click.option("--markdown", "form", flag_value="markdown", help="The table, for a README.")
+@click.option("--latex", "form", flag_value="latex", help="The table, for a paper (booktabs).")
 @common
-def results(jobs: tuple[str, ...], as_csv: bool, markdown: bool) -> None:
+def results(jobs: tuple[str, ...], form: str | None) -> None:
     """Show the scores of finished jobs; the best of each benchmark is marked.
 
     \b
     jobspec results
     jobspec results 'qwen3-*' --csv > scores.csv
+    jobspec results --latex > scores.tex
 
-    After the sign ± stands the standard error over questions (within questions where there is no
-    other). A model that was scored without training stands first among those tuned from it.
+    After the sign ± stands half of the 95 % interval over questions (over samples where there is
+    no other); --json has both intervals. A model that was scored without training stands first
+    among those tuned from it, `calibrated` with the settings of its published scores.
     """
     queue = open_queue()
     found = scores.rows(queue.select(jobs) if jobs else queue.jobs())
     if wants_json():
         return emit_struct(scores.Results(root=str(queue.paths.root), results=found))
-    if as_csv:
+    if form == "csv":
         return click.echo(scores.to_csv(found), nl=False)
     if not found:
         return say("no finished jobs yet: `jobspec status` shows how far they are")
-    for line in _markdown(found) if markdown else _table(found).lines():
+    made = {None: lambda: _table(found).lines(), "markdown": lambda: markdown(found)}
+    for line in made.get(form, lambda: latex(found))():
         click.echo(line)
     if any(_is_cut_off(score) for row in found for score in row.scores.values()):
         say(f"! more than {_TRUNCATED:.0%} of the answers were cut off by length", fg="yellow")
@@ -55,12 +59,20 @@ def _table(found: Sequence[ResultRow]) -> Table:
         base = row.learning_rate is None
         table.add(
             Cell(row.model, dim=base),
-            Cell("base" if base else new.spell_rate(row.learning_rate), dim=base),
-            "" if row.num_train_epochs is None else f"{row.num_train_epochs:g}",
+            Cell(_rate(row), dim=base),
+            _epochs(row),
             *(_cell(row.scores.get(name)) for name in names),
             row.job,
         )
     return table
+
+
+def _rate(row: ResultRow) -> str:
+    return row.kind if row.learning_rate is None else new.spell_rate(row.learning_rate)
+
+
+def _epochs(row: ResultRow) -> str:
+    return "" if row.num_train_epochs is None else f"{row.num_train_epochs:g}"
 
 
 def _cell(score: Score | None) -> Cell:
@@ -74,9 +86,15 @@ def _is_cut_off(score: Score) -> bool:
     return score.truncated_frac is not None and score.truncated_frac > _TRUNCATED
 
 
-def _spell(score: Score) -> str:
-    error = score.stderr if score.stderr is not None else score.sampling_stderr
-    return f"{score.value:.3f}" + ("" if error is None else f" ± {error:.3f}")
+def _spell(score: Score, sign: str = " ± ") -> str:
+    half = half_interval(score)
+    return f"{score.value:.3f}" + ("" if half is None else f"{sign}{half:.3f}")
+
+
+def half_interval(score: Score) -> float | None:
+    """Half the width of the 95 % interval over questions, else over samples; None: not known."""
+    high = score.high if score.high is not None else score.sampling_high
+    return None if high is None else high - score.value
 
 
 def _title(name: str, found: Sequence[ResultRow]) -> str:
@@ -87,18 +105,47 @@ def _title(name: str, found: Sequence[ResultRow]) -> str:
     return f"{short(name)} {shown}".rstrip()
 
 
-def _markdown(found: Sequence[ResultRow]) -> list[str]:
+def markdown(found: Sequence[ResultRow]) -> list[str]:
+    """The table in GitHub's Markdown."""
     names = scores.benchmarks(found)
-    lines = ["| model | lr | " + " | ".join(_title(name, found) for name in names) + " |"]
-    lines.append("| --- | --- |" + " ---: |" * len(names))
+    titles = " | ".join(_escaped(_title(name, found), r"\|") for name in names)
+    lines = [f"| model | lr | epochs | {titles} |", "| --- | --- | ---: |" + " ---: |" * len(names)]
     for row in found:
-        rate = "base" if row.learning_rate is None else new.spell_rate(row.learning_rate)
-        cells = [_markdown_cell(row.scores.get(name)) for name in names]
-        lines.append(f"| {row.model} | {rate} | " + " | ".join(cells) + " |")
+        cells = [_bold(row.scores.get(name), "**{}**", " ± ") for name in names]
+        facts = [_escaped(row.model, r"\|"), _rate(row), _epochs(row), *cells]
+        lines.append(f"| {' | '.join(facts)} |")
     return lines
 
 
-def _markdown_cell(score: Score | None) -> str:
+def latex(found: Sequence[ResultRow]) -> list[str]:
+    """The table in LaTeX; needs the package booktabs."""
+    names = scores.benchmarks(found)
+    titles = [_tex(_title(name, found)) for name in names]
+    lines = [rf"\begin{{tabular}}{{llr{'r' * len(names)}}}", r"\toprule"]
+    lines += [" & ".join(["Model", "LR", "Epochs", *titles]) + r" \\", r"\midrule"]
+    for number, row in enumerate(found):
+        if number and row.model != found[number - 1].model:
+            lines.append(r"\midrule")
+        cells = [
+            _bold(row.scores.get(name), r"\textbf{{{}}}", r" {\small $\pm$ ", "}") for name in names
+        ]
+        lines.append(" & ".join([_tex(row.model), _rate(row), _epochs(row), *cells]) + r" \\")
+    return [*lines, r"\bottomrule", r"\end{tabular}"]
+
+
+def _bold(score: Score | None, bold: str, sign: str, end: str = "") -> str:
+    """A score, the best of them between the marks of `bold`; `end` closes what `sign` opened."""
     if score is None:
         return ""
-    return f"**{_spell(score)}**" if score.best else _spell(score)
+    text = _spell(score, sign) + (end if half_interval(score) is not None else "")
+    return bold.format(text) if score.best else text
+
+
+def _escaped(text: str, letters: str) -> str:
+    return "".join(f"\\{letter}" if letter in letters else letter for letter in text)
+
+
+def _tex(text: str) -> str:
+    """What LaTeX would take for commands, as letters."""
+    words = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(words.get(letter, _escaped(letter, "&%$#_{}")) for letter in text)

@@ -9,7 +9,14 @@ import time
 import click
 
 from jobspec import record
-from jobspec.cli.common import common, jobs_argument, open_queue, wants_json
+from jobspec.cli.common import (
+    chosen_jobs,
+    common,
+    jobs_argument,
+    open_queue,
+    state_option,
+    wants_json,
+)
 from jobspec.cli.output import emit, say
 from jobspec.entries import Job
 from jobspec.record import State
@@ -17,13 +24,20 @@ from jobspec.record import State
 
 @click.command()
 @jobs_argument(required=False)
+@state_option
 @click.option(
-    "--notify", metavar="CMD", help="Run for each job that ends; see JOBSPEC_JOB, _STATE."
+    "--notify", metavar="CMD", help="Run for each job that ends: JOBSPEC_JOB, _STATE, _REASON."
 )
 @click.option("--timeout", type=click.FloatRange(0), help="Seconds; then exit 1.")
 @click.option("--interval", type=click.FloatRange(0.05), default=2.0, show_default=True)
 @common
-def wait(jobs: tuple[str, ...], notify: str | None, timeout: float | None, interval: float) -> None:
+def wait(
+    jobs: tuple[str, ...],
+    states: tuple[str, ...],
+    notify: str | None,
+    timeout: float | None,
+    interval: float,
+) -> None:
     """Wait until jobs have ended (all of them by default); exit 0 only if all succeeded.
 
     \b
@@ -31,7 +45,7 @@ def wait(jobs: tuple[str, ...], notify: str | None, timeout: float | None, inter
     jobspec wait 'qwen3-*' --notify 'mail -s "$JOBSPEC_JOB $JOBSPEC_STATE" me </dev/null'
     """
     queue = open_queue()
-    wanted = {job.id for job in (queue.select(jobs) if jobs else queue.jobs())}
+    wanted = {job.id for job in chosen_jobs(queue, jobs, states)}
     ends = None if timeout is None else time.monotonic() + timeout
     ended: dict[str, Job] = {}
     while True:
@@ -62,7 +76,8 @@ def _tell(job: Job, notify: str | None) -> None:
     if not wants_json():
         click.echo(f"{job.id}: {job.state}")
     if notify is not None:
-        environment = {**os.environ, "JOBSPEC_JOB": job.id, "JOBSPEC_STATE": job.state.value}
+        told = {"JOBSPEC_JOB": job.id, "JOBSPEC_STATE": job.state.value}
+        environment = {**os.environ, **told, "JOBSPEC_REASON": job.reason or ""}
         done = subprocess.run(notify, shell=True, check=False, env=environment)
         if done.returncode:
             say(f"--notify exited with {done.returncode} for {job.id}", fg="yellow")

@@ -156,7 +156,7 @@ def test_results_with_the_base_model_beside(queue: Queue) -> None:
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["MODEL", "LR", "EPOCHS", "MATH500", "AIME24", "AVG@32"]
     assert lines[1].split()[:3] == ["Qwen/Qwen3-8B", "base", "0.930"]
-    assert "0.950 ± 0.008*" in lines[2] and "0.750 ± 0.061*!" in lines[2]
+    assert "0.950 ± 0.016*" in lines[2] and "0.750 ± 0.120*!" in lines[2]  # 1.96 errors
     assert "cut off by length" in done.stderr
 
 
@@ -165,7 +165,20 @@ def test_results_for_machines_and_papers(queue: Queue) -> None:
     rows = jobspec_json("results", "--root", queue.paths.root)["results"]
     assert [row["learning_rate"] for row in rows] == [None, 1e-5]
     assert on(queue, "results", "--csv").splitlines()[0].startswith("job,name,model,learning_rate")
-    assert "| Qwen/Qwen3-8B | 1e-5 | **0.950 ± 0.008** |" in on(queue, "results", "--markdown")
+    assert "| Qwen/Qwen3-8B | 1e-5 | 8 | **0.950 ± 0.016** |" in on(queue, "results", "--markdown")
+    assert rows[0]["scores"]["aime24"]["sampling_high"] == pytest.approx(
+        0.7 + 1.96 * 0.012, abs=1e-4
+    )
+
+
+def test_results_in_latex_compile_by_their_looks(queue: Queue) -> None:
+    succeed(queue, tuned_spec(model="a_b/c%"), scores(0.95, 0.75))
+    succeed(queue, base_spec(name="calibrate-qwen3-8b-thinking"), scores(0.93, 0.7))
+    text = on(queue, "results", "--latex")
+    assert r"Qwen/Qwen3-8B & calibrated &  & 0.930 {\small $\pm$ 0.016}" in text
+    assert r"a\_b/c\% & 1e-5 & 8 & \textbf{0.950 {\small $\pm$ 0.016}}" in text
+    assert text.count(r"\\") == 3 and text.count(r"\midrule") == 2
+    assert text.count("{") == text.count("}")
 
 
 def test_results_of_nothing(queue: Queue) -> None:
@@ -276,23 +289,63 @@ def test_wait_waits(queue: Queue) -> None:
         assert waiter.end()[::2] == (f"{claim.job}: succeeded\n", 0)
 
 
-def completions(words: str, **env: str) -> list[str]:
-    """What bash would be offered for the last of these words."""
-    given = {"_JOBSPEC_COMPLETE": "bash_complete", "COMP_WORDS": words}
+def test_wait_and_prioritize_choose_by_state_too(queue: Queue) -> None:
+    fail(queue, base_spec(notes="failed"), "no")
+    done = succeed(queue, base_spec(notes="done"), {})
+    queue.enqueue(base_spec(notes="waits"))
+    assert on(queue, "wait", "--state", "succeeded") == f"{done.id}: succeeded\n"
+    on(queue, "prioritize", "--state", "pending", "77")
+    assert queue.jobs("pending")[0].priority == 77
+    jobspec("prioritize", "77", "--root", queue.paths.root, code=2)
+
+
+def test_logs_in_json_do_not_follow(queue: Queue) -> None:
+    claim = take(queue, base_spec())
+    done = jobspec("logs", claim.job, "-f", "--json", "--root", queue.paths.root, code=2)
+    assert "--json" in done.stderr
+
+
+def completions(words: str, shell: str = "bash", **env: str) -> list[str]:
+    """What a shell would be offered for the last of these words."""
+    given = {"_JOBSPEC_COMPLETE": f"{shell}_complete", "COMP_WORDS": words}
     position = str(len(words.split(" ")) - 1)
+    if shell == "fish":
+        position = words.split(" ")[-1]
     done = jobspec(code=None, COMP_CWORD=position, **given, **env)
-    return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
+    lines = [line for line in done.stdout.splitlines() if line]
+    if shell == "zsh":  # kind, value, help
+        return lines[1::3]
+    return [line.partition(",")[2].split("\t")[0] for line in lines]
 
 
-def test_completion_of_commands_ids_and_states(queue: Queue) -> None:
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_of_commands_ids_and_states(queue: Queue, shell: str) -> None:
     job = queue.enqueue(base_spec())
     queue.enqueue(base_spec("a/other"))
+    beat(queue, WORKER, None)
     root = {"JOBSPEC_ROOT": str(queue.paths.root)}
-    assert {"retry", "release", "results", "reap"} <= set(completions("jobspec re"))
-    assert completions("jobspec show qw", **root) == [job.id]
-    assert completions(f"jobspec --root {queue.paths.root} cancel qw") == [job.id]
-    assert completions("jobspec status --state f", **root) == ["failed"]
-    assert completions("jobspec show q", JOBSPEC_ROOT="/nowhere") == []
+    assert {"retry", "release", "results", "reap"} <= set(completions("jobspec re", shell))
+    assert completions("jobspec show qw", shell, **root) == [job.id]
+    assert completions(f"jobspec --root {queue.paths.root} cancel qw", shell) == [job.id]
+    assert completions("jobspec status --state f", shell, **root) == ["failed"]
+    assert completions("jobspec drain gpu", shell, **root) == [WORKER]
+    assert completions("jobspec show q", shell, JOBSPEC_ROOT="/nowhere") == []
+
+
+def test_bash_itself_completes(queue: Queue, tmp_path: Path) -> None:
+    job = queue.enqueue(base_spec())
+    command = tmp_path / "jobspec"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m jobspec.cli "$@"\n')
+    command.chmod(0o755)
+    script = (
+        'eval "$(jobspec --completion bash)"; COMP_WORDS=(jobspec show qw); COMP_CWORD=2;'
+        ' _jobspec_completion jobspec; echo "${COMPREPLY[@]}"'
+    )
+    env = environment(JOBSPEC_ROOT=str(queue.paths.root), PATH=f"{tmp_path}:{os.environ['PATH']}")
+    done = subprocess.run(
+        ["bash", "-c", script], env=env, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [job.id], done.stderr
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

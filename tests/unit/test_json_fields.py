@@ -9,10 +9,11 @@ import msgspec
 import pytest
 from clikit import REPOSITORY
 
-from jobspec import report, workers
+from jobspec import report, results, workers
 
 DOCUMENTED = [
     report.Status, report.JobRow, report.PastRow, workers.WorkerRow,
+    results.Results, results.ResultRow, results.Score,
 ]  # fmt: skip
 TEXT = (REPOSITORY / "docs" / "json.md").read_text()
 TITLES = set(re.findall(r"^### (\w+)$", TEXT, re.MULTILINE))
