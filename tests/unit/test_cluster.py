@@ -176,7 +176,7 @@ def test_submit_refuses_before_anything_is_submitted(tmp_path: Path) -> None:
         ({"JOBSPEC_SIF": "/nowhere/worker.sif"}, "sees no image at /nowhere/worker.sif"),
         ({"JOBSPEC_GPUS": "4"}, "wants 4 GPUs a node, Slurm gave none"),
         ({"JOBSPEC_MODULES": "no-such/1.0"}, "the module no-such/1.0 can't be loaded"),
-        ({"JOBSPEC_NODE_TMP": "/proc"}, "can't be made on"),
+        ({"JOBSPEC_NODE_TMP": "/proc"}, "nothing can be made in /proc on"),
         ({"JOBSPEC_NODE_TMP": "/nowhere"}, ""),  # /tmp serves
     ],
 )

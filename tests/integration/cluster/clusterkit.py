@@ -56,7 +56,7 @@ class Cluster:
         Queue.create(self.root, heartbeat_s=2.0, lease_s=120.0)
         settings = ["--root", str(self.root), "--sif", self.sif, "--apptainer", self.apptainer]
         settings += ["--binds", str(self.tiny), "--worker-options", "--drain --devices 1"]
-        self.jobspec("setup", *settings, *options)
+        self.jobspec("setup", *settings, "--node-tmp", str(self.slurm.node_tmp), *options)
 
     def jobspec(self, *args: str, code: int = 0) -> str:
         """Run the real command on the "login node"; its stdout, or what it refused with."""

@@ -30,7 +30,8 @@ _SEARCH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 _TOOLS = ("munged", "slurmctld", "slurmd", "sbatch", "unshare")
 _UP_WITHIN_S = 60.0
 _NODE = """
-hostname "$1" && mount --bind "$2" /etc/hosts && exec slurmd -D -N "$1"
+hostname "$1" && mount --bind "$2/hosts" /etc/hosts && mount --bind "$2/disk-$1" "$2/d" &&
+exec slurmd -D -N "$1"
 """
 
 
@@ -68,6 +69,15 @@ class Slurm:
         return done.stdout.strip()
 
     @property
+    def node_tmp(self) -> Path:
+        """On each node a disk of its own; `left_on` tells what is on it."""
+        return self.base / "d"
+
+    def left_on(self, node: str) -> list[str]:
+        """The names on a node's own disk."""
+        return [path.name for path in (self.base / f"disk-{node}").iterdir()]
+
+    @property
     def env(self) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "JOBSPEC_"))}
         return kept | {"SLURM_CONF": str(self.base / "slurm.conf"), "PATH": _SEARCH}
@@ -83,7 +93,7 @@ class Slurm:
     def start_node(self, name: str) -> None:
         log = (self.base / "log" / f"{name}.out").open("ab")
         command = ["unshare", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc"]
-        command += ["sh", "-c", _NODE, "sh", name, str(self.base / "hosts")]
+        command += ["sh", "-c", _NODE, "sh", name, str(self.base)]
         with log:
             process = subprocess.Popen(
                 command, env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -134,7 +144,7 @@ def missing() -> str | None:
 @contextlib.contextmanager
 def running(base: Path) -> Iterator[Slurm]:
     """A cluster of two nodes below `base`, for the length of the block."""
-    for name in ("munge", "log", "state", "spool"):
+    for name in ("munge", "log", "state", "spool", "d", *(f"disk-{node}" for node in NODES)):
         (base / name).mkdir(parents=True)
     for path in (base, base / "munge"):
         path.chmod(0o711)  # munge wants its socket to be within everybody's reach

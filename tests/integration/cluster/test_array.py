@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 from clusterkit import Cluster, processes_with, score_spec
@@ -34,8 +33,7 @@ def test_two_elements_do_four_jobs(cluster: Cluster) -> None:
     hosts = {job.end.host for job in cluster.queue.jobs() if job.end is not None}
     assert hosts == {"n1", "n2"}
     assert processes_with(str(cluster.root)) == []
-    number = cluster.slurm.job(f"{array}_0")["JobId"]
-    assert not list(Path("/tmp").glob(f"js-{number}-*"))
+    assert cluster.slurm.left_on("n1") == cluster.slurm.left_on("n2") == []
     assert list(cluster.home.iterdir()) == []
     assert {path.name for path in cluster.root.iterdir()} >= {"slurm", "cache", "jobs", "queue"}
 
@@ -51,8 +49,7 @@ def test_an_element_over_two_nodes_trains_on_both(cluster: Cluster) -> None:
     assert (plan["nodes"], plan["world_size"]) == (2, 2)
     assert attempt.log("train").with_suffix(".node1.log").exists()
     assert processes_with(str(cluster.root)) == []
-    number = cluster.slurm.job(element)["JobId"]
-    assert not list(Path("/tmp").glob(f"js-{number}-*"))
+    assert cluster.slurm.left_on("n1") == cluster.slurm.left_on("n2") == []
 
 
 def test_an_image_older_than_the_code_does_no_job(cluster: Cluster) -> None:
