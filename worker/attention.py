@@ -27,6 +27,9 @@ except ImportError:  # torch before 2.10
     varlen_attn = None
 
 NAME = "segments"
+# By window and dtype, that of the longest row so far: a shorter row's is its upper left corner.
+_masks: dict[tuple[int, torch.dtype], torch.Tensor] = {}
+_BEYOND = ("softcap", "dropout")  # what some models ask of attention and this one has not
 _GROUPED = varlen_attn is not None and "enable_gqa" in inspect.signature(varlen_attn).parameters
 _WINDOWED = varlen_attn is not None and "window_size" in inspect.signature(varlen_attn).parameters
 
@@ -51,6 +54,12 @@ def share(config: Any, size: int) -> None:
     from deepspeed.runtime.sequence_parallel.ulysses_sp import UlyssesSPAttentionHF
 
     text = config.get_text_config()
+    if config._attn_implementation != NAME:
+        raise SpecError(
+            f"`{text.model_type}` needs attention of its own, which sees one device's tokens alone",
+            place="$.train.sequence_parallel",
+            hint="set it to 1",
+        )
     heads = text.num_attention_heads
     shared = getattr(text, "num_key_value_heads", None) or heads
     if heads % size or (shared % size and size % shared):
@@ -84,6 +93,21 @@ def choose(asked: str) -> str:
     return register() if asked == "auto" else asked
 
 
+def settle(model: Any) -> None:
+    """Give a model whose attention does more than `segments` its own again; it is then padded.
+
+    Gemma 2 caps attention's logits, gpt-oss adds sinks to them; some are trained with dropout.
+    """
+    text = model.config.get_text_config()
+    more = (
+        getattr(text, "attn_logit_softcapping", None) is not None
+        or getattr(text, "attention_dropout", 0.0) > 0
+        or text.model_type == "gpt_oss"
+    )
+    if more and model.config._attn_implementation == NAME:
+        model.set_attn_implementation("eager")
+
+
 def segments(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -106,6 +130,8 @@ def segments(
         [1, tokens, heads, head_dim], and None for the weights.
     """
     bounds = kwargs.get("cu_seq_lens_q")
+    if unknown := [name for name in _BEYOND if kwargs.get(name)]:
+        raise ValueError(f"`segments` attention has no {', '.join(unknown)}")
     if bounds is None or attention_mask is not None or query.shape[0] != 1:
         raise ValueError("`segments` attention runs rows laid end to end, with bounds and no mask")
     if query.is_cuda and varlen_attn is not None:
@@ -150,24 +176,32 @@ def _by_row(
     scaling: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    edges = bounds.tolist()
+    lengths = [end - start for start, end in pairwise(bounds.tolist())]
+    # Split, not sliced: the gradient of each slice would be a whole line of zeros but for its row.
+    parts = zip(lengths, *(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
     rows = [
         scaled_dot_product_attention(
-            query[:, :, start:end],
-            key[:, :, start:end],
-            value[:, :, start:end],
-            attn_mask=_window_mask(end - start, window, query),
-            is_causal=window is None or window >= end - start,
+            q,
+            k,
+            v,
+            attn_mask=_window_mask(length, window, query),
+            is_causal=window is None or window >= length,
             scale=scaling,
             enable_gqa=query.shape[1] != key.shape[1],
         )
-        for start, end in pairwise(edges)
+        for length, q, k, v in parts
     ]
     return torch.cat(rows, dim=2).transpose(1, 2)
 
 
 def _window_mask(length: int, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
+    """What to add to a row's scores: 0 within the window, else -inf; a view, not to be written."""
     if window is None or window >= length:
         return None
-    ones = torch.ones(length, length, dtype=torch.bool, device=like.device)
-    return ones.tril() & ones.triu(1 - window)
+    known = _masks.get((window, like.dtype))
+    if known is None or len(known) < length:
+        ones = torch.ones(length, length, dtype=torch.bool, device=like.device)
+        outside = ~(ones.tril() & ones.triu(1 - window))
+        known = torch.zeros_like(outside, dtype=like.dtype).masked_fill_(outside, float("-inf"))
+        _masks[window, like.dtype] = known
+    return known[:length, :length]

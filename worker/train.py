@@ -151,6 +151,7 @@ class Training:
                 trust_remote_code=model.trust_remote_code,
                 use_safetensors=True,
             )
+            attention.settle(loaded)
             if self.train.sequence_parallel > 1:
                 attention.share(loaded.config, self.train.sequence_parallel)
             # What ends a turn in training must end it when the saved model generates.

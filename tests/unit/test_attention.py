@@ -4,10 +4,19 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from transformers import AutoModelForCausalLM, Olmo3Config, Qwen3Config  # noqa: E402
+from transformers import (  # noqa: E402
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    LlamaConfig,
+    Olmo3Config,
+    Qwen3Config,
+)
 
-from worker import attention  # noqa: E402
-from worker.feed import pack  # noqa: E402
+from jobspec.errors import JobspecError, SpecError  # noqa: E402
+from worker import attention, kernels  # noqa: E402
+from worker.feed import pack, pad  # noqa: E402
 
 SHAPE = {
     "vocab_size": 60,
@@ -23,7 +32,16 @@ SHAPE = {
 }
 
 
-@pytest.mark.parametrize("config", [Olmo3Config(**SHAPE, sliding_window=5), Qwen3Config(**SHAPE)])
+FAMILIES = [
+    Olmo3Config(**SHAPE, sliding_window=5),
+    Qwen3Config(**SHAPE),
+    LlamaConfig(**SHAPE),
+    GemmaConfig(**SHAPE),
+    Gemma3TextConfig(**SHAPE, sliding_window=5),
+]
+
+
+@pytest.mark.parametrize("config", FAMILIES, ids=lambda config: config.model_type)
 def test_rows_laid_end_to_end_are_computed_as_if_alone(config):
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.register())
@@ -67,6 +85,34 @@ def test_gradients_of_a_row_come_from_that_row_alone():
     assert embedded.grad is not None
     assert (embedded.grad[0, :4] == 0).all()
     assert (embedded.grad[0, 4:] != 0).any()
+
+
+def test_a_family_whose_attention_does_more_keeps_its_own():
+    capped = AutoModelForCausalLM.from_config(
+        Gemma2Config(**SHAPE), attn_implementation=attention.register()
+    )
+    plain = AutoModelForCausalLM.from_config(
+        LlamaConfig(**SHAPE), attn_implementation=attention.register()
+    )
+    line = pack([torch.tensor([2, 3])], [torch.tensor([2, 3])])
+    with pytest.raises(ValueError, match="no softcap"):
+        capped(**line, use_cache=False)
+    attention.settle(capped)
+    attention.settle(plain)
+    assert capped.config._attn_implementation == "eager"
+    with pytest.raises(SpecError, match="`gemma2` needs attention of its own"):
+        attention.share(capped.config, 2)
+    assert plain.config._attn_implementation == attention.NAME
+    rows = pad([torch.tensor([2, 3, 4]), torch.tensor([5])], [torch.tensor([2, 3, 4])] * 2, 0)
+    assert capped(**rows, use_cache=False).loss.isfinite()
+
+
+def test_liger_serves_only_where_it_can():
+    model = AutoModelForCausalLM.from_config(GemmaConfig(**SHAPE))
+    assert kernels.apply(model, "auto", on_gpu=False) is None
+    assert kernels.apply(model, False, on_gpu=True) is None
+    with pytest.raises(JobspecError, match="need a GPU"):
+        kernels.apply(model, True, on_gpu=False)
 
 
 def test_a_mask_or_missing_bounds_are_refused():
