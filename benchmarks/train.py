@@ -1,0 +1,405 @@
+"""Training speed on this machine's CPU against TRL: `python -m benchmarks.train [--runs 5]`.
+
+One model (Olmo-3's layers, small, random weights, float32), the same rows of sft_reasoning.jsonl,
+the same hyperparameters and threads, one process each, through:
+
+    trl          a TRL script as a user writes it (benchmarks/trl_script.py), padded batches
+    trl-tuned    the same with fused AdamW and length grouping
+    trl-sft      the `trl sft` command
+    ours         a job: `jobspec enqueue`, then `jobspec-worker --drain`; ZeRO-2, one rank
+    ours-packed  the same with `train.packing`
+    trl-zero2    (asked for with --routes) trl under DeepSpeed, ZeRO-2, one rank
+
+Routes take turns, A B A B …, and medians are printed: real tokens a second from the end of the
+second step to the end of the last (padding not counted), the peak memory of the largest process,
+and the seconds from the start to the end of the first step. For ours that start is the claim, on
+rows that `enqueue` has prepared; TRL's tokenized rows lie in its cache from a run before the first.
+
+Needs the reference data ($JOBSPEC_TEST_DATA, default ../shared/data).
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import datetime
+import json
+import math
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+REPO = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("JOBSPEC_TEST_DATA", REPO.parent / "shared" / "data"))
+ROUTES = ("trl", "trl-tuned", "trl-sft", "ours", "ours-packed")
+WARM_UP = 2
+ROWS_A_STEP = 8
+MAX_LENGTH = 2048
+VOCABULARY = 4096
+SHAPE = {
+    "hidden_size": 192,
+    "intermediate_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 4096,
+    "sliding_window": 512,
+    "tie_word_embeddings": False,
+}
+TEMPLATE = """\
+{%- for message in messages -%}
+{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif -%}
+"""
+
+
+class Run(NamedTuple):
+    """One run of one route. `loss` is the mean over the epoch's steps."""
+
+    tokens_per_second: float
+    peak_gib: float
+    first_step_s: float
+    loss: float
+    tokens: float
+    cpu_s: float
+    wall_s: float
+
+
+class Step(NamedTuple):
+    """The end of an optimizer step: when (seconds, Unix time), tokens so far, its loss."""
+
+    time: float
+    tokens: float
+    loss: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=48, help="[default: 48]")
+    parser.add_argument("--micro", type=int, default=4, help="rows at once [default: 4]")
+    parser.add_argument("--routes", default=",".join(ROUTES))
+    parser.add_argument("--output", type=Path, help="also write every run's figures here")
+    parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.make:
+        return make(args.make, args.rows)
+    with tempfile.TemporaryDirectory(prefix="train-bench-") as name:
+        place = Path(name)
+        subprocess.run([*_me(args), "--make", name], cwd=REPO, env=_environment(place), check=True)
+        return _compare(place, args)
+
+
+def _me(args: argparse.Namespace) -> list[str]:
+    return [sys.executable, "-m", "benchmarks.train", "--rows", str(args.rows)]
+
+
+def _compare(place: Path, args: argparse.Namespace) -> None:
+    routes = args.routes.split(",")
+    print(json.dumps(_facts(place, args)), flush=True)
+    _trl(place, "warm", _arguments(place, args, max_steps=1, save_strategy="no"))
+    taken: dict[str, list[Run]] = {route: [] for route in routes}
+    for number in range(args.runs):
+        for route in routes:
+            run = _run(place, route, f"{route}-{number}", args)
+            taken[route].append(run)
+            print(number, route, json.dumps(run._asdict()), flush=True)
+    medians = {route: Run(*map(statistics.median, zip(*runs, strict=True)))
+               for route, runs in taken.items()}  # fmt: skip
+    _print(medians)
+    if args.output:
+        runs = {route: [run._asdict() for run in each] for route, each in taken.items()}
+        figures = {"facts": _facts(place, args), "runs": runs}
+        args.output.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def _facts(place: Path, args: argparse.Namespace) -> dict[str, Any]:
+    names = ("torch", "transformers", "trl", "accelerate", "deepspeed")
+    return {
+        **json.loads((place / "facts.json").read_text()),
+        "rows_at_once": args.micro,
+        "cores": len(os.sched_getaffinity(0)),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in names},
+    }
+
+
+def _print(medians: dict[str, Run]) -> None:
+    base = medians.get("trl") or next(iter(medians.values()))
+    print(f"{'route':12} {'tok/s':>8} {'ratio':>6} {'peak GiB':>9} {'ratio':>6}"
+          f" {'1st step s':>11} {'ratio':>6} {'loss':>7}")  # fmt: skip
+    for route, run in medians.items():
+        print(
+            f"{route:12} {run.tokens_per_second:8.0f}"
+            f" {run.tokens_per_second / base.tokens_per_second:6.2f}"
+            f" {run.peak_gib:9.2f} {run.peak_gib / base.peak_gib:6.2f}"
+            f" {run.first_step_s:11.1f} {run.first_step_s / base.first_step_s:6.2f} {run.loss:7.3f}"
+        )
+
+
+# --- the model and its rows
+
+
+def make(place: Path, count: int) -> None:
+    """Model, tokenizer, and the rows as we and as TRL read them; what they are in facts.json."""
+    import torch
+    from transformers import Olmo3Config, Olmo3ForCausalLM
+
+    rows = [row for row in _reference() if len(row) == 2]
+    tokenizer = _tokenizer([message["content"] for row in rows for message in row])
+    short = [row for row in rows if _tokens(tokenizer, row) <= MAX_LENGTH]
+    chosen = [short[i * len(short) // count] for i in range(count)]
+    config = Olmo3Config(
+        vocab_size=len(tokenizer),
+        **SHAPE,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        dtype="float32",
+    )
+    torch.manual_seed(0)
+    model = Olmo3ForCausalLM(config)
+    model.save_pretrained(place / "model")
+    tokenizer.save_pretrained(place / "model")
+    (place / "rows").mkdir()
+    _write(place / "ours.jsonl", [{"messages": row} for row in chosen])
+    _write(
+        place / "rows" / "train.jsonl", [{"prompt": r[:-1], "completion": r[-1:]} for r in chosen]
+    )
+    lengths = [_tokens(tokenizer, row) for row in chosen]
+    facts = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "rows": count,
+        "tokens": sum(lengths),
+        "longest": max(lengths),
+    }
+    (place / "facts.json").write_text(json.dumps(facts))
+
+
+def _reference() -> Iterator[list[dict[str, str]]]:
+    for line in (DATA / "sft_reasoning.jsonl").read_text().splitlines():
+        yield json.loads(line)["messages"]
+
+
+def _tokenizer(texts: list[str]) -> Any:
+    """Byte pairs learned from the rows, so that the head's share of the work is a real model's."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<|pad|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    inner.train_from_iterator(texts, trainer)
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|pad|>"
+    )
+    made.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    made.chat_template = TEMPLATE
+    return made
+
+
+def _tokens(tokenizer: Any, row: list[dict[str, str]]) -> int:
+    return len(tokenizer.apply_chat_template(row, return_dict=False))
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+# --- the routes
+
+
+def _run(place: Path, route: str, name: str, args: argparse.Namespace) -> Run:
+    if route.startswith("ours"):
+        return _ours(place, name, args, packing=route == "ours-packed")
+    arguments = _arguments(place, args, output_dir=str(place / name))
+    if route == "trl-tuned":
+        arguments |= {"optim": "adamw_torch_fused", "train_sampling_strategy": "group_by_length"}
+    if route == "trl-zero2":
+        arguments |= {"deepspeed": _write_zero(place)}
+    return _trl(place, name, arguments, command=route == "trl-sft")
+
+
+def _arguments(place: Path, args: argparse.Namespace, **more: Any) -> dict[str, Any]:
+    """SFTConfig's, of the same training as `_spec`'s."""
+    return {
+        "output_dir": str(place / "out"),
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": args.micro,
+        "gradient_accumulation_steps": ROWS_A_STEP // args.micro,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant_with_warmup",
+        "warmup_steps": math.ceil(0.03 * math.ceil(args.rows / ROWS_A_STEP)),
+        "adam_beta2": 0.95,
+        "adam_epsilon": 1e-6,
+        "weight_decay": 0.1,
+        "max_length": MAX_LENGTH,
+        "use_cpu": True,
+        "bf16": False,
+        "logging_steps": 1,
+        "disable_tqdm": True,  # each step's line is then printed as it ends
+        "report_to": "none",
+        "save_strategy": "no",
+        **more,
+    }
+
+
+def _write_zero(place: Path) -> str:
+    path = place / "zero2.json"
+    automatic = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+    zero = dict.fromkeys((*automatic, "gradient_clipping"), "auto")
+    options = {"zero_optimization": {"stage": 2}, "zero_allow_untested_optimizer": True}
+    path.write_text(json.dumps(zero | options))
+    return str(path)
+
+
+def _trl(place: Path, name: str, arguments: dict[str, Any], *, command: bool = False) -> Run:
+    model, rows = str(place / "model"), str(place / "rows")
+    if command:
+        line = [str(Path(sys.executable).with_name("trl")), "sft", "--model_name_or_path", model]
+        line += ["--dataset_name", rows, "--dtype", "float32"]
+        line += [part for key, value in arguments.items() for part in (f"--{key}", str(value))]
+    else:
+        settings = place / f"{name}.json"
+        arguments = arguments | {"model_init_kwargs": {"dtype": "float32"}}
+        settings.write_text(json.dumps({"model": model, "rows": rows, "arguments": arguments}))
+        line = [sys.executable, str(REPO / "benchmarks" / "trl_script.py"), str(settings)]
+    environment = _environment(place)
+    if "deepspeed" in arguments:
+        environment |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29531"}
+    started = time.time()
+    steps, used = _watched(line, environment, place / f"{name}.log")
+    return _figures(started, steps, used, time.time() - started)
+
+
+def _ours(place: Path, name: str, args: argparse.Namespace, *, packing: bool) -> Run:
+    """From the enqueued job's claim on; what `enqueue` prepares is not counted."""
+    from jobspec import record
+    from jobspec import spec as specs
+    from jobspec.queue import Queue
+    from jobspec.record import ClaimRecord
+
+    file, root = place / f"{name}.spec.json", place / "root"
+    file.write_bytes(specs.canonical(_spec(place, name, args, packing=packing)))
+    environment = _environment(place)
+    enqueue = [sys.executable, "-m", "jobspec.cli", "enqueue", str(file), "--root", str(root)]
+    done = subprocess.run(
+        enqueue, cwd=REPO, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    work = [sys.executable, "-m", "worker", "--root", str(root), "--drain", "--devices", "1"]
+    started = time.time()
+    _, used = _watched(work, environment, place / f"{name}.log")
+    job = Queue(root).job(done.stdout.strip())
+    if job.state != record.State.SUCCEEDED:
+        raise SystemExit((place / f"{name}.log").read_text()[-3000:])
+    attempt = job.paths.attempt(1)
+    if not json.loads(attempt.done("prepare").read_text())["cached"]:
+        raise SystemExit("rows were tokenized although they were prepared")
+    rows = [json.loads(line) for line in attempt.metrics.read_text().splitlines()]
+    steps = [Step(_unix(r["time"]), r["num_tokens"], r["loss"]) for r in rows if "loss" in r]
+    claim = record.read(attempt.claim, ClaimRecord)
+    assert claim is not None
+    return _figures(_unix(claim.claimed_at), steps, used, time.time() - started)
+
+
+def _spec(place: Path, name: str, args: argparse.Namespace, *, packing: bool) -> Any:
+    from jobspec.spec import DataSpec, JobSpec, ModelSpec, TrainSpec
+
+    return JobSpec(
+        name=name,
+        model=ModelSpec(name=str(place / "model"), dtype="float32"),
+        data=DataSpec(path=str(place / "ours.jsonl"), eval_split_ratio=0.0),
+        train=TrainSpec(
+            num_train_epochs=1.0,
+            learning_rate=1e-3,
+            per_device_train_batch_size=args.micro,
+            global_batch_size=ROWS_A_STEP,
+            max_length=MAX_LENGTH,
+            packing=packing,
+        ),
+        eval=None,
+    )
+
+
+def _unix(text: str) -> float:
+    return datetime.datetime.fromisoformat(text).timestamp()
+
+
+def _environment(place: Path) -> dict[str, str]:
+    """The same for all: threads, caches of its own, no network."""
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("JOBSPEC_")},
+        "JOBSPEC_TEST_DATA": str(DATA),
+        "PYTHONPATH": str(REPO),
+        "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
+        "HF_HOME": str(place / "hf"),
+        "HF_HUB_OFFLINE": "1",
+        "DS_ACCELERATOR": "cpu",
+        "TOKENIZERS_PARALLELISM": "true",
+    }
+
+
+def _watched(
+    line: list[str], environment: dict[str, str], log: Path
+) -> tuple[list[Step], resource.struct_rusage]:
+    """Run a command to its end: the steps it prints, as they come, and what its processes used.
+
+    Raises SystemExit with the end of its log if it fails.
+    """
+    steps: list[Step] = []
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            line, cwd=REPO, env=environment, stdout=subprocess.PIPE, stderr=stream, text=True
+        )
+        assert process.stdout is not None
+        for text in process.stdout:
+            stream.write(text)
+            if text.startswith("{'loss'"):
+                said = ast.literal_eval(text)
+                steps.append(Step(time.time(), float(said["num_tokens"]), float(said["loss"])))
+        _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{line}\n{log.read_text()[-3000:]}")
+    return steps, used
+
+
+def _figures(started: float, steps: list[Step], used: resource.struct_rusage, wall_s: float) -> Run:
+    first, last = steps[min(WARM_UP, len(steps)) - 1], steps[-1]
+    seconds = last.time - first.time
+    return Run(
+        tokens_per_second=(last.tokens - first.tokens) / seconds if seconds else 0.0,
+        peak_gib=used.ru_maxrss / 2**20,  # of the largest process among it and its children
+        first_step_s=steps[0].time - started,
+        loss=statistics.mean(step.loss for step in steps),
+        tokens=last.tokens,
+        cpu_s=used.ru_utime + used.ru_stime,
+        wall_s=wall_s,
+    )
+
+
+if __name__ == "__main__":
+    main()
