@@ -160,7 +160,7 @@ def _make() -> None:
         "parameters": sum(p.numel() for p in model.parameters()),
         "tokens": sum(lengths),
         "flops": work.step(lengths, trained),
-        "forward_flops": work.forward(lengths, 0),
+        "again_flops": work.again(lengths, trained, layers=True),
         "peak": flops.peak(torch.cuda.get_device_name()),
     }
     (directory / "facts.json").write_text(json.dumps(facts))
@@ -326,7 +326,7 @@ def _sum_up(rows: list[dict[str, Any]], facts: dict[str, Any]) -> dict[str, Any]
     if facts["peak"]:
         work = facts["flops"] * share
         out["mfu"] = round(work / seconds / facts["peak"], 3)
-        out["hfu"] = round((work + facts["forward_flops"] * share) / seconds / facts["peak"], 3)
+        out["hfu"] = round((work + facts["again_flops"] * share) / seconds / facts["peak"], 3)
     return out
 
 
