@@ -8,7 +8,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,8 +83,12 @@ class Run:
     def attempt(self) -> AttemptPaths:
         return self.job.attempt(self.number)
 
-    def go(self, *strikes: Strike, world: int = 2) -> list[int]:
-        """The next attempt, as a worker makes it: inherit, prepare, convert, train."""
+    def go(self, *strikes: Strike, world: int = 2, convert: Sequence[Strike] = ()) -> list[int]:
+        """The next attempt, as a worker makes it: inherit, prepare, convert, train.
+
+        Returns:
+            The exit codes of the training's ranks, or of a conversion that did not finish.
+        """
         self.number += 1
         self.attempt.dir.mkdir(parents=True)
         said = inherit(self.job, self.attempt, self.job.dir.parent.parent)
@@ -95,7 +99,9 @@ class Run:
             command = launch.phase_command("prepare", self.attempt.dir)
             subprocess.run(command, cwd=REPO, check=True)
         if checkpoints.misfit(self.attempt, plan.world) is not None:
-            assert self.phase("convert", 1) == [0], self.attempt.log("convert").read_text()
+            codes = self.phase("convert", 1, *convert)
+            if codes != [0]:
+                return codes
         codes = self.phase("train", plan.world, *strikes)
         self.told.append((said, [vars(strike) for strike in strikes], codes))
         return codes

@@ -121,8 +121,14 @@ def test_a_run_goes_on_with_another_number_of_ranks(
     assert calm.spec.train is not None
     run = start(ranks, queue, spec(tiny, "elastic", calm.spec.train.zero_stage))
     assert run.go(Strike("step", "SIGUSR2", nth=5)) == STOPPED
+    # Killed with all converted but COMPLETE: the state it came from is still there.
+    killed = Strike("state, before its seal", "SIGKILL")
+    assert run.go(world=1, convert=[killed]) == [-9]
+    assert state_of(run) == "step-5"
     assert run.go(Strike("step", "SIGUSR2", nth=5), world=1) == [75]
     assert state_of(run) == "step-10"
+    left = [path.name for path in run.job.attempt(2).checkpoints.iterdir()]
+    assert left == []  # half a conversion goes with the other things of earlier attempts
     assert run.go(world=2) == [0, 0]
 
     assert run.losses.keys() == calm.losses.keys()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -97,3 +98,28 @@ def test_nothing_outlives_a_killed_parent(tmp_path, isolation):
         process.kill()
         process.wait()
         wait_for(lambda: not alive(tmp_path), "a rank or daemon outlived the worker", 5.0)
+
+
+@BOTH
+def test_no_rank_outlives_a_killed_sitter(tmp_path, isolation):
+    """Its own daemons aside, which in no namespace only a living sitter can end."""
+    env = {**os.environ, "PYTHONPATH": str(REPO)}
+    command = sit(tmp_path, isolation, "100:0", "100:0")
+    with subprocess.Popen(command, cwd=tmp_path, env=env) as process:
+        wait_for(lambda: (tmp_path / "up0").exists() and (tmp_path / "up1").exists(), "ranks")
+        process.kill()
+        process.wait()
+        try:
+            wait_for(lambda: "rank.py" not in str(alive(tmp_path)), "a rank outlived it", 5.0)
+            if isolation == "auto":
+                wait_for(lambda: not alive(tmp_path), "a daemon outlived the namespace", 5.0)
+        finally:
+            end_daemons(tmp_path)
+
+
+def end_daemons(directory: Path) -> None:
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            theirs = (entry / "cwd").readlink() == directory
+            if theirs and b"sleep" in (entry / "cmdline").read_bytes():
+                os.kill(int(entry.name), signal.SIGKILL)

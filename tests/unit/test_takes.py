@@ -1,4 +1,4 @@
-"""Whether a worker takes a job whose resume state other ranks made."""
+"""Whether a worker takes a job that was begun elsewhere, and what it leaves of it."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ import shutil
 from pathlib import Path
 
 import pytest
+from preparekit import assistant, model_dir, user, write_rows
 
+from jobspec import record
+from jobspec.paths import JobPaths
 from jobspec.queue import Queue
-from jobspec.record import Reason, State
+from jobspec.record import End, Reason, State
 from jobspec.spec import DataSpec, JobSpec, ModelSpec
-from worker import seals
+from worker import checkpoints, seals
+from worker.attempt import Attempt
 from worker.launch import Devices
 from worker.loop import Options, Worker
 from worker.seals import FileSeal, Seal
 
 
-def stopped_job(queue: Queue, size: int) -> None:
+def stopped_job(queue: Queue, size: int, model: str = "m", data: str = "/d") -> JobPaths:
     """A job that two ranks left with a state of so many bytes, as its seal says."""
-    model, data = ModelSpec(name="m"), DataSpec(path="/d", sha256="0" * 64)
-    job = queue.enqueue(JobSpec(name="x", model=model, data=data))
+    rows = DataSpec(path=data, sha256="0" * 64)
+    job = queue.enqueue(JobSpec(name="x", model=ModelSpec(name=model), data=rows))
     claim = queue.claim("first")
     assert claim is not None
     state = job.paths.attempt(1).checkpoints / "step-5"
@@ -27,6 +31,7 @@ def stopped_job(queue: Queue, size: int) -> None:
     files = {"zero_pp_rank_0_mp_rank_00_optim_states.pt": FileSeal(size=size, sha256="")}
     seals.seal(state, Seal(attempt=1, step=5, world=2, zero_stage=2, files=files))
     assert claim.requeue(Reason.PREEMPTED) is State.PENDING
+    return job.paths
 
 
 @pytest.mark.parametrize(
@@ -43,3 +48,29 @@ def test_a_job_is_taken_with_as_many_devices_or_with_space_to_convert(
         assert (claim is not None) is taken
     finally:
         shutil.rmtree(worker.tmp)
+
+
+def test_a_job_refused_for_its_input_keeps_its_earlier_states(tmp_path: Path) -> None:
+    """The data differs from what was enqueued: seen before training, nothing is lost by it."""
+    queue = Queue.create(tmp_path / "root")
+    data = write_rows(tmp_path / "rows.jsonl", [{"messages": [user("a"), assistant("b")]}])
+    job = stopped_job(queue, 3, str(model_dir(tmp_path / "model")), str(data))
+    (
+        job.attempt(1).checkpoints / "step-5" / "zero_pp_rank_0_mp_rank_00_optim_states.pt"
+    ).write_text("abc")
+    worker = Worker(queue, Options(), Devices(2))
+    try:
+        worker.beat()
+        claim = queue.claim(worker.id)
+        assert claim is not None
+        assert Attempt(worker, claim).run().state is State.FAILED
+    finally:
+        shutil.rmtree(worker.tmp)
+    end = record.read(job.attempt(2).end, End)
+    assert end is not None
+    assert (end.phase, end.reason) == ("prepare", Reason.FAILED)
+    assert "$.data.sha256" in end.message
+    assert end.hint
+    kept = checkpoints.newest(job.attempt(2))
+    assert kept is not None
+    assert kept.name == "step-5"
