@@ -65,14 +65,18 @@ def test_a_run_struck_nine_times_ends_as_the_calm_one_bit_for_bit(
     draw = random.Random(SEED)
     sys.stdout.write(f"JOBSPEC_TEST_SEED={SEED}\n")  # pytest shows it if the test fails
 
-    # While the model is loaded, and in the first evaluation: nothing is trained, nothing saved.
-    assert run.go(Strike("load", "SIGUSR2", rank=1, to=(1,))) == STOPPED
+    # In the first of two batches of the first evaluation: it is broken off, nothing is trained.
     assert run.go(Strike("evaluation", "SIGTERM")) == STOPPED
     assert state_of(run) is None
+    assert run.eval_losses == {}
 
     codes = run.go(Strike("step", "SIGKILL", rank=1, nth=draw.randint(4, 6), to=(1,)))
     assert codes[1] == -9
     assert codes[0] != 0
+    assert state_of(run) == "step-3"
+
+    # While the model is loaded: no step is made.
+    assert run.go(Strike("load", "SIGUSR2", rank=1, to=(1,))) == STOPPED
     assert state_of(run) == "step-3"
 
     # All ranks, in the middle of an interval's save: it is finished, the stop comes a step later.
@@ -101,6 +105,8 @@ def test_a_run_struck_nine_times_ends_as_the_calm_one_bit_for_bit(
     # In an epoch's evaluation: the state says that its loss is still to be measured.
     assert run.go(Strike("evaluation", "SIGTERM", rank=1, to=(1,))) == STOPPED
     assert state_of(run) == "step-16"
+    assert 16 not in run.eval_losses
+    assert not (run.attempt.checkpoints / "epoch-2").exists()
 
     # It is measured first; then the first rank dies with all written but COMPLETE.
     assert run.go(Strike("state, before its seal", "SIGKILL"))[0] == -9
