@@ -23,7 +23,7 @@ GIB = 2**30
 _BUCKET = 500_000_000  # elements DeepSpeed reduces at once
 _SUB_GROUP = 1_000_000_000  # elements ZeRO-3 updates at once
 _TILE_TOKENS, _TILE_VOCABULARY = 4096, 32768  # what of the logits exists at once
-_HEAP = 1.6  # what a CPU's allocator holds of activations for each byte in use
+_HEAP = 1.25  # what a CPU's allocator holds of activations for each byte in use
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,7 +123,7 @@ def _activations(shape: Shape, setting: Setting, width: int) -> float:
         kept = shape.layers * layer
         layer = 0
     tile = 4 * min(tokens, _TILE_TOKENS) * min(shape.vocabulary, _TILE_VOCABULARY)
-    tiles = 2 if setting.on_gpu else 4.5  # without the fused kernel each pass leaves its own
+    tiles = 2 if setting.on_gpu else 5.8  # without the fused kernel each pass leaves its own
     head = tiles * tile + (4 * shape.head if lora is None else 0) + 8 * shape.hidden * tokens
     return tokens * kept + max(tokens * (layer + falling), head)
 
