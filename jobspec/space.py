@@ -71,7 +71,8 @@ def _part(path: Path) -> str:
     if top != "attempts":
         return "rest"
     if inner[0] == "checkpoints":
-        return "epochs" if inner[1].startswith("epoch-") else "states"
+        kept = "epochs" if inner[1].startswith("epoch-") else "rest"
+        return "states" if _is_state(inner[1]) else kept
     kinds = {"trash": "states", "final_model": "model", "adapter": "model", "eval": "eval"}
     return kinds.get(inner[0], "rest")
 
@@ -102,8 +103,11 @@ def _states(attempt: AttemptPaths) -> list[Path]:
         names = sorted(os.listdir(attempt.checkpoints))  # noqa: PTH208 - dotfiles too
     except (FileNotFoundError, NotADirectoryError):
         return []
-    wanted = (n for n in names if n.startswith("step-") or n.endswith(".partial"))
-    return [attempt.checkpoints / name for name in wanted]
+    return [attempt.checkpoints / name for name in names if _is_state(name)]
+
+
+def _is_state(name: str) -> bool:
+    return name.startswith("step-") or name.endswith(".partial")
 
 
 def drop(path: Path) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from jobspec import record, report, results, words, workers
+from jobspec import new, record, report, results, words, workers
 from jobspec.errors import JobspecError
 from jobspec.html.charts import Figure, figures
 from jobspec.html.runs import Run, read
@@ -70,6 +70,7 @@ def _told(queue: Queue, jobs: Sequence[Job]) -> dict[str, Any]:
         "phases": phases(runs),
         "phase_names": PHASES,
         "why": _why,
+        "rate": new.spell_rate,
     }
 
 

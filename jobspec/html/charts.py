@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from jobspec.html.runs import Point, Run
+from jobspec.new import spell_rate
 from jobspec.spending import OVERHEAD
 
 # Okabe and Ito's colours, told apart with any kind of colour vision; black is left to the text.
@@ -104,7 +105,7 @@ def _by_rate(runs: Sequence[Run], benchmark: str) -> Figure:
             traces += _base_lines(number, mine, tuned, benchmark)
     layout = _layout("learning rate", "score", len(traces), log_x=True)
     rates = sorted({_rate(run) for run in scored if run.kind == "tuned"})
-    layout["xaxis"] |= {"tickvals": rates, "ticktext": [f"{rate:g}" for rate in rates]}
+    layout["xaxis"] |= {"tickvals": rates, "ticktext": [spell_rate(rate) for rate in rates]}
     return Figure(
         id=f"rate-{benchmark}",
         title=f"{benchmark}: score by learning rate",
@@ -122,7 +123,7 @@ def _rate(run: Run) -> float:
 
 
 def _rate_text(run: Run) -> str:
-    return f"{_rate(run):g}" if run.kind == "tuned" else run.kind
+    return spell_rate(_rate(run)) if run.kind == "tuned" else run.kind
 
 
 def _score_text(run: Run, benchmark: str) -> list[str]:
@@ -140,7 +141,7 @@ def _rate_line(number: int, model: str, runs: Sequence[Run], benchmark: str) -> 
         "x": [_rate(run) for run in runs],
         "y": [_short(score.value) for score in scores],
         "text": [run.label for run in runs],
-        "hovertemplate": "%{y:.3f} at %{x}<extra>%{text}</extra>",
+        "hovertemplate": "%{y:.3f} at %{x:.3g}<extra>%{text}</extra>",
         "error_y": {
             "type": "data",
             "symmetric": False,
