@@ -28,7 +28,7 @@ QUICK = ("--grace", str(GRACE_S), "--stall", "15")
 
 def make_queue(tmp_path: Path) -> Queue:
     """A root whose relays beat and die quickly."""
-    return Queue.create(tmp_path / "root", heartbeat_s=0.2, lease_s=2.0)
+    return Queue.create(tmp_path / "root", heartbeat_s=0.2, lease_s=4.0)
 
 
 class Writing:

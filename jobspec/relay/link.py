@@ -47,7 +47,7 @@ class Link:
     """One client process. Its directory, key and core go with it.
 
     Args:
-        tick: called about every second while an answer is waited for.
+        tick: called twice a second while an answer is waited for.
     """
 
     def __init__(self, tick: Callable[[], None] = lambda: None, *, offline: bool = False) -> None:
@@ -117,7 +117,7 @@ class Link:
         while time.monotonic() < ends:
             self._tick()
             with contextlib.suppress(queue.Empty):
-                return self._answers.get(timeout=1.0)
+                return self._answers.get(timeout=0.5)
         return None
 
     def _listen(self) -> None:

@@ -66,6 +66,7 @@ class Relay:
         self._reader = Reader(settled=options.settled)
         self._over: dict[str, tuple[str, int]] = {}
         self._read_at = float("-inf")
+        self._progress: tuple[tuple[int, ...], float] = ((), time.monotonic())
         self._poll_at, self._poll_pause = 0.0, 2.0
         self.problems: dict[str, str] = {}
         self.arrived: dict[str, int] = {}  # by run, the rows that the server was seen to have
@@ -95,7 +96,21 @@ class Relay:
             self._trouble("root", f"the root does not answer: {error}")
             time.sleep(_OUTAGE_S)
             return False
-        return all(feed.is_done or feed.gave_up for feed in self._feeds.values())
+        return self._is_over()
+
+    def _is_over(self) -> bool:
+        """Whether nothing is left to do by now, or nothing gets done any more."""
+        feeds = self._feeds.values()
+        if all(feed.is_done or feed.gave_up for feed in feeds):
+            return True
+        now = (sum(self.arrived.values()), sum(feed.is_done for feed in feeds), len(feeds))
+        if now != self._progress[0]:
+            self._progress = (now, time.monotonic())
+        stall_s = self._options.timing.stall_s
+        if self._options.timing.watch or time.monotonic() - self._progress[1] < stall_s:
+            return False
+        self._trouble("stalled", f"gave up: nothing arrived for {stall_s:.0f} s")
+        return True
 
     @property
     def pause_s(self) -> float:

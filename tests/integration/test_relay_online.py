@@ -92,8 +92,8 @@ def test_a_count_that_has_not_caught_up_with_a_killed_relay_is_not_believed(
     job.steps(0, 30)
     with Watching(queue, server) as watching:
         watching.until(lambda: lines(server) == 30)
-        server.lag_s = 3.0  # from now on, and of these 30, too
         watching.kill()
+    server.stale = 4  # three answers yet: it has none
     job.steps(30, 40)
     relay(queue, server, "--grace", "4")
     run = server.run(f"{job.job}-train")
@@ -256,6 +256,13 @@ def test_a_run_deleted_on_the_server_is_named_and_sent_again_when_asked(
     assert relay(queue, server, "--verify", code=1).stdout.count("is not there") == 1
     relay(queue, server, "--resend")
     assert [row["seq"] for row in server.run(f"{job.job}-train-2").rows] == list(range(8))
+
+
+def test_a_server_that_answers_nothing_useful_is_given_up(queue: Queue, server: Server) -> None:
+    start(queue).steps(0, 3)
+    server.fault = lambda what: 400 if what == "RelayCounts" else None
+    done = relay(queue, server, "--stall", "2", code=1)
+    assert "gave up: nothing arrived for 2 s" in done.stderr and "400" in done.stderr
 
 
 def test_the_second_relay_says_who_runs_and_a_killed_one_holds_up_nobody(
