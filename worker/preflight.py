@@ -246,7 +246,7 @@ def check(root: Path, tmp: Path, *, min_free_gib: float = 1.0) -> list[Finding]:
 def short_tmp() -> Path:
     """A new node-local directory for this worker, short enough for sockets."""
     base = Path(os.environ.get("SLURM_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
-    if len(str(base)) + 12 + _ENGINE_SOCKET > SOCKET_PATH_MAX:
+    if len(str(base)) + len("/jsw-12345678") + _ENGINE_SOCKET > SOCKET_PATH_MAX:
         base = Path("/tmp")
     return Path(tempfile.mkdtemp(prefix="jsw-", dir=base))
 

@@ -21,7 +21,7 @@ def slurm() -> Iterator[slurmkit.Slurm]:
     if reason is not None:
         pytest.skip(reason)
     with (
-        tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as base,
+        tempfile.TemporaryDirectory(prefix="sl-", ignore_cleanup_errors=True) as base,
         slurmkit.running(Path(base)) as running,
     ):
         yield running

@@ -23,11 +23,16 @@ pytestmark = [
 def test_a_time_limit_a_dead_controller_requeue_and_cancel(cluster: Cluster) -> None:
     slurm = cluster.slurm
     job = cluster.enqueue(long_spec(cluster.tiny, "chain", num_train_epochs=500.0))
-    element = f"{cluster.sbatch('0', '--time=2', '--signal=B:USR2@60')}_0"
+    element = f"{cluster.sbatch('0', '--time=50', '--signal=B:USR2@60')}_0"
 
-    # The time limit itself: its warning comes within a minute, and the element comes back.
-    cluster.wait_until(lambda: slurm.job(element).get("Restarts") == "1", "the warning")
-    slurm.call("scontrol", "update", f"job={element}", "TimeLimit=30")
+    # The time limit itself, set so that its warning is near; and the element comes back.
+    cluster.wait_for_steps(job, 1)
+    hours, minutes, _ = slurm.job(element)["RunTime"].split(":")
+    slurm.call(
+        "scontrol", "update", f"job={element}", f"TimeLimit={int(hours) * 60 + int(minutes) + 2}"
+    )
+    cluster.wait_until(lambda: slurm.job(element)["Restarts"] == "1", "the warning")
+    slurm.call("scontrol", "update", f"job={element}", "TimeLimit=50")
     assert reason(job, 1) in ("walltime", "preempted")
     cluster.wait_for_steps(job, 2)
     first = resumed_from(job, 2)
