@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from waykit import drain, queue_at, ranks_of, rows, tiny_spec
 
 from jobspec import record
+from jobspec.paths import AttemptPaths
 from jobspec.queue import Job
 from jobspec.record import End, State
 from jobspec.spec import LoraSpec
@@ -73,12 +74,34 @@ def test_the_curve_does_not_depend_on_how_a_batch_is_spread(
     result = msgspec.json.decode(job.paths.result.read_bytes(), type=record.Result)
     assert result.train["engine"]["zero_stage"] == settings.get("zero_stage", 2)
     assert result.train["engine"]["class"] == "DeepSpeedEngine"
+    assert 0.9 < result.train["memory"]["ratio"] < 1.1, result.train["memory"]
+    check_records(job.paths.attempt(1))
     weights = load_file(job.paths.final_model / "model.safetensors")
     untrained = load_file(tiny / "model" / "model.safetensors")
     assert {name: value.shape for name, value in weights.items()} == {
         name: value.shape for name, value in untrained.items()
     }
     assert any((weights[name] != untrained[name]).any() for name in weights)
+
+
+def check_records(attempt: AttemptPaths) -> None:
+    """What was measured while it ran, and where its rows came from."""
+    steps = [row for row in rows(attempt.dir) if "loss" in row]
+    for row in steps:
+        assert row["mfu"] is None and row["hfu"] is None, "no peak is known of a CPU"
+        assert row["tokens_per_second_per_device"] == row["tokens_per_second"] / 2
+        assert 0 <= row["data_wait_share"] < 1
+        assert row["num_tokens"] > row["trained_tokens"] > 0
+    peaks = [row["peak_memory_gib"] for row in steps]
+    assert peaks == sorted(peaks) and 0.1 < peaks[0] < 4.0
+    manifest = msgspec.json.decode(attempt.manifest.read_bytes())
+    prepared = msgspec.json.decode(attempt.done("prepare").read_bytes())
+    assert manifest["inputs"]["template_sha256"] == prepared["template_sha256"]
+    assert manifest["deepspeed"] == record_of(attempt)["engine"]["deepspeed_config"]
+
+
+def record_of(attempt: AttemptPaths) -> dict:
+    return msgspec.json.decode(attempt.done("train").read_bytes())
 
 
 SHARED = {"per_device_train_batch_size": 1, "packing": True, "sequence_parallel": 2}

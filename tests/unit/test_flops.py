@@ -41,3 +41,15 @@ def test_a_models_shape_is_read_off_it():
     assert shape.body == sum(p.numel() for p in model.parameters()) - 2 * 50 * 16
     assert shape.windows == (8, 8, 8, None)
     assert shape.attention_width == 16
+
+
+def test_what_is_computed_twice_counts_for_the_hardware_alone():
+    shape = Shape(body=1000, head=100, attention_width=8, windows=(None,))
+    assert shape.again([4], 3, layers=True) == shape.forward([4], 3)
+    assert shape.again([4], 3, layers=False) == 2 * 3 * 100
+
+
+def test_frozen_weights_get_no_gradient():
+    shape = Shape(body=1000, head=100, attention_width=8, windows=(None,), frozen=True)
+    # Forward, and backward to the inputs: 4 a weight; attention has no weights to spare.
+    assert shape.step([4], 3) == 4 * (4 * 1000 + 3 * 100) + 3 * 4 * 8 * 10
