@@ -126,10 +126,9 @@ class Attempt:
         self._look()
         self._event("start", phase=phase, ranks=ranks)
         self._paths.error.unlink(missing_ok=True)
-        for _ in range(_PORTS_TRIED):
-            code = self._run(phase, ranks)
-            if code != EXIT_PORT_TAKEN:
-                break
+        tried = 1
+        while (code := self._run(phase, ranks)) == EXIT_PORT_TAKEN and tried < _PORTS_TRIED:
+            tried += 1
         if code == EXIT_DONE and self._paths.done(phase).exists():
             return None
         return self._judge(phase, code)
