@@ -157,7 +157,9 @@ def make(place: Path, count: int) -> None:
     """Model, tokenizer, and the rows as we and as TRL read them; what they are in facts.json."""
     import torch
     from transformers import Olmo3Config, Olmo3ForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     rows = [row for row in _reference() if len(row) == 2]
     tokenizer = _tokenizer([message["content"] for row in rows for message in row])
     short = [row for row in rows if _tokens(tokenizer, row) <= MAX_LENGTH]
