@@ -77,6 +77,8 @@ class Feed:
         """Whether the server has all there is to send by now, and nobody has the run open."""
         if self.phase is not Phase.CLOSED or self._is_short or not self.sent.clean:
             return False
+        if not self._fits():
+            return False
         goes_on = self.run.end is None and self.timing.watch
         return goes_on or self.sent.told == self.run.digest()
 
@@ -195,7 +197,7 @@ class Feed:
         if self.sent.superseded:
             self._assign(superseded=())
         ends = self.timing.watch or self.run.end is not None
-        opened = self._open_run(link, self.id, self.run.name, self.run.kind, ends=ends)
+        opened = self._open_run(link, self.id, ends=ends)
         self.link, self.phase, self.handed = link, Phase.OPEN, self._count or 0
         if opened != self._count:  # somebody's lines came meanwhile: send nothing
             link.ask("close", id=self.id, summary={}, exit_code=0, preempted=False)
@@ -205,22 +207,15 @@ class Feed:
         self.problem = None
         self._feed()
 
-    def _open_run(self, link: Link, id: str, name: str, job_type: str, *, ends: bool) -> int:
-        facts = {
-            "name": name,
-            "group": self.run.group,
-            "job_type": job_type,
-            "project": self.run.project,
-            "entity": self.run.entity,
-        }
-        axes = AXES[self.run.kind]
+    def _open_run(self, link: Link, id: str, *, ends: bool, **other: str) -> int:
+        facts, axes = self.run.facts() | other, AXES[self.run.kind]
         config = self.run.config
         answer = link.ask("open", id=id, facts=facts, config=config, axes=axes, ends=ends)
         return int(answer["starting_step"])
 
     def _mark_superseded(self, link: Link, generation: int) -> None:
         id, name = self.run.id(generation), f"{self.run.name} (superseded {generation})"
-        self._open_run(link, id, name, "superseded", ends=True)
+        self._open_run(link, id, ends=True, name=name, job_type="superseded")
         told = {"relay/superseded_by": self.id}
         link.ask("close", id=id, summary=told, exit_code=1, preempted=True)
 

@@ -80,11 +80,8 @@ class Offline:
 
     def _write(self, run: Run, generation: int, path: Path) -> None:
         id = run.id(generation)
-        facts = {"name": run.name, "group": run.group, "job_type": run.kind}
-        facts |= {"project": run.project, "entity": run.entity}
-        self._link.ask(
-            "open", id=id, facts=facts, config=run.config, axes=AXES[run.kind], offline=True
-        )
+        facts, axes = run.facts(), AXES[run.kind]
+        self._link.ask("open", id=id, facts=facts, config=run.config, axes=axes, offline=True)
         for first in range(0, len(run.rows), CHUNK):
             rows = [row.values for row in run.rows[first : first + CHUNK]]
             self._link.ask("rows", id=id, first=first, rows=rows)

@@ -15,12 +15,12 @@ from jobspec.record import FINAL
 from jobspec.relay import runs
 from jobspec.relay.cursor import Cursor, Cursors, Sent, target
 from jobspec.relay.feed import Feed, Phase, Timing
-from jobspec.relay.link import Link, Refused, connect
+from jobspec.relay.link import Link, Refused
+from jobspec.relay.pool import Clients
 from jobspec.relay.reader import Reader
 from jobspec.relay.runs import Run
 from jobspec.relay.writer import Writer
 
-RUNS_A_CLIENT = 50  # open at once in one process: memory and file descriptors
 _COUNTED_AT_ONCE = 50  # runs a query
 _OPENED_A_PASS = 100  # W&B takes 80 new runs a second
 _POLL_MOST_S = 60.0
@@ -58,7 +58,6 @@ class Relay:
         self._writer = writer
         self._say = say
         self._last_beat = time.monotonic()
-        self._links: list[Link] = []
         self._feeds: dict[tuple[str, str], Feed] = {}
         self._cursors: dict[str, Cursor] = {}
         self._stores: dict[str, Cursors] = {}
@@ -70,9 +69,7 @@ class Relay:
         self._poll_at, self._poll_pause = 0.0, 2.0
         self.problems: dict[str, str] = {}
         self.arrived: dict[str, int] = {}  # by run, the rows that the server was seen to have
-        self._talker = connect(self._beat)
-        self._links.append(self._talker)
-        self._where = (self._talker.hello["base_url"], self._talker.hello["entity"])
+        self._clients = Clients(self._beat)
 
     def once(self) -> bool:
         """One pass.
@@ -138,8 +135,7 @@ class Relay:
 
     def close(self) -> None:
         """Kill the clients. What they had not sent yet, the next relay sends."""
-        for link in self._links:
-            link.kill()
+        self._clients.close()
 
     # Reading
 
@@ -176,10 +172,10 @@ class Relay:
         return replace(run, project=project, entity=self._entity(run.entity))
 
     def _entity(self, entity: str | None) -> str | None:
-        return self._options.entity or entity or self._where[1]
+        return self._options.entity or entity or self._clients.entity
 
     def _store(self, entity: str | None, project: str) -> Cursors:
-        name = target(self._where[0], self._entity(entity), project)
+        name = target(self._clients.base_url, self._entity(entity), project)
         if name not in self._stores:
             self._stores[name] = Cursors(self._queue.paths, name)
         return self._stores[name]
@@ -252,31 +248,16 @@ class Relay:
             self._trouble("", str(error))
 
     def _count(self, entity: str | None, project: str, feeds: Iterable[Feed]) -> None:
-        if not self._talker.alive:
-            self._talker = self._connect()
         by_id = {feed.id: feed for feed in feeds}
         ids = list(by_id)
-        found = self._talker.ask("count", entity=entity, project=project, ids=ids)["runs"]
+        found = self._clients.any().ask("count", entity=entity, project=project, ids=ids)["runs"]
         for name, feed in by_id.items():
             feed.counted(found[name])
 
     # Clients
 
-    def _connect(self) -> Link:
-        link = Link(self._beat)
-        self._links.append(link)
-        return link
-
     def _link(self) -> Link:
-        """A client with room for one more run."""
-        load = {id(link): 0 for link in self._links if link.alive}
-        for feed in self._feeds.values():
-            if feed.link is not None and id(feed.link) in load:
-                load[id(feed.link)] += 1
-        for link in self._links:
-            if load.get(id(link), RUNS_A_CLIENT) < RUNS_A_CLIENT:
-                return link
-        return self._connect()
+        return self._clients.with_room(feed.link for feed in self._feeds.values())
 
     def _drop_dead(self) -> None:
         """Leave clients that died; kill those that bring nothing over the line any more."""
@@ -287,7 +268,7 @@ class Relay:
         for feed in self._feeds.values():
             if feed.link is not None and not feed.link.alive:
                 feed.leave()
-        self._links = [link for link in self._links if link.alive]
+        self._clients.drop_dead()
 
     # Telling
 

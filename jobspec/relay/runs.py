@@ -67,6 +67,11 @@ class Run:
         """The run's id: of the job, hence the same for ever; a later one where rows were redone."""
         return f"{self.job}-{self.kind}" + (f"-{generation}" if generation > 1 else "")
 
+    def facts(self) -> dict[str, Any]:
+        """What W&B is told of the run as it begins."""
+        named = {"name": self.name, "group": self.group, "job_type": self.kind}
+        return named | {"project": self.project, "entity": self.entity}
+
     def digest(self) -> str:
         """Of all that is told beside the rows: where it changes, the run is told again."""
         told = [self.name, self.group, self.config, self.summary, self.end]
