@@ -54,7 +54,7 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
 
 def usage(job: Job) -> Usage:
     """Measure a job's directory. What vanishes meanwhile counts nothing."""
-    parts = dict.fromkeys(PARTS, 0)
+    parts: dict[str, int] = dict.fromkeys(PARTS, 0)
     for path, size in _files(job.paths.dir):
         parts[_part(path.relative_to(job.paths.dir))] += size
     return Usage(

@@ -86,6 +86,7 @@ def test_a_stop_saves_the_state_and_gives_the_job_back(
     job = queue.jobs()[0]
     assert (job.state, job.attempt) == (State.SUCCEEDED, 2)
     assert losses(job.paths.dir) == uninterrupted
+    assert not list(job.paths.attempts.glob("*/checkpoints/step-*")), "nobody resumes a success"
 
 
 def test_a_state_whose_bytes_changed_is_passed_over_for_the_one_before(

@@ -293,7 +293,7 @@ def test_wait_and_prioritize_choose_by_state_too(queue: Queue) -> None:
     fail(queue, base_spec(notes="failed"), "no")
     done = succeed(queue, base_spec(notes="done"), {})
     queue.enqueue(base_spec(notes="waits"))
-    assert on(queue, "wait", "--state", "succeeded") == f"{done.id}: succeeded\n"
+    assert on(queue, "wait", "--state", "succeeded", "--timeout", "20") == f"{done.id}: succeeded\n"
     on(queue, "prioritize", "--state", "pending", "77")
     assert queue.jobs("pending")[0].priority == 77
     jobspec("prioritize", "77", "--root", queue.paths.root, code=2)
