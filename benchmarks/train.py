@@ -33,34 +33,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 REPO = Path(__file__).resolve().parents[1]
-DATA = Path(os.environ.get("JOBSPEC_TEST_DATA", REPO.parent / "shared" / "data"))
 ROUTES = ("trl", "trl-tuned", "trl-sft", "ours", "ours-packed")
 WARM_UP = 2
 ROWS_A_STEP = 8
 MAX_LENGTH = 2048
-VOCABULARY = 4096
-SHAPE = {
-    "hidden_size": 192,
-    "intermediate_size": 512,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "max_position_embeddings": 4096,
-    "sliding_window": 512,
-    "tie_word_embeddings": False,
-}
-TEMPLATE = """\
-{%- for message in messages -%}
-{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}
-{%- endfor -%}
-{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif -%}
-"""
 
 
 class Run(NamedTuple):
@@ -92,18 +73,12 @@ def main() -> None:
     parser.add_argument("--micro", type=int, default=4, help="rows at once [default: 4]")
     parser.add_argument("--routes", default=",".join(ROUTES))
     parser.add_argument("--output", type=Path, help="also write every run's figures here")
-    parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.make:
-        return make(args.make, args.rows)
     with tempfile.TemporaryDirectory(prefix="train-bench-") as name:
         place = Path(name)
-        subprocess.run([*_me(args), "--make", name], cwd=REPO, env=_environment(place), check=True)
-        return _compare(place, args)
-
-
-def _me(args: argparse.Namespace) -> list[str]:
-    return [sys.executable, "-m", "benchmarks.train", "--rows", str(args.rows)]
+        make = [sys.executable, "-m", "benchmarks.small", name, str(args.rows), str(MAX_LENGTH)]
+        subprocess.run(make, cwd=REPO, env=_environment(place), check=True)
+        _compare(place, args)
 
 
 def _compare(place: Path, args: argparse.Namespace) -> None:
@@ -148,83 +123,6 @@ def _print(medians: dict[str, Run]) -> None:
             f" {run.peak_gib:9.2f} {run.peak_gib / base.peak_gib:6.2f}"
             f" {run.first_step_s:11.1f} {run.first_step_s / base.first_step_s:6.2f} {run.loss:7.3f}"
         )
-
-
-# --- the model and its rows
-
-
-def make(place: Path, count: int) -> None:
-    """Model, tokenizer, and the rows as we and as TRL read them; what they are in facts.json."""
-    import torch
-    from transformers import Olmo3Config, Olmo3ForCausalLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    rows = [row for row in _reference() if len(row) == 2]
-    tokenizer = _tokenizer([message["content"] for row in rows for message in row])
-    short = [row for row in rows if _tokens(tokenizer, row) <= MAX_LENGTH]
-    chosen = [short[i * len(short) // count] for i in range(count)]
-    config = Olmo3Config(
-        vocab_size=len(tokenizer),
-        **SHAPE,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-        dtype="float32",
-    )
-    torch.manual_seed(0)
-    model = Olmo3ForCausalLM(config)
-    model.save_pretrained(place / "model")
-    tokenizer.save_pretrained(place / "model")
-    (place / "rows").mkdir()
-    _write(place / "ours.jsonl", [{"messages": row} for row in chosen])
-    _write(
-        place / "rows" / "train.jsonl", [{"prompt": r[:-1], "completion": r[-1:]} for r in chosen]
-    )
-    lengths = [_tokens(tokenizer, row) for row in chosen]
-    facts = {
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "rows": count,
-        "tokens": sum(lengths),
-        "longest": max(lengths),
-    }
-    (place / "facts.json").write_text(json.dumps(facts))
-
-
-def _reference() -> Iterator[list[dict[str, str]]]:
-    for line in (DATA / "sft_reasoning.jsonl").read_text().splitlines():
-        yield json.loads(line)["messages"]
-
-
-def _tokenizer(texts: list[str]) -> Any:
-    """Byte pairs learned from the rows, so that the head's share of the work is a real model's."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=["<|pad|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    inner.train_from_iterator(texts, trainer)
-    made = PreTrainedTokenizerFast(
-        tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|pad|>"
-    )
-    made.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
-    made.chat_template = TEMPLATE
-    return made
-
-
-def _tokens(tokenizer: Any, row: list[dict[str, str]]) -> int:
-    return len(tokenizer.apply_chat_template(row, return_dict=False))
-
-
-def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 # --- the routes
@@ -353,7 +251,9 @@ def _environment(place: Path) -> dict[str, str]:
     """The same for all: threads, caches of its own, no network."""
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("JOBSPEC_")},
-        "JOBSPEC_TEST_DATA": str(DATA),
+        "JOBSPEC_TEST_DATA": os.environ.get(
+            "JOBSPEC_TEST_DATA", str(REPO.parent / "shared" / "data")
+        ),
         "PYTHONPATH": str(REPO),
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
