@@ -9,7 +9,7 @@ import pytest
 
 from jobspec import metrics
 from jobspec.paths import JobPaths
-from jobspec.record import End, Reason, encode
+from jobspec.record import End, Reason, Taken, encode
 
 
 @pytest.fixture
@@ -134,6 +134,25 @@ def test_a_damaged_line_in_the_middle_costs_only_itself(job: JobPaths) -> None:
     path = job.attempt(1).metrics
     first, second = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(first + b"\x00\xff\n[1]\n" + second)
+    assert steps(job) == [(1, 1), (1, 2)]
+
+
+def test_a_row_with_nan_or_infinity_is_a_row(job: JobPaths) -> None:
+    write(job, 1, [{"step": 1, "loss": float("nan"), "grad_norm": float("inf")}])
+    (row,) = metrics.history(job)
+    assert row["loss"] != row["loss"] and row["grad_norm"] == float("inf")
+
+
+def test_rows_without_a_number_get_their_lines(job: JobPaths) -> None:
+    write(job, 1, [])
+    job.attempt(1).metrics.write_bytes(b'{"step": 1}\n{"tor\n{"step": 2, "loss": 1, "seq": "x"}\n')
+    assert [row["seq"] for row in metrics.read_rows(job.attempt(1).metrics)] == [0, 2]
+    assert [row["attempt"] for row in metrics.history(job)] == [1]
+
+
+def test_rows_after_the_claim_was_taken_are_ignored(job: JobPaths) -> None:
+    write(job, 1, losses(1, 2, 3))
+    job.attempt(1).taken.write_bytes(encode(Taken(at=minute(1))))
     assert steps(job) == [(1, 1), (1, 2)]
 
 
