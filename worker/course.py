@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
 
 from jobspec.errors import JobspecError
+from worker.seals import Seal
 
 
 class NonFiniteLossError(JobspecError):
@@ -44,3 +48,21 @@ class Course:
     saves_s: list[float] = field(default_factory=list)
     ended_epochs: int = 0
     conversions: list[dict[str, float]] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, state: Path, sealed: Seal, world: int) -> Course:
+        """What a run had come to when `state` was saved, taken up by `world` ranks."""
+        course = msgspec.json.decode((state / "course.json").read_bytes(), type=cls)
+        course.resumed_from = {"attempt": sealed.attempt, "step": sealed.step}
+        if sealed.world != world:
+            made = sealed.converted
+            course.conversions.append(
+                {
+                    "step": sealed.step,
+                    "from_ranks": sealed.world,
+                    "to_ranks": world,
+                    "seconds": made.seconds if made else 0.0,
+                    "size": made.size if made else 0,
+                }
+            )
+        return course

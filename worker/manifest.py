@@ -10,6 +10,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from jobspec.errors import JobspecError
 from jobspec.spec import JobSpec
 from worker import launch
 from worker.launch import Devices, Plan
@@ -98,6 +101,21 @@ def driver(said: Path = Path("/proc/driver/nvidia/version")) -> str | None:
     except OSError:
         return None
     return found.group(1) if found else None
+
+
+def planned_rows(manifest: Path, world: int) -> int | None:
+    """Rows a micro-batch has by an attempt's manifest; None where there is none.
+
+    Raises:
+        JobspecError: another number of ranks runs than was planned.
+    """
+    try:
+        plan = msgspec.json.decode(manifest.read_bytes())["plan"]
+    except FileNotFoundError:
+        return None
+    if plan["world_size"] != world:
+        raise JobspecError(f"{world} ranks run, {plan['world_size']} were planned", file=manifest)
+    return plan["per_device_train_batch_size"]
 
 
 def code_version() -> dict[str, Any]:

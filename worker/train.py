@@ -23,6 +23,7 @@ from jobspec.errors import JobspecError, ModelError
 from jobspec.spec import JobSpec
 from worker import adapters, attention, checkpoints, flops, kernels, launch, meeting
 from worker.course import Course, NonFiniteLossError, StoppedError
+from worker.manifest import planned_rows
 from worker.phase import EXIT_PORT_TAKEN, EXIT_STOPPED, Phase, run
 
 os.environ.setdefault("ACCELERATE_USE_DEEPSPEED", "true")
@@ -35,7 +36,6 @@ from trl.trainer.sft_config import SFTConfig
 
 from worker.feed import Rows, Schedule, Shard
 from worker.meter import Rates, compared, forecast, peak_memory_gib
-from worker.seals import Seal
 from worker.states import ResumeStates
 from worker.trainer import Reports, RowTrainer, StepRecord, StopFlag
 
@@ -78,7 +78,9 @@ class Training:
         self.world = dist.get_world_size()
         self.rank = dist.get_rank()
         self.prepared = phase.read_done("prepare")
-        self.micro = _planned_rows(phase, self.world) or self.train.per_device_train_batch_size
+        self.micro = (
+            planned_rows(phase.paths.manifest, self.world) or self.train.per_device_train_batch_size
+        )
         self.course = Course()
         self.states = ResumeStates(phase, self.train.zero_stage)
         self.state_dir, self.sealed = self.states.newest() or (None, None)
@@ -87,7 +89,7 @@ class Training:
         """Load, train, save. Returns the phase's exit code."""
         self.trainer = self._trainer()
         if self.state_dir is not None and self.sealed is not None:
-            self._read_course(self.state_dir, self.sealed)
+            self.course = Course.read(self.state_dir, self.sealed, self.world)
         resumed = str(self.state_dir) if self.state_dir else None
         try:
             self.trainer.train(resume_from_checkpoint=resumed)
@@ -124,9 +126,8 @@ class Training:
             flops.peak(torch.cuda.get_device_name()) if self.on_gpu else None,
             recomputed=self.train.gradient_checkpointing,
         )
-        trainer.add_callback(_EngineCheck(self))
+        trainer.add_callback(_Ends(self))
         trainer.add_callback(Reports(trainer, self.stop, self.on_step, self.wants_save))
-        trainer.add_callback(_Epochs(self))
         return trainer
 
     def _tokenizer(self) -> Any:
@@ -353,21 +354,6 @@ class Training:
         if step:
             self.states.save(step, self.trainer.save_resume_state, self.course)
 
-    def _read_course(self, state: Path, sealed: Seal) -> None:
-        self.course = msgspec.json.decode((state / "course.json").read_bytes(), type=Course)
-        self.course.resumed_from = {"attempt": sealed.attempt, "step": sealed.step}
-        if sealed.world != self.world:
-            made = sealed.converted
-            self.course.conversions.append(
-                {
-                    "step": sealed.step,
-                    "from_ranks": sealed.world,
-                    "to_ranks": self.world,
-                    "seconds": made.seconds if made else 0.0,
-                    "size": made.size if made else 0,
-                }
-            )
-
     def _finish(self) -> None:
         if self.train.lora is not None:
             self.save_weights(self.phase.paths.dir / "adapter")
@@ -392,35 +378,17 @@ class Training:
         dist.barrier()
 
 
-class _EngineCheck(TrainerCallback):
+class _Ends(TrainerCallback):
+    """Tells of the training's beginning and of each epoch's end."""
+
     def __init__(self, training: Training) -> None:
         self._training = training
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         self._training.on_train_begin()
 
-
-class _Epochs(TrainerCallback):
-    def __init__(self, training: Training) -> None:
-        self._training = training
-
     def on_epoch_end(self, *args: Any, **kwargs: Any) -> None:
         self._training.on_epoch_end()
-
-
-def _planned_rows(phase: Phase, world: int) -> int | None:
-    """Rows a micro-batch has by the attempt's manifest; None where there is none.
-
-    Raises:
-        JobspecError: another number of ranks runs than was planned.
-    """
-    try:
-        manifest = msgspec.json.decode(phase.paths.manifest.read_bytes())
-    except FileNotFoundError:
-        return None
-    if manifest["plan"]["world_size"] != world:
-        raise JobspecError(f"{world} ranks run, {manifest['plan']['world_size']} were planned")
-    return manifest["plan"]["per_device_train_batch_size"]
 
 
 if __name__ == "__main__":
