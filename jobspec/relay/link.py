@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jobspec import temps
 from jobspec.relay.runs import RelayError
 
 _PATIENCE_S = 150.0
@@ -51,7 +52,9 @@ class Link:
     """
 
     def __init__(self, tick: Callable[[], None] = lambda: None, *, offline: bool = False) -> None:
-        self.dir = Path(tempfile.mkdtemp(prefix="jobspec-relay-"))
+        _sweep(Path(tempfile.gettempdir()))
+        owner = f"{temps.pid_space()}-{os.getpid()}"
+        self.dir = Path(tempfile.mkdtemp(prefix=f"jobspec-relay-{owner}-"))
         self._tick = tick
         self._log = (self.dir / "client.log").open("w+")
         self._process = subprocess.Popen(
@@ -144,6 +147,14 @@ def connect(tick: Callable[[], None] = lambda: None, *, offline: bool = False) -
         return Link(tick, offline=offline)
     except Refused as error:
         raise _explained(error) from error
+
+
+def _sweep(directory: Path) -> None:
+    """Remove what clients of relays that were killed left: copies of rows, and logs."""
+    for path in directory.glob("jobspec-relay-*-*-*"):
+        space, pid = path.name.split("-")[2:4]
+        if space == str(temps.pid_space()) and pid.isdigit() and not temps.lives(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)  # another user's stays
 
 
 def _explained(error: Refused) -> RelayError:

@@ -6,6 +6,7 @@ import json
 import random
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -280,8 +281,14 @@ def test_the_second_relay_says_who_runs_and_a_killed_one_holds_up_nobody(
     # They would go on sending beside the next relay's.
     assert psutil.wait_procs(clients, timeout=20)[1] == []
     job.steps(3, 4)
+    assert left_by(watching)
     relay(queue, server)
     assert lines(server) == 4
+    assert not left_by(watching)
+
+
+def left_by(relay: Watching) -> list[Path]:
+    return list(Path(tempfile.gettempdir()).glob(f"jobspec-relay-*-{relay.pid}-*"))
 
 
 def test_a_relay_that_was_stopped_past_its_lease_writes_nothing_more(
