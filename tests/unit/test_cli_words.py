@@ -35,9 +35,16 @@ def lose(queue: Queue, *reasons: str, **facts: str) -> Job:
 
 
 def status_note(queue: Queue) -> list[str]:
-    """What stands below the job's line in `status`."""
-    lines = jobspec("status", "--root", queue.paths.root).stdout.splitlines()
+    """What stands below the job's line in `status`, each note on a line, without the host."""
+    shown = jobspec("status", "--root", queue.paths.root).stdout.replace(" on gpu012", "")
+    lines = shown.replace("\n    ", " ").splitlines()
     return [line.strip() for line in lines if line.startswith("  ")]
+
+
+def before(reason: str, count: int) -> str:
+    """The note on the attempts before the last one of a failed job."""
+    words = [f"{number}: {reason}" for number in range(1, count + 1)]
+    return f"└ before: {', '.join(words)}"
 
 
 def shown(queue: Queue, fact: str) -> str:
@@ -48,16 +55,18 @@ def shown(queue: Queue, fact: str) -> str:
 
 CAME_BACK = [
     (("lost",), "└ attempt 1: its worker was lost (1 of 5)"),
-    (("lost", "node", "lost"), "└ attempt 3: its worker was lost (2 of 5)"),
+    (("lost", "node", "lost"),
+     "└ attempts 1: its worker was lost, 2: bad node, 3: its worker was lost (2 of 5)"),
     (("node",), "└ attempt 1: bad node (1 of 5)"),
     (("oom",), "└ attempt 1: out of memory (1 of 2)"),
     (("failed",), "└ attempt 1: failed (1 of 2)"),
-    (("disk", "disk"), "└ attempt 2: disk full"),
+    (("disk", "disk"), "└ attempts 1: disk full, 2: disk full"),
     (("preempted",), "└ attempt 1: preempted (1 of 3 in a row without progress)"),
     (("preempted", "walltime"),
-     "└ attempt 2: out of wall time (2 of 3 in a row without progress)"),
+     "└ attempts 1: preempted, 2: out of wall time (2 of 3 in a row without progress)"),
     (("walltime", "lost", "preempted"),
-     "└ attempt 3: preempted (1 of 3 in a row without progress)"),
+     "└ attempts 1: out of wall time, 2: its worker was lost, "
+     "3: preempted (1 of 3 in a row without progress)"),
 ]  # fmt: skip
 
 
@@ -71,14 +80,17 @@ def test_why_a_job_came_back(queue: Queue, reasons: tuple[str, ...], note: str) 
 
 
 ENDED = [
-    (("lost",) * 5, ["└ its worker was lost (5 of 5)"]),
-    (("node",) * 5, ["└ bad node (5 of 5): no GPU answers", "└ hint: tell the staff"]),
-    (("oom",) * 2, ["└ out of memory (2 of 2): no GPU answers", "└ hint: tell the staff"]),
-    (("failed",) * 2, ["└ failed (2 of 2): no GPU answers", "└ hint: tell the staff"]),
-    (("walltime",) * 3,
-     ["└ no progress in three attempts: no GPU answers", "└ hint: tell the staff"]),
-    (("preempted",) * 3,
-     ["└ no progress in three attempts: no GPU answers", "└ hint: tell the staff"]),
+    (("lost",) * 5, ["└ its worker was lost (5 of 5)", before("its worker was lost", 4)]),
+    (("node",) * 5, ["└ bad node (5 of 5): no GPU answers", "└ hint: tell the staff",
+                     before("bad node", 4)]),
+    (("oom",) * 2, ["└ out of memory (2 of 2): no GPU answers", "└ hint: tell the staff",
+                    before("out of memory", 1)]),
+    (("failed",) * 2, ["└ failed (2 of 2): no GPU answers", "└ hint: tell the staff",
+                       before("failed", 1)]),
+    (("walltime",) * 3, ["└ no progress in three attempts: no GPU answers",
+                         "└ hint: tell the staff", before("out of wall time", 2)]),
+    (("preempted",) * 3, ["└ no progress in three attempts: no GPU answers",
+                          "└ hint: tell the staff", before("preempted", 2)]),
     (("corrupt",), ["└ spec damaged: no GPU answers", "└ hint: tell the staff"]),
 ]  # fmt: skip
 
