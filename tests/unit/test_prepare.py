@@ -420,6 +420,8 @@ def test_chunks_and_processes_change_nothing(root: RootPaths, model: Path, tmp_p
     )
     asked = ["--check", str(write_spec(tmp_path / "spec.json", made)), "--root", str(root.root)]
     cut = json.loads(run_code(code, *asked))
+    assert cut.pop("passes")["unpacked"] == whole["rows_train"]  # `--check` alone counts these
+    assert cut.pop("longest_micro_batch") >= cut["tokens"] / cut["rows_in"]
     assert [read_split(root, cut, name) for name in ("train", "eval")] == tables
     differ = ("schema", "seconds", "cached", "file_sizes")
     whole = json.loads(json.dumps(whole))
