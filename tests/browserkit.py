@@ -58,9 +58,7 @@ class Browser:
     def faults(self) -> list[str]:
         """What axe-core finds serious or critical."""
         self.js(Axe().axe_script)
-        found = self.driver.execute_async_script(
-            "axe.run().then(arguments[arguments.length - 1]);"
-        )
+        found = self.driver.execute_async_script("axe.run().then(arguments[arguments.length - 1]);")
         return [
             f"{fault['id']}: {node['html'][:200]} {node.get('failureSummary', '')}"
             for fault in found["violations"]

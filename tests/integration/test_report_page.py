@@ -66,7 +66,8 @@ def column(chrome: Browser, table: str, name: str) -> list[str]:
         """const table = document.querySelector(`#${arguments[0]} table`);
         const heads = [...table.tHead.rows[0].cells].map((th) => th.textContent);
         const at = heads.indexOf(arguments[1]);
-        return [...table.tBodies[0].rows].map((row) => row.cells[at].firstChild?.textContent ?? '');""",
+        const cells = [...table.tBodies[0].rows].map((row) => row.cells[at]);
+        return cells.map((cell) => cell.firstChild?.textContent ?? '');""",
         table,
         name,
     )
