@@ -254,17 +254,23 @@ def test_it_listens_on_loopback_alone_and_says_when_a_port_is_taken(
 
 def test_ctrl_c_ends_it_though_somebody_listens(queue_root: Path) -> None:
     command = [sys.executable, "-u", "-m", "jobspec.cli", "serve", "--root", str(queue_root)]
+    # In a shell's background SIGINT is ignored, and a child would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     server = subprocess.Popen(
         command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
+    signal.signal(signal.SIGINT, before)
     assert server.stdout is not None
-    address = urlsplit(server.stdout.readline().strip())
-    with socket.create_connection((address.hostname, address.port)) as listener:
-        listener.sendall(f"GET {address.path}events HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-        assert b"text/event-stream" in listener.recv(4096)
-        server.send_signal(signal.SIGINT)
-        assert server.wait(PATIENCE_S) == 0
-    server.stdout.close()
+    try:
+        address = urlsplit(server.stdout.readline().strip())
+        with socket.create_connection((address.hostname, address.port)) as listener:
+            listener.sendall(f"GET {address.path}events HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            assert b"text/event-stream" in listener.recv(4096)
+            server.send_signal(signal.SIGINT)
+            assert server.wait(PATIENCE_S) == 0
+    finally:
+        server.kill()
+        server.communicate()
 
 
 @pytest.fixture
