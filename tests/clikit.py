@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,16 @@ def environment(**extra: str) -> dict[str, str]:
     ours = {k: v for k, v in os.environ.items() if not k.startswith(("JOBSPEC_", "COLUMNS"))}
     ours |= {"PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "error", "NO_COLOR": "1"}
     return ours | extra
+
+
+@contextlib.contextmanager
+def ctrl_c_heard() -> Iterator[None]:
+    """What starts in here hears SIGINT: a shell's background ignores it, and children inherit."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def jobspec(

@@ -13,7 +13,7 @@ import termios
 import time
 
 import pyte
-from clikit import PATIENCE_S, environment
+from clikit import PATIENCE_S, ctrl_c_heard, environment
 
 
 class Terminal:
@@ -23,14 +23,15 @@ class Terminal:
         self._ours, theirs = pty.openpty()
         self._columns, self._lines = columns, lines
         self.resize(columns, lines)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "jobspec.cli", *args],
-            env=environment(TERM="xterm", NO_COLOR=""),
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            start_new_session=True,
-        )
+        with ctrl_c_heard():
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "jobspec.cli", *args],
+                env=environment(TERM="xterm", NO_COLOR=""),
+                stdin=theirs,
+                stdout=theirs,
+                stderr=theirs,
+                start_new_session=True,
+            )
         os.close(theirs)
         self.drawn = ""
 

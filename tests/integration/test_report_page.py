@@ -20,6 +20,7 @@ from clikit import (
     PATIENCE_S,
     Talking,
     base_spec,
+    ctrl_c_heard,
     environment,
     fail,
     jobspec,
@@ -254,12 +255,10 @@ def test_it_listens_on_loopback_alone_and_says_when_a_port_is_taken(
 
 def test_ctrl_c_ends_it_though_somebody_listens(queue_root: Path) -> None:
     command = [sys.executable, "-u", "-m", "jobspec.cli", "serve", "--root", str(queue_root)]
-    # In a shell's background SIGINT is ignored, and a child would inherit that.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    server = subprocess.Popen(
-        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    signal.signal(signal.SIGINT, before)
+    with ctrl_c_heard():
+        server = subprocess.Popen(
+            command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
     assert server.stdout is not None
     try:
         address = urlsplit(server.stdout.readline().strip())
