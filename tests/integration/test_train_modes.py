@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -93,7 +94,9 @@ def check_records(attempt: AttemptPaths) -> None:
         assert 0 <= row["data_wait_share"] < 1
         assert row["num_tokens"] > row["trained_tokens"] > 0
     peaks = [row["peak_memory_gib"] for row in steps]
-    assert peaks == sorted(peaks) and 0.1 < peaks[0] < 4.0
+    # The kernel counts pages by processor and adds them up now and then: proc_pid_status(5).
+    assert all(later > peak - 0.01 for peak, later in pairwise(peaks))
+    assert 0.1 < peaks[0] < 4.0
     manifest = msgspec.json.decode(attempt.manifest.read_bytes())
     prepared = msgspec.json.decode(attempt.done("prepare").read_bytes())
     assert manifest["inputs"]["template_sha256"] == prepared["template_sha256"]

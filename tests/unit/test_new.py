@@ -31,7 +31,8 @@ def test_a_spec_is_written_whole() -> None:
         for kind in (specs.TrainSpec, specs.EvalSpec, specs.DataSpec)
         for f in kind.__struct_fields__
     }
-    assert [field for field in fields if f'"{field}"' not in written] == []
+    # Fields that came later are left out at their default, so that ids stay as they are.
+    assert {field for field in fields if f'"{field}"' not in written} == {"sequence_parallel"}
 
 
 @pytest.mark.parametrize(
