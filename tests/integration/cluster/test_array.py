@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from clusterkit import Cluster, processes_with, score_spec
@@ -44,8 +46,10 @@ def test_an_element_over_two_nodes_trains_on_both(cluster: Cluster) -> None:
     cluster.wait_for_success()
     cluster.wait_for_end(element)
     attempt = job.paths.attempt(1)
-    plan = json.loads(attempt.manifest.read_bytes())["plan"]
-    assert (plan["nodes"], plan["world_size"]) == (2, 2)
+    manifest = json.loads(attempt.manifest.read_bytes())
+    assert (manifest["plan"]["nodes"], manifest["plan"]["world_size"]) == (2, 2)
+    with Path(cluster.sif).open("rb") as image:
+        assert manifest["image_sha256"] == hashlib.file_digest(image, "sha256").hexdigest()
     assert attempt.log("train").with_suffix(".node1.log").exists()
     assert processes_with(str(cluster.root)) == []
     assert cluster.slurm.left_on("n1") == cluster.slurm.left_on("n2") == []
