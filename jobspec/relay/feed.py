@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any
 
 from jobspec.relay.cursor import Sent
-from jobspec.relay.link import Link, Refused
+from jobspec.relay.link import ROWS_PATIENCE_S, Link, Refused
 from jobspec.relay.runs import DIGEST, Row, Run
 
 CHUNK = 500  # rows a request
@@ -232,7 +232,8 @@ class Feed:
         while self.handed < self.sent.assigned:
             rows = self.run.rows[self.handed : min(self.handed + CHUNK, self.sent.assigned)]
             values = [row.values for row in rows]
-            self.link.ask("rows", id=self.id, first=self.handed, rows=values)
+            given = {"id": self.id, "first": self.handed, "rows": values}
+            self.link.ask("rows", patience_s=ROWS_PATIENCE_S, **given)
             self.handed += len(rows)
             self._moved = time.monotonic()
         if self.run.end is not None or not self.timing.watch:

@@ -21,6 +21,7 @@ from jobspec import temps
 from jobspec.relay.runs import RelayError
 
 _PATIENCE_S = 150.0
+ROWS_PATIENCE_S = 60.0  # the client only hands rows on; opening a run asks the server
 _TAIL = 5  # lines of what the client printed, for messages
 
 
@@ -82,6 +83,8 @@ class Link:
                 is of no use any more (`alive` is False).
         """
         assert self._process.stdin is not None
+        if self._process.stdin.closed:  # ended over another run, a moment ago
+            raise Refused("the client died", "it was ended, since it did not answer")
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps({"op": op, **request}) + "\n")
             self._process.stdin.flush()
