@@ -1,4 +1,4 @@
-"""Evaluation against stock lm-eval: `python benchmarks/evaluate.py [--runs 5] [--tokens 256]`.
+"""Evaluation against stock lm-eval: `python -m benchmarks.evaluate [--runs 5] [--tokens 256]`.
 
 The same trained 260K-parameter model, the same 60 AIME questions × 8 samples: through lm-eval's own
 command line with `repeats`, and through the eval phase with one and with two engines. A device is a
@@ -21,15 +21,12 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from evalkit import DATA, environment, make_attempt, stories_model  # noqa: E402
-
-from jobspec.evaluation import Asked, Generation, Plan  # noqa: E402
-from jobspec.spec import EvalSpec  # noqa: E402
-from worker import score  # noqa: E402
-from worker.verify import Judge  # noqa: E402
+from jobspec.benchmarks import Form
+from jobspec.evaluation import Asked, Generation, Plan
+from jobspec.spec import EvalSpec
+from tests.evalkit import DATA, environment, make_attempt, stories_model
+from worker import score
+from worker.verify import Judge
 
 K = 8
 BATCH = 64
@@ -174,8 +171,8 @@ def _scoring() -> None:
           "at most 60 s wanted)")  # fmt: skip
 
 
-def _plan(form: str, k: int) -> Plan:
-    return Plan(key="", benchmark="", form=form, k=k, chunks=0, think_end_token="</think>")  # type: ignore[arg-type]
+def _plan(form: Form, k: int) -> Plan:
+    return Plan(key="", benchmark="", form=form, k=k, chunks=0, think_end_token="</think>")
 
 
 def _asked(row: dict[str, str]) -> Asked:

@@ -1,4 +1,4 @@
-"""Our vLLM adapter against raw vLLM: `python benchmarks/gpu_eval.py --model DIR --questions FILE`.
+"""Our vLLM adapter against raw vLLM: `python -m benchmarks.gpu_eval --model DIR --questions FILE`.
 
 The same requests, seeds and sampling, on one loaded model: `LLM.generate` with the whole list, and
 the adapter fed chunk by chunk as an evaluation feeds it. Runs take turns; medians of generated
@@ -9,20 +9,16 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from jobspec import benchmarks  # noqa: E402
-from worker.engine_vllm import VllmEngine  # noqa: E402
-from worker.engines import Weights  # noqa: E402
-from worker.generate import plan_chunks  # noqa: E402
-from worker.lm import load_tokenizer  # noqa: E402
-from worker.samples import Chunk, Sampling  # noqa: E402
+from jobspec import benchmarks
+from worker.engine_vllm import VllmEngine
+from worker.engines import Weights
+from worker.generate import plan_chunks
+from worker.lm import load_tokenizer
+from worker.samples import Chunk, Sampling
 
 
 def main() -> None:
