@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/jobspec demo
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadscope --no-loadscope-reorder
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 import pytest
 
-HERE = Path(__file__).parent
-TOGETHER = ("integration/shared_fs", "integration/cluster")  # each starts services, once
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import Scheduling
+
+TOGETHER = ("tests/integration/shared_fs", "tests/integration/cluster")  # each starts services
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A file's tests run in one process, since they share what it trained or generated."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    for item in items:
-        file = item.path.relative_to(HERE).as_posix()
-        group = next((name for name in TOGETHER if file.startswith(f"{name}/")), file)
-        item.add_marker(pytest.mark.xdist_group(group))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    """A file's tests run in one process, since they share what it trained or generated.
+
+    Not xdist's `loadgroup`: as of 3.8 it writes groups into names that pytest 9.2 no longer reads.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByRoom(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::", 1)[0]
+            folder = str(PurePosixPath(file).parent)
+            return folder if folder in TOGETHER else file
+
+    return ByRoom(config, log)
