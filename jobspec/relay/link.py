@@ -68,6 +68,7 @@ class Link:
             env={**os.environ, "WANDB_DIR": str(self.dir)},
         )
         self._answers: queue.Queue[str] = queue.Queue()
+        self._why_dead = ""
         threading.Thread(target=self._listen, daemon=True).start()
         try:
             self.hello = self.ask("hello", offline=offline)
@@ -83,17 +84,21 @@ class Link:
                 is of no use any more (`alive` is False).
         """
         assert self._process.stdin is not None
-        if self._process.stdin.closed:  # ended over another run, a moment ago
-            raise Refused("the client died", "it was ended, since it did not answer")
+        if self._process.stdin.closed:  # a moment ago, in another run's matter
+            raise Refused("the client died", self._why_dead)
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps({"op": op, **request}) + "\n")
             self._process.stdin.flush()
         answer = self._wait(time.monotonic() + patience_s)
         if answer is None:
+            self._why_dead = f"`{op}` took more than {patience_s:.0f} s"
             self.kill()
-            raise Refused("the client does not answer", f"`{op}` took more than {patience_s:.0f} s")
+            raise Refused("the client does not answer", self._why_dead)
         if not answer:
-            raise Refused("the client died", self._last_words())
+            # Its end is told once. Whoever asked after us would wait out their patience for nobody.
+            self._why_dead = self._last_words()
+            self.kill()
+            raise Refused("the client died", self._why_dead)
         found: dict[str, Any] = json.loads(answer)
         if "refused" in found:
             raise Refused(str(found["refused"]), _one_line(str(found.get("message", ""))))
@@ -108,7 +113,12 @@ class Link:
         return self._process.pid
 
     def kill(self) -> None:
-        """End the process and all it started, at once."""
+        """End the process at once and remove what it leaves; its core ends itself a second later.
+
+        More than once does no harm, and so does a client that has died by itself.
+        """
+        if self._log.closed:
+            return  # its id may be another process's by now
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

@@ -32,7 +32,10 @@ class Clients:
         return next(free, None) or self._start()
 
     def drop_dead(self) -> None:
-        """Forget those that have died."""
+        """Forget those that have died, and clear away what they left."""
+        for link in self._links:
+            if not link.alive:
+                link.kill()
         self._links = [link for link in self._links if link.alive]
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from wandbkit import KEY, Server
 
 from jobspec import fs
 from jobspec.queue import Queue
+from jobspec.relay.link import Link, Refused
 from jobspec.spec import JobSpec
 
 pytestmark = pytest.mark.wandb
@@ -269,6 +270,21 @@ def test_a_server_that_answers_nothing_useful_is_given_up(queue: Queue, server: 
     server.fault = lambda what: 400 if what == "RelayCounts" else None
     done = relay(queue, server, "--stall", "2", code=1)
     assert "gave up: nothing arrived for 2 s" in done.stderr and "400" in done.stderr
+
+
+def test_a_client_that_died_is_missed_by_all_who_ask_it_and_cleared_away() -> None:
+    """Its end is told once: whoever asked second waited out their whole patience, for nobody."""
+    link = Link(offline=True)
+    try:
+        psutil.Process(link.pid).kill()
+        for op in ("count", "rows", "rows"):
+            with pytest.raises(Refused, match="the client died"):
+                link.ask(op, patience_s=10)
+        assert not link.alive
+    finally:
+        link.kill()
+    assert not link.dir.exists()
+    link.kill()  # who is gone is not killed again: the id may be another's
 
 
 def test_the_second_relay_says_who_runs_and_a_killed_one_holds_up_nobody(
