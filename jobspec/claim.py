@@ -66,10 +66,13 @@ class Claim:
 
     def end(self, end: End) -> None:
         """Write down why this attempt ends. Comes before the commit. Raises DiskFull, OSError."""
-        self._publish(self.dir.end, record.encode(end))
+        self._publish({self.dir.end.name: record.encode(end)})
 
     def finish(
-        self, state: State | Verdict, result: Result | Mapping[str, Any] | None = None
+        self,
+        state: State | Verdict,
+        result: Result | Mapping[str, Any] | None = None,
+        end: End | None = None,
     ) -> None:
         """Commit a verdict: result and end are complete in the attempt, then the claim is moved.
 
@@ -77,7 +80,8 @@ class Claim:
 
         Args:
             state: `succeeded`, `failed` or `cancelled`.
-            result: published as result.json first. An end.json is written where there is none.
+            result: published as result.json first.
+            end: published as end.json; by default one is written where there is none.
 
         Raises:
             ClaimLost: the claim was reaped or cancelled; nothing has changed.
@@ -87,9 +91,15 @@ class Claim:
         target = State(state)
         final = Entry(target, self.entry.ticket)
         self._check_held(final)
+        words: dict[str, bytes] = {}
         if result is not None:
-            self._publish(self.dir.result, _encode_result(self, result))
-        self._leave_word(Reason(target.value))
+            words[self.dir.result.name] = _encode_result(self, result)
+        if end is None and not self._left_word():
+            end = self._word(Reason(target.value))
+        if end is not None:
+            words[self.dir.end.name] = record.encode(end)
+        if words:
+            self._publish(words)
         self._move(final)
         if target is State.SUCCEEDED:
             # Derived, so anybody can remake it: its failure must not look like the commit's.
@@ -109,7 +119,8 @@ class Claim:
         state = budget.next_state(self.root.job(self.job), self.attempt, why)
         target = following(self.entry, state)
         self._check_held(target)
-        self._leave_word(why)
+        if not self._left_word():
+            self.end(self._word(why))
         self._move(target)
         return state
 
@@ -120,12 +131,12 @@ class Claim:
     def _is_listed(self) -> bool:
         return self.entry.name in fs.list_dir(self.root.state(State.RUNNING))
 
-    def _publish(self, path: Path, data: bytes) -> None:
+    def _publish(self, files: Mapping[str, bytes]) -> None:
         try:
-            fs.publish(path, data)
+            fs.publish_together(self.dir.dir, files)
         except FileNotFoundError:  # a scratch purge took the directory while the job ran
-            fs.make_dir(path.parent)
-            fs.publish(path, data)
+            fs.make_dir(self.dir.dir)
+            fs.publish_together(self.dir.dir, files)
 
     def _check_held(self, target: Entry) -> None:
         """Let one that was fenced long ago leave no word, which would read as its attempt's end.
@@ -144,10 +155,12 @@ class Claim:
             hint="it was reaped after a silence, or cancelled; what it wrote is ignored",
         )
 
-    def _leave_word(self, reason: Reason) -> None:
-        if read_record(self.dir.end, End) is None:
-            now = record.utc_now()
-            self.end(End(reason=reason, worker=self.worker, host=temps.host(), ended_at=now))
+    def _left_word(self) -> bool:
+        return read_record(self.dir.end, End) is not None
+
+    def _word(self, reason: Reason) -> End:
+        now = record.utc_now()
+        return End(reason=reason, worker=self.worker, host=temps.host(), ended_at=now)
 
     def _move(self, target: Entry) -> None:
         self._tried.add(target.name)

@@ -35,18 +35,19 @@ def publish(root: RootPaths, spec: JobSpec, priority: int) -> tuple[str, bool]:
     data = canonical(spec)
     job = job_id(spec.name, data)
     already = fs.exists(root.job(job).dir) or not _place(root, job, data, priority)
-    move_ticket(root, root.job(job))
+    if move_ticket(root, root.job(job)) or not already:
+        # In any order: a claim makes the directory of an entry without one, `fsck` the entry of a
+        # directory without one.
+        fs.sync_dirs(root.jobs, root.state(State.PENDING))
     return job, already
 
 
 def move_ticket(root: RootPaths, job: JobPaths) -> bool:
-    """Finish a publication: the ticket out of the job's directory into `pending/`."""
+    """Finish a publication: the ticket out of the job's directory into `pending/`, unsynced."""
     if not fs.exists(job.ticket):
         return False
     target = root.state(State.PENDING) / ticket_of(job).name
-    moved = fs.move_once(job.ticket, target)
-    fs.sync_dir(target.parent)
-    return moved
+    return fs.move_once(job.ticket, target)
 
 
 def ticket_of(job: JobPaths, attempt: int = 1) -> Ticket:
@@ -77,9 +78,7 @@ def _place(root: RootPaths, job: str, data: bytes, priority: int) -> bool:
     }
     # Beside `jobs/`, not in it: there every name is a job's.
     with fs.staged_dir(root.root / job, files) as staged:
-        placed = fs.place_dir(staged, root.job(job).dir)
-    fs.sync_dir(root.jobs)
-    return placed
+        return fs.place_dir(staged, root.job(job).dir)
 
 
 def _user() -> str:

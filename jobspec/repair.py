@@ -82,6 +82,7 @@ def _plan(job: JobPaths) -> _Plan:
 def _carry_out(root: RootPaths, job: JobPaths, plan: _Plan, repairs: Repairs) -> None:
     if plan.has_ticket:
         publish.move_ticket(root, job)
+        fs.sync_dir(root.state(State.PENDING))
         repairs.completed.append(job.job)
         return
     spec = read_bytes(job.spec)

@@ -232,7 +232,6 @@ class Attempt:
                 return Ended(None, Reason.LOST, "the root takes no word", end.wall_s)
             try:
                 self._look()
-                self._claim.end(end)
                 state = self._move(verdict, end)
                 return Ended(state, verdict.reason, verdict.message or verdict.reason, end.wall_s)
             except DiskFull as error:
@@ -262,12 +261,13 @@ class Attempt:
 
     def _move(self, verdict: Verdict, end: End) -> State:
         if verdict.reason is Reason.SUCCEEDED:
-            self._claim.finish(State.SUCCEEDED, self._result(end))
+            self._claim.finish(State.SUCCEEDED, self._result(end), end)
             self._drop_states()
             self._worker.blame(self._past.failed_on, self._claim.job)
             return State.SUCCEEDED
         if verdict.reason is Reason.DISK:
             self._worker.hold_for_space(verdict.message)
+        self._claim.end(end)
         if not verdict.again:
             self._claim.finish(State.FAILED)
             return State.FAILED

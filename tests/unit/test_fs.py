@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
 import stat
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from queuekit import CALLS, FaultyOs, fails_with, faulty, killed_at, loses_reply
@@ -33,29 +37,58 @@ def test_publish_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
     assert names(tmp_path) == ["file.json"]
 
 
+@pytest.mark.parametrize("files", [1, 2])
 def test_publish_syncs_the_bytes_before_the_name_and_the_name_before_it_returns(
-    tmp_path: Path,
+    files: int, tmp_path: Path
 ) -> None:
     order: list[str] = []
+    data = {str(number): b"x" for number in range(files)}
+    with noting(order):
+        fs.publish_together(tmp_path, data)
+    wanted = ["write"] * files + ["fsync"] * files + ["rename"] * files + ["fsync"]
+    assert [name for name in order if name in wanted] == wanted
+    assert names(tmp_path) == sorted(data)
 
-    def note(name: str, args: object, call: object) -> None:
-        raise AssertionError
 
-    proxy = FaultyOs(-1, note)
+@contextlib.contextmanager
+def noting(order: list[str]) -> Iterator[None]:
+    """Calls of `jobspec.fs` by name, in the order in which they are made."""
 
     class Noting:
-        def __getattr__(self, name: str) -> object:
-            if name in CALLS:
+        def __getattr__(self, name: str) -> Any:
+            def called(*args: Any, **kwargs: Any) -> Any:
                 order.append(name)
-            return getattr(proxy, name)
+                return getattr(os, name)(*args, **kwargs)
+
+            return called if name in CALLS else getattr(os, name)
 
     fs.os = Noting()  # type: ignore[assignment] # stands in for os
     try:
-        fs.publish(tmp_path / "file", b"x")
+        yield
     finally:
         fs.os = os
-    wanted = ["write", "fsync", "rename", "fsync"]
-    assert [name for name in order if name in wanted] == wanted
+
+
+def test_without_threads_everything_is_synced_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    order: list[str] = []
+    with noting(order):
+        fs.publish_together(tmp_path, {"a": b"1", "b": b"2"})
+    assert order.count("fsync") == 3
+    assert names(tmp_path) == ["a", "b"]
+
+
+def test_a_file_that_can_not_be_synced_lets_none_of_its_set_appear(tmp_path: Path) -> None:
+    for index in range(2):
+        failing = faulty(index, fails_with(errno.EIO), only=frozenset({"fsync"}))
+        with failing, pytest.raises(OSError, match="fsync"):
+            fs.publish_together(tmp_path, {"a": b"1", "b": b"2"})
+        assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("torn", [False, True], ids=["killed", "torn"])
