@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,10 +23,13 @@ REPO = Path(__file__).parents[2]
 DEADLINE_S = 240.0
 
 
-def queue_at(directory: Path) -> Queue:
-    """A root whose leases are short, since its workers are killed and waited for."""
+def queue_at(directory: Path, *, lease_s: float = 5.0) -> Queue:
+    """A root whose leases are short, since its workers are killed and waited for.
+
+    `lease_s` may be shorter still where no two workers ever live at once.
+    """
     directory.mkdir(exist_ok=True)
-    return Queue.create(directory / "root", heartbeat_s=0.5, lease_s=5.0)
+    return Queue.create(directory / "root", heartbeat_s=0.5, lease_s=lease_s)
 
 
 def tiny_spec(tiny: Path, *, evaluate: bool = False, name: str = "way", **train: Any) -> JobSpec:
@@ -53,6 +57,23 @@ def tiny_spec(tiny: Path, *, evaluate: bool = False, name: str = "way", **train:
         train=TrainSpec(**settings),
         eval=scored if evaluate else None,
     )
+
+
+def coded_model(tiny: Path, model: Path, code: str) -> Path:
+    """The tiny model with a class of its own: the one, of this name, that `code` defines."""
+    shutil.copytree(tiny / "model", model)
+    name = model.name.capitalize()
+    (model / f"{model.name}.py").write_text(code)
+    config = msgspec.json.decode((model / "config.json").read_bytes())
+    config |= {"auto_map": {"AutoModelForCausalLM": f"{model.name}.{name}"}}
+    (model / "config.json").write_bytes(msgspec.json.encode(config | {"architectures": [name]}))
+    return model
+
+
+def with_model(spec: JobSpec, model: Path, **changes: Any) -> JobSpec:
+    """A spec on another model."""
+    replaced = msgspec.structs.replace(spec.model, name=str(model), **changes)
+    return msgspec.structs.replace(spec, model=replaced)
 
 
 @contextlib.contextmanager
