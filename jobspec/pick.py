@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import random
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 
 from jobspec import spec as specs
@@ -14,17 +16,29 @@ from jobspec.record import State
 from jobspec.spec import JobSpec
 
 _FIRST_FEW = 8
+# A listing longer than this, no older than an idle worker's shortest wait, serves several claims:
+# by itself it costs more than one. Many misses on it say that others are at work, so it is stale.
+_LONG, _REUSED_S, _MOST_MISSES = 256, 2.0, 32
 # Errors that say something of one entry, not of the filesystem: a link, a directory, no permission.
 # One such name must not keep a worker from all the others.
 _OF_ONE_FILE = (errno.ELOOP, errno.EISDIR, errno.EACCES, errno.EPERM)
 
 
 class Picker:
-    """Remembers specs and refusals by entry name, so that a poll is one listing."""
+    """Remembers specs and refusals by entry name, so that a poll is one listing.
 
-    def __init__(self, root: RootPaths, *, owned: bool) -> None:
+    Args:
+        root: the root.
+        owned: refuse files that another user owns.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, root: RootPaths, *, owned: bool, clock: Callable[[], float]) -> None:
         self._root = root
         self._owned = owned
+        self._clock = clock
+        self._left: list[str] = []  # of the last long listing: in claim order, not yet tried
+        self._listed_at = 0.0
         self._specs: dict[str, JobSpec] = {}
         self._unfit: set[str] = set()
         self._notes: dict[str, str] = {}
@@ -39,22 +53,47 @@ class Picker:
         self,
         fits: Callable[[JobSpec], bool],
         now: Callable[[Ticket], bool] = lambda ticket: True,
+        *,
+        reuse: bool = False,
     ) -> Iterator[Entry]:
         """Pending entries that fit, in claim order but for a random start among the first few.
+
+        With `reuse`, what is left of a long listing made just before comes first, so that claims in
+        a deep queue don't list it each; what was enqueued meanwhile may come after it. Where that
+        gives nothing the directory is listed anew.
+        """
+        if reuse and self._clock() - self._listed_at < _REUSED_S:
+            yield from itertools.islice(self._offer(self._left, fits, now), _MOST_MISSES)
+        began = self._clock()
+        names = set(list_state(self._root, State.PENDING))
+        self._forget_all_but(names)
+        left = sorted(names - self._unfit)
+        if reuse:
+            self._left, self._listed_at = (left if len(names) > _LONG else []), began
+        yield from self._offer(left, fits, now)
+
+    def _offer(
+        self, left: list[str], fits: Callable[[JobSpec], bool], now: Callable[[Ticket], bool]
+    ) -> Iterator[Entry]:
+        """The entries to try, each taken out of `left` as it is offered; who is not to be taken now
+        stays.
 
         RACE: many idle workers see the same list; were all to begin at its head, each would lose to
         all the others. The groups grow, so that losers spread out further.
         """
-        names = set(list_state(self._root, State.PENDING))
-        self._forget_all_but(names)
-        left, at, size = sorted(names - self._unfit), 0, _FIRST_FEW
+        at, size = 0, _FIRST_FEW
         while at < len(left):
             group = [name for name in left[at : at + size] if name[:3] == left[at][:3]]
-            at, size = at + len(group), size * 2
+            size *= 2
             start = random.randrange(len(group))
             for name in group[start:] + group[:start]:
                 entry = parse(State.PENDING, name)
-                if entry is not None and self._suits(entry, fits) and now(entry.ticket):
+                suits = entry is not None and self._suits(entry, fits)
+                if entry is not None and suits and not now(entry.ticket):
+                    at += 1
+                    continue
+                del left[bisect_left(left, name)]
+                if entry is not None and suits:
                     yield entry
 
     def spec(self, entry: Entry, data: bytes) -> JobSpec:

@@ -61,6 +61,7 @@ class Queue:
         self.format = roots.open_root(self.paths, group=group)
         self._owned = not group
         self._token = os.urandom(8).hex()
+        self._clock = clock
         self._reaper = Reaper(self.paths, self.format.heartbeat_s, clock)
         self._pulses: dict[str, lease.Pulse] = {}
         self._unsure: dict[str, Entry] = {}
@@ -138,6 +139,9 @@ class Queue:
     ) -> Claim | None:
         """Take one pending job that fits, if there is one and no hold.
 
+        Claims in quick succession from a deep queue share a listing for two seconds: what came with
+        a higher priority meanwhile is taken after that.
+
         Args:
             worker: this process's own worker id (see `lease.new_worker_id`).
             fits: whether this worker can do the job. It is asked once for each entry; `False` is
@@ -161,7 +165,7 @@ class Queue:
             if claim is not None:
                 return claim
         self.was_held = False
-        for number, entry in enumerate(self._picker.candidates(fits, now)):
+        for number, entry in enumerate(self._picker.candidates(fits, now, reuse=True)):
             if number == 0 and fs.exists(self.paths.hold):
                 self.was_held = True
                 return None
@@ -341,7 +345,7 @@ class Queue:
     def _picker(self) -> Picker:
         from jobspec.pick import Picker
 
-        return Picker(self.paths, owned=self._owned)
+        return Picker(self.paths, owned=self._owned, clock=self._clock)
 
     def _settle(self, running: Entry) -> Claim | None:
         from jobspec import take
