@@ -1,8 +1,8 @@
 """Attention over rows that lie one after the other in one line, each row seeing itself alone.
 
 Registered with Transformers as `segments`. Rows are told apart by `cu_seq_lens_q`, the positions at
-which they begin, so no mask is ever made: on a GPU torch's variable-length flash attention runs
-them in one call; on a CPU each row is computed by itself, which is faster there than any mask.
+which they begin, so no mask is ever made: where it can (see `serves`) torch's variable-length flash
+attention runs them in one call; elsewhere each row is computed by itself, faster than any mask.
 
 With sequence parallelism (Ulysses) a line's tokens lie on the devices of a group. Around attention
 an all-to-all gives each device all tokens of some heads instead; the bounds are the whole line's.
@@ -11,6 +11,7 @@ an all-to-all gives each device all tokens of some heads instead; the bounds are
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -124,7 +125,8 @@ def segments(
         query: [1, heads, tokens, head_dim]; key and value likewise, perhaps with fewer heads.
         attention_mask: must be None: rows are told apart by their bounds.
         sliding_window: keys a query sees, itself included; None for all of its row's before it.
-        kwargs: `cu_seq_lens_q` int32 [rows + 1] and `max_length_q`, the longest row's tokens.
+        kwargs: `cu_seq_lens_q` int32 [rows + 1] and `max_length_q`, the longest row's tokens;
+            `row_lengths` saves reading them off a device.
 
     Returns:
         [1, tokens, heads, head_dim], and None for the weights.
@@ -134,10 +136,31 @@ def segments(
         raise ValueError(f"`segments` attention has no {', '.join(unknown)}")
     if bounds is None or attention_mask is not None or query.shape[0] != 1:
         raise ValueError("`segments` attention runs rows laid end to end, with bounds and no mask")
-    if query.is_cuda and varlen_attn is not None:
-        longest = int(kwargs["max_length_q"])
-        return _flash(query, key, value, bounds, longest, scaling, sliding_window), None
-    return _by_row(query, key, value, bounds, scaling, sliding_window), None
+    longest = int(kwargs["max_length_q"])
+    window = None if sliding_window is None or sliding_window >= longest else sliding_window
+    if serves(query, window):
+        return _flash(query, key, value, bounds, longest, scaling, window), None
+    lengths = kwargs.get("row_lengths") or [end - at for at, end in pairwise(bounds.tolist())]
+    return _by_row(query, key, value, lengths, scaling, window), None
+
+
+def serves(query: torch.Tensor, window: int | None) -> bool:
+    """Whether torch's variable-length flash attention can run these: that kernel's own limits.
+
+    16 bits, heads of at most 256 in eighths, a GPU of Ampere's generation or later; windows, where
+    this torch's knows them.
+
+    Source: torch/nn/attention/varlen.py; sdp_utils.cpp, `check_head_dim_size_flash`.
+    """
+    return (
+        varlen_attn is not None
+        and query.is_cuda
+        and torch.cuda.get_device_capability(query.device) >= (8, 0)
+        and query.dtype in (torch.bfloat16, torch.float16)
+        and query.shape[-1] <= 256
+        and query.shape[-1] % 8 == 0
+        and (window is None or _WINDOWED)
+    )
 
 
 def _flash(
@@ -159,9 +182,7 @@ def _flash(
         k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
     if _WINDOWED:
         # A window of w keys, the query's own included, reaches w - 1 to the left.
-        options["window_size"] = (-1 if window is None or window >= longest else window - 1, 0)
-    elif window is not None and window < longest:
-        raise ValueError("this torch's variable-length attention has no sliding window")
+        options["window_size"] = (-1 if window is None else window - 1, 0)
     else:
         options["is_causal"] = True
     out: Any = varlen_attn(q, k, v, bounds, bounds, longest, longest, **options)
@@ -172,11 +193,10 @@ def _by_row(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    bounds: torch.Tensor,
+    lengths: Sequence[int],
     scaling: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    lengths = [end - start for start, end in pairwise(bounds.tolist())]
     # Split, not sliced: the gradient of each slice would be a whole line of zeros but for its row.
     parts = zip(lengths, *(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
     rows = [

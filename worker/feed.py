@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,10 +12,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from worker import order
+from worker import order, shelf
 from worker.order import MicroBatch
-
-IGNORED = -100
+from worker.shelf import IGNORED
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,12 @@ class Rows:
 
     @classmethod
     def open(cls, path: Path) -> Rows:
-        """Open rows saved by the prepare phase, memory-mapped."""
+        """Open rows saved by the prepare phase, memory-mapped: only their counts are read now."""
         import datasets
 
         data = datasets.load_from_disk(str(path))
         assert isinstance(data, datasets.Dataset)
-        lengths, trained = [], []
-        for labels in data.with_format("numpy")["labels"]:
-            lengths.append(len(labels))
-            trained.append(int((labels[1:] != IGNORED).sum()))
-        return cls(data, lengths, trained)
+        return cls(data, *shelf.counts(path))
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -164,10 +160,12 @@ class StepDataset(torch.utils.data.Dataset):
         if micro.weight == 0:
             labels = [torch.full_like(label, IGNORED) for label in labels]
         if self._padded:
-            return pad(ids, labels, self._pad)
-        if self._shard.count > 1:
-            return shard(ids, labels, self._pad, self._shard)
-        return pack(ids, labels)
+            line = pad(ids, labels, self._pad)
+        elif self._shard.count > 1:
+            line = shard(ids, labels, self._pad, self._shard)
+        else:
+            line = pack(ids, labels)
+        return line | scored(line)
 
 
 def pad(ids: list[torch.Tensor], labels: list[torch.Tensor], token: int) -> dict[str, torch.Tensor]:
@@ -191,10 +189,11 @@ def pack(ids: list[torch.Tensor], labels: list[torch.Tensor]) -> dict[str, Any]:
     """Rows one after the other in one line, kept apart by position ids and sequence bounds.
 
     Returns:
-        int64 [1, tokens] `input_ids`, `labels`, `position_ids`, int32 [rows + 1] `cu_seq_lens_*`.
+        int64 [1, tokens] `input_ids`, `labels`, `position_ids`, int32 [rows + 1] `cu_seq_lens_*`,
+        on the host the rows' lengths and the longest.
     """
-    lengths = torch.tensor([len(row) for row in ids])
-    bounds = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+    lengths = tuple(len(row) for row in ids)
+    bounds = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
     for label in labels:
         label[0] = IGNORED  # a row's first token is never predicted from another row
     return {
@@ -203,8 +202,9 @@ def pack(ids: list[torch.Tensor], labels: list[torch.Tensor]) -> dict[str, Any]:
         "position_ids": torch.cat([torch.arange(len(row)) for row in ids])[None],
         "cu_seq_lens_q": bounds,
         "cu_seq_lens_k": bounds,
-        "max_length_q": int(lengths.max()),
-        "max_length_k": int(lengths.max()),
+        "max_length_q": max(lengths),
+        "max_length_k": max(lengths),
+        "row_lengths": lengths,
     }
 
 
@@ -231,14 +231,40 @@ def shard(
     return line
 
 
-def trained_tokens(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """How many tokens of a micro-batch's tensors the loss is summed over."""
-    labels = inputs["shift_labels"] if "shift_labels" in inputs else inputs["labels"][:, 1:]
-    return (labels != IGNORED).sum()
+def scored(line: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Where a micro-batch's hidden states are scored, and against which tokens.
+
+    Found here, on the host: a device asked how many they are would have to be waited for.
+
+    Returns:
+        int64 [trained tokens] `positions` in the line, or in lines one after the other, `targets`.
+    """
+    shifted = line.get("shift_labels")
+    if shifted is None:
+        shifted = torch.nn.functional.pad(line["labels"][:, 1:], (0, 1), value=IGNORED)
+    labels = shifted.reshape(-1)
+    (positions,) = (labels != IGNORED).nonzero(as_tuple=True)
+    return {"positions": positions, "targets": labels[positions]}
 
 
 def loader(dataset: StepDataset, sampler: EpochSampler) -> DataLoader:
+    """Steps one after the other; where there is a GPU, in memory that it copies from unattended."""
+
     def collate(items: list[Any]) -> Any:
         return items[0]
 
-    return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, num_workers=0)
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=0,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def moved(line: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """A micro-batch on a device, the copies not waited for."""
+    return {
+        name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        for name, value in line.items()
+    }

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jobspec import fs
 from jobspec.paths import AttemptPaths, JobPaths
-from worker import checkpoints, seals
+from worker import checkpoints, seals, shelf
 
 
 def inherit(job: JobPaths, attempt: AttemptPaths, root: Path) -> list[str]:
@@ -39,7 +39,8 @@ def inherit(job: JobPaths, attempt: AttemptPaths, root: Path) -> list[str]:
 def _prepared(earlier: list[AttemptPaths], attempt: AttemptPaths, root: Path) -> bool:
     for past in earlier:
         data = _read(past.done("prepare"))
-        if data is not None and (root / json.loads(data)["dir"]).is_dir():
+        # Whole, and of this version's layout.
+        if data is not None and shelf.find(root / json.loads(data)["dir"]) is not None:
             fs.publish(attempt.done("prepare"), data)
             return True
     return False

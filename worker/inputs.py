@@ -14,8 +14,9 @@ from worker import models, tokens
 from worker.rows import Chat
 from worker.templates import ChatTemplate, ThinkTags
 
-# Part of every key: raise it when the same inputs would give other rows or another report.
-VERSION = 1
+# Part of every key: raise it when the same inputs would give other rows, another report, or files
+# of another layout (2: counts beside the rows).
+VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def _answer(asked: argparse.Namespace) -> int:
 
 def _passes(spec: JobSpec, directory: Path) -> dict[str, Any]:
     """How many micro-batches an epoch has on one device, packed and not, and the longest one."""
-    train, lengths = spec.train, shelf.lengths(directory)
+    train, (lengths, _) = spec.train, shelf.counts(directory)
     if train is None or not lengths:
         return {}
     packs = passes = longest = 0

@@ -20,10 +20,9 @@ import msgspec
 
 from jobspec.errors import DataError
 from worker import survival
+from worker.shelf import IGNORED
 from worker.templates import ChatTemplate, Message, ThinkTags, Unrenderable, common_prefix
 from worker.tokens import Codec
-
-IGNORED = -100
 
 
 class Kind(StrEnum):

@@ -11,15 +11,19 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from jobspec import fs
-from worker.rows import Encoded
-from worker.split import Dealt
+
+if TYPE_CHECKING:
+    from worker.rows import Encoded
+    from worker.split import Dealt
 
 DATA = "data-00000-of-00001.arrow"
+COUNTS = "counts.npy"
+IGNORED = -100  # the label of a token that is context
 REPORT = "prepared.json"
 SPLITS = ("train", "eval")
 _LIST = {"feature": {"dtype": "int32", "_type": "Value"}, "_type": "List"}
@@ -54,24 +58,26 @@ def write_splits(directory: Path, pieces: list[Path], dealt: Dealt, key: str) ->
         for piece in pieces:
             with pa.memory_map(str(piece)) as source:
                 for batch in pa.ipc.open_stream(source):
-                    _write_those(batch, dealt.train, train)
-                    _write_those(batch, dealt.held_out, held_out)
+                    train.write_those(batch, dealt.train)
+                    held_out.write_those(batch, dealt.held_out)
             piece.unlink()
 
 
-def lengths(split: Path) -> list[int]:
-    """The tokens of each row of a shelved split, in order; only offsets are read."""
-    import numpy as np
-    import pyarrow as pa
+def counts(split: Path) -> tuple[list[int], list[int]]:
+    """The tokens and the trained tokens of each row of a shelved split, in order.
 
-    with pa.memory_map(str(split / DATA)) as source:
-        batches = [batch.column("input_ids") for batch in pa.ipc.open_stream(source)]
-        return [int(n) for column in batches for n in np.diff(column.offsets.to_numpy())]
+    A row's first token is never trained: nothing comes before it. 8 bytes a row are read.
+    """
+    import numpy as np
+
+    lengths, trained = np.load(split / COUNTS, allow_pickle=False).tolist()
+    return lengths, trained
 
 
 def sizes(directory: Path) -> dict[str, int]:
     """The size of every data file, for `find` to compare."""
-    return {split: (directory / split / DATA).stat().st_size for split in SPLITS}
+    files = [Path(split) / name for split in SPLITS for name in (DATA, COUNTS)]
+    return {str(file): (directory / file).stat().st_size for file in files}
 
 
 def find(directory: Path) -> dict[str, Any] | None:
@@ -113,7 +119,8 @@ def _schema() -> Any:
 
 
 @contextmanager
-def _writer(directory: Path, fingerprint: str) -> Iterator[Any]:
+def _writer(directory: Path, fingerprint: str) -> Iterator[_Split]:
+    import numpy as np
     import pyarrow as pa
 
     directory.mkdir()
@@ -130,16 +137,40 @@ def _writer(directory: Path, fingerprint: str) -> Iterator[Any]:
     (directory / "state.json").write_text(json.dumps(state, indent=2))
     (directory / "dataset_info.json").write_text(json.dumps(info, indent=2))
     with pa.OSFile(str(directory / DATA), "wb") as sink, pa.ipc.new_stream(sink, _schema()) as out:
-        yield out
+        split = _Split(out)
+        yield split
+    np.save(directory / COUNTS, np.concatenate(split.counts, axis=1))
 
 
-def _write_those(batch: Any, rows: set[int], out: Any) -> None:
-    import pyarrow as pa
+class _Split:
+    """A split on its way to disk. `counts`: int32 [2, rows] of each batch, see `counts`."""
 
-    numbers = batch.column("row").to_pylist()
-    indices = [index for index, number in enumerate(numbers) if number in rows]
-    if indices:
-        out.write_batch(batch.take(pa.array(indices)))
+    def __init__(self, out: Any) -> None:
+        import numpy as np
+
+        self._out = out
+        self.counts = [np.zeros((2, 0), np.int32)]
+
+    def write_those(self, batch: Any, rows: set[int]) -> None:
+        import pyarrow as pa
+
+        numbers = batch.column("row").to_pylist()
+        indices = [index for index, number in enumerate(numbers) if number in rows]
+        if indices:
+            taken = batch.take(pa.array(indices))
+            self._out.write_batch(taken)
+            self.counts.append(_count(taken.column("labels")))
+
+
+def _count(labels: Any) -> Any:
+    """int32 [2, rows]: the tokens of each row, and those of them that are trained."""
+    import numpy as np
+
+    bounds = labels.offsets.to_numpy()
+    trained = labels.values.to_numpy() != IGNORED
+    trained[bounds[:-1]] = False
+    before = np.concatenate([[0], np.cumsum(trained)])
+    return np.stack([np.diff(bounds), before[bounds[1:]] - before[bounds[:-1]]]).astype(np.int32)
 
 
 def _sync(path: Path) -> None:

@@ -18,12 +18,11 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from trl.trainer.sft_trainer import SFTTrainer
-from trl.trainer.utils import add_fused_lm_head
 
 from jobspec.errors import SpecError
-from worker import attention
+from worker import attention, scoring
 from worker.course import StoppedError
-from worker.feed import EpochSampler, Schedule, StepDataset, loader, trained_tokens
+from worker.feed import EpochSampler, Schedule, StepDataset, loader, moved
 from worker.meter import Meter, peak_memory_gib
 
 
@@ -71,10 +70,9 @@ class RowTrainer(SFTTrainer):
         self.grad_norm: float | None = None
         self.learning_rate: float | None = None
         super().__init__(train_dataset=schedule.rows.data, **kwargs)
-        # TRL asks its fused head for entropy and accuracy, two passes over the logits nobody reads.
         base = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
-        del base.forward
-        add_fused_lm_head(base, outputs=("log_probs",))
+        del base.forward  # TRL's, which computes entropy and accuracy that nobody reads
+        self._score = scoring.of(base)
 
     def get_train_dataloader(self) -> DataLoader:
         return loader(self._dataset(self.schedule), EpochSampler(self.schedule))
@@ -115,7 +113,7 @@ class RowTrainer(SFTTrainer):
         state = self.accelerator.gradient_state
         for number, raw in enumerate(micros, start=1):
             state._set_sync_gradients(number == len(micros))
-            micro = self._prepare_inputs(raw)
+            micro = moved(raw, self.args.device)
             with self.compute_loss_context_manager():
                 loss = self.summed_loss(model, micro) / max(num_items_in_batch or 0, 1)
             total += loss.detach()
@@ -126,8 +124,7 @@ class RowTrainer(SFTTrainer):
 
     def summed_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """Cross-entropy summed over the trained tokens of one micro-batch; logits never whole."""
-        outputs = model(**inputs, fused_lm_head=True, use_cache=False)
-        return -outputs.log_probs.float().sum()
+        return self._score(model, inputs)
 
     @torch.no_grad()
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -148,10 +145,10 @@ class RowTrainer(SFTTrainer):
                 self.stop.check(self.args.device)
             batch = dataset[step]
             for raw in batch["micros"]:
-                micro = self._prepare_inputs(raw)
+                micro = moved(raw, self.args.device)
                 with self.compute_loss_context_manager():
                     summed[0] += self.summed_loss(model, micro).double()
-                summed[1] += trained_tokens(micro)
+                summed[1] += len(micro["targets"])
         dist.all_reduce(summed)
         model.train(was_training)
         metrics = {"eval_loss": (summed[0] / summed[1]).item()}

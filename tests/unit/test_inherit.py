@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jobspec.paths import JobPaths
-from worker import seals
+from worker import seals, shelf
 from worker.inherit import inherit
 from worker.seals import Seal
 
@@ -29,10 +29,16 @@ def test_a_first_attempt_takes_nothing(job, tmp_path):
 
 
 def test_prepared_rows_are_kept_while_they_are_there(job, tmp_path):
+    rows = tmp_path / "cache" / "prepared" / "k"
+    for split in shelf.SPLITS:
+        (rows / split).mkdir()
+        for name in (shelf.DATA, shelf.COUNTS):
+            (rows / split / name).write_bytes(b"rows")
+    (rows / shelf.REPORT).write_text(json.dumps({"file_sizes": shelf.sizes(rows)}))
     finish(job, 1, "prepare", dir="cache/prepared/k")
     inherit(job, job.attempt(2), tmp_path)
     assert json.loads(job.attempt(2).done("prepare").read_text())["dir"] == "cache/prepared/k"
-    (tmp_path / "cache" / "prepared" / "k").rmdir()
+    (rows / "train" / shelf.COUNTS).unlink()  # as an earlier version left them, or a purge
     inherit(job, job.attempt(3), tmp_path)
     assert not job.attempt(3).done("prepare").exists()
 

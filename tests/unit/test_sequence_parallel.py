@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, Olmo3Config  # noqa: E402
 
 from jobspec.errors import SpecError  # noqa: E402
 from worker import attention  # noqa: E402
-from worker.feed import IGNORED, Shard, pack, shard, trained_tokens  # noqa: E402
+from worker.feed import IGNORED, Shard, pack, scored, shard  # noqa: E402
 
 RANKS = 4  # two groups of two
 DEGREE = 2
@@ -123,7 +123,8 @@ def test_a_part_keeps_the_lines_positions_bounds_and_next_tokens() -> None:
     for part in parts:
         assert part["cu_seq_lens_q"].tolist() == [0, 3, 20, 21, 29, 30]
         assert part["max_length_q"] == 17
-    assert sum(int(trained_tokens(part)) for part in parts) == int(trained_tokens(uncut))
+    found = torch.cat([scored(part)["targets"] for part in parts])
+    assert (found == scored(uncut)["targets"]).all()
 
 
 def test_heads_that_do_not_come_out_even_are_refused() -> None:
