@@ -42,6 +42,7 @@ CALLS = frozenset(
     }
 )
 KILLED = 9
+W, V = "node1-00000000000000aa", "node2-00000000000000bb"  # two workers
 Fault = Callable[[str, Sequence[Any], Callable[[], Any]], Any]
 
 
@@ -156,6 +157,11 @@ def entries(queue: Queue) -> dict[str, list[str]]:
                 job = path.name[len("949-20261122T000000000000Z-") :].split(".")[0]
                 found.setdefault(job, []).append(state.value)
     return found
+
+
+def stems(path: Path) -> list[str]:
+    """The names in a directory, temporary ones too."""
+    return sorted(each.name for each in path.iterdir())
 
 
 def hidden(root: Path) -> list[Path]:

@@ -10,13 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from queuekit import entries, hidden, score_spec
+from queuekit import V, W, entries, hidden, score_spec
 
 from jobspec.errors import DiskFull
 from jobspec.queue import Queue
 from jobspec.record import WorkerRecord
-
-W, V = "node1-00000000000000aa", "node2-00000000000000bb"
 
 
 @pytest.fixture

@@ -13,15 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from queuekit import entries, fast_dir, hidden, killed_at, score_spec
+from queuekit import V, W, entries, fast_dir, hidden, killed_at, score_spec
 
 from jobspec import record
 from jobspec.claim import Claim
 from jobspec.queue import Queue
 from jobspec.record import FINAL, End, Reason, Result, State, WorkerRecord
 from jobspec.spec import canonical
-
-W, V = "node1-00000000000000aa", "node2-00000000000000bb"
 
 
 @dataclass

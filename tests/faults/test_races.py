@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from queuekit import entries, fast_dir, race, score_spec, stopped_at
+from queuekit import V, W, entries, fast_dir, race, score_spec, stopped_at
 
 from jobspec import record
 from jobspec.errors import ClaimLost, TransitionRefused
 from jobspec.queue import Queue
 from jobspec.record import Result, State
-
-W, V = "node1-00000000000000aa", "node2-00000000000000bb"
 
 
 @pytest.fixture

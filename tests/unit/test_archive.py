@@ -16,11 +16,6 @@ from jobspec.errors import JobspecError
 from jobspec.queue import Queue
 
 
-@pytest.fixture
-def queue(tmp_path: Path) -> Queue:
-    return Queue.create(tmp_path / "root")
-
-
 def trained(queue: Queue) -> Job:
     job = succeed(queue, base_spec(), scores(0.9, 0.7))
     attempt = job.paths.attempt(job.attempt)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from queuekit import score_spec
+from queuekit import W, score_spec
 
 from jobspec import budget, fs, record
 from jobspec.claim import Claim
 from jobspec.paths import AttemptPaths
 from jobspec.queue import Queue
 from jobspec.record import End, PhaseTime, Reason, State
-
-W = "node1-00000000000000aa"
 
 
 @pytest.fixture

@@ -5,18 +5,12 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from clikit import PATIENCE_S, base_spec, jobspec, take
 from terminalkit import Terminal
 
 from jobspec.queue import Queue
-
-
-@pytest.fixture
-def queue(tmp_path: Path) -> Queue:
-    return Queue.create(tmp_path / "root")
 
 
 @pytest.fixture

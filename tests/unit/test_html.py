@@ -38,11 +38,6 @@ def group() -> Iterator[Queue]:
         yield groupkit.make(directory / "root")
 
 
-@pytest.fixture
-def queue(tmp_path: Path) -> Queue:
-    return Queue.create(tmp_path / "root")
-
-
 def test_plotly_knows_every_word_of_every_figure(group: Queue) -> None:
     made = charts.figures(runs.read(group.jobs()))
     assert [figure.id for figure in made] == [

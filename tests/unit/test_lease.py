@@ -6,7 +6,7 @@ import errno
 from pathlib import Path
 
 import pytest
-from queuekit import entries, fails_with, faulty, score_spec
+from queuekit import V, W, entries, fails_with, faulty, score_spec
 
 from jobspec import fs
 from jobspec.claim import Claim
@@ -16,7 +16,6 @@ from jobspec.paths import WORKER_PATTERN, RootPaths
 from jobspec.queue import Queue
 from jobspec.record import End, Reason, Result, State, WorkerRecord
 
-W, V = "node1-00000000000000aa", "node2-00000000000000bb"
 LEASE_S, POLL_S = 150.0, 15.0
 
 

@@ -7,20 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from queuekit import entries, hidden, score_spec
+from queuekit import W, entries, hidden, score_spec
 
 from jobspec import repair
 from jobspec.paths import Ticket
 from jobspec.queue import Queue
 from jobspec.record import End, Reason, State
 from jobspec.spec import canonical
-
-W = "node1-00000000000000aa"
-
-
-@pytest.fixture
-def queue(tmp_path: Path) -> Queue:
-    return Queue.create(tmp_path / "root")
 
 
 def only_entry(queue: Queue) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -27,11 +26,6 @@ from jobspec import report, results
 from jobspec.queue import Queue
 from jobspec.record import Reason, State
 from jobspec.spec import ResourcesSpec
-
-
-@pytest.fixture
-def queue(tmp_path: Path) -> Queue:
-    return Queue.create(tmp_path / "root")
 
 
 def look(queue: Queue) -> report.Status:

@@ -19,11 +19,6 @@ from jobspec.record import Reason, State
 from jobspec.spec import JobSpec, LoraSpec
 
 
-@pytest.fixture
-def queue(tmp_path: Path) -> Queue:
-    return Queue.create(tmp_path / "root")
-
-
 def fill(attempt: AttemptPaths) -> None:
     """What training leaves, each file of another size."""
     for number, name in enumerate(
