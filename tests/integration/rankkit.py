@@ -76,6 +76,7 @@ class Run:
     forge: Forge
     job: JobPaths
     spec: JobSpec
+    save_every: int = SAVE_EVERY
     number: int = 0
     told: list[Any] = field(default_factory=list)
 
@@ -115,7 +116,7 @@ class Run:
                 "log": str(self.attempt.log(name)),
                 "ranks": ranks,
                 "env": [rank_env(rank, ranks, port) for rank in range(ranks)],
-                "save_every": SAVE_EVERY,
+                "save_every": self.save_every,
                 "strikes": [vars(strike) for strike in strikes],
             }
         )
@@ -138,9 +139,9 @@ class Run:
         return json.loads(self.attempt.done("train").read_text())
 
 
-def start(forge: Forge, queue: Queue, spec: JobSpec) -> Run:
+def start(forge: Forge, queue: Queue, spec: JobSpec, save_every: int = SAVE_EVERY) -> Run:
     """A job, no attempt begun."""
-    return Run(forge, queue.enqueue(spec).paths, spec)
+    return Run(forge, queue.enqueue(spec).paths, spec, save_every)
 
 
 def rank_env(rank: int, ranks: int, port: int) -> dict[str, str]:

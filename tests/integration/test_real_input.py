@@ -74,7 +74,7 @@ def test_from_real_rows_to_real_scores(model: Path, short_rows: Path, tmp_path: 
         ),
     )
     job = queue.enqueue(spec)
-    drain(queue)
+    drain(queue, "--devices", "1")
 
     job = queue.job(job.id)
     assert job.state is State.SUCCEEDED, job.reason

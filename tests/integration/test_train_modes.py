@@ -2,50 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import msgspec
 import pytest
 from nodekit import launcher
+from rankkit import Forge, Run, forge, start
 from safetensors.numpy import load_file
 from waykit import drain, queue_at, ranks_of, rows, tiny_spec
 
 from jobspec import record
-from jobspec.paths import AttemptPaths
-from jobspec.queue import Job
+from jobspec.paths import AttemptPaths, JobPaths
+from jobspec.queue import Job, Queue
 from jobspec.record import End, State
 from jobspec.spec import LoraSpec
 
 pytestmark = pytest.mark.deepspeed
 
+NEVER = 1000  # steps
+
+
+@pytest.fixture(scope="module")
+def queue(tmp_path_factory: pytest.TempPathFactory) -> Queue:
+    """One for all, so that rows are prepared once."""
+    return queue_at(tmp_path_factory.mktemp("modes"))
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forge]:
+    with forge(tmp_path_factory.mktemp("forge")) as running:
+        yield running
+
 
 def train(
-    tiny: Path, directory: Path, devices: int = 2, options: Sequence[str] = (), **settings
+    tiny: Path, queue: Queue, name: str, devices: int = 2, options: Sequence[str] = (), **settings
 ) -> Job:
-    """One short run; its job."""
-    queue = queue_at(directory)
-    job = queue.enqueue(tiny_spec(tiny, num_train_epochs=1.0, **settings))
+    """One short run by a worker; its job."""
+    job = queue.enqueue(tiny_spec(tiny, name=name, num_train_epochs=1.0, **settings))
     drain(queue, "--devices", str(devices), *options)
     return queue.job(job.id)
+
+
+def forged(tiny: Path, queue: Queue, ranks: Forge, name: str, world: int = 2, **settings) -> Run:
+    """The same by ranks that need no start each: where it's only the curve that is looked at."""
+    spec = tiny_spec(tiny, name=name, num_train_epochs=1.0, **settings)
+    run = start(ranks, queue, spec, save_every=NEVER)
+    assert run.go(world=world) == [0] * world, run.attempt.log("train").read_text()
+    return run
 
 
 Curves = dict[tuple[str, int], float]
 
 
-def curves(job: Job) -> Curves:
+def curves(job: JobPaths) -> Curves:
     """Trained and held-out losses by step."""
-    found = rows(job.paths.attempt(1).dir)
+    found = rows(job.attempt(1).dir)
     names = ("loss", "eval_loss")
     return {(name, row["step"]): row[name] for row in found for name in names if name in row}
 
 
 @pytest.fixture(scope="module")
-def one_by_eight(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Curves:
+def one_by_eight(tiny: Path, queue: Queue, ranks: Forge) -> Curves:
     """The losses by step on one device, one row at a time."""
-    directory = tmp_path_factory.mktemp("one")
-    found = curves(train(tiny, directory, devices=1, per_device_train_batch_size=1))
+    run = forged(tiny, queue, ranks, "one", world=1, per_device_train_batch_size=1)
+    found = curves(run.job)
     assert [name for name, _ in found].count("eval_loss") == 2
     return found
 
@@ -65,19 +87,17 @@ def one_by_eight(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Curves
     ids=lambda settings: "-".join(f"{key}={value}" for key, value in settings.items()),
 )
 def test_the_curve_does_not_depend_on_how_a_batch_is_spread(
-    tiny: Path, tmp_path: Path, one_by_eight: Curves, settings: dict
+    tiny: Path, queue: Queue, ranks: Forge, one_by_eight: Curves, settings: dict
 ) -> None:
-    job = train(tiny, tmp_path, **settings)
-    assert job.state is State.SUCCEEDED
-    found = curves(job)
+    name = "-".join(f"{value}" for value in settings.values()).lower()
+    run = forged(tiny, queue, ranks, f"spread-{name}", **settings)
+    found = curves(run.job)
     assert found.keys() == one_by_eight.keys()
     assert max(abs(found[step] - one_by_eight[step]) for step in found) < 1e-6
-    result = msgspec.json.decode(job.paths.result.read_bytes(), type=record.Result)
-    assert result.train["engine"]["zero_stage"] == settings.get("zero_stage", 2)
-    assert result.train["engine"]["class"] == "DeepSpeedEngine"
-    assert 0.9 < result.train["memory"]["ratio"] < 1.1, result.train["memory"]
-    check_records(job.paths.attempt(1))
-    weights = load_file(job.paths.final_model / "model.safetensors")
+    assert run.summary["engine"]["zero_stage"] == settings.get("zero_stage", 2)
+    assert run.summary["engine"]["class"] == "DeepSpeedEngine"
+    assert 0.9 < run.summary["memory"]["ratio"] < 1.1, run.summary["memory"]
+    weights = load_file(run.attempt.final_model / "model.safetensors")
     untrained = load_file(tiny / "model" / "model.safetensors")
     assert {name: value.shape for name, value in weights.items()} == {
         name: value.shape for name, value in untrained.items()
@@ -111,23 +131,33 @@ SHARED = {"per_device_train_batch_size": 1, "packing": True, "sequence_parallel"
 
 
 @pytest.fixture(scope="module")
-def shared(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Curves:
-    """The losses by step on one node whose two devices share every row's tokens."""
-    return curves(train(tiny, tmp_path_factory.mktemp("shared"), **SHARED))
+def shared(tiny: Path, queue: Queue) -> Job:
+    """A run on one node whose two devices share every row's tokens."""
+    job = train(tiny, queue, "shared", **SHARED)
+    assert job.state is State.SUCCEEDED
+    return job
 
 
-def test_devices_that_share_rows_give_the_same_curve(shared: Curves, one_by_eight: Curves) -> None:
-    assert shared.keys() == one_by_eight.keys()
-    assert max(abs(shared[step] - one_by_eight[step]) for step in shared) < 1e-6
+def test_devices_that_share_rows_give_the_same_curve(shared: Job, one_by_eight: Curves) -> None:
+    found = curves(shared.paths)
+    assert found.keys() == one_by_eight.keys()
+    assert max(abs(found[step] - one_by_eight[step]) for step in found) < 1e-6
+
+
+def test_an_attempt_records_its_rates_its_memory_and_where_its_rows_came_from(shared: Job) -> None:
+    check_records(shared.paths.attempt(1))
+    result = msgspec.json.decode(shared.paths.result.read_bytes(), type=record.Result)
+    assert result.train["engine"]["class"] == "DeepSpeedEngine"
+    assert 0.9 < result.train["memory"]["ratio"] < 1.1, result.train["memory"]
 
 
 def test_two_nodes_give_one_nodes_curve_bit_for_bit(
-    tiny: Path, tmp_path: Path, shared: Curves
+    tiny: Path, tmp_path: Path, queue: Queue, shared: Job
 ) -> None:
     options = ("--nodes", "2", "--launcher", launcher(tmp_path))
-    job = train(tiny, tmp_path, devices=1, options=options, **SHARED)
+    job = train(tiny, queue, "nodes", devices=1, options=options, **SHARED)
     assert job.state is State.SUCCEEDED
-    assert curves(job) == shared
+    assert curves(job.paths) == curves(shared.paths)
     attempt = job.paths.attempt(1)
     plan = msgspec.json.decode(attempt.manifest.read_bytes())["plan"]
     assert (plan["nodes"], plan["world_size"], plan["gradient_accumulation_steps"]) == (2, 2, 8)
@@ -137,8 +167,8 @@ def test_two_nodes_give_one_nodes_curve_bit_for_bit(
     assert not ranks_of(attempt.dir)
 
 
-def test_an_adapter_is_kept_and_merged_for_scoring(tiny: Path, tmp_path: Path) -> None:
-    job = train(tiny, tmp_path, lora=LoraSpec(r=8, alpha=16))
+def test_an_adapter_is_kept_and_merged_for_scoring(tiny: Path, queue: Queue) -> None:
+    job = train(tiny, queue, "adapter", lora=LoraSpec(r=8, alpha=16))
     assert job.state is State.SUCCEEDED
     adapter = load_file(job.paths.attempt(1).dir / "adapter" / "adapter_model.safetensors")
     assert all(".lora_A." in name or ".lora_B." in name for name in adapter)
@@ -153,8 +183,8 @@ def test_an_adapter_is_kept_and_merged_for_scoring(tiny: Path, tmp_path: Path) -
     assert abs(change).max() > 0
 
 
-def test_an_adapter_that_fits_nowhere_is_refused(tiny: Path, tmp_path: Path) -> None:
-    job = train(tiny, tmp_path, lora=LoraSpec(target_modules=("no_such_layer",)))
+def test_an_adapter_that_fits_nowhere_is_refused(tiny: Path, queue: Queue) -> None:
+    job = train(tiny, queue, "nowhere", devices=1, lora=LoraSpec(target_modules=("no_such_layer",)))
     assert job.state is State.FAILED
     end = record.read(job.paths.attempt(1).end, End)
     assert end is not None
