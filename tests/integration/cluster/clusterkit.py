@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 
 import msgspec
 from slurmkit import Slurm, until
-from waykit import REPO, rows, tiny_spec
+from waykit import REPO, coded_model, rows, tiny_spec, with_model
 
 from jobspec import record
 from jobspec.entries import Job
@@ -22,6 +23,23 @@ from jobspec.record import State
 from jobspec.spec import JobSpec
 
 PATIENCE_S = 400.0  # of a machine that has much else to do
+PATIENT = '''
+import time
+from pathlib import Path
+from transformers import Olmo3ForCausalLM
+
+
+class Patient(Olmo3ForCausalLM):
+    """A model whose steps take as long as a large one's, and nobody's processor, until a word."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model.register_forward_pre_hook(self.linger)
+
+    def linger(self, module, args):
+        if not Path("{hurry}").exists():
+            time.sleep({pace_s})
+'''
 
 
 @dataclass
@@ -48,6 +66,10 @@ class Cluster:
         return self.base / "slurm" / "site.env"
 
     @property
+    def models(self) -> Path:
+        return self.base / "models"
+
+    @property
     def queue(self) -> Queue:
         return Queue(self.root)
 
@@ -55,13 +77,19 @@ class Cluster:
         """As a person does it, but for beats that are quick: workers are killed here."""
         Queue.create(self.root, heartbeat_s=2.0, lease_s=120.0)
         settings = ["--root", str(self.root), "--sif", self.sif, "--apptainer", self.apptainer]
-        settings += ["--binds", str(self.tiny), "--worker-options", "--drain --devices 1"]
+        self.models.mkdir()
+        settings += [
+            "--binds",
+            f"{self.tiny} {self.models}",
+            "--worker-options",
+            "--drain --devices 1",
+        ]
         self.jobspec("setup", *settings, "--node-tmp", str(self.slurm.node_tmp), *options)
 
     def jobspec(self, *args: str, code: int = 0) -> str:
         """Run the real command on the "login node"; its stdout, or what it refused with."""
-        env = {"PYTHONPATH": str(REPO), "JOBSPEC_SITE_ENV": str(self.site)}
-        env |= self.slurm.env | {"JOBSPEC_ROOT": str(self.root)}
+        env = self.slurm.env | {"PYTHONPATH": str(REPO), "JOBSPEC_SITE_ENV": str(self.site)}
+        env |= {"JOBSPEC_ROOT": str(self.root)}
         command = [sys.executable, "-m", "jobspec.cli", *args]
         done = subprocess.run(
             command, env=env, cwd=self.base, capture_output=True, text=True, check=False
@@ -71,6 +99,16 @@ class Cluster:
 
     def enqueue(self, spec: JobSpec) -> Job:
         return self.queue.enqueue(spec)
+
+    def enqueue_patient(self, name: str, *, pace_s: float, **train: Any) -> Job:
+        """A job that lasts until `hurry`, or for its steps, two forwards of `pace_s` each."""
+        code = PATIENT.format(hurry=self.models / "hurry", pace_s=pace_s)
+        model = coded_model(self.tiny, self.models / "patient", code)
+        spec = tiny_spec(self.tiny, name=name, **train)
+        return self.enqueue(with_model(spec, model, trust_remote_code=True))
+
+    def hurry(self) -> None:
+        (self.models / "hurry").touch()
 
     def sbatch(self, array: str, *options: str, of: str = "worker.sbatch") -> str:
         """`sbatch --array=… slurm/worker.sbatch`, as it stands in the repository; the job's id."""
@@ -134,12 +172,6 @@ class Cluster:
         until(lambda: not self.slurm.call("squeue", "--noheader"), "an empty cluster", PATIENCE_S)
 
 
-def long_spec(tiny: Path, name: str, **train: Any) -> JobSpec:
-    """A job of some 300 steps that saves only when it is asked to stop."""
-    settings = {"num_train_epochs": 15.0, "checkpoint_interval_s": 3600, **train}
-    return tiny_spec(tiny, name=name, **settings)
-
-
 def score_spec(tiny: Path, name: str) -> JobSpec:
     """A model scored as it is."""
     spec = tiny_spec(tiny, name=name, evaluate=True)
@@ -165,6 +197,12 @@ def ended_well(queue: Queue) -> bool:
 def processes_with(word: str) -> list[int]:
     """PIDs of processes that have a word in their command line."""
     return [pid for pid, line in _command_lines() if word in line and pid != os.getpid()]
+
+
+def depth(pid: int) -> int:
+    """How many namespaces of processes one is in, this one's included: proc_pid_status(5)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return len(re.findall(r"^NSpid:(.*)", status, re.MULTILINE)[0].split())
 
 
 def _command_lines() -> Iterator[tuple[int, str]]:

@@ -91,6 +91,8 @@ class Slurm:
         return self.job(element)["JobState"]
 
     def start_node(self, name: str) -> None:
+        for left in (self.base / f"disk-{name}").iterdir():  # a boot empties it
+            shutil.rmtree(left)
         log = (self.base / "log" / f"{name}.out").open("ab")
         command = ["unshare", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc"]
         command += ["sh", "-c", _NODE, "sh", name, str(self.base)]
@@ -202,7 +204,8 @@ def _configuration(base: Path, ports: list[int]) -> str:
         "ReturnToService": 2,
         "JobRequeue": 1,
         "KillWait": KILL_WAIT_S,
-        "SlurmdTimeout": 6,
+        "SlurmdTimeout": 5,
+        "MessageTimeout": 5,  # a node is given up after three that were not answered
         "SlurmctldTimeout": 10,
         "MinJobAge": 300,
         "SlurmdParameters": "config_overrides",

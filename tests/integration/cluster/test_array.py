@@ -20,11 +20,9 @@ pytestmark = [
 
 
 def test_two_elements_do_four_jobs(cluster: Cluster) -> None:
-    for name in ("as-it-is", "once-more"):
+    cluster.enqueue(tiny_spec(cluster.tiny, name="tuned", evaluate=True, num_train_epochs=1.0))
+    for name in ("as-it-is", "once-more", "and-again"):
         cluster.enqueue(score_spec(cluster.tiny, name))
-    for rate in (5e-3, 1e-3):
-        spec = tiny_spec(cluster.tiny, name="tuned", evaluate=True, learning_rate=rate)
-        cluster.enqueue(spec)
     array = cluster.sbatch("0-1")
     cluster.wait_for_success()
     cluster.wait_for_end(f"{array}_0", f"{array}_1")

@@ -6,7 +6,7 @@ import json
 import time
 
 import pytest
-from clusterkit import Cluster, long_spec, processes_with, reason, resumed_from
+from clusterkit import Cluster, processes_with, reason, resumed_from
 
 from jobspec.entries import Job
 from jobspec.record import ClaimRecord, read
@@ -32,7 +32,9 @@ def node_of(cluster: Cluster, element: str) -> str:
 def test_a_node_powered_off_and_one_partitioned(cluster: Cluster) -> None:
     """Leases are of two minutes: who is quicker has asked Slurm."""
     slurm = cluster.slurm
-    job = cluster.enqueue(long_spec(cluster.tiny, "moving", checkpoint_interval_s=3.0))
+    job = cluster.enqueue_patient(
+        "moving", pace_s=0.8, num_train_epochs=5.0, checkpoint_interval_s=3.0
+    )
     array = cluster.sbatch("0-1")
     cluster.wait_for_steps(job, 1)
     ours, other = sorted(
@@ -64,6 +66,7 @@ def test_a_node_powered_off_and_one_partitioned(cluster: Cluster) -> None:
         assert worker_of(job, 3).startswith(dead)
         fenced = str(job.paths.attempt(2).dir)
         cluster.wait_until(lambda: not processes_with(fenced), "the fenced ranks to go")
+    cluster.hurry()
     cluster.wait_for_success()
     cluster.wait_for_end(ours, other)
     assert cluster.queue.job(job.id).attempt == 3

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from clusterkit import Cluster, long_spec, processes_with, reason, resumed_from
+from clusterkit import Cluster, depth, processes_with, reason, resumed_from
 from slurmkit import KILL_WAIT_S
 from waykit import rows
 
@@ -22,11 +22,20 @@ pytestmark = [
 
 def test_a_time_limit_a_dead_controller_requeue_and_cancel(cluster: Cluster) -> None:
     slurm = cluster.slurm
-    job = cluster.enqueue(long_spec(cluster.tiny, "chain", num_train_epochs=500.0))
-    element = f"{cluster.sbatch('0', '--time=50', '--signal=B:USR2@60')}_0"
+    job = cluster.enqueue_patient(
+        "chain", pace_s=0.2, num_train_epochs=50.0, checkpoint_interval_s=3600
+    )
+    # From cron, and twice: one element for one job.
+    cluster.jobspec("setup", "--time", "00:50:00", "--signal-s", "110")
+    scaled, again = (json.loads(cluster.jobspec("scale", "--max", "4", "--json")) for _ in "12")
+    assert (scaled["missing"], again["missing"], again["have"]) == (1, 0, 1)
+    element = f"{scaled['slurm_job']}_0"
 
-    # The time limit itself, set so that its warning is near; and the element comes back.
+    # The time limit itself, in minutes, set so that its warning is seconds away; and the element
+    # comes back.
     cluster.wait_for_steps(job, 1)
+    # The machine's processes, the node's, the container's: with its worker all of it ends.
+    assert [depth(pid) for pid in processes_with("bin/jobspec-worker")] == [3]
     hours, minutes, _ = slurm.job(element)["RunTime"].split(":")
     slurm.call(
         "scontrol", "update", f"job={element}", f"TimeLimit={int(hours) * 60 + int(minutes) + 2}"
