@@ -1,4 +1,4 @@
-"""Which tests stay together where several processes run them."""
+"""Which tests stay together where several processes run them, and which begin."""
 
 from __future__ import annotations
 
@@ -12,6 +12,30 @@ if TYPE_CHECKING:
     from xdist.scheduler import Scheduling
 
 TOGETHER = ("tests/integration/shared_fs", "tests/integration/cluster")  # each starts services
+# The longest go first, so that processes end together: those that wait, then those that compute.
+FIRST = (
+    "tests/integration/cluster",
+    "tests/integration/test_losses.py",
+    "tests/integration/test_way.py",
+    "tests/integration/test_train_modes.py",
+    "tests/integration/test_resume.py",
+    "tests/integration",
+)
+
+
+def room(nodeid: str) -> str:
+    """What a test shares a process with: its file, or its folder's other files too."""
+    file = nodeid.split("::", 1)[0]
+    folder = str(PurePosixPath(file).parent)
+    return folder if folder in TOGETHER else file
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        begins = (n for n, path in enumerate(FIRST) if item.nodeid.startswith(path))
+        return next(begins, len(FIRST))
+
+    items.sort(key=place)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -24,8 +48,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Schedul
 
     class ByRoom(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.split("::", 1)[0]
-            folder = str(PurePosixPath(file).parent)
-            return folder if folder in TOGETHER else file
+            return room(nodeid)
 
     return ByRoom(config, log)
