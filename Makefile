@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # Processes that run tests side by side; many tests wait more than they compute.
 JOBS ?= 2
 
-.PHONY: demo test lint types check container clean
+.PHONY: demo test lint types docs check container clean
 
 demo: $(VENV)/.installed
 	$(BIN)/jobspec demo
@@ -20,7 +20,11 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-check: test lint types
+# The site, to be opened from disk; a dead link or anchor is an error (mkdocs.yml).
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+check: test lint types docs
 
 # The worker's image, by podman or buildah; see Containerfile and docs/cluster.md.
 SIF ?= worker.sif
@@ -31,7 +35,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11 demo")'
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing torch, transformers, deepspeed, trl and lm-eval into $(VENV) …"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[worker,relay,report,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[worker,relay,report,docs,dev]'
 	@touch $@
 
 clean:

@@ -123,7 +123,8 @@ def _to_html(text: str) -> str:
 
 def _renew(readme: Path, root: Path) -> None:
     shown = "\n".join(f"$ jobspec {' '.join(words)}\n{_run(words, root)}" for words in _COMMANDS)
-    block = f"<!-- session: begin -->\n```console\n{shown.rstrip()}\n```\n<!-- session: end -->"
+    shown = f"$ export JOBSPEC_ROOT=/scratch/demo/root\n{shown.rstrip()}"
+    block = f"<!-- session: begin -->\n```console\n{shown}\n```\n<!-- session: end -->"
     text = re.sub(
         r"<!-- session: begin -->.*<!-- session: end -->",
         lambda _: block,

@@ -127,8 +127,8 @@ def reap(worker: str | None, now: bool) -> None:
     Where Slurm answers, a worker whose run has ended is not waited for.
 
     \b
-    jobspec reap                           watches for one lease
-    jobspec reap --worker gpu012-0 --now   its node is known to be gone
+    jobspec reap                                watches for one lease
+    jobspec reap --worker gpu012-4711-0 --now   its node is known to be gone
     """
     if now and worker is None:
         raise click.UsageError("--now needs --worker: name who is dead.")
