@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from jobspec import compare, evaluation, protocol
+from jobspec import evaluation, intervals, protocol
 from jobspec import spec as specs
 from jobspec.entries import Job
 from jobspec.errors import SpecError
@@ -175,9 +175,9 @@ def _errors(
 def _within(difference: float, ours: float | None, theirs: float | None) -> bool | None:
     if ours is None or theirs is None:
         return None
-    low, high = compare.interval(difference, math.hypot(ours, theirs))
+    low, high = intervals.normal(difference, math.hypot(ours, theirs))
     rounding = 0.05  # published to one decimal
-    return low is not None and high is not None and low - rounding <= 0 <= high + rounding
+    return low - rounding <= 0 <= high + rounding
 
 
 def _differing(entry: Entry, theirs: Published, used: Mapping[str, Any]) -> list[str]:

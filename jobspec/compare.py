@@ -1,14 +1,15 @@
-"""Intervals and paired comparison of two evaluations, question by question; pure arithmetic."""
+"""Paired comparison of two evaluations, question by question; pure arithmetic."""
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
-from statistics import NormalDist
 
 import msgspec
 
-CONFIDENCE = 0.95
+from jobspec import intervals
+from jobspec.intervals import Bounds, Side
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,109 +48,61 @@ def compare(a: Mapping[str, Sequence[bool]], b: Mapping[str, Sequence[bool]]) ->
         return None
     means_a = [_mean(a[name]) for name in shared]
     means_b = [_mean(b[name]) for name in shared]
-    gaps = [y - x for x, y in zip(means_a, means_b, strict=True)]
-    centre = math.fsum(gaps) / len(gaps)
-    low, high = interval(centre, stderr(gaps), len(gaps) - 1)
-    noise = _sampling_stderr(a, b, shared)
-    sampling_low, sampling_high = interval(centre, noise)
-    bounds = (low, high) if noise is None else (sampling_low, sampling_high)
+    sides = [[side[name] for name in shared] for side in (a, b)]
+    over_questions = _apart([_over_questions(side) for side in sides], _alike(means_a, means_b))
+    over_samples = _apart([_over_samples(side) for side in sides])
     return Difference(
         questions=len(shared),
         only_a=len(a) - len(shared),
         only_b=len(b) - len(shared),
         a=math.fsum(means_a) / len(shared),
         b=math.fsum(means_b) / len(shared),
-        mean=centre,
-        low=low,
-        high=high,
-        sampling_low=sampling_low,
-        sampling_high=sampling_high,
-        beyond_noise=_leaves_out_zero(bounds),
+        mean=math.fsum(means_b) / len(shared) - math.fsum(means_a) / len(shared),
+        low=over_questions[0],
+        high=over_questions[1],
+        sampling_low=over_samples[0],
+        sampling_high=over_samples[1],
+        beyond_noise=_leaves_out_zero(over_questions if None in over_samples else over_samples),
     )
-
-
-def stderr(values: Sequence[float]) -> float | None:
-    """The standard error of the mean, s/√n; None for fewer than two values."""
-    n = len(values)
-    if n < 2:
-        return None
-    centre = math.fsum(values) / n
-    return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (n - 1) / n)
-
-
-def interval(
-    centre: float, error: float | None, freedom: int | None = None
-) -> tuple[float | None, float | None]:
-    """The 95 % interval around `centre`: Student's t where `freedom` is given, else normal."""
-    if error is None:
-        return None, None
-    z = t_quantile(freedom) if freedom else NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-    return centre - z * error, centre + z * error
-
-
-def t_quantile(freedom: int, confidence: float = CONFIDENCE) -> float:
-    """Student's t: the half-width, in standard errors, that holds `confidence` of the mass."""
-    low, high = 0.0, 1e4
-    while high - low > 1e-12 * max(1.0, high):
-        middle = (low + high) / 2
-        if 1 - _beta(freedom / (freedom + middle**2), freedom / 2, 0.5) < confidence:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
-
-
-def _beta(x: float, a: float, b: float) -> float:
-    """The regularized incomplete beta function, by Lentz's continued fraction.
-
-    Source: Press et al., Numerical Recipes, 3rd edition, section 6.4.
-    """
-    if x <= 0 or x >= 1:
-        return min(max(x, 0.0), 1.0)
-    if x > (a + 1) / (a + b + 2):
-        return 1 - _beta(1 - x, b, a)
-    front = math.exp(
-        math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    )
-    return front * _fraction(x, a, b) / a
-
-
-def _fraction(x: float, a: float, b: float) -> float:
-    tiny = 1e-300
-    c, d = 1.0, 1 / _away_from_zero(1 - (a + b) * x / (a + 1), tiny)
-    result = d
-    for m in range(1, 10_000):
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        step = 1.0
-        for term in (even, odd):
-            d = 1 / _away_from_zero(1 + term * d, tiny)
-            c = _away_from_zero(1 + term / c, tiny)
-            step = c * d
-            result *= step
-        if abs(step - 1) < 1e-15:
-            break
-    return result
-
-
-def _away_from_zero(value: float, tiny: float) -> float:
-    return value if abs(value) > tiny else tiny
 
 
 def _mean(outcomes: Sequence[bool]) -> float:
     return sum(outcomes) / len(outcomes)
 
 
-def _sampling_stderr(
-    a: Mapping[str, Sequence[bool]], b: Mapping[str, Sequence[bool]], shared: Sequence[str]
-) -> float | None:
-    sides = [side[name] for name in shared for side in (a, b)]
-    if any(len(outcomes) < 2 for outcomes in sides):
+def _over_questions(side: Sequence[Sequence[bool]]) -> Side | None:
+    means = [_mean(outcomes) for outcomes in side]
+    centre, n = math.fsum(means) / len(means), len(means)
+    error = intervals.stderr(means)
+    return _side(centre, intervals.over_questions(centre, error, n, sum(map(len, side)) / n))
+
+
+def _over_samples(side: Sequence[Sequence[bool]]) -> Side | None:
+    if any(len(outcomes) < 2 for outcomes in side):
         return None
-    means = [(_mean(outcomes), len(outcomes)) for outcomes in sides]
-    return math.sqrt(math.fsum(p * (1 - p) / (k - 1) for p, k in means)) / len(shared)
+    means = [(_mean(outcomes), len(outcomes)) for outcomes in side]
+    centre, samples = math.fsum(p for p, _ in means) / len(means), sum(k for _, k in means)
+    error = math.sqrt(math.fsum(p * (1 - p) / (k - 1) for p, k in means)) / len(means)
+    return _side(centre, intervals.over_samples(centre, error, samples, samples / len(means)))
 
 
-def _leaves_out_zero(bounds: tuple[float | None, float | None]) -> bool:
+def _side(mean: float, bounds: Bounds) -> Side | None:
+    low, high = bounds
+    return None if low is None or high is None else Side(mean, low, high)
+
+
+def _apart(sides: Sequence[Side | None], correlation: float = 0.0) -> Bounds:
+    a, b = sides
+    return (None, None) if a is None or b is None else intervals.difference(a, b, correlation)
+
+
+def _alike(a: Sequence[float], b: Sequence[float]) -> float:
+    """Pearson's correlation over questions; 0 where a side has no spread to be correlated."""
+    if len(a) < 2 or len(set(a)) == 1 or len(set(b)) == 1:
+        return 0.0
+    return statistics.correlation(a, b)
+
+
+def _leaves_out_zero(bounds: Bounds) -> bool:
     low, high = bounds
     return low is not None and high is not None and (low > 0 or high < 0)

@@ -26,8 +26,8 @@ _BESIDE = re.compile(
 class Score(msgspec.Struct, frozen=True, kw_only=True):
     """One benchmark's score. `stderr` is over questions, `sampling_stderr` within them.
 
-    `low`, `high`: 95 % interval over questions of this kind (Student's t where their number is
-    known). `sampling_low`, `sampling_high`: over other samples of these same questions.
+    `low`, `high`: 95 % interval over questions of this kind. `sampling_low`, `sampling_high`: over
+    other samples of these same questions. How they are made: jobspec/intervals.py.
     """
 
     metric: str
@@ -117,13 +117,13 @@ def _score(
     metrics: Mapping[str, float | None],
     protocol: Mapping[str, Any],
 ) -> Score:
-    from jobspec.compare import interval  # here, since `status` needs no intervals
+    from jobspec import intervals  # here, since `status` needs none
 
     error, noise = metrics.get(prefix + "stderr"), metrics.get(prefix + "sampling_stderr")
-    found = protocol.get("questions")
-    questions = found if isinstance(found, int) and found > 1 else None
-    low, high = interval(value, error, questions - 1 if questions is not None else None)
-    sampling_low, sampling_high = interval(value, noise)
+    questions, k = _count(protocol.get("questions"), 2), _count(protocol.get("k"), 1)
+    samples = questions * k if questions and k else None
+    low, high = intervals.over_questions(value, error, questions, k)
+    sampling_low, sampling_high = intervals.over_samples(value, noise, samples, k)
     return Score(
         metric=metric,
         value=value,
@@ -137,6 +137,10 @@ def _score(
         mean_response_tokens=metrics.get(prefix + "mean_response_tokens"),
         questions=questions,
     )
+
+
+def _count(found: object, least: int) -> int | None:
+    return found if isinstance(found, int) and found >= least else None
 
 
 def to_csv(found: Sequence[ResultRow]) -> str:

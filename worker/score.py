@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from jobspec import compare
+from jobspec import intervals as ranges
 from jobspec.evaluation import Asked, Generation, Plan, QuestionScore, SampleScore
 from worker import stats
 from worker.answers import Thinking, aime_answer, answer_text
@@ -92,8 +92,8 @@ def intervals(
     spread = stats.stderr(_means(scores))
     noise = stats.sampling_stderr([s.correct for s in scores], k)
     return {
-        "questions": compare.interval(centre, spread, len(scores) - 1),
-        "samples": compare.interval(centre, noise),
+        "questions": ranges.over_questions(centre, spread, len(scores), k),
+        "samples": ranges.over_samples(centre, noise, len(scores) * k, k),
     }
 
 

@@ -11,9 +11,9 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from jobspec.compare import interval, stderr
+from jobspec.intervals import stderr
 
-__all__ = ["interval", "majority", "mean", "pass_at", "pass_at_js", "sampling_stderr", "stderr"]
+__all__ = ["majority", "mean", "pass_at", "pass_at_js", "sampling_stderr", "stderr"]
 
 
 def mean(values: Sequence[float]) -> float:

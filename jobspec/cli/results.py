@@ -30,9 +30,9 @@ def results(jobs: tuple[str, ...], form: str | None) -> None:
     jobspec results 'qwen3-*' --csv > scores.csv
     jobspec results --latex > scores.tex
 
-    After the sign ± stands half of the 95 % interval over questions (over samples where there is
-    no other); --json has both intervals. A model that was scored without training stands first
-    among those tuned from it, `calibrated` with the settings of its published scores.
+    In brackets stands the 95 % interval over questions (over samples where there is no other);
+    --json has both. A model that was scored without training stands first among those tuned from
+    it, `calibrated` with the settings of its published scores.
     """
     queue = open_queue()
     found = scores.rows(queue.select(jobs) if jobs else queue.jobs())
@@ -86,15 +86,14 @@ def _is_cut_off(score: Score) -> bool:
     return score.truncated_frac is not None and score.truncated_frac > _TRUNCATED
 
 
-def _spell(score: Score, sign: str = " ± ") -> str:
-    half = half_interval(score)
-    return f"{score.value:.3f}" + ("" if half is None else f"{sign}{half:.3f}")
-
-
-def half_interval(score: Score) -> float | None:
-    """Half the width of the 95 % interval over questions, else over samples; None: not known."""
-    high = score.high if score.high is not None else score.sampling_high
-    return None if high is None else high - score.value
+def _spell(score: Score, around: str = " {}") -> str:
+    """A score and its 95 % interval over questions, else over samples, set into `around`."""
+    low, high = score.low, score.high
+    if low is None or high is None:
+        low, high = score.sampling_low, score.sampling_high
+    known = low is not None and high is not None
+    # Two places are enough: the ends are not known better than that.
+    return f"{score.value:.3f}" + (around.format(f"[{low:.2f}, {high:.2f}]") if known else "")
 
 
 def _title(name: str, found: Sequence[ResultRow]) -> str:
@@ -111,7 +110,7 @@ def markdown(found: Sequence[ResultRow]) -> list[str]:
     titles = " | ".join(_escaped(_title(name, found), r"\|") for name in names)
     lines = [f"| model | lr | epochs | {titles} |", "| --- | --- | ---: |" + " ---: |" * len(names)]
     for row in found:
-        cells = [_bold(row.scores.get(name), "**{}**", " ± ") for name in names]
+        cells = [_bold(row.scores.get(name), "**{}**", " {}") for name in names]
         facts = [_escaped(row.model, r"\|"), _rate(row), _epochs(row), *cells]
         lines.append(f"| {' | '.join(facts)} |")
     return lines
@@ -126,19 +125,16 @@ def latex(found: Sequence[ResultRow]) -> list[str]:
     for number, row in enumerate(found):
         if number and row.model != found[number - 1].model:
             lines.append(r"\midrule")
-        cells = [
-            _bold(row.scores.get(name), r"\textbf{{{}}}", r" {\small $\pm$ ", "}") for name in names
-        ]
+        cells = [_bold(row.scores.get(name), r"\textbf{{{}}}", r" {{\small {}}}") for name in names]
         lines.append(" & ".join([_tex(row.model), _rate(row), _epochs(row), *cells]) + r" \\")
     return [*lines, r"\bottomrule", r"\end{tabular}"]
 
 
-def _bold(score: Score | None, bold: str, sign: str, end: str = "") -> str:
-    """A score, the best of them between the marks of `bold`; `end` closes what `sign` opened."""
+def _bold(score: Score | None, bold: str, around: str) -> str:
+    """A score, the best of them between the marks of `bold`."""
     if score is None:
         return ""
-    text = _spell(score, sign) + (end if half_interval(score) is not None else "")
-    return bold.format(text) if score.best else text
+    return bold.format(_spell(score, around)) if score.best else _spell(score, around)
 
 
 def _escaped(text: str, letters: str) -> str:

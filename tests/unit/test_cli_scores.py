@@ -12,7 +12,7 @@ import pytest
 from clikit import base_spec, claim_next, ended, jobspec, jobspec_json
 from scorekit import scored_job, write_evaluation
 
-from jobspec import calibrate, new, protocol
+from jobspec import calibrate, intervals, new, protocol
 from jobspec.errors import SpecError
 from jobspec.queue import Queue
 from jobspec.record import Reason, Result
@@ -41,7 +41,10 @@ def test_compare_pairs_by_question_and_says_what_is_beyond_noise(queue: Queue) -
     # q2 and q3 are shared: 0 → 1 in both, without any spread.
     assert (found["questions"], found["only_a"], found["only_b"]) == (2, 1, 1)
     assert (found["a"], found["b"], found["mean"]) == (0.0, 1.0, 1.0)
-    assert (found["sampling_low"], found["sampling_high"]) == (1.0, 1.0)
+    # All 8 samples of a side agree: its bound is z²/(8 + z²) = 0.324 away.
+    far = 1.959964**2 / (8 + 1.959964**2)
+    assert found["sampling_low"] == pytest.approx(1 - math.hypot(far, far))
+    assert found["sampling_high"] == 1.0
     assert found["beyond_noise"] is True
 
 
@@ -51,9 +54,11 @@ def test_compare_prints_both_intervals(queue: Queue) -> None:
     done = jobspec("compare", "before", "after", "--root", queue.paths.root)
     head, line = done.stdout.splitlines()[3:5]
     assert head.split("  ")[0] == "BENCHMARK"
-    # √(Σ p(1−p)/(k−1))/n over the four sides: three of ¼/3; 1.96 of them around ¼.
-    half = 1.959964 * math.sqrt(3 * 0.25 / 3) / 2
-    assert f"{0.25 - half:+.3f} to {0.25 + half:+.3f}" in line
+    # A: error² = 2 · ¼/3/4 = 1/24 and 4/3 · 24/4 = 8 samples; B: 1/48 and 4/3 · 48 · 3/16 = 12.
+    (low_a, high_a), (low_b, high_b) = intervals.wilson(0.5, 8), intervals.wilson(0.75, 12)
+    low = 0.25 - math.hypot(0.75 - low_b, high_a - 0.5)
+    high = 0.25 + math.hypot(high_b - 0.75, 0.5 - low_a)
+    assert f"{low:+.3f} to {high:+.3f}" in line
     assert line.split()[1:4] == ["0.500", "0.750", "+0.250"] and line.split()[-2:] == ["no", "2"]
 
 

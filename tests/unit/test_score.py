@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from statistics import NormalDist
 from typing import Any
 
 import pytest
 from evalkit import DATA, needs_data
 
-from jobspec import compare
+from jobspec import intervals
 from worker import score
 from worker.samples import Asked, Generation, Plan, Sampling
 from worker.tasks import FILTER, TaskSettings, make_task
@@ -72,11 +71,12 @@ def test_a_model_of_known_chances(judge: Judge) -> None:
     assert found["pass_at_32"] == 0.75
     # Won; tied at 16 to 16; lost; lost.
     assert found["maj_at_32"] == pytest.approx((1 + 0.5 + 0 + 0) / 4)
-    intervals = score.intervals(scores, k)
-    z = NormalDist().inv_cdf(0.975)
-    assert intervals["samples"] == pytest.approx((0.4375 - z * noise, 0.4375 + z * noise))
-    t = compare.t_quantile(3)
-    assert intervals["questions"] == pytest.approx((0.4375 - t * spread, 0.4375 + t * spread))
+    found = score.intervals(scores, k)
+    pq = 0.4375 * 0.5625
+    of_samples = intervals.wilson(0.4375, 32 / 31 * pq / noise**2)
+    assert found["samples"] == pytest.approx(of_samples)
+    t = intervals.t_quantile(3)
+    assert found["questions"] == pytest.approx(intervals.wilson(0.4375, 4 / 3 * pq / spread**2, t))
 
 
 def test_every_metric_is_there() -> None:

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from statistics import NormalDist
 
 import pytest
 
-from jobspec import compare
+from jobspec import compare, intervals
 from worker import stats
-
-
-def test_error_over_questions() -> None:
-    # Means 0, ½, 1: s = ½, n = 3.
-    assert stats.stderr([0.0, 0.5, 1.0]) == pytest.approx(0.5 / math.sqrt(3))
-    assert stats.stderr([0.3]) is None
-    assert stats.stderr([0.25, 0.25]) == 0.0
 
 
 def test_sampling_error() -> None:
@@ -68,21 +60,6 @@ def test_majority(answers: list[str | None], right: str, expected: float) -> Non
     assert stats.majority(answers, correct) == pytest.approx(expected)
 
 
-# Student's t, two-sided 95 %: the tables' values.
-@pytest.mark.parametrize(
-    ("freedom", "expected"), [(1, 12.7062), (2, 4.3027), (7, 2.3646), (29, 2.0452), (499, 1.9647)]
-)
-def test_t_quantile(freedom: int, expected: float) -> None:
-    assert compare.t_quantile(freedom) == pytest.approx(expected, abs=5e-5)
-
-
-def test_intervals() -> None:
-    z = NormalDist().inv_cdf(0.975)
-    assert compare.interval(0.5, 0.1) == pytest.approx((0.5 - z * 0.1, 0.5 + z * 0.1))
-    assert compare.interval(0.5, 0.1, 29) == pytest.approx((0.29548, 0.70452), abs=1e-5)
-    assert compare.interval(0.5, None) == (None, None)
-
-
 def test_comparison_pairs_by_question() -> None:
     a = {"x": [True, False], "y": [False, False], "only a": [True, True]}
     b = {"y": [True, False], "x": [True, True], "only b": [False, False]}
@@ -90,13 +67,13 @@ def test_comparison_pairs_by_question() -> None:
     assert found is not None
     assert (found.questions, found.only_a, found.only_b) == (2, 1, 1)
     assert (found.a, found.b, found.mean) == (0.25, 0.75, 0.5)
-    # Both questions gained ½: no spread over questions.
-    assert (found.low, found.high) == (0.5, 0.5)
-    # Σ p(1−p)/(k−1) over both sides = ¼ + 0 + 0 + ¼.
-    z = NormalDist().inv_cdf(0.975)
-    noise = math.sqrt(0.5) / 2
-    assert found.sampling_low == pytest.approx(0.5 - z * noise)
-    assert found.sampling_high == pytest.approx(0.5 + z * noise)
+    # Over questions: A's interval is B's mirrored, and they go together (ρ = 1): both gained ½.
+    assert (found.low, found.high) == pytest.approx((0.5, 0.5))
+    # Over samples: Σ p(1−p)/(k−1) of a side = ¼ + 0: error² = 1/16, 2 · 3/16 · 16 = 6 samples.
+    low, high = intervals.wilson(0.25, 6)
+    below, above = math.hypot(high - 0.25, high - 0.25), math.hypot(0.25 - low, 0.25 - low)
+    assert found.sampling_low == pytest.approx(0.5 - below)
+    assert found.sampling_high == pytest.approx(0.5 + above)
     assert not found.beyond_noise
 
 
@@ -106,9 +83,16 @@ def test_comparison_of_single_samples_uses_the_spread_over_questions() -> None:
     found = compare.compare(a, b)
     assert found is not None
     assert found.sampling_low is None
-    error = math.sqrt(0.5 * 0.5 * 100 / 99 / 100)
-    t = compare.t_quantile(99)
-    assert (found.low, found.high) == pytest.approx((0.5 - t * error, 0.5 + t * error))
+    # 10 right in both, 50 in B alone, 40 in neither: ρ = (10·40 − 0)/√(10·90·60·40).
+    rho = 400 / math.sqrt(10 * 90 * 60 * 40)
+    t = intervals.t_quantile(99)
+    (low_a, high_a), (low_b, high_b) = (intervals.wilson(p, 100, t) for p in (0.1, 0.6))
+    below = [0.6 - low_b, high_a - 0.1]
+    above = [high_b - 0.6, 0.1 - low_a]
+    low, high = (math.sqrt(x**2 + y**2 - 2 * rho * x * y) for x, y in (below, above))
+    assert (found.low, found.high) == pytest.approx((0.5 - low, 0.5 + high))
+    # Close to Student's interval of the paired gaps, ½ of which are 1: 0.5 ± 0.0997.
+    assert (found.low, found.high) == pytest.approx((0.4, 0.6), abs=0.02)
     assert found.beyond_noise
     same = compare.compare(a, a)
     assert same is not None
