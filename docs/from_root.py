@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 PAGES = {
@@ -19,6 +20,7 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
 }
+_LOADED = re.compile(r"<(?:script|img|link rel=.stylesheet.)\b[^>]* (?:src|href)=.https?://[^ >]*")
 _LINK = re.compile(r"(?<=\]\()(?:\.\./|docs/)?([\w.-]+\.\w+)")
 
 
@@ -32,3 +34,11 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Point links at the site's pages."""
     return _LINK.sub(lambda link: PAGES.get(link[1], link[1]), markdown)
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """Refuse a page that loads anything from another host: readers may have no network."""
+    found = _LOADED.search(output)
+    if found is not None:
+        raise PluginError(f"the page loads something from elsewhere: {found[0]}")
+    return output
