@@ -11,21 +11,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from queuekit import CALLS, FaultyOs, fails_with, faulty, killed_at, loses_reply
+from queuekit import CALLS, FaultyOs, fails_with, faulty, killed_at, loses_reply, stems
 
 from jobspec import fs, temps
 from jobspec.errors import DiskFull, RootError
 
 OLD, NEW = b"old\n", b"new and longer\n" * 1000
-
-
-def names(path: Path) -> list[str]:
-    return sorted(each.name for each in path.iterdir())
 
 
 def test_publish_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -34,7 +30,7 @@ def test_publish_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
     fs.publish(target, NEW, mode=0o444)
     assert target.read_bytes() == NEW
     assert stat.S_IMODE(target.stat().st_mode) == 0o444
-    assert names(tmp_path) == ["file.json"]
+    assert stems(tmp_path) == ["file.json"]
 
 
 @pytest.mark.parametrize("files", [1, 2])
@@ -47,7 +43,7 @@ def test_publish_syncs_the_bytes_before_the_name_and_the_name_before_it_returns(
         fs.publish_together(tmp_path, data)
     wanted = ["write"] * files + ["fsync"] * files + ["rename"] * files + ["fsync"]
     assert [name for name in order if name in wanted] == wanted
-    assert names(tmp_path) == sorted(data)
+    assert stems(tmp_path) == sorted(data)
 
 
 @contextlib.contextmanager
@@ -80,7 +76,7 @@ def test_without_threads_everything_is_synced_all_the_same(
     with noting(order):
         fs.publish_together(tmp_path, {"a": b"1", "b": b"2"})
     assert order.count("fsync") == 3
-    assert names(tmp_path) == ["a", "b"]
+    assert stems(tmp_path) == ["a", "b"]
 
 
 def test_a_file_that_can_not_be_synced_lets_none_of_its_set_appear(tmp_path: Path) -> None:
@@ -88,7 +84,7 @@ def test_a_file_that_can_not_be_synced_lets_none_of_its_set_appear(tmp_path: Pat
         failing = faulty(index, fails_with(errno.EIO), only=frozenset({"fsync"}))
         with failing, pytest.raises(OSError, match="fsync"):
             fs.publish_together(tmp_path, {"a": b"1", "b": b"2"})
-        assert names(tmp_path) == []
+        assert stems(tmp_path) == []
 
 
 @pytest.mark.parametrize("torn", [False, True], ids=["killed", "torn"])
@@ -104,7 +100,7 @@ def test_killed_anywhere_a_published_file_is_old_or_new(how, torn, tmp_path: Pat
         assert fs.list_dir(tmp_path) == ["file.json"]
         swept = fs.sweep(tmp_path)
         assert len(swept) <= 1
-        assert names(tmp_path) == ["file.json"]
+        assert stems(tmp_path) == ["file.json"]
         if not killed:
             break
         index += 1
@@ -120,9 +116,10 @@ def test_full_disk_leaves_the_old_file_and_no_other(call, number, tmp_path: Path
     with faulty(0, fails_with(number), only=frozenset({call})), pytest.raises(DiskFull) as caught:
         fs.publish(target, NEW)
     assert caught.value.file == str(target)
+    assert ("quota" in caught.value.message) == (number == errno.EDQUOT)
     assert caught.value.hint
     assert target.read_bytes() == OLD
-    assert names(tmp_path) == ["file.json"]
+    assert stems(tmp_path) == ["file.json"]
 
 
 def test_a_really_full_disk(tmp_path: Path) -> None:
@@ -150,7 +147,7 @@ def test_move_once_tells_winner_from_loser(tmp_path: Path) -> None:
     source.write_bytes(OLD)
     assert fs.move_once(source, other)
     assert not fs.move_once(source, mine)
-    assert names(tmp_path) == ["other"]
+    assert stems(tmp_path) == ["other"]
 
 
 def test_move_once_finds_its_own_target_after_a_lost_reply(tmp_path: Path) -> None:
@@ -165,7 +162,7 @@ def test_move_once_does_not_take_an_error_for_a_loss(tmp_path: Path) -> None:
     source.write_bytes(OLD)
     with faulty(0, fails_with(errno.EIO), only=frozenset({"rename"})), pytest.raises(OSError):
         fs.move_once(source, tmp_path / "b")
-    assert names(tmp_path) == ["a"]
+    assert stems(tmp_path) == ["a"]
 
 
 def test_place_dir_has_one_winner_and_removes_the_loser(tmp_path: Path) -> None:
@@ -174,7 +171,7 @@ def test_place_dir_has_one_winner_and_removes_the_loser(tmp_path: Path) -> None:
         with fs.staged_dir(target, {"spec": (data, 0o444)}) as staged:
             assert fs.place_dir(staged, target) is won
     assert (target / "spec").read_bytes() == b"1"
-    assert names(tmp_path) == ["job"]
+    assert stems(tmp_path) == ["job"]
 
 
 def test_a_directory_that_can_not_be_made_says_so() -> None:
@@ -182,11 +179,46 @@ def test_a_directory_that_can_not_be_made_says_so() -> None:
         fs.make_dir(Path("/proc/none/below"))  # where mkdir says ENOENT, whatever is there
 
 
+def test_a_directory_that_somebody_makes_meanwhile_is_taken(tmp_path: Path) -> None:
+    def made_by_another(name: str, args: Sequence[Any], call: Callable[[], Any]) -> Any:
+        Path(args[0]).mkdir()
+        return call()
+
+    # The third call: the first finds no parent, the second makes it.
+    with faulty(2, made_by_another, only=frozenset({"mkdir"})) as fault:
+        fs.make_dir(tmp_path / "a" / "b")
+    assert fault.fired
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_nothing_leaves_a_descriptor_open(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    before = stems(Path("/proc/self/fd"))
+    fs.publish(file, OLD)
+    fs.append(file, NEW)
+    fs.rewrite(file, OLD)
+    fs.touch(file)
+    fs.read(file)
+    fs.sync_dir(tmp_path)
+    assert stems(Path("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(("number", "raised"), [(errno.EIO, True), (errno.EINVAL, False)])
+def test_only_a_directory_that_can_not_be_synced_at_all_is_left_unsynced(
+    number: int, raised: bool, tmp_path: Path
+) -> None:
+    expected = pytest.raises(OSError, match="fsync") if raised else contextlib.nullcontext()
+    with faulty(0, fails_with(number), only=frozenset({"fsync"})), expected:
+        fs.sync_dir(tmp_path)
+
+
 def test_directories_take_their_parents_permissions(tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o2775)
     fs.make_dir(shared / "a" / "b")
+    fs.make_dir(shared / "private", 0o700)
+    assert stat.S_IMODE((shared / "private").stat().st_mode) == 0o700
     with fs.staged_dir(shared / "job", {"spec": (b"1", 0o444)}) as staged:
         fs.place_dir(staged, shared / "job")
     for path in (shared / "a", shared / "a" / "b", shared / "job"):
@@ -199,6 +231,7 @@ def test_append_heals_a_torn_last_line(tmp_path: Path) -> None:
     with rows.open("ab") as file:
         file.write(b'{"a": ')
     fs.append(rows, b'{"a": 2}')
+    assert rows.read_bytes().endswith(b"\n")
     fs.append(rows, b'{"a": 3}\n')
     assert rows.read_bytes() == b'{"a": 1}\n{"a": \n{"a": 2}\n{"a": 3}\n'
 
@@ -257,7 +290,7 @@ def test_rewrite_follows_a_file_and_never_makes_one(tmp_path: Path) -> None:
 
 
 def test_exists_does_not_take_an_error_for_absence(tmp_path: Path) -> None:
-    assert not fs.exists(tmp_path / "gone")
+    assert fs.exists(tmp_path / "gone") is False
     with faulty(0, fails_with(errno.EIO), only=frozenset({"lstat"})), pytest.raises(OSError):
         fs.exists(tmp_path)
 
@@ -276,14 +309,24 @@ def test_link_to_replaces_in_one_step(tmp_path: Path) -> None:
     fs.link_to(link, "attempts/1/final_model")
     fs.link_to(link, "attempts/2/final_model")
     assert str(link.readlink()) == "attempts/2/final_model"
-    assert names(tmp_path) == ["final_model"]
+    assert stems(tmp_path) == ["final_model"]
+
+
+def test_a_link_that_could_not_be_placed_leaves_nothing(tmp_path: Path) -> None:
+    link = tmp_path / "final_model"
+    link.symlink_to("attempts/1/final_model")
+    failing = faulty(0, fails_with(errno.ENOENT), only=frozenset({"rename"}))
+    with failing, pytest.raises(FileNotFoundError):
+        fs.link_to(link, "attempts/2/final_model")
+    assert stems(tmp_path) == ["final_model"]
+    assert str(link.readlink()) == "attempts/1/final_model"
 
 
 def test_owned_reads_refuse_links_and_others_files(tmp_path: Path, monkeypatch) -> None:
     real, link = tmp_path / "real", tmp_path / "link"
     real.write_bytes(b"x")
     link.symlink_to(real)
-    assert fs.read(real, owned=True) == b"x"
+    assert fs.read(real, owned=True) == fs.read(link) == b"x"
     with pytest.raises(OSError, match="symbolic links"):
         fs.read(link, owned=True)
     monkeypatch.setattr(os, "geteuid", lambda: real.stat().st_uid + 1)
@@ -316,7 +359,7 @@ def test_sweep_takes_the_names_of_dead_writers_only(tmp_path: Path) -> None:
     for path in (living, elsewhere, old, tmp_path / ".nfs01", tmp_path / "file"):
         path.touch()
     assert sorted(fs.sweep(tmp_path)) == sorted([dead.name, old.name])
-    assert names(tmp_path) == sorted([living.name, elsewhere.name, ".nfs01", "file"])
+    assert stems(tmp_path) == sorted([living.name, elsewhere.name, ".nfs01", "file"])
 
 
 def test_temporary_names_fit_a_file_system(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from queuekit import V, W, entries, fails_with, faulty, score_spec
 from jobspec import fs
 from jobspec.claim import Claim
 from jobspec.errors import ClaimLost, JobspecError
-from jobspec.lease import Beat, Pulse, Watch, new_worker_id, parse_beat
+from jobspec.lease import Beat, Pulse, Watch, new_worker_id, parse_beat, parse_record
 from jobspec.paths import WORKER_PATTERN, RootPaths
 from jobspec.queue import Queue
 from jobspec.record import End, Reason, Result, State, WorkerRecord
@@ -83,6 +83,19 @@ def test_beats_are_one_rename_each_and_parse_back(tmp_path: Path) -> None:
 )
 def test_other_names_are_no_beats(name: str) -> None:
     assert parse_beat(name) is None
+
+
+def test_records_are_told_from_other_names() -> None:
+    assert parse_record(f"{W}.json") == W
+    assert all(parse_record(name) is None for name in (W, f"{W}.1.idle", "Not.An.Id.json"))
+
+
+def test_silence_counts_from_the_moment_it_reaches_the_limit() -> None:
+    watch = Watch()
+    for now in (0.0, 15.0):
+        watch.look([(W, None)], [Beat(W, 1, None)], now, cap_s=30.0)
+    assert watch.silent_workers(15.0) == {W}
+    assert watch.silent_workers(15.1) == set()
 
 
 def test_a_beat_whose_name_was_swept_begins_anew(queue: Queue) -> None:

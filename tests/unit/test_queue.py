@@ -75,6 +75,10 @@ def test_a_priority_that_no_name_holds_is_refused(queue: Queue, priority: int) -
     with pytest.raises(JobspecError, match="priority"):
         queue.enqueue(score_spec(), priority=priority)
     assert entries(queue) == {}
+    job = queue.enqueue(score_spec())
+    with pytest.raises(JobspecError, match="priority"):
+        queue.prioritize(job.id, priority)
+    assert queue.job(job.id).priority == 50
 
 
 @pytest.mark.parametrize("call", ["mkdir", "write", "fsync"])
@@ -140,6 +144,13 @@ def test_jobs_by_state_id_prefix_and_glob(queue: Queue) -> None:
             queue.job(selector)
     with pytest.raises(JobNotFound):
         queue.select(["zz*"])
+
+
+def test_a_queue_at_rest_is_read_twice_and_no_more(queue: Queue) -> None:
+    queue.enqueue(score_spec())
+    with faulty(-1, fails_with(0), only=frozenset({"listdir"})) as calls:
+        queue.jobs()
+    assert calls.count == 2 * len(State)
 
 
 def test_of_two_sightings_of_one_job_the_later_wins(queue: Queue) -> None:

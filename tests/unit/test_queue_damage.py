@@ -9,6 +9,7 @@ import pytest
 from queuekit import W, score_spec, stems
 
 from jobspec.errors import JobspecError
+from jobspec.paths import Ticket
 from jobspec.queue import Queue
 from jobspec.record import Reason, State
 from jobspec.spec import canonical, digest
@@ -28,6 +29,7 @@ def test_an_edited_spec_is_set_aside_and_the_real_one_restored(queue: Queue) -> 
     job = queue.enqueue(score_spec())
     job.paths.spec.chmod(0o644)
     job.paths.spec.write_bytes(canonical(score_spec(notes="edited")))
+    assert queue.job(job.id).spec == score_spec()  # the ticket's, whose hash is in the id
     claim = queue.claim(W)
     assert claim is not None and claim.spec == score_spec()
     assert job.paths.spec.read_bytes() == canonical(score_spec())
@@ -70,6 +72,22 @@ def test_a_later_versions_spec_is_left_pending_with_a_note(queue: Queue) -> None
     assert queue.claim(W) is None
     assert "schema_version" in queue.notes[job]
     assert queue.job(job).state is State.PENDING
+
+
+def test_a_later_versions_spec_that_looked_damaged_goes_back(queue: Queue) -> None:
+    data = json.dumps({**json.loads(canonical(score_spec())), "schema_version": 2}).encode()
+    job = f"theirs-{digest(data)}"
+    entry = queue.paths.state(State.PENDING) / f"900-20261122T124057123456Z-{job}.1.json"
+    entry.touch()
+
+    def arrives(ticket: Ticket) -> bool:  # between the look and the claim
+        entry.write_bytes(data)
+        return True
+
+    assert queue.claim(W, now=arrives) is None
+    assert (queue.job(job).state, queue.job(job).attempt) == ("pending", 2)
+    assert queue.claim(W) is None
+    assert "schema_version" in queue.notes[job]
 
 
 def test_a_ticket_of_another_user_is_left_pending_with_a_note(queue: Queue, monkeypatch) -> None:
