@@ -6,7 +6,10 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,10 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from jobspec import spec as specs
-from jobspec.paths import RootPaths
+from jobspec.paths import JobPaths, RootPaths
 from jobspec.spec import JobSpec, ModelSpec
 from worker import tokens
-from worker.rows import Chat, Row
+from worker.rows import IGNORED, Chat, Encoded, Refusal, Row, encode_row
 from worker.templates import ChatTemplate, ThinkTags
 
 ROOT = Path(__file__).parent.parent
@@ -26,6 +29,7 @@ needs_data = pytest.mark.skipif(
     not (DATA / "sft_reasoning.jsonl").is_file(),
     reason=f"the reference data is not at {DATA}; $JOBSPEC_TEST_DATA names its directory",
 )
+Rows = list[dict[str, Any]]
 TAGS = ThinkTags.closed_by("</think>")
 
 # Every turn alike; an assistant's reasoning_content is written as a think block.
@@ -84,6 +88,21 @@ def assistant(content: str | None, **fields: Any) -> dict[str, Any]:
 
 def row(*messages: dict[str, Any], tools: list[Any] | None = None) -> Row:
     return Row(1, list(messages), tools)
+
+
+# What a row can hold besides text: a tool, its call, and a turn of it.
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "add",
+            "description": "Adds <two> numbers & says “so”",
+            "parameters": {"type": "object", "properties": {"a": {"type": "number"}}},
+        },
+    }
+]
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": "ä"}}}
+TOOL_TURNS = [user("a"), assistant("b"), {"role": "tool", "content": "seen"}, assistant("c")]
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
@@ -145,3 +164,76 @@ def spec(model: Path, data: Path, /, **changes: Any) -> JobSpec:
         group, _, field = name.partition("__")
         fields[group] = fields[group] | {field: value} if field else value
     return specs.decode(json.dumps(fields).encode())
+
+
+def sums(count: int, *, answers: int = 1) -> Rows:
+    """`answers` rows a question, with thinking."""
+    return [
+        {
+            "messages": [
+                user(f"What is {i} + {i}?"),
+                assistant(f"<think>Twice {i}.</think>{2 * i}{'!' * k}"),
+            ]
+        }
+        for i in range(count)
+        for k in range(answers)
+    ]
+
+
+def run_prepare(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-m", "worker.prepare", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def run_code(code: str, *arguments: str | Path) -> str:
+    """What a Python program of its own prints; warnings are errors there too."""
+    command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def wait_for(condition: Callable[[], Any], timeout_s: float = 60.0) -> Any:
+    deadline = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    return found
+
+
+def write_spec(path: Path, made: JobSpec) -> Path:
+    path.write_bytes(specs.canonical(made))
+    return path
+
+
+def attempt_of(root: RootPaths, made: JobSpec) -> Path:
+    """A job's first attempt, as the worker makes it."""
+    bytes_ = specs.canonical(made)
+    job = JobPaths(root.jobs / specs.job_id(made.name, bytes_))
+    job.attempt(1).dir.mkdir(parents=True)
+    job.spec.write_bytes(bytes_)
+    return job.attempt(1).dir
+
+
+def read_split(root: RootPaths, report: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    import datasets
+
+    return datasets.load_from_disk(str(root.root / report["dir"] / name)).to_list()
+
+
+def supervised(made: Encoded, with_: Chat) -> str:
+    return with_.codec.spell([token for token in made.labels if token != IGNORED])
+
+
+def encoded(one: Row, with_: Chat) -> Encoded:
+    made = encode_row(one, with_)
+    assert isinstance(made, Encoded), made
+    return made
+
+
+def refused(one: Row, with_: Chat) -> Refusal:
+    made = encode_row(one, with_)
+    assert isinstance(made, Refusal), made
+    return made
