@@ -33,33 +33,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from jobspec.shape import KNOWN_CONFIGS
+
 REPO = Path(__file__).parents[1]
 WARM_UP = 2
 SHAPES: dict[str, dict[str, Any]] = {
-    "olmo-3-7b": {
-        "model_type": "olmo3",
-        "vocab_size": 100278,
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 32,
-        "max_position_embeddings": 65536,
-        "sliding_window": 4096,
-        "tie_word_embeddings": False,
-    },
-    "qwen3-8b": {
-        "model_type": "qwen3",
-        "vocab_size": 151936,
-        "hidden_size": 4096,
-        "intermediate_size": 12288,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "max_position_embeddings": 40960,
-        "tie_word_embeddings": False,
-    },
+    "olmo-3-7b": KNOWN_CONFIGS["allenai/Olmo-3-7B-Think"]
+    | {"num_key_value_heads": 32, "max_position_embeddings": 65536, "tie_word_embeddings": False},
+    "qwen3-8b": KNOWN_CONFIGS["Qwen/Qwen3-8B"]
+    | {"max_position_embeddings": 40960, "tie_word_embeddings": False},
 }
 ROWS_A_STEP = {"full": 8, "mixed": 32}
 ROUTES = ("trl", "trl-tuned", "trl-liger", "ours", "ours-packed")
@@ -136,7 +118,9 @@ def _make() -> None:
 
     facts = json.loads(sys.argv[1])
     directory = Path(facts["dir"])
-    shape = {**SHAPES[facts["shape"]], "num_hidden_layers": facts["layers"]}
+    shape = SHAPES[facts["shape"]] | {"num_hidden_layers": facts["layers"]}
+    if "layer_types" in shape:
+        shape["layer_types"] = shape["layer_types"][: facts["layers"]]
     config = AutoConfig.for_model(shape.pop("model_type"), **shape, eos_token_id=0, pad_token_id=1)
     torch.manual_seed(0)
     with torch.device("cuda"):

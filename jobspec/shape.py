@@ -34,7 +34,8 @@ _OLMO_3_7B: dict[str, Any] = {
     "sliding_window": 4096,
     "layer_types": [*["sliding_attention"] * 3, "full_attention"] * 8,
 }
-_KNOWN: dict[str, dict[str, Any]] = {
+# What is said of their config.json, by name on the hub.
+KNOWN_CONFIGS: dict[str, dict[str, Any]] = {
     "allenai/Olmo-3-7B-Think": _OLMO_3_7B,
     "allenai/Olmo-3-7B-Instruct": _OLMO_3_7B,
     "Qwen/Qwen3-8B": {
@@ -111,7 +112,7 @@ def read(config: Path) -> Shape | None:
 
 def known(model: str) -> Shape | None:
     """The shape of a model that needs no config.json to be known."""
-    found = _KNOWN.get(model)
+    found = KNOWN_CONFIGS.get(model)
     return None if found is None else of(found)
 
 

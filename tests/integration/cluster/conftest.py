@@ -9,6 +9,7 @@ from pathlib import Path
 
 import clusterkit
 import pytest
+import servicekit
 import slurmkit
 
 APPTAINER = "JOBSPEC_TEST_APPTAINER"  # the program, and the image it runs: `build-sif` makes it
@@ -17,14 +18,7 @@ SIF = "JOBSPEC_TEST_SIF"
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[slurmkit.Slurm]:
-    reason = slurmkit.missing()
-    if reason is not None:
-        pytest.skip(reason)
-    with (
-        tempfile.TemporaryDirectory(prefix="sl-", ignore_cleanup_errors=True) as base,
-        slurmkit.running(Path(base)) as running,
-    ):
-        yield running
+    yield from servicekit.started(slurmkit.missing, slurmkit.running, "sl-")
 
 
 @pytest.fixture

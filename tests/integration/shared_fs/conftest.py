@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import moosefs
 import pytest
+import servicekit
 
 _numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
 def shared() -> Iterator[moosefs.MooseFS]:
-    reason = moosefs.missing()
-    if reason is not None:
-        pytest.skip(reason)
-    with (
-        tempfile.TemporaryDirectory(prefix="mfs-", ignore_cleanup_errors=True) as base,
-        moosefs.running(Path(base)) as running,
-    ):
-        yield running
+    yield from servicekit.started(moosefs.missing, moosefs.running, "mfs-")
 
 
 @pytest.fixture
