@@ -86,7 +86,12 @@ def test_every_metric_is_there() -> None:
     assert list(score.metrics("math", 4)) == [
         "math_verify", "avg_at_4", *beside, "pass_at_1", "pass_at_2", "pass_at_4", "maj_at_4"
     ]  # fmt: skip
+    assert list(score.metrics("math", 2))[:2] == ["math_verify", "avg_at_2"]
+    assert list(score.metrics("math", 2))[-3:] == ["pass_at_1", "pass_at_2", "maj_at_2"]
     assert list(score.metrics("aime", 1)) == ["avg_at_1", *beside, "pass_at_1", "maj_at_1"]
+    assert list(score.metrics("aime", 2)) == [
+        "avg_at_2", *beside, "pass_at_1", "pass_at_2", "maj_at_2"
+    ]  # fmt: skip
 
 
 def test_a_model_that_never_closes_its_thoughts_scores_nothing(judge: Judge) -> None:
@@ -121,12 +126,19 @@ def test_response_lengths_are_averaged(judge: Judge) -> None:
 
 def test_math_is_judged_against_the_solution_where_there_is_one(judge: Judge) -> None:
     rows = [
-        (asked("\\frac34", solution="thus $\\boxed{\\frac{3}{4}}$"), drawn(["so \\boxed{0.75}"])),
+        (asked("0", solution="thus $\\boxed{\\frac{3}{4}}$"), drawn(["so \\boxed{0.75}"])),
         (asked("\\frac34", name="r"), drawn(["so \\boxed{0.25}"])),
+        (asked("\\frac34", name="s"), drawn(["so \\boxed{0.75}"])),
     ]
     scores = score.score(plan(1, "math"), rows, judge)
-    assert [s.correct for s in scores] == [1, 0]
-    assert [s.samples[0].answer for s in scores] == ["0.75", "0.25"]
+    assert [s.correct for s in scores] == [1, 0, 1]
+    assert [s.samples[0].answer for s in scores] == ["0.75", "0.25", "0.75"]
+
+
+def test_an_aime_answer_is_an_integer_written_out(judge: Judge) -> None:
+    rows = [(asked("70"), drawn(["\\boxed{140/2}", "\\boxed{070}"]))]
+    (found,) = score.score(plan(2), rows, judge)
+    assert [(s.right, s.answer) for s in found.samples] == [(False, None), (True, "70")]
 
 
 def test_stop_strings_of_the_stock_protocol_cut_the_answer_only(judge: Judge) -> None:

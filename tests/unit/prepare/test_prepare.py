@@ -38,6 +38,7 @@ def test_the_phase_leaves_rows_and_a_report(root: RootPaths, model: Path, data: 
     report = json.loads((attempt / "prepare.json").read_text())
     counts = {key: report[key] for key in ("rows_in", "rows_train", "rows_eval", "dropped")}
     assert counts == {"rows_in": 40, "rows_train": 38, "rows_eval": 2, "dropped": {}}
+    assert 0 < report["seconds"] < 120
     assert report["inference_chat_template"].strip() == CHATML.strip()
     directory = root.root / report["dir"]
     assert stems(directory) == ["eval", "prepared.json", "train"]

@@ -24,8 +24,8 @@ from queuekit import stems
 
 from jobspec.errors import DataError
 from jobspec.paths import RootPaths
-from worker import split
-from worker.prepare import prepare
+from worker import shelf, split
+from worker.prepare import _passes, prepare
 from worker.reading import Scan
 
 
@@ -52,6 +52,22 @@ def test_chunks_and_processes_change_nothing(root: RootPaths, model: Path, tmp_p
     assert {k: v for k, v in cut.items() if k not in differ} == {
         k: v for k, v in whole.items() if k not in differ
     }
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_the_longest_micro_batch_is_of_the_kind_that_will_be_trained(
+    packing: bool, root: RootPaths, model: Path, tmp_path: Path
+) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", sums(30))
+    sizes = {"max_length": 256, "global_batch_size": 10, "per_device_train_batch_size": 2}
+    made = spec(model, rows, data__eval_split_ratio=0.0, train=sizes | {"packing": packing})
+    directory = root.root / prepare(made, root)["dir"] / "train"
+    longest = max(shelf.counts(directory)[0])
+    found = _passes(made, directory)
+    # Two rows of some 60 tokens as they come, or the four that fit into 256.
+    assert found["passes"] == {"unpacked": 15, "packed": 9}
+    low, high = (2 * longest, 256) if packing else (longest, 2 * longest)
+    assert low < found["longest_micro_batch"] <= high
 
 
 POOL = """
