@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from jsonkit import undocumented
 
 from jobspec import fs, new, record
 from jobspec.claim import Claim
@@ -54,6 +55,9 @@ def jobspec(
     )
     assert code is None or done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr
+    if "--json" in args and done.stdout:
+        wrong = undocumented([str(arg) for arg in args], json.loads(done.stdout))
+        assert wrong is None, f"not as in docs/json.md: {wrong}"
     return done
 
 

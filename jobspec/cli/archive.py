@@ -9,7 +9,7 @@ import click
 
 from jobspec import archive as archives
 from jobspec.cli.common import common, jobs_argument, open_queue, wants_json
-from jobspec.cli.output import complain, emit, plural
+from jobspec.cli.output import complain, emit, error_json, plural
 from jobspec.errors import JobspecError
 
 
@@ -38,7 +38,7 @@ def archive(jobs: tuple[str, ...], destination: Path, no_model: bool) -> None:
     if failed:
         complain(failed, as_json=False)
     if wants_json():
-        errors = [{"message": str(error), "hint": error.hint} for error in failed]
+        errors = [error_json(error) for error in failed]
         emit({"archived": [asdict(each) for each in done], "errors": errors})
     else:
         for each in done:

@@ -139,7 +139,7 @@ def scale(most: int, dry_run: bool, site_file: Path | None) -> None:
     submission.check_image(site, release)
     with scaling.turn(Path(site.root)) as mine:
         if not mine:
-            return say("another process scales this root now")
+            return _not_mine()
         need = scaling.need(Queue(site.root), site, Slurm(), most, getpass.getuser())
         job = None
         if need.missing and not dry_run:
@@ -148,6 +148,13 @@ def scale(most: int, dry_run: bool, site_file: Path | None) -> None:
     if wants_json():
         return emit({**asdict(need), "slurm_job": job})
     return click.echo(_told(need, job))
+
+
+def _not_mine() -> None:
+    why = "another process scales this root now"
+    if wants_json():
+        return emit({**asdict(scaling.Need(0, 0, 0, 0, why=why)), "slurm_job": None})
+    return say(why)
 
 
 def _told(need: scaling.Need, job: str | None) -> str:

@@ -18,7 +18,7 @@ from jobspec.cli.common import (
     state_option,
     wants_json,
 )
-from jobspec.cli.output import complain, emit, plural, say
+from jobspec.cli.output import complain, emit, error_json, plural, say
 from jobspec.cluster import dead
 from jobspec.cluster.slurm import Slurm
 from jobspec.entries import Job
@@ -180,7 +180,7 @@ def _move_each(jobs: Sequence[Job], move: Callable[[str], Job], done: str) -> No
     if refused:
         complain(refused, as_json=False)
     if wants_json():
-        failed = [{"message": error.message, "hint": error.hint} for error in refused]
+        failed = [error_json(error) for error in refused]
         rows = [{"job": job.id, "state": job.state, "attempt": job.attempt} for job in moved]
         emit({"jobs": rows, "errors": failed})
     else:

@@ -8,7 +8,7 @@ import click
 
 from jobspec import evaluation, program
 from jobspec.cli.common import common, jobs_argument, open_queue, wants_json
-from jobspec.cli.output import complain, emit, say
+from jobspec.cli.output import complain, emit, error_json, say
 from jobspec.entries import Job
 from jobspec.errors import JobspecError, TransitionRefused
 from jobspec.record import FINAL
@@ -37,7 +37,7 @@ def rescore(jobs: tuple[str, ...]) -> None:
     if failed:
         complain(failed, as_json=False)
     if wants_json():
-        emit({"jobs": done, "errors": [{"message": e.message, "hint": e.hint} for e in failed]})
+        emit({"jobs": done, "errors": [error_json(error) for error in failed]})
     else:
         for each in done:
             _print(each)

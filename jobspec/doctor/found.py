@@ -91,7 +91,7 @@ class ServerClock(msgspec.Struct, frozen=True, kw_only=True):
     whole_seconds: bool
 
 
-class Room(msgspec.Struct, frozen=True, kw_only=True):
+class Free(msgspec.Struct, frozen=True, kw_only=True):
     """What is free; a quota may leave less. `free_inodes` is null where they aren't counted."""
 
     free_gib: float
@@ -108,7 +108,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     local: bool
     options: list[str]
     longest_name: int
-    room: Room
+    room: Free
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):

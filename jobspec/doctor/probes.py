@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 from jobspec import filesystem, fs, temps
-from jobspec.doctor.found import Costs, Place, Room, ServerClock, Timing
+from jobspec.doctor.found import Costs, Place, Free, ServerClock, Timing
 
 SOCKET_PATH_MAX = 107  # sun_path holds 108 bytes with its final NUL: unix(7)
 ENGINE_SOCKET = 64  # the longest name seen below TMPDIR: an evaluation engine's IPC socket
@@ -115,9 +115,9 @@ def _timed(act: Callable[[], object], within_s: float) -> Timing:
     return Timing(count=len(took), median_s=sorted(took)[len(took) // 2], longest_s=max(took))
 
 
-def _room(here: Path) -> Room:
+def _room(here: Path) -> Free:
     found = os.statvfs(here)
-    return Room(
+    return Free(
         free_gib=found.f_bavail * found.f_frsize / 2**30,
         free_inodes=found.f_favail if found.f_files else None,
     )

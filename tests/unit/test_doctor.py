@@ -31,7 +31,7 @@ from jobspec.doctor.found import (
     Measured,
     Place,
     Race,
-    Room,
+    Free,
     ServerClock,
     Timing,
     joined,
@@ -50,7 +50,7 @@ PLACE = Place(
     local=False,
     options=["rw"],
     longest_name=255,
-    room=Room(free_gib=500.0, free_inodes=10**9),
+    room=Free(free_gib=500.0, free_inodes=10**9),
 )
 TMP = msgspec.structs.replace(PLACE, path="/tmp", filesystem="ext4", local=True)
 FAST = Timing(count=20, median_s=0.001, longest_s=0.01)
@@ -311,7 +311,7 @@ def test_clocks_room_names_and_mounts() -> None:
     assert "90 s behind" in worst(judged(server_clock=behind), "clock").told
     ahead = Clocks(actor="a", watcher="b", ahead_s=20.0, error_s=15.0, round_trip_s=30.0)
     assert verdicts(judged(across=across(clocks=[ahead])))["clock"] == {"ok"}  # it may be 5 s
-    full = msgspec.structs.replace(PLACE, room=Room(free_gib=0.2, free_inodes=3))
+    full = msgspec.structs.replace(PLACE, room=Free(free_gib=0.2, free_inodes=3))
     assert verdicts(judged(full))["space"] == {"bad", "warn"}
     encrypted = msgspec.structs.replace(PLACE, longest_name=143)
     assert "up to 191" in worst(judged(encrypted), "names").told
