@@ -22,7 +22,7 @@ from jobspec.queue import Queue
 from jobspec.spec import JobSpec
 
 GRACE_S = 1.5  # above the second that the client waits between requests, and the kit's late counts
-PATIENCE_S = 240.0
+PATIENCE_S = 90.0
 QUICK = ("--grace", str(GRACE_S), "--stall", "15")
 
 
