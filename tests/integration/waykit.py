@@ -21,6 +21,23 @@ from jobspec.spec import DataSpec, EvalSpec, JobSpec, ModelSpec, TrainSpec
 
 REPO = Path(__file__).parents[2]
 DEADLINE_S = 240.0
+PATIENT = '''
+import time
+from pathlib import Path
+from transformers import Olmo3ForCausalLM
+
+
+class Patient(Olmo3ForCausalLM):
+    """A model whose steps take as long as a large one's, and nobody's processor, until a word."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model.register_forward_pre_hook(self.linger)
+
+    def linger(self, module, args):
+        if not Path("{hurry}").exists():
+            time.sleep({pace_s})
+'''
 
 
 def queue_at(directory: Path, *, lease_s: float = 5.0) -> Queue:
@@ -68,6 +85,20 @@ def coded_model(tiny: Path, model: Path, code: str) -> Path:
     config |= {"auto_map": {"AutoModelForCausalLM": f"{model.name}.{name}"}}
     (model / "config.json").write_bytes(msgspec.json.encode(config | {"architectures": [name]}))
     return model
+
+
+def patient_model(tiny: Path, directory: Path, pace_s: float) -> Path:
+    """A model in `directory` whose forwards last `pace_s`, until somebody says `hurry`.
+
+    So that a job is in mid-training when a test has got there, however fast the machine, and is
+    done soon after it: saving a state now and then costs more than all of a tiny model's steps.
+    """
+    model = directory / "patient"
+    return coded_model(tiny, model, PATIENT.format(hurry=model / "hurry", pace_s=pace_s))
+
+
+def hurry(model: Path) -> None:
+    (model / "hurry").touch()
 
 
 def with_model(spec: JobSpec, model: Path, **changes: Any) -> JobSpec:

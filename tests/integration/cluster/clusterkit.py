@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 from slurmkit import Slurm, until
-from waykit import REPO, coded_model, rows, tiny_spec, with_model
+from waykit import REPO, hurry, patient_model, rows, tiny_spec, with_model
 
 from jobspec import record
 from jobspec.entries import Job
@@ -23,23 +23,6 @@ from jobspec.record import State
 from jobspec.spec import JobSpec
 
 PATIENCE_S = 400.0  # of a machine that has much else to do
-PATIENT = '''
-import time
-from pathlib import Path
-from transformers import Olmo3ForCausalLM
-
-
-class Patient(Olmo3ForCausalLM):
-    """A model whose steps take as long as a large one's, and nobody's processor, until a word."""
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.model.register_forward_pre_hook(self.linger)
-
-    def linger(self, module, args):
-        if not Path("{hurry}").exists():
-            time.sleep({pace_s})
-'''
 
 
 @dataclass
@@ -102,13 +85,12 @@ class Cluster:
 
     def enqueue_patient(self, name: str, *, pace_s: float, **train: Any) -> Job:
         """A job that lasts until `hurry`, or for its steps, two forwards of `pace_s` each."""
-        code = PATIENT.format(hurry=self.models / "hurry", pace_s=pace_s)
-        model = coded_model(self.tiny, self.models / "patient", code)
+        model = patient_model(self.tiny, self.models, pace_s)
         spec = tiny_spec(self.tiny, name=name, **train)
         return self.enqueue(with_model(spec, model, trust_remote_code=True))
 
     def hurry(self) -> None:
-        (self.models / "hurry").touch()
+        hurry(self.models / "patient")
 
     def sbatch(self, array: str, *options: str, of: str = "worker.sbatch") -> str:
         """`sbatch --array=… slurm/worker.sbatch`, as it stands in the repository; the job's id."""
@@ -123,6 +105,10 @@ class Cluster:
         with contextlib.suppress(FileNotFoundError):
             return (self.root / "slurm" / f"{element}.log").read_text()
         return ""
+
+    def workers(self) -> list[int]:
+        """PIDs of this root's workers; in a command line a NUL ends each word."""
+        return processes_with(f"bin/jobspec-worker\0--root\0{self.root}\0")
 
     def states(self) -> dict[str, str]:
         return {job.id: job.state.value for job in self.queue.jobs()}

@@ -35,7 +35,7 @@ def test_a_time_limit_a_dead_controller_requeue_and_cancel(cluster: Cluster) -> 
     # comes back.
     cluster.wait_for_steps(job, 1)
     # The machine's processes, the node's, the container's: with its worker all of it ends.
-    assert [depth(pid) for pid in processes_with("bin/jobspec-worker")] == [3]
+    assert [depth(pid) for pid in cluster.workers()] == [3]
     hours, minutes, _ = slurm.job(element)["RunTime"].split(":")
     slurm.call(
         "scontrol", "update", f"job={element}", f"TimeLimit={int(hours) * 60 + int(minutes) + 2}"
