@@ -88,6 +88,7 @@ def make(place: Path) -> None:
     work = place / "home/jobspec"
     shutil.copytree(REPOSITORY / "specs", work / "specs")
     (work / "slurm").mkdir()
+    (work / "docs").symlink_to(REPOSITORY / "docs")
     for name in ("demo", "ada/tiny"):  # what worker.tiny makes, without weights
         (place / "scratch" / name).mkdir(parents=True)
         tiny.make_rows(place / "scratch" / name)
@@ -103,9 +104,10 @@ def make(place: Path) -> None:
         shutil.copyfile(asked, place / f"benchmarks/{name}.jsonl")
     for folder in ("fs/ess", "fs/project/me", "fs/scratch", "bin"):
         (place / folder).mkdir(parents=True)
-    program = place / "bin/jobspec"
-    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m jobspec.cli "$@"\n')
-    program.chmod(0o755)
+    for name, arguments in (("jobspec", "-m jobspec.cli "), ("python", "")):
+        program = place / "bin" / name
+        program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {arguments}"$@"\n')
+        program.chmod(0o755)
     demo, queue = Queue.create(place / "scratch/demo/root"), Queue.create(work / "jobspec-root")
     _fill(queue)
     tokens.load(ModelSpec(name=MODELS[0]), queue.paths)  # five seconds, once: all have this one
