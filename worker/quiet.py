@@ -7,6 +7,8 @@ import logging
 import sys
 from collections.abc import Iterator
 
+from worker.lean import lean
+
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
@@ -27,7 +29,7 @@ def quiet() -> Iterator[None]:
 
 
 def import_transformers() -> None:
-    """Import what of transformers every evaluation uses, without scikit-learn.
+    """Import what of transformers every evaluation uses, without what it brings unused.
 
     transformers' assisted generation imports scikit-learn, and with it scipy, where it is
     installed: a fifth of an evaluation's start, for nothing used here. lm-eval's tasks that do use
@@ -35,8 +37,5 @@ def import_transformers() -> None:
     """
     if "sklearn" in sys.modules or "transformers.generation" in sys.modules:
         return
-    sys.modules["sklearn"] = None  # type: ignore[assignment] - Python's own way to say "absent"
-    try:
+    with lean(adapters=True):
         from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401 - the import is the point
-    finally:
-        del sys.modules["sklearn"]

@@ -7,11 +7,10 @@ exits 75. Which engine trained is asserted and recorded: another than the spec a
 
 from __future__ import annotations
 
-from worker import lean  # isort: skip - before what it keeps out is asked for
-
 import math
 import os
 import signal
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -21,26 +20,27 @@ import msgspec
 
 from jobspec.errors import JobspecError, ModelError
 from jobspec.spec import JobSpec
-from worker import adapters, attention, checkpoints, flops, kernels, launch, meeting
+from worker import adapters, checkpoints, launch, lean
 from worker.course import Course, NonFiniteLossError, StoppedError
 from worker.manifest import planned_rows
 from worker.phase import EXIT_PORT_TAKEN, EXIT_STOPPED, Phase, run
 
 os.environ.setdefault("ACCELERATE_USE_DEEPSPEED", "true")
 
-import deepspeed
-import torch
-import torch.distributed as dist
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-from trl.trainer.sft_config import SFTConfig
+with lean.lean(adapters=lean.wants_adapters(sys.argv)):
+    import deepspeed
+    import torch
+    import torch.distributed as dist
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl.trainer.sft_config import SFTConfig
 
-from worker.feed import Rows, Schedule, Shard
-from worker.meter import Rates, compared, forecast, peak_memory_gib
-from worker.states import ResumeStates
-from worker.trainer import Reports, RowTrainer, StepRecord, StopFlag
+    from worker import attention, flops, kernels, meeting
+    from worker.feed import Rows, Schedule, Shard
+    from worker.meter import Rates, compared, forecast, peak_memory_gib
+    from worker.states import ResumeStates
+    from worker.trainer import Reports, RowTrainer, StepRecord, StopFlag
 
-lean.restore()
-lean.spare_compiler()
+    lean.spare_compiler()
 
 
 def main() -> None:
@@ -53,7 +53,8 @@ def body(phase: Phase) -> int:
     if not torch.cuda.is_available():
         # DeepSpeed would compile a shared-memory all-reduce at every first start on a host: half a
         # minute, and a compiler, that gloo does not need.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        # Named outright, since asking for the table makes it probe every operator there is.
+        deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}  # type: ignore[attr-defined] - made when asked for
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if not meeting.join(backend):
         return EXIT_PORT_TAKEN

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from clikit import base_spec, environment
 
 from jobspec.queue import Queue
@@ -37,18 +38,64 @@ def test_status_takes_little_more_than_its_libraries(tmp_path: Path) -> None:
     assert status <= LIMIT * libraries, (status, libraries)
 
 
-def test_looking_loads_nothing_that_moves_jobs(tmp_path: Path) -> None:
-    root = Queue.create(tmp_path / "root").paths.root
-    code = "import sys\nfrom jobspec.cli import main\ntry: main()\nexcept SystemExit: pass\n"
-    code += "print(*sys.modules, file=sys.stderr)"
+def modules(code: str, *arguments: str) -> set[str]:
+    """What a process has imported at its end."""
     done = subprocess.run(
-        [sys.executable, "-c", code, "status", "--root", str(root)],
-        env=environment(),
+        [
+            sys.executable,
+            "-c",
+            f"import sys\n{code}\nprint(*sys.modules, file=sys.stderr)",
+            *arguments,
+        ],
+        env=environment(PYTHONWARNINGS="ignore"),
         capture_output=True,
         text=True,
         check=True,
     )
-    loaded = set(done.stderr.split())
+    return set(done.stderr.splitlines()[-1].split())
+
+
+def packages(loaded: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in loaded}
+
+
+CLI = "from jobspec.cli import main\ntry: main()\nexcept SystemExit: pass"
+HEAVY = {"torch", "transformers", "numpy", "datasets", "lm_eval", "trl", "deepspeed", "wandb"}
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "most"),
+    [
+        (CLI, ("--help",), 130),
+        ("import worker.__main__, worker.loop", (), 290),
+        ("import worker.sitter", (), 110),
+        ("import worker.prepare", (), 310),
+    ],
+)
+def test_what_starts_often_imports_little(code: str, arguments: tuple[str, ...], most: int) -> None:
+    loaded = modules(code, *arguments)
+    assert not packages(loaded) & HEAVY
+    assert 40 < len(loaded) <= most
+
+
+def test_a_rank_imports_no_package_that_it_never_uses(tmp_path: Path) -> None:
+    """A start of a rank is mostly imports: 3,900 modules, and each package here is 100 to 300."""
+    attempt = tmp_path / "attempts" / "1"
+    attempt.mkdir(parents=True)
+    (tmp_path / "spec.json").write_text('{"train": {"lora": null}}')
+    loaded = modules("import worker.train", str(attempt))
+    unused = {"sklearn", "scipy", "wandb", "trio", "peft", "lm_eval", "math_verify", "vllm"}
+    real = {name for name in unused & packages(loaded) if name != "peft"}
+    assert not real
+    assert not {name for name in loaded if name.startswith("peft.")}
+    assert 2000 < len(loaded) <= 4000
+
+
+def test_looking_loads_nothing_that_moves_jobs(tmp_path: Path) -> None:
+    root = Queue.create(tmp_path / "root").paths.root
+    loaded = modules(CLI, "status", "--root", str(root))
+    assert not packages(loaded) & HEAVY
+    assert len(loaded) <= 140
     movers = {f"jobspec.{name}" for name in ("take", "pick", "publish", "repair", "moves", "claim")}
     assert "jobspec.queue" in loaded
     assert not loaded & (movers | {"secrets", "socket", "difflib", "random", "tempfile"})
