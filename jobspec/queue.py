@@ -22,7 +22,7 @@ from jobspec import aside, derived, fs, lease, lookup, roster
 from jobspec import root as roots
 from jobspec import spec as specs
 from jobspec.entries import Entry, Job, following, in_state, scan, uncollected
-from jobspec.errors import DiskFull, JobspecError, SpecError
+from jobspec.errors import JobspecError, SpecError
 from jobspec.paths import RootPaths, Ticket
 from jobspec.reap import Reaper
 from jobspec.record import Hold, Quarantined, State, WorkerRecord
@@ -153,7 +153,7 @@ class Queue:
 
         Raises:
             OSError: the root doesn't answer. The next call looks whether a claim came of it.
-            DiskFull: the claim was given back.
+            DiskFull: the claim was given back, or the next call looks for it.
         """
         from jobspec import take
 
@@ -351,11 +351,7 @@ class Queue:
         from jobspec import take
         from jobspec.claim import Claim
 
-        try:
-            data = take.settle(self.paths, running, self._token, owned=self._owned)
-        except DiskFull:
-            self._unsure.pop(running.worker or "", None)
-            raise
+        data = take.settle(self.paths, running, self._token, owned=self._owned)
         if data is None:
             return None
         try:

@@ -38,7 +38,8 @@ def settle(root: RootPaths, running: Entry, token: str, *, owned: bool) -> bytes
         good, which ends the job as `corrupt`.
 
     Raises:
-        DiskFull: the entry is pending again as if nothing had happened.
+        DiskFull: the entry is pending again as if nothing had happened, if its attempt had not
+            begun; otherwise it is still claimed.
     """
     try:
         if not _open_attempt(root, running, token):

@@ -126,6 +126,16 @@ def test_a_silent_worker_is_reaped_after_a_lease_and_not_before(queue: Queue, cl
     assert claim.held() is False
 
 
+def test_another_lease_may_be_asked_for(queue: Queue, clock: Clock) -> None:
+    claim = claimed(queue)
+    reaped = queue.reap(4 * POLL_S)
+    for _ in range(4):
+        assert reaped == []
+        clock.now += POLL_S
+        reaped = queue.reap(4 * POLL_S)
+    assert reaped == [claim.job]
+
+
 def test_a_beating_worker_is_never_reaped(queue: Queue, clock: Clock) -> None:
     claim = claimed(queue)
     other = Queue(queue.paths.root)

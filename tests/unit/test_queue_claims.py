@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,18 @@ def test_a_claim_on_a_full_disk_goes_back_as_it_was(queue: Queue) -> None:
     assert entries(queue) == {job.id: ["pending"]}
     claim = queue.claim(V)
     assert claim is not None and claim.attempt == 1
+
+
+def test_a_claim_on_a_disk_that_filled_up_after_its_attempt_began_is_kept(queue: Queue) -> None:
+    job = queue.enqueue(score_spec())
+    shutil.rmtree(job.paths.dir)
+    # The first write is the attempt's, the second that of the spec put back.
+    with faulty(1, fails_with(errno.ENOSPC), only=frozenset({"write"})), pytest.raises(DiskFull):
+        queue.claim(W)
+    assert entries(queue) == {job.id: ["running"]}
+    claim = queue.claim(W)
+    assert claim is not None and (claim.job, claim.attempt) == (job.id, 1)
+    claim.finish("succeeded")
 
 
 @pytest.mark.parametrize("worker", ["", "UPPER", "a/b", "..", "x" * 81, "a.b"])
