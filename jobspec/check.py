@@ -21,7 +21,7 @@ import msgspec
 from jobspec import benchmarks, secrecy, tasknames
 from jobspec import rows as proof
 from jobspec import spec as specs
-from jobspec.errors import BenchmarkError, JobspecError, ModelError, SpecError
+from jobspec.errors import BenchmarkError, JobspecError, ModelError, SpecError, data_changed
 from jobspec.estimate import Estimate, estimate
 from jobspec.paths import RootPaths
 from jobspec.rows import RowReport
@@ -173,7 +173,7 @@ def _hash(path: Path, expected: str | None, file: Path | None) -> str:
         found = hashlib.file_digest(opened, "sha256").hexdigest()
     if expected is not None and expected != found:
         raise SpecError(
-            f"`{path}` has changed: its SHA-256 is {found[:12]}…, the spec says {expected[:12]}…",
+            f"`{path}` {data_changed(found, expected)}",
             file=file,
             place="$.data.sha256",
             hint="put the old data back, or set sha256 to null: other data, other experiment",

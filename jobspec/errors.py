@@ -44,6 +44,11 @@ class BenchmarkError(JobspecError):
     """A benchmark is unknown, unreachable, or its file is damaged."""
 
 
+def data_changed(found: str, expected: str) -> str:
+    """In words, that a data file is not the one its spec was made for (SHA-256, in hex)."""
+    return f"has changed: its SHA-256 is {found[:12]}…, the spec says {expected[:12]}…"
+
+
 class RootError(JobspecError):
     """The root can't be used: missing, not writable, unsafe, or of another layout version."""
 

@@ -36,10 +36,6 @@ class Spent(msgspec.Struct, frozen=True, kw_only=True):
     def gpu_h(self) -> float:
         return self.wall_s * self.gpus / 3600
 
-    @property
-    def lost_gpu_h(self) -> float:
-        return self.lost_s * self.gpus / 3600
-
 
 class _Device(Record, frozen=True, kw_only=True):
     kind: str = "cpu"

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobspec.errors import DataError, ModelError, TemplateError
+from jobspec.errors import DataError, ModelError, TemplateError, data_changed
 from jobspec.paths import RootPaths
 from jobspec.spec import DataSpec, JobSpec, TrainSpec
 from worker import models, tokens
@@ -94,7 +94,7 @@ def _hash(path: Path, expected: str | None) -> str:
         raise DataError("is empty", file=path, place=place, hint="is it still being written?")
     if expected is not None and found != expected:
         raise DataError(
-            f"has changed: its SHA-256 is {found[:12]}…, the spec says {expected[:12]}…",
+            data_changed(found, expected),
             file=path,
             place="$.data.sha256",
             hint="put the old data back, or enqueue a new spec: other data, other experiment",

@@ -50,7 +50,7 @@ def main() -> None:
     if not {"--check", "--preview"}.intersection(sys.argv[1:]):
         run("prepare", body)
     parser = argparse.ArgumentParser(prog="python -m worker.prepare")
-    asked = parser.add_mutually_exclusive_group(required=True)
+    asked = parser.add_mutually_exclusive_group()
     asked.add_argument("--check", type=Path, metavar="SPEC")
     asked.add_argument("--preview", type=Path, metavar="SPEC")
     parser.add_argument("--row", type=int, default=1, help="counted from 1")
