@@ -21,6 +21,7 @@ from worker.feed import IGNORED, Shard, pack, scored, shard  # noqa: E402
 
 RANKS = 4  # two groups of two
 DEGREE = 2
+LONG = 512  # tokens of a row whose activations outweigh all that does not shrink
 LENGTHS = (3, 17, 1, 8)  # 29 tokens: the line is filled up by one
 # One head of keys for two ranks, and a window shorter than a row.
 CONFIG = Olmo3Config(
@@ -71,6 +72,32 @@ def loss_and_gradients(inputs: dict[str, Any]) -> dict[str, Any]:
     return {"loss": loss.detach(), **{name: p.grad for name, p in made.named_parameters()}}
 
 
+def kept(tokens: int, part: Shard) -> int:
+    """Bytes that a rank's forward pass keeps for the backward pass, weights and masks aside."""
+    made = model()
+    if part.count > 1:
+        attention.share(made.config, part.count)
+    weights = {weight.untyped_storage().data_ptr() for weight in made.parameters()}
+    storages: dict[int, int] = {}
+
+    def keep(tensor: Any) -> Any:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    row = torch.arange(tokens) % 60
+    inputs = shard([row], [row.clone()], 0, part) if part.count > 1 else whole_line(row)
+    labels = inputs.pop("shift_labels")
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits = made(**inputs, use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(logits[0], labels[0], reduction="sum")
+    assert loss.isfinite()
+    for mask in attention._masks.values():  # one for all layers and steps, a row's length squared
+        storages.pop(mask.untyped_storage().data_ptr(), None)
+    return sum(storages.values())
+
+
 def rank_main(rank: int, port: int, out: Path) -> None:
     torch.set_num_threads(1)  # a forked OpenMP has no threads any more
     where = f"tcp://127.0.0.1:{port}"
@@ -82,13 +109,21 @@ def rank_main(rank: int, port: int, out: Path) -> None:
     for tensor in found.values():
         dist.all_reduce(tensor)
     torch.save(found, out / str(rank))
+    (out / f"{rank}.kept").write_text(str(kept(LONG, Shard(part, DEGREE))))
 
 
 def whole(seed: int) -> dict[str, Any]:
     """What `shard` cuts, in one piece."""
-    packed = pack(*line(seed))
-    shifted = torch.nn.functional.pad(packed.pop("labels")[:, 1:], (0, 1), value=IGNORED)
-    return packed | {"shift_labels": shifted}
+    return shifted(pack(*line(seed)))
+
+
+def whole_line(row: Any) -> dict[str, Any]:
+    return shifted(pack([row], [row.clone()]))
+
+
+def shifted(packed: dict[str, Any]) -> dict[str, Any]:
+    labels = torch.nn.functional.pad(packed.pop("labels")[:, 1:], (0, 1), value=IGNORED)
+    return packed | {"shift_labels": labels}
 
 
 def test_groups_that_share_a_line_each_have_its_loss_and_gradients(tmp_path: Path) -> None:
@@ -103,9 +138,11 @@ def test_groups_that_share_a_line_each_have_its_loss_and_gradients(tmp_path: Pat
         assert rank.exitcode == 0
     first, second = (loss_and_gradients(whole(group)) for group in range(RANKS // DEGREE))
     expected = {name: first[name] + second[name] for name in first}
+    alone = kept(LONG, Shard())
     for rank in range(RANKS):
         found = torch.load(tmp_path / str(rank))
         torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-10)
+        assert int((tmp_path / f"{rank}.kept").read_text()) < 0.55 * alone
 
 
 def test_a_part_keeps_the_lines_positions_bounds_and_next_tokens() -> None:
