@@ -12,7 +12,20 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from waykit import drain, losses, queue_at, ranks_of, rows, signal_to, tiny_spec, until, worker
+from waykit import (
+    drain,
+    hurry,
+    losses,
+    patient_model,
+    queue_at,
+    ranks_of,
+    rows,
+    signal_to,
+    tiny_spec,
+    until,
+    with_model,
+    worker,
+)
 
 from jobspec import record
 from jobspec.entries import Job
@@ -32,7 +45,7 @@ def queue(tmp_path_factory: pytest.TempPathFactory) -> Queue:
 @pytest.fixture(scope="module")
 def calm(tiny: Path, queue: Queue) -> Job:
     """A job that nothing disturbs, from rows to scores."""
-    job = queue.enqueue(tiny_spec(tiny, name="calm", num_train_epochs=6.0, evaluate=True))
+    job = queue.enqueue(tiny_spec(tiny, name="calm", evaluate=True))
     drain(queue)
     assert queue.job(job.id).state is State.SUCCEEDED
     return queue.job(job.id)
@@ -62,11 +75,11 @@ class Struck:
 
     @contextlib.contextmanager
     def worker(self, how: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-        """The next attempt's, once five steps more are trained."""
+        """The next attempt's, once three steps more are trained."""
         self.number += 1
         self.ends[how] = self.number
         with worker(self.queue, *options) as process:
-            until(lambda: trained_steps(self.attempt.dir, 5), f"five steps before {how}")
+            until(lambda: trained_steps(self.attempt.dir, 3), f"three steps before {how}")
             yield process
 
     def stop(self, name: str) -> None:
@@ -94,10 +107,11 @@ class Struck:
 
 
 @pytest.fixture(scope="module")
-def struck(tiny: Path, queue: Queue, calm: Job) -> Struck:
+def struck(tiny: Path, queue: Queue, calm: Job, tmp_path_factory: pytest.TempPathFactory) -> Struck:
     """One job through five workers' ends, and the sixth's, which finishes it."""
-    spec = tiny_spec(tiny, name="struck", num_train_epochs=6.0, checkpoint_interval_s=0.3)
-    run = Struck(queue, queue.enqueue(spec))
+    model = patient_model(tiny, tmp_path_factory.mktemp("model"), pace_s=0.1)
+    spec = tiny_spec(tiny, name="struck", checkpoint_interval_s=0.3)
+    run = Struck(queue, queue.enqueue(with_model(spec, model, trust_remote_code=True)))
     run.stop("SIGTERM")
     run.stop("SIGUSR2")
     run.kill("auto", "--isolation", "auto")
@@ -108,6 +122,7 @@ def struck(tiny: Path, queue: Queue, calm: Job) -> Struck:
     victim = max(newest.rglob("*.pt"), key=lambda path: path.stat().st_size)
     data = victim.read_bytes()
     victim.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    hurry(model)
     drain(queue)
     run.number += 1
     return run
