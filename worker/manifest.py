@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import re
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ PACKAGES = (
 )
 
 
+_COMMIT = "# branch.oid "
 _DRIVER = re.compile(r"Kernel Module(?: for \S+)?\s+([\d.]+)")
 # Of the prepare phase's report, what says which rows were trained on and how they were rendered.
 _INPUTS = ("key", "data_sha256", "template_sha256", "tokenizer_sha256", "rows_train", "rows_eval")
@@ -47,7 +50,7 @@ def manifest(
         "host": platform.node(),
         "python": platform.python_version(),
         "kernel": platform.release(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": packages(),
         "code": code_version(),
         "image": image(),
         "image_sha256": image_digest(image()),
@@ -123,10 +126,11 @@ def code_version() -> dict[str, Any]:
     if commit := os.environ.get("JOBSPEC_COMMIT"):
         return {"commit": commit, "dirty": False}
     here = Path(__file__).resolve().parent
-    commit = _git(here, "rev-parse", "HEAD")
-    if commit is None:
+    told = (_git(here, "status", "--porcelain=v2", "--branch") or "").splitlines()
+    commits = [line.removeprefix(_COMMIT) for line in told if line.startswith(_COMMIT)]
+    if not commits:
         return {}
-    return {"commit": commit, "dirty": bool(_git(here, "status", "--porcelain"))}
+    return {"commit": commits[0], "dirty": any(not line.startswith("#") for line in told)}
 
 
 def _git(directory: Path, *arguments: str) -> str | None:
@@ -141,6 +145,27 @@ def _git(directory: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def packages() -> dict[str, str]:
+    """Versions of `PACKAGES` that are installed, for this process's children too.
+
+    They are read again when a directory that packages are in has changed: reading them all takes
+    as long as the rest of an attempt of no work.
+    """
+    return dict(_packages_in(tuple((path, _changed(path)) for path in sys.path)))
+
+
+@functools.lru_cache(maxsize=1)
+def _packages_in(places: tuple[tuple[str, int | None], ...]) -> dict[str, str]:
+    return {name: found for name in PACKAGES if (found := _version(name))}
+
+
+def _changed(path: str) -> int | None:
+    try:
+        return Path(path).stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def _version(name: str) -> str | None:
