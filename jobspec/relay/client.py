@@ -99,17 +99,19 @@ class Client:
         return {"run": {"state": run.get("state"), "summary": summary, "rows": rows}}
 
     def read(self, path: str) -> dict[str, Any]:
-        """An offline run's rows and summary, from its file."""
+        """An offline run's rows and summary, from its file, and whether it holds the run's end."""
         pb: Any = import_module("wandb.proto.wandb_internal_pb2")
         rows: list[dict[str, Any]] = []
         summary: dict[str, Any] = {}
+        ended = False
         for data in wandbfile.records(Path(path)):
             record: Any = pb.Record.FromString(data)
             if record.HasField("history"):
                 rows.append(_items(record.history.item))
             elif record.HasField("summary"):
                 summary |= _items(record.summary.update)
-        return {"rows": rows, "summary": summary}
+            ended = ended or record.HasField("exit")
+        return {"rows": rows, "summary": summary, "ended": ended}
 
     def open(
         self, id: str, facts: dict[str, Any], config: dict[str, Any], **how: Any

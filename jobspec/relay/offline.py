@@ -7,6 +7,8 @@ one rename. A job that was taken up again afterwards gets a run of another id.
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,8 +20,11 @@ from jobspec.record import FINAL
 from jobspec.relay import runs
 from jobspec.relay.cursor import Cursor, Cursors, Sent
 from jobspec.relay.feed import AXES, CHUNK
-from jobspec.relay.link import Link
+from jobspec.relay.link import Link, Refused
 from jobspec.relay.runs import DIGEST, RelayError, Run
+
+_FLUSHED_S = 30.0  # seen: under a second, on two cores with a load of 20
+_LOOK_S = 0.1
 
 
 class Offline:
@@ -78,6 +83,21 @@ class Offline:
             self._cursors.save(Cursor(job=job.id, runs=kept))
         self._cursors.save(Cursor(job=job.id, state=job.state, attempt=job.attempt, runs=kept))
 
+    def whole(self, file: Path) -> int:
+        """The rows of a file once it is whole: the client's core writes on after `finish`.
+
+        The end is its last record, behind rows and summary.
+        """
+        ends, rows = time.monotonic() + _FLUSHED_S, 0
+        while time.monotonic() < ends:
+            with contextlib.suppress(Refused):  # not even its head is there
+                found = self._link.ask("read", path=str(file))
+                rows = len(found["rows"])
+                if found["ended"]:
+                    return rows
+            time.sleep(_LOOK_S)
+        raise RelayError(f"the client did not end its file, with {rows} rows in it")
+
     def _write(self, run: Run, generation: int, path: Path) -> None:
         id = run.id(generation)
         facts, axes = run.facts(), AXES[run.kind]
@@ -87,10 +107,12 @@ class Offline:
             self._link.ask("rows", id=id, first=first, rows=rows)
         failed, summary = run.end in ("failed", "preempted"), run.summary | {DIGEST: run.digest()}
         self._link.ask("close", id=id, summary=summary, exit_code=int(failed), preempted=False)
-        (file,) = self._link.dir.glob(f"wandb/offline-run-*-{id}/run-{id}.wandb")
-        found = len(self._link.ask("read", path=str(file))["rows"])
+        # The newest, by the time in its directory's name: one may have been left unfinished.
+        file = max(self._link.dir.glob(f"wandb/offline-run-*-{id}/run-{id}.wandb"))
+        found = self.whole(file)
         if found != len(run.rows):
-            raise RelayError(f"the client wrote {found} of {len(run.rows)} rows", file=file)
+            hint = "the next relay writes the run again"
+            raise RelayError(f"the client wrote {found} of {len(run.rows)} rows", hint=hint)
         with fs.staged_dir(path, {file.name: (file.read_bytes(), 0o644)}) as staged:
             fs.place_dir(staged, path)
         fs.sync_dir(path.parent)

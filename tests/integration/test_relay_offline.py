@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,10 @@ from clikit import environment, scores
 from relaykit import make_queue, relay, start, told
 from wandbkit import Server
 
+from jobspec.queue import Queue
 from jobspec.relay import wandbfile
+from jobspec.relay.link import connect
+from jobspec.relay.offline import Offline
 
 pytestmark = pytest.mark.wandb
 
@@ -81,6 +86,42 @@ def test_offline_runs_hold_every_row_once_and_sync_brings_them_over(tmp_path: Pa
         run = server.run(f"{job.job}-train")
         assert [row["train/step"] for row in run.rows] == list(range(1100)) and run.rewritten == 0
         assert run.state == "finished" and len(server.run(f"{job.job}-eval").rows) == 1
+
+
+@pytest.mark.parametrize("left", ["nothing", "rows", "all but its end"])
+def test_a_file_that_the_client_still_writes_is_waited_for(
+    left: str, tmp_path: Path, offline: Offline, whole: bytes
+) -> None:
+    """Under load `finish` came back before a line of it was in the file."""
+    file = tmp_path / "run-slow.wandb"
+    there = {"nothing": 0, "rows": whole.rindex(b"loss"), "all but its end": len(whole) - 4}
+    file.write_bytes(whole[: there[left]])
+    rest = threading.Timer(0.3, lambda: file.write_bytes(whole))
+    rest.start()
+    assert offline.whole(file) == 40
+    rest.join()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Queue:
+    return make_queue(tmp_path_factory.mktemp("offline"))
+
+
+@pytest.fixture(scope="module")
+def offline(root: Queue) -> Iterator[Offline]:
+    link = connect(offline=True)
+    yield Offline(root.paths, link, lambda text: None)
+    link.kill()
+
+
+@pytest.fixture(scope="module")
+def whole(root: Queue, offline: Offline) -> bytes:
+    """The file of a run of 40 rows."""
+    job = start(root)
+    job.steps(0, 40)
+    job.finish(scores(0.5, 0.25))
+    paths = offline.write(root.jobs(), lambda: None)
+    return next(paths[0].glob("*-train.wandb")).read_bytes()
 
 
 def sync(server: Server, paths: list[Path], cwd: Path) -> None:
