@@ -182,6 +182,8 @@ def _explained(error: Refused) -> RelayError:
             hint="set WANDB_API_KEY in the environment, or run `wandb login`",
         )
     hint = "check WANDB_API_KEY, WANDB_BASE_URL and the network; `--offline` needs none of them"
+    if "did not respond in time" in error.text:  # the client calls its own process busy
+        return RelayError("W&B does not answer, or can't be reached", hint=hint)
     return RelayError(f"W&B refuses to talk: {error.message}", hint=hint)
 
 
