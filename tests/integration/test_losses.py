@@ -18,6 +18,8 @@ from waykit import (
     REPO,
     coded_model,
     drain,
+    hurry,
+    patient_model,
     queue_at,
     ranks_of,
     rows,
@@ -121,17 +123,20 @@ def test_a_loss_that_is_not_a_number_fails_at_once_with_its_step(
     assert "nan at step 1" in end.message
 
 
-def test_a_hung_phase_is_killed_and_the_job_goes_on(tiny: Path, queue: Queue) -> None:
-    job = queue.enqueue(
-        tiny_spec(tiny, name="hung", num_train_epochs=3.0, checkpoint_interval_s=0.5)
-    )
+def test_a_hung_phase_is_killed_and_the_job_goes_on(
+    tiny: Path, tmp_path: Path, queue: Queue
+) -> None:
+    model = patient_model(tiny, tmp_path, pace_s=0.2)
+    spec = tiny_spec(tiny, name="hung", num_train_epochs=2.0, checkpoint_interval_s=0.5)
+    job = queue.enqueue(with_model(spec, model, trust_remote_code=True))
     attempt = job.paths.attempt(1)
 
     def saved() -> bool:
-        """Ranks that load for long on a busy machine say nothing; somebody has to."""
-        if attempt.log("train").exists():
-            with attempt.log("train").open("a") as log:
-                log.write("still here\n")
+        """What loads for long on a busy machine says nothing; somebody has to."""
+        for phase in ("prepare", "train"):
+            if attempt.log(phase).exists():
+                with attempt.log(phase).open("a") as log:
+                    log.write("still here\n")
         return bool(list(attempt.dir.glob("checkpoints/step-*/COMPLETE")))
 
     # Not much more than the ten seconds between two looks.
@@ -143,19 +148,25 @@ def test_a_hung_phase_is_killed_and_the_job_goes_on(tiny: Path, queue: Queue) ->
     assert end_of(attempt).reason is Reason.NODE
     assert "hung" in end_of(attempt).message
     assert not ranks_of(attempt.dir)
+    hurry(model)
     drain(queue)
     assert queue.job(job.id).state is State.SUCCEEDED
     assert rows(job.paths.attempt(2).dir)[0]["resumed_from"]["attempt"] == 1
 
 
-def test_a_worker_that_was_stopped_past_its_lease_changes_nothing(tiny: Path, queue: Queue) -> None:
-    job = queue.enqueue(tiny_spec(tiny, name="slow", checkpoint_interval_s=0.5))
+def test_a_worker_that_was_stopped_past_its_lease_changes_nothing(
+    tiny: Path, tmp_path: Path, queue: Queue
+) -> None:
+    model = patient_model(tiny, tmp_path, pace_s=0.2)
+    spec = tiny_spec(tiny, name="slow", num_train_epochs=2.0, checkpoint_interval_s=1.0)
+    job = queue.enqueue(with_model(spec, model, trust_remote_code=True))
     first = job.paths.attempt(1)
     with worker(queue, *ONE) as slow:
         until(lambda: list(first.dir.glob("checkpoints/step-*/COMPLETE")), "a resume state")
         everyone = [slow.pid, *ranks_of(first.dir)]
         for pid in everyone:
             os.kill(pid, signal.SIGSTOP)
+        hurry(model)
         drain(queue, *ONE)
         assert queue.job(job.id).state is State.SUCCEEDED
         assert job.paths.final_model.resolve() == job.paths.attempt(2).final_model
@@ -259,9 +270,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def test_a_full_disk_holds_the_queue_until_there_is_space(tiny: Path, small_disk: Path) -> None:
+def test_a_full_disk_holds_the_queue_until_there_is_space(
+    tiny: Path, tmp_path: Path, small_disk: Path
+) -> None:
     queue = queue_at(small_disk)
-    job = queue.enqueue(tiny_spec(tiny, num_train_epochs=2.0, checkpoint_interval_s=1.0))
+    model = patient_model(tiny, tmp_path, pace_s=0.2)
+    spec = tiny_spec(tiny, num_train_epochs=1.0, checkpoint_interval_s=0.5)
+    job = queue.enqueue(with_model(spec, model, trust_remote_code=True))
     attempt = job.paths.attempt(1)
     with worker(queue, "--drain", *ONE) as process:
         until(lambda: any("loss" in row for row in rows(attempt.dir)), "a step")
@@ -278,6 +293,7 @@ def test_a_full_disk_holds_the_queue_until_there_is_space(tiny: Path, small_disk
         assert queue.job(job.id).state is State.RUNNING
         assert process.poll() is None
         filler.unlink()
+        hurry(model)
         until(lambda: queue.on_hold() is None, "the release")
         assert process.wait(DEADLINE_S) == 0
     assert queue.job(job.id).state is State.SUCCEEDED
