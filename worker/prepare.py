@@ -200,9 +200,7 @@ def _judge(report: dict[str, Any], inputs: Inputs) -> None:
     allowed = inputs.data.max_dropped_frac
     if report["rows_train"] and dropped <= allowed * looked_at:
         return
-    first = min(report["first_dropped"], key=lambda row: row["row"], default=None)
-    if first is None:
-        raise DataError("no row is left to train on", file=inputs.data_file, place="$.data.path")
+    first = min(report["first_dropped"], key=lambda row: row["row"])
     counts = ", ".join(f"{kind}: {count}" for kind, count in report["dropped"].items())
     message = f"{dropped} of {looked_at} rows can't be trained on ({counts}); {first['reason']}"
     if first["text"]:
