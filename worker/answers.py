@@ -49,11 +49,7 @@ class Thinking:
         last_close = text.rfind(self.closes)
         if self.opens is None:
             return opened and last_close < 0
-        last_open = self._last_open(text)
-        return last_open > last_close or (opened and last_close < 0)
-
-    def _last_open(self, text: str) -> int:
-        return -1 if self.opens is None else text.rfind(self.opens)
+        return text.rfind(self.opens) > last_close or (opened and last_close < 0)
 
 
 def answer_text(response: str, thinking: Thinking | None, *, opened: bool) -> str | None:

@@ -93,3 +93,13 @@ def test_a_huge_text_is_read_in_linear_time() -> None:
 )
 def test_the_opening_tag_follows_from_the_closing_one(end: str, opens: str | None) -> None:
     assert Thinking.from_end(end) == Thinking(opens, end)
+
+
+def test_a_thought_closed_at_once_is_closed() -> None:
+    thinking = Thinking.from_end("</think>")
+    assert answer_text("</think>70", thinking, opened=True) == "70"
+
+
+@pytest.mark.parametrize("content", ["x boxed y", "\\{1", "\\{1\\}", "{1}"])
+def test_a_box_ends_at_its_own_brace(content: str) -> None:
+    assert boxed(f"so \\boxed{{{content}}} it is}}") == content
