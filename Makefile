@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # Processes that run tests side by side; many tests wait more than they compute.
 JOBS ?= 2
 
-.PHONY: demo test lint types docs check container clean
+.PHONY: demo test lint types docs check container bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/jobspec demo
@@ -37,6 +37,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "installing torch, transformers, deepspeed, trl and lm-eval into $(VENV) …"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[worker,relay,report,docs,dev]'
 	@touch $@
+
+# Benchmarks that need no GPU, beside others' tools; their tables go to build/bench.md.
+WHAT ?=
+bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m benchmarks.run_all --output build/bench.md $(WHAT)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

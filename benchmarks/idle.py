@@ -36,8 +36,8 @@ from worker.waiting import LONGEST_S
 
 WARM_UP_MINUTES = 3
 _PROCESSES, _BATCH = 4, 100
-_BEGIN, _END = "/jobspec-idle-begin", "/jobspec-idle-end"
-_CALL = re.compile(r"^\d+ +(?P<name>\w+)\(")
+BEGIN, END = "/jobspec-idle-begin", "/jobspec-idle-end"
+CALL = re.compile(r"^\d+ +(?P<name>\w+)\(")
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ def _count(trace: Path, root: Path, minutes: float) -> Calls:
     naming, every = Counter[str](), 0
     counting = False
     for line in trace.read_text(errors="replace").splitlines():
-        if _BEGIN in line or _END in line:
-            counting = _BEGIN in line
-        elif counting and str(root) in line and (call := _CALL.match(line)):
+        if BEGIN in line or END in line:
+            counting = BEGIN in line
+        elif counting and str(root) in line and (call := CALL.match(line)):
             every += 1
             # `"` begins a path that is named; `<` one that strace -y tells of a descriptor.
             if f'"{root}' in line:
@@ -97,7 +97,7 @@ def _count(trace: Path, root: Path, minutes: float) -> Calls:
     return Calls(naming=sum(naming.values()) / minutes, all=every / minutes, by_name=by_name)
 
 
-class _Clock:
+class Clock:
     """Stands in for the module `time` where waiting is to take no time."""
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ def _idle(root: Path, minutes: float, *, real: bool) -> None:
     from worker import loop, preflight, waiting
     from worker.launch import Devices
 
-    clock: Any = time if real else _Clock()
+    clock: Any = time if real else Clock()
     for module in (loop, preflight, waiting):
         vars(module)["time"] = clock
     queue = Queue(root, clock=clock.monotonic)
@@ -132,16 +132,16 @@ def _idle(root: Path, minutes: float, *, real: bool) -> None:
         beat(**shown)
         if clock.monotonic() >= begin and not begun:
             begun = True
-            _mark(_BEGIN)
+            mark(BEGIN)
         if clock.monotonic() >= end:
-            _mark(_END)
+            mark(END)
             worker.signals.stop = True
 
     worker.beat = beat_and_look
     worker.run()
 
 
-def _mark(name: str) -> None:
+def mark(name: str) -> None:
     with contextlib.suppress(OSError):
         Path(name).stat()
 

@@ -79,22 +79,23 @@ class Picker:
         stays.
 
         RACE: many idle workers see the same list; were all to begin at its head, each would lose to
-        all the others. The groups grow, so that losers spread out further.
+        all the others. Who asks for another has lost one, and chooses among twice as many.
         """
-        at, size = 0, _FIRST_FEW
-        while at < len(left):
-            group = [name for name in left[at : at + size] if name[:3] == left[at][:3]]
+        size, stay = _FIRST_FEW, set[str]()
+        while group := [name for name in left[: size + len(stay)] if name not in stay]:
+            group = [name for name in group if name[:3] == group[0][:3]]
             size *= 2
             start = random.randrange(len(group))
             for name in group[start:] + group[:start]:
                 entry = parse(State.PENDING, name)
                 suits = entry is not None and self._suits(entry, fits)
                 if entry is not None and suits and not now(entry.ticket):
-                    at += 1
+                    stay.add(name)
                     continue
                 del left[bisect_left(left, name)]
                 if entry is not None and suits:
                     yield entry
+                    break
 
     def spec(self, entry: Entry, data: bytes) -> JobSpec:
         """The spec, decoded at most once."""

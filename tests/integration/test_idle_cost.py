@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from queuekit import CALLS, score_spec
 
-from benchmarks import idle
+from benchmarks import fleet, idle
 from jobspec import fs
 from jobspec.queue import Queue
 
@@ -77,3 +77,10 @@ def test_a_claim_costs_the_same_whether_two_hundred_wait_or_nobody(
         assert other.claim(f"w-{number:016x}", fits=lambda spec: False) is None
     assert calls_of(claim, monkeypatch) == alone
     assert 10 < sum(alone.values()) < 100
+
+
+def test_workers_that_all_see_the_same_jobs_do_not_try_them_all(tmp_path: Path) -> None:
+    """A hundred have listed a hundred jobs before anybody tries one: the worst case."""
+    calls = fleet.herd(tmp_path / "root", size=100, jobs=100, met=True)
+    assert 100 <= calls["tried"] <= 1200, calls  # 600 seen; in order of the list it was 3,700
+    assert calls["list"] <= 100
