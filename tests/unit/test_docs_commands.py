@@ -60,6 +60,7 @@ RUN_BY = {
     "jobspec relay --verify": "tests/integration/test_relay_online.py",
     "jobspec relay 'qwen3-[*]' --offline": "tests/integration/test_relay_offline.py",
     "wandb sync *": "tests/integration/test_relay_offline.py",
+    "make bench*": "nothing: it takes most of an hour",
     "python -m benchmarks.*": "nothing: they take minutes, and a machine of their own",
 }
 
