@@ -52,13 +52,13 @@ class Forge:
 
 
 @contextlib.contextmanager
-def forge(tmp: Path) -> Iterator[Forge]:
-    """A forge; its ranks end with it."""
+def forge(tmp: Path, script: str = "forge.py") -> Iterator[Forge]:
+    """A forge, or what `script` makes of one; its ranks end with it."""
     env = launch.phase_environment(os.environ, root=tmp, tmp=tmp, devices=Devices(2), ranks=2)
-    command = [sys.executable, str(Path(__file__).with_name("forge.py"))]
+    command = [sys.executable, str(Path(__file__).with_name(script))]
     with subprocess.Popen(
         command,
-        env={**env, "PYTHONPATH": str(REPO)},
+        env={**env, "PYTHONPATH": f"{REPO}:{REPO / 'tests'}"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
