@@ -20,9 +20,9 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-# The site, to be opened from disk; a dead link or anchor is an error (mkdocs.yml).
+# The site, to be opened from disk; a dead link or anchor is an error (mkdocs.yml). Not --quiet: that hides them.
 docs: $(VENV)/.installed
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 check: test lint types docs
 
