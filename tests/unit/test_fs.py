@@ -174,6 +174,19 @@ def test_place_dir_has_one_winner_and_removes_the_loser(tmp_path: Path) -> None:
     assert stems(tmp_path) == ["job"]
 
 
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EIO])
+def test_place_dir_does_not_take_an_error_for_a_loss(number: int, tmp_path: Path) -> None:
+    target = tmp_path / "job"
+    failing = faulty(0, fails_with(number), only=frozenset({"rename"}))
+    with (
+        pytest.raises(OSError, match="rename"),
+        fs.staged_dir(target, {"spec": (b"1", 0o444)}) as staged,
+        failing,
+    ):
+        fs.place_dir(staged, target)
+    assert stems(tmp_path) == []
+
+
 def test_a_directory_that_can_not_be_made_says_so() -> None:
     with pytest.raises(FileNotFoundError):
         fs.make_dir(Path("/proc/none/below"))  # where mkdir says ENOENT, whatever is there
