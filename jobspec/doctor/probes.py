@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 from jobspec import filesystem, fs, temps
-from jobspec.doctor.found import Costs, Place, Free, ServerClock, Timing
+from jobspec.doctor.found import Costs, Free, Place, ServerClock, Timing
 
 SOCKET_PATH_MAX = 107  # sun_path holds 108 bytes with its final NUL: unix(7)
 ENGINE_SOCKET = 64  # the longest name seen below TMPDIR: an evaluation engine's IPC socket
