@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import stat
-import time
 from pathlib import Path
 
 import pytest
@@ -184,13 +183,7 @@ def test_ten_thousand_finished_jobs_are_listed_by_name_alone(queue: Queue) -> No
     done = queue.paths.state(State.SUCCEEDED)
     for number in range(10_000):
         (done / f"949-20261122T124057123456Z-job-{number:010x}.1.json").touch()
-    best = 1.0
-    for _ in range(3):
-        started = time.perf_counter()
-        assert len(queue.jobs()) == 10_000
-        best = min(best, time.perf_counter() - started)
-    assert best < 0.3
     reads = frozenset({"open", "read", "stat", "lstat"})
     with faulty(0, fails_with(errno.EIO), only=reads) as fault:
-        queue.jobs()
+        assert len(queue.jobs()) == 10_000
     assert not fault.fired
