@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -32,16 +33,22 @@ def newest(attempt: AttemptPaths, phase: str) -> dict[str, float]:
     return found
 
 
+def last_lines(path: Path, most: int) -> list[bytes]:
+    """The whole lines that begin within a file's last `most` bytes. It may grow meanwhile."""
+    with path.open("rb") as file:
+        begin = max(0, file.seek(0, 2) - most)
+        file.seek(begin)
+        *lines, _torn = file.read().split(b"\n")
+    return lines[1:] if begin else lines
+
+
 def _tail(attempt: AttemptPaths) -> Iterator[dict[str, Any]]:
     """The last rows of the attempt's metrics. The file may be gone, or grow meanwhile."""
     try:
-        with attempt.metrics.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size - _TAIL_BYTES))
-            lines = file.read().split(b"\n")
+        lines = last_lines(attempt.metrics, _TAIL_BYTES)
     except OSError:
         return
-    for line in lines[1:] if size > _TAIL_BYTES else lines:
+    for line in lines:
         try:
             yield _decoder.decode(line)
         except msgspec.MsgspecError:

@@ -159,7 +159,7 @@ class Attempt:
             self._beat()
             if phase == "train" and self._first_step_s is None and self._paths.metrics.exists():
                 self._first_step_s = self._wall_s
-            if worker.time_left_s() < self._stop_margin_s():
+            if worker.time_left_s() < self._stop_margin_s(phase):
                 worker.signals.run_out()
             if worker.signals.stop and asked_at is None:
                 asked_at = time.monotonic()
@@ -173,8 +173,10 @@ class Attempt:
                 return None
         return code
 
-    def _stop_margin_s(self) -> float:
+    def _stop_margin_s(self, phase: str) -> float:
         """How long before the worker's end a stop must begin: a step and a save, twice over."""
+        if phase != "train":
+            return self._worker.options.stop_margin_s
         now = time.monotonic()
         if now >= self._next_save_look:
             self._stop_takes_s = stop_takes_s(self._paths)

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from jobspec import record
+from jobspec.live import last_lines
 from jobspec.paths import AttemptPaths, JobPaths
 from jobspec.record import End, Reason, Record
 from worker import checkpoints, seals
@@ -115,7 +116,7 @@ def step_s_of(metrics: Path) -> float | None:
 
 def _tail(metrics: Path) -> list[_Row]:
     try:
-        lines = metrics.read_bytes()[-_TAIL_BYTES:].splitlines()
+        lines = last_lines(metrics, _TAIL_BYTES)
     except OSError:
         return []
     rows: list[_Row] = []
@@ -123,5 +124,5 @@ def _tail(metrics: Path) -> list[_Row]:
         try:
             rows.append(msgspec.json.decode(line, type=_Row))
         except msgspec.MsgspecError:
-            continue  # the first may be cut in the middle, the last be torn
+            continue
     return rows
