@@ -2,8 +2,9 @@
 
 What was counted lies beside the attempt's other files, `census.<rank>.json`: for each part of each
 step the reads for which a host would wait for its device, the collectives, and the largest tensor
-as wide as the vocabulary; and how the weights' file was held once the model was loaded. `reload` is
-a phase of its own: the trained model, loaded as anybody would. `make` writes the models to train.
+as wide as the vocabulary; how the weights' file was held once the model was loaded; and what is
+said of an engine that was not asked for. `reload` is a phase of its own: the trained model, loaded
+as anybody would. `make` writes the models to train.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import forge
+import msgspec
 import torch
 import trl
 from preparekit import byte_tokenizer
@@ -36,6 +38,7 @@ from transformers import (
 
 import worker.tiny
 import worker.train
+from jobspec.errors import JobspecError
 from worker.trainer import Reports, RowTrainer
 
 # Names of torch's functions for whose answer the host waits until the device has come so far.
@@ -53,6 +56,7 @@ class Ledger:
         self.part = "before"
         self.steps: list[dict[str, Any]] = []
         self.load: dict[str, Any] = {}
+        self.refused: dict[str, str] = {}
 
     def begin(self, micros: list[dict[str, Any]]) -> None:
         parts = {
@@ -124,7 +128,7 @@ class Operators(TorchDispatchMode):
 def install(ledger: Ledger) -> None:
     """Let this rank's training be counted."""
     train, step, report = RowTrainer.train, RowTrainer.training_step, Reports.on_step_end
-    load = worker.train.Training._model
+    load, check = worker.train.Training._model, worker.train.Training.check_engine
 
     def counted_train(self: RowTrainer, *args: Any, **kwargs: Any) -> Any:
         config = self.model.config
@@ -149,9 +153,29 @@ def install(ledger: Ledger) -> None:
         ledger.load, model = weighed(lambda: load(self), Path(self.spec.model.name))
         return model
 
+    def tried_check(self: Any) -> None:
+        check(self)
+        ledger.refused = refusals(self, check)
+
     RowTrainer.train, RowTrainer.training_step = counted_train, counted_step
     Reports.on_step_end = counted_report
-    worker.train.Training._model = counted_load
+    worker.train.Training._model, worker.train.Training.check_engine = counted_load, tried_check
+
+
+def refusals(job: Any, check: Callable[[Any], None]) -> dict[str, str]:
+    """What is said of the engine that trains under a spec of another stage, and of no engine."""
+    asked, engine = job.train, job.trainer.model_wrapped
+    other = msgspec.structs.replace(asked, zero_stage=5 - asked.zero_stage)  # 3 for 2, 2 for 3
+    said: dict[str, str] = {}
+    for name, spec, trains in (("stage", other, engine), ("engine", asked, engine.module)):
+        job.train, job.trainer.model_wrapped = spec, trains
+        try:
+            check(job)
+        except JobspecError as error:
+            said[name] = str(error)
+        finally:
+            job.train, job.trainer.model_wrapped = asked, engine
+    return said
 
 
 def weighed(load: Callable[[], Any], directory: Path) -> tuple[dict[str, Any], Any]:
@@ -216,7 +240,7 @@ def train() -> None:
     try:
         worker.train.main()
     finally:
-        facts = {"steps": ledger.steps, "load": ledger.load}
+        facts = {"steps": ledger.steps, "load": ledger.load, "refused": ledger.refused}
         (Path(sys.argv[1]) / f"census.{os.environ['RANK']}.json").write_text(json.dumps(facts))
 
 

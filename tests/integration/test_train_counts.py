@@ -116,6 +116,14 @@ def test_weights_are_mapped_once_a_node_and_sharded_as_they_are_loaded(counted: 
             assert load["anonymous"] < 0.5 * load["size"] + 4 * MIB
 
 
+def test_another_engine_than_the_spec_asks_for_is_an_error(counted: Counted) -> None:
+    stage, each_rank = counted
+    for rank in each_rank:
+        wanted = f"ZeRO-{stage} would train, the spec asks for ZeRO-{5 - stage}"
+        assert wanted in rank["refused"]["stage"]
+        assert "would train, not a DeepSpeedEngine" in rank["refused"]["engine"]
+
+
 @pytest.mark.parametrize(
     ("family", "opening", "end"),
     [

@@ -209,14 +209,17 @@ def test_a_job_of_no_great_work_has_little_overhead_of_its_own(calm: Job) -> Non
 
 
 def test_a_stop_heard_by_one_rank_alone_stops_all_and_fewer_devices_go_on(
-    tiny: Path, queue: Queue
+    tiny: Path, queue: Queue, tmp_path: Path
 ) -> None:
-    job = queue.enqueue(tiny_spec(tiny, name="alone", zero_stage=3, num_train_epochs=1.0))
+    model = patient_model(tiny, tmp_path, pace_s=0.1)
+    spec = tiny_spec(tiny, name="alone", zero_stage=3, num_train_epochs=1.0)
+    job = queue.enqueue(with_model(spec, model, trust_remote_code=True))
     attempt = job.paths.attempt(1).dir
     with worker(queue, "--max-jobs", "1") as process:
         until(lambda: trained_steps(attempt, 5), "five steps")
         ranks = [pid for pid in ranks_of(attempt) if b"sitter" not in command_of(pid)]
         os.kill(max(ranks), signal.SIGUSR2)
+        hurry(model)
         # Nobody told the worker: to it the phase stopped of its own accord, and is done again.
         assert process.wait(240) == 0
     drain(queue, "--devices", "1")

@@ -13,7 +13,8 @@ import fnmatch
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -116,11 +117,18 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """What a page shows is made for 120 columns, and paths as short as its own."""
+    with tempfile.TemporaryDirectory(prefix="d-") as name:
+        yield Path(name)
+
+
 @pytest.mark.parametrize("page", [p for p in PAGES if commands(p)], ids=lambda page: page.name)
 def test_the_commands_of_a_page(
-    page: Path, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path, first: Path, short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = tmp_path / "w"
+    place = short_path / "w"
     shutil.copytree(first, place, symlinks=True)
     world = World.at(place)
     monkeypatch.chdir(world.work)

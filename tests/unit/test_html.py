@@ -64,7 +64,9 @@ def test_scores_by_rate_have_the_models_own_score_beside(group: Queue) -> None:
         *("allenai/Olmo-3-7B-Think", "allenai/Olmo-3-7B-Think, base"),
     ]
     assert traces[0]["x"] == [5e-6, 1e-5, 2e-5]
-    assert traces[0]["error_y"]["array"][1] == pytest.approx(2.045 * 0.061, abs=1e-3)
+    bars = traces[0]["error_y"]
+    below, score, above = bars["arrayminus"][1], traces[0]["y"][1], bars["array"][1]
+    assert score > 0.5 and below > above > 0.1  # the interval, which leans away from 1
     assert [e["x"][-1] for e in made["epochs-aime24"].data] == [8] * 6
 
 

@@ -11,12 +11,7 @@ import pytest
 from clusterkit import Cluster, processes_with, score_spec
 from waykit import tiny_spec
 
-pytestmark = [
-    pytest.mark.slurm,
-    pytest.mark.container,
-    pytest.mark.deepspeed,
-    pytest.mark.xdist_group("cluster"),
-]
+pytestmark = [pytest.mark.slurm, pytest.mark.container, pytest.mark.deepspeed]
 
 
 def test_two_elements_do_four_jobs(cluster: Cluster) -> None:

@@ -11,12 +11,7 @@ from clusterkit import Cluster, processes_with, reason, resumed_from
 from jobspec.entries import Job
 from jobspec.record import ClaimRecord, read
 
-pytestmark = [
-    pytest.mark.slurm,
-    pytest.mark.container,
-    pytest.mark.deepspeed,
-    pytest.mark.xdist_group("cluster"),
-]
+pytestmark = [pytest.mark.slurm, pytest.mark.container, pytest.mark.deepspeed]
 
 
 def worker_of(job: Job, attempt: int) -> str:

@@ -12,12 +12,7 @@ from clusterkit import Cluster, depth, processes_with, reason, resumed_from
 from slurmkit import KILL_WAIT_S
 from waykit import rows
 
-pytestmark = [
-    pytest.mark.slurm,
-    pytest.mark.container,
-    pytest.mark.deepspeed,
-    pytest.mark.xdist_group("cluster"),
-]
+pytestmark = [pytest.mark.slurm, pytest.mark.container, pytest.mark.deepspeed]
 
 
 def test_a_time_limit_a_dead_controller_requeue_and_cancel(cluster: Cluster) -> None:

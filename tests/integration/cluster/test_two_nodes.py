@@ -10,19 +10,32 @@ from pathlib import Path
 import msgspec
 import pytest
 from slurmkit import Slurm
-from waykit import DEADLINE_S, REPO, losses, queue_at, ranks_of, tiny_spec, until
+from waykit import (
+    DEADLINE_S,
+    REPO,
+    hurry,
+    losses,
+    patient_model,
+    queue_at,
+    ranks_of,
+    tiny_spec,
+    until,
+    with_model,
+)
 
 from jobspec import record
 from jobspec.record import End, Reason, State
 
-pytestmark = [pytest.mark.slurm, pytest.mark.deepspeed, pytest.mark.xdist_group("cluster")]
+pytestmark = [pytest.mark.slurm, pytest.mark.deepspeed]
 
 
 def test_a_job_on_two_nodes_goes_on_after_its_srun_was_killed(
     slurm: Slurm, tiny: Path, tmp_path: Path
 ) -> None:
     queue = queue_at(tmp_path)
-    job = queue.enqueue(tiny_spec(tiny, num_train_epochs=2.0, checkpoint_interval_s=0.3))
+    model = patient_model(tiny, tmp_path, pace_s=0.1)
+    spec = tiny_spec(tiny, num_train_epochs=2.0, checkpoint_interval_s=0.3)
+    job = queue.enqueue(with_model(spec, model, trust_remote_code=True))
     script = tmp_path / "worker.sh"
     command = f"{sys.executable} -m worker --root {queue.paths.root} --drain --devices 1"
     script.write_text(f"#!/bin/bash\nexec {command}\n")
@@ -34,6 +47,7 @@ def test_a_job_on_two_nodes_goes_on_after_its_srun_was_killed(
         until(lambda: list(first.dir.glob("checkpoints/step-*/COMPLETE")), "a resume state")
         for pid in sruns_of(first.dir):
             os.kill(pid, signal.SIGKILL)
+        hurry(model)
         until(lambda: not ranks_of(first.dir), "both nodes to end their ranks", timeout_s=5.0)
         until(lambda: slurm.state_of(number) == "COMPLETED", "the worker's end", DEADLINE_S)
     finally:
