@@ -47,8 +47,8 @@ def test_a_job_on_two_nodes_goes_on_after_its_srun_was_killed(
         until(lambda: list(first.dir.glob("checkpoints/step-*/COMPLETE")), "a resume state")
         for pid in sruns_of(first.dir):
             os.kill(pid, signal.SIGKILL)
-        hurry(model)
         until(lambda: not ranks_of(first.dir), "both nodes to end their ranks", timeout_s=5.0)
+        hurry(model)
         until(lambda: slurm.state_of(number) == "COMPLETED", "the worker's end", DEADLINE_S)
     finally:
         sys.stdout.write(log.read_text() if log.exists() else "no log")
