@@ -23,6 +23,8 @@ from benchmarks.small import DATA
 REPO = Path(__file__).resolve().parents[1]
 ALL = {
     "queue": ["queue"],
+    "depth": ["queue", "--depth"],
+    "kill": ["queue", "--kill"],
     "overhead": ["overhead"],
     "fleet": ["fleet", "--workers", "1,10,100,300"],
     "start": ["start", "--runs", "3"],
