@@ -1,4 +1,4 @@
-"""How claims and `status` grow with the number of pending jobs: `benchmarks.queue --depth`."""
+"""How claims and `status` grow with the number of pending jobs: `benchmarks.queues --depth`."""
 
 from __future__ import annotations
 

@@ -22,9 +22,9 @@ from benchmarks.small import DATA
 
 REPO = Path(__file__).resolve().parents[1]
 ALL = {
-    "queue": ["queue"],
-    "depth": ["queue", "--depth"],
-    "kill": ["queue", "--kill"],
+    "queue": ["queues"],
+    "depth": ["queues", "--depth"],
+    "kill": ["queues", "--kill"],
     "overhead": ["overhead"],
     "fleet": ["fleet", "--workers", "1,10,100,300"],
     "start": ["start", "--runs", "3"],

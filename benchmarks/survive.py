@@ -1,4 +1,4 @@
-"""What a queue keeps when processes are killed, slow or stopped: `benchmarks.queue --kill`.
+"""What a queue keeps when processes are killed, slow or stopped: `benchmarks.queues --kill`.
 
 Every figure is counted, none is read from a documentation:
 

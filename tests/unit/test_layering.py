@@ -196,3 +196,10 @@ def test_the_workers_loop_imports_nothing_heavy() -> None:
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
     found = set(json.loads(done.stdout))
     assert "worker.loop" in found and not found & HEAVY
+
+
+def test_no_benchmark_hides_a_standard_module() -> None:
+    """Run by its path, as a user's script is, one of them finds its neighbours first."""
+    names = {path.stem for path in (REPOSITORY / "benchmarks").glob("*.py")}
+    assert len(names) > 10
+    assert not names & sys.stdlib_module_names

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from queuekit import fast_dir
 
-from benchmarks import queue, survive
+from benchmarks import queues, survive
 from benchmarks.common import figure, medians, table, turns
 from benchmarks.peers import SIZE, WAYS, installed, number_of, payload
 from jobspec.spec import canonical
@@ -26,7 +26,7 @@ def place() -> Iterator[Path]:
 
 @pytest.mark.parametrize("name", OF_THIS_MACHINE)
 def test_every_job_comes_once(name: str, place: Path) -> None:
-    found = queue.rate(name, [place, place], jobs=20, processes=2)
+    found = queues.rate(name, [place, place], jobs=20, processes=2)
     assert found["wrong"] == 0
     assert found["enqueue"] > 0 and found["claim + commit"] > 0
 
@@ -60,17 +60,17 @@ def test_a_process_that_fails_is_told_and_holds_nobody_up() -> None:
         start()
         return 1
 
-    with pytest.raises(queue.ChildError, match="no such luck"):
-        queue.together([fails, waits])
-    assert queue.together([waits, waits]) == [1, 1]
+    with pytest.raises(queues.ChildError, match="no such luck"):
+        queues.together([fails, waits])
+    assert queues.together([waits, waits]) == [1, 1]
 
 
 def test_a_killed_process_is_told() -> None:
     def dies(start: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(queue.ChildError, match="exit code -9"):
-        queue.together([dies])
+    with pytest.raises(queues.ChildError, match="exit code -9"):
+        queues.together([dies])
 
 
 def test_runs_are_made_in_turn_and_medians_counted() -> None:

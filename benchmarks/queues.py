@@ -1,9 +1,9 @@
 """Our queue beside others and beside what the filesystem itself takes, by jobs a second.
 
-    python -m benchmarks.queue                      150 jobs, 1 to 8 processes, disk and MooseFS
-    python -m benchmarks.queue --jobs 5000 --runs 1     what docs/benchmarks.md records
-    python -m benchmarks.queue --depth              claims and status beside many pending jobs
-    python -m benchmarks.queue --kill               what is lost, doubled or stuck after kill -9
+    python -m benchmarks.queues                      150 jobs, 1 to 8 processes, disk and MooseFS
+    python -m benchmarks.queues --jobs 5000 --runs 1     what docs/benchmarks.md records
+    python -m benchmarks.queues --depth              claims and status beside many pending jobs
+    python -m benchmarks.queues --kill               what is lost, doubled or stuck after kill -9
 
 Jobs are 1 KB. Enqueueing is timed from the moment at which all processes are ready to the last
 job's return, and so are claims with commits, until all is done. benchmarks/peers.py says how each
@@ -36,7 +36,7 @@ FAILED = float("nan")
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.queue",
+        prog="python -m benchmarks.queues",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
