@@ -132,6 +132,7 @@ def test_the_commands_of_a_page(
     shutil.copytree(first, place, symlinks=True)
     world = World.at(place)
     monkeypatch.chdir(world.work)
+    monkeypatch.delenv("COLUMNS", raising=False)  # xdist sets it; a pipe's lines have no end
     wrong = [text for command in commands(page) if (text := tried(command, world, monkeypatch))]
     assert not wrong, "\n\n".join(wrong)
 
