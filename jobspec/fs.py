@@ -101,9 +101,8 @@ def staged_dir(
         with disk_full(beside):
             os.mkdir(staged)
             os.chmod(staged, _mode_of(staged.parent))
-            whole = {staged / name: data for name, (data, _) in files.items()}
-            modes = {staged / name: mode for name, (_, mode) in files.items()}
-            _write(whole, modes, sync=(partial(sync_dir, staged),) if sync else None)
+            whole = {staged / name: file for name, file in files.items()}
+            _write(whole, sync=(partial(sync_dir, staged),) if sync else None)
             yield staged
     except (OSError, DiskFull):
         remove_tree(staged)
@@ -306,12 +305,12 @@ def _mode_of(path: Path) -> int:
 
 def _swap_in(folder: Path, files: Mapping[str, bytes], mode: int, *, sync: bool) -> None:
     temp_of = {folder / name: temps.beside(folder / name) for name in files}
-    whole = {temp_of[folder / name]: data for name, data in files.items()}
+    whole = {temp_of[folder / name]: (data, mode) for name, data in files.items()}
     with disk_full(next(iter(temp_of))):
         try:
-            _write(whole, dict.fromkeys(whole, mode), sync=() if sync else None)
+            _write(whole, sync=() if sync else None)
             for path, temp in temp_of.items():
-                _swap_one_in(path, temp, whole[temp])
+                _swap_one_in(path, temp, files[path.name])
         except OSError:
             for temp in whole:
                 with contextlib.suppress(OSError):
@@ -329,19 +328,16 @@ def _swap_one_in(path: Path, temp: Path, data: bytes) -> None:
 
 
 def _write(
-    files: Mapping[Path, bytes],
-    modes: Mapping[Path, int],
-    *,
-    sync: Sequence[Callable[[], object]] | None,
+    files: Mapping[Path, tuple[bytes, int]], *, sync: Sequence[Callable[[], object]] | None
 ) -> None:
-    """Write files, then fsync them all at once, and do beside it what else `sync` says."""
+    """Write files (bytes, mode), then fsync all at once, and beside it do what else `sync` says."""
     with contextlib.ExitStack() as stack:
         descriptors: list[int] = []
-        for path, data in files.items():
+        for path, (data, mode) in files.items():
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             stack.callback(_close, descriptor)
             _write_all(descriptor, data)
-            os.fchmod(descriptor, modes[path])
+            os.fchmod(descriptor, mode)
             descriptors.append(descriptor)
         if sync is not None:
             _at_once([*(partial(os.fsync, descriptor) for descriptor in descriptors), *sync])
