@@ -78,12 +78,9 @@ def _over_questions(side: Sequence[Sequence[bool]]) -> Side | None:
 
 
 def _over_samples(side: Sequence[Sequence[bool]]) -> Side | None:
-    if any(len(outcomes) < 2 for outcomes in side):
-        return None
-    means = [(_mean(outcomes), len(outcomes)) for outcomes in side]
-    centre, samples = math.fsum(p for p, _ in means) / len(means), sum(k for _, k in means)
-    error = math.sqrt(math.fsum(p * (1 - p) / (k - 1) for p, k in means)) / len(means)
-    return _side(centre, intervals.over_samples(centre, error, samples, samples / len(means)))
+    centre, samples = math.fsum(map(_mean, side)) / len(side), sum(map(len, side))
+    error = intervals.sampling_stderr([(sum(outcomes), len(outcomes)) for outcomes in side])
+    return _side(centre, intervals.over_samples(centre, error, samples, samples / len(side)))
 
 
 def _side(mean: float, bounds: Bounds) -> Side | None:

@@ -40,6 +40,21 @@ def stderr(values: Sequence[float]) -> float | None:
     return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (n - 1) / n)
 
 
+def sampling_stderr(counts: Sequence[tuple[int, int]]) -> float | None:
+    """Standard error within questions; None where a question has one sample and can't show it.
+
+    Args:
+        counts: c right answers out of k samples, of each question.
+
+    Returns:
+        √(Σ p(1−p)/(k−1)) / n with p = c/k: each question's variance without bias, added up.
+    """
+    if any(k < 2 for _, k in counts):
+        return None
+    spread = math.fsum((right / k) * (1 - right / k) / (k - 1) for right, k in counts)
+    return math.sqrt(spread) / len(counts)
+
+
 def over_questions(
     mean: float, error: float | None, questions: int | None, k: float | None = None
 ) -> Bounds:

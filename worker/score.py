@@ -68,8 +68,8 @@ def metrics(form: Literal["aime", "math"], k: int) -> dict[str, Metric]:
     main = f"avg_at_{k}" if form == "aime" or k > 1 else "math_verify"
     found: dict[str, Metric] = {
         main: _average,
-        "stderr": lambda scores: stats.stderr(_means(scores)),
-        "sampling_stderr": lambda scores: stats.sampling_stderr([s.correct for s in scores], k),
+        "stderr": lambda scores: ranges.stderr(_means(scores)),
+        "sampling_stderr": lambda scores: ranges.sampling_stderr(_counts(scores)),
         "truncated_frac": _fraction(lambda sample: sample.truncated),
         "unclosed_think_frac": _fraction(lambda sample: sample.unclosed),
         "no_answer_frac": _fraction(lambda sample: sample.answer is None),
@@ -89,8 +89,8 @@ def intervals(
 ) -> dict[str, tuple[float | None, float | None]]:
     """95 % intervals of the main number: over questions of this kind, over samples of these."""
     centre = _average(scores)
-    spread = stats.stderr(_means(scores))
-    noise = stats.sampling_stderr([s.correct for s in scores], k)
+    spread = ranges.stderr(_means(scores))
+    noise = ranges.sampling_stderr(_counts(scores))
     return {
         "questions": ranges.over_questions(centre, spread, len(scores), k),
         "samples": ranges.over_samples(centre, noise, len(scores) * k, k),
@@ -141,6 +141,10 @@ def _read_math(
 
 def _means(scores: Sequence[QuestionScore]) -> list[float]:
     return [score.correct / len(score.samples) for score in scores]
+
+
+def _counts(scores: Sequence[QuestionScore]) -> list[tuple[int, int]]:
+    return [(score.correct, len(score.samples)) for score in scores]
 
 
 def _average(scores: Sequence[QuestionScore]) -> float:

@@ -1,9 +1,4 @@
-"""Statistics of k samples a question: means, their two errors, pass@j and maj@k.
-
-Two errors, for two claims. Over questions: how far the score would move with other questions of the
-same kind. Sampling: how far it would move with other samples of the same questions, which is the
-error for comparing models on one benchmark.
-"""
+"""Statistics of k samples a question: means, pass@j, maj@k. Their errors: jobspec/intervals.py."""
 
 from __future__ import annotations
 
@@ -11,29 +6,10 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from jobspec.intervals import stderr
-
-__all__ = ["majority", "mean", "pass_at", "pass_at_js", "sampling_stderr", "stderr"]
-
 
 def mean(values: Sequence[float]) -> float:
     """The arithmetic mean, summed without rounding error."""
     return math.fsum(values) / len(values)
-
-
-def sampling_stderr(correct: Sequence[int], k: int) -> float | None:
-    """Standard error within questions; None for k = 1, where it can't be seen.
-
-    Args:
-        correct: right answers of each question, out of `k`.
-
-    Returns:
-        √(Σ p(1−p)/(k−1)) / n with p = c/k: each question's variance without bias, added up.
-    """
-    if k < 2:
-        return None
-    spread = math.fsum((c / k) * (1 - c / k) / (k - 1) for c in correct)
-    return math.sqrt(spread) / len(correct)
 
 
 def pass_at(correct: int, k: int, j: int) -> float:

@@ -29,6 +29,18 @@ def test_error_over_questions() -> None:
     assert intervals.stderr([0.25, 0.25]) == 0.0
 
 
+def test_error_over_samples() -> None:
+    # c/k = 1/4, 2/4, 4/4: Σ p(1−p)/(k−1) = (3/16 + 4/16 + 0)/3.
+    expected = math.sqrt((3 / 16 + 4 / 16) / 3) / 3
+    assert intervals.sampling_stderr([(1, 4), (2, 4), (4, 4)]) == pytest.approx(expected)
+    assert intervals.sampling_stderr([(1, 2), (0, 2)]) == pytest.approx(math.sqrt(1 / 4) / 2)
+    # Of unequal numbers of samples each is weighed by its own: 1/4 of 2, 2/9 of 3.
+    unequal = math.sqrt(1 / 4 + 2 / 9 / 2) / 2
+    assert intervals.sampling_stderr([(1, 2), (1, 3)]) == pytest.approx(unequal)
+    assert intervals.sampling_stderr([(4, 4), (0, 4)]) == 0.0
+    assert intervals.sampling_stderr([(1, 1), (1, 2)]) is None
+
+
 # Newcombe 1998, Statistics in Medicine 17, 857–872, table I, method 3.
 @pytest.mark.parametrize(
     ("right", "of", "low", "high"),

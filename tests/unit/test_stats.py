@@ -15,15 +15,6 @@ def test_the_mean_loses_nothing_to_rounding() -> None:
     assert stats.mean([1.0, 1e16, 1.0, -1e16]) == 0.5
 
 
-def test_sampling_error() -> None:
-    # c/k = 1/4, 2/4, 4/4 of k = 4: Σ p(1−p)/(k−1) = (3/16 + 4/16 + 0)/3.
-    expected = math.sqrt((3 / 16 + 4 / 16) / 3) / 3
-    assert stats.sampling_stderr([1, 2, 4], 4) == pytest.approx(expected)
-    assert stats.sampling_stderr([1, 0], 1) is None
-    assert stats.sampling_stderr([1, 0], 2) == pytest.approx(math.sqrt(1 / 4) / 2)
-    assert stats.sampling_stderr([4, 0], 4) == 0.0
-
-
 @pytest.mark.parametrize(
     ("k", "correct", "j"), [(4, 1, 2), (5, 3, 3), (8, 2, 4), (6, 0, 3), (6, 6, 1)]
 )
