@@ -18,8 +18,6 @@ from trl.trainer.utils import add_fused_lm_head, maybe_gather_lm_head_ctx
 
 TILE = 32768  # entries of the vocabulary at once, of 4,096 tokens
 _SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
-_POSITIONS = ("positions", "targets")
-_LABELS = ("labels", "shift_labels")
 
 Score = Callable[[Any, dict[str, Any]], torch.Tensor]
 
@@ -46,14 +44,18 @@ def is_plain(config: Any) -> bool:
 
 
 def _score(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-    inputs = {name: value for name, value in inputs.items() if name not in _LABELS}
-    return -model(**inputs, use_cache=False)
+    return -model(**_without(inputs, "labels", "shift_labels"), use_cache=False)
 
 
 def _score_all(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-    inputs = {name: value for name, value in inputs.items() if name not in _POSITIONS}
+    inputs = _without(inputs, "positions", "targets")
     outputs = model(**inputs, fused_lm_head=True, use_cache=False)
     return -outputs.log_probs.float().sum()
+
+
+def _without(inputs: dict[str, Any], *told_twice: str) -> dict[str, Any]:
+    """A micro-batch less one of the two ways in which it says what is trained."""
+    return {name: value for name, value in inputs.items() if name not in told_twice}
 
 
 def _teach(model: Any) -> None:
