@@ -38,11 +38,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[worker,relay,report,docs,dev]'
 	@touch $@
 
-# Benchmarks that need no GPU, beside others' tools; their tables go to build/bench.md.
+# Benchmarks that need no GPU, beside others' tools; their tables go to build/bench.md. QUICK=1 takes fewer of everything.
 WHAT ?=
+QUICK ?=
 bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
-	$(BIN)/python -m benchmarks.run_all --output build/bench.md $(WHAT)
+	$(BIN)/python -m benchmarks.run_all --output build/bench.md $(if $(QUICK),--quick) $(WHAT)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

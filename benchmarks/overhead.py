@@ -169,9 +169,11 @@ def hyperqueue(place: Path, *, python: bool) -> Iterator[Tool]:
     from hyperqueue.cluster import WorkerConfig
     from hyperqueue.task.function import PythonEnv
 
-    # It says Path and takes a string alone.
-    with LocalCluster(str(place / "hq")) as cluster:  # type: ignore[arg-type]
-        cluster.start_worker(WorkerConfig())
+    with contextlib.ExitStack() as left:
+        with _unheard():  # its server prints a table about itself into ours
+            # It says Path and takes a string alone.
+            cluster = left.enter_context(LocalCluster(str(place / "hq")))  # type: ignore[arg-type]
+            cluster.start_worker(WorkerConfig())
         client: Client = cluster.client(python_env=PythonEnv(python_bin=sys.executable))
 
         def run(count: int) -> None:
@@ -185,6 +187,20 @@ def hyperqueue(place: Path, *, python: bool) -> Iterator[Tool]:
                 client.wait_for_jobs([client.submit(job)])
 
         yield run
+
+
+@contextlib.contextmanager
+def _unheard() -> Iterator[None]:
+    """Lose what is written to standard output, by code that is not Python's too."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    with Path(os.devnull).open("wb") as quiet:
+        os.dup2(quiet.fileno(), 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def nothing() -> None:

@@ -1,7 +1,8 @@
 """All benchmarks that need no GPU in turn: `make bench`, `make bench WHAT="fleet start"`.
 
-    python -m benchmarks.run_all --output build/bench.md [NAME ...]
+    python -m benchmarks.run_all --output build/bench.md [--quick] [NAME ...]
 
+As they are recorded in docs/benchmarks.md, or with `--quick` with fewer jobs, workers and runs.
 What they print goes to the screen and, under a head with date, machine and versions, to the output.
 One that fails, or takes longer than its limit, doesn't keep the others from running; then the exit
 code is 1 and the last lines say which. `train` and `evaluate` need the reference data.
@@ -22,20 +23,28 @@ from benchmarks.small import DATA
 
 REPO = Path(__file__).resolve().parents[1]
 ALL = {
-    "queue": ["queues"],
-    "depth": ["queues", "--depth"],
-    "kill": ["queues", "--kill"],
-    "overhead": ["overhead"],
-    "fleet": ["fleet", "--workers", "1,10,100,300"],
-    "start": ["start", "--runs", "3"],
-    "idle": ["idle", "--seconds", "5"],
-    "status": ["status"],
-    "relay": ["relay", "--seconds", "60"],
-    "train": ["train", "--runs", "3"],
-    "evaluate": ["evaluate", "--runs", "3"],
+    "queue": "queues --jobs 5000",
+    "depth": "queues --depth",
+    "kill": "queues --kill",
+    "overhead": "overhead --many 1000",
+    "fleet": "fleet --workers 1,10,100,300,1000",
+    "start": "start --runs 5",
+    "idle": "idle --seconds 5",
+    "status": "status",
+    "relay": "relay --seconds 60",
+    "train": "train --runs 5",
+    "evaluate": "evaluate --runs 5",
+}
+QUICK = {
+    "queue": "queues",
+    "overhead": "overhead",
+    "fleet": "fleet --workers 1,10,100,300",
+    "start": "start --runs 3",
+    "train": "train --runs 3",
+    "evaluate": "evaluate --runs 3",
 }
 NEEDS_DATA = ("train", "evaluate")
-LIMIT_S = 1200.0
+LIMIT_S = 3600.0
 VERSIONS = ("torch", "transformers", "trl", "deepspeed", "lm_eval", "wandb")
 
 
@@ -44,6 +53,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", help=f"which [default: all]: {' '.join(ALL)}")
+    parser.add_argument("--quick", action="store_true", help="fewer jobs, workers and runs")
     parser.add_argument("--output", type=Path, default=REPO / "build" / "bench.md")
     args = parser.parse_args()
     unknown = set(args.names) - ALL.keys()
@@ -53,7 +63,8 @@ def main() -> None:
     head = f"# Benchmarks\n\n{machine(*VERSIONS)}\n"
     args.output.write_text(head)
     print(head, flush=True)
-    said = {name: _run(name, args.output) for name in args.names or ALL}
+    chosen = ALL | QUICK if args.quick else ALL
+    said = {name: _run(name, chosen[name], args.output) for name in args.names or ALL}
     summary = "".join(f"{name}: {how}\n" for name, how in said.items())
     with args.output.open("a") as stream:
         stream.write(f"\n## Summary\n\n```\n{summary}```\n")
@@ -61,9 +72,9 @@ def main() -> None:
     sys.exit(any(not how.startswith("took") for how in said.values()))
 
 
-def _run(name: str, output: Path) -> str:
+def _run(name: str, line: str, output: Path) -> str:
     """Run one; its words go to the screen and the output. Returns how it went."""
-    command = [sys.executable, "-u", "-m", f"benchmarks.{ALL[name][0]}", *ALL[name][1:]]
+    command = [sys.executable, "-u", "-m", *f"benchmarks.{line}".split()]
     print(f"== {name}", flush=True)
     if name in NEEDS_DATA and not DATA.is_dir():
         return f"left out: the reference data is not at {DATA}; $JOBSPEC_TEST_DATA names it"

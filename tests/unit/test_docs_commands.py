@@ -61,8 +61,8 @@ RUN_BY = {
     "jobspec relay --verify": "tests/integration/test_relay_online.py",
     "jobspec relay 'qwen3-[*]' --offline": "tests/integration/test_relay_offline.py",
     "wandb sync *": "tests/integration/test_relay_offline.py",
-    "make bench*": "nothing: it takes most of an hour",
-    "python -m benchmarks.*": "nothing: they take minutes, and a machine of their own",
+    "make bench*": "nothing: it takes an hour; tests/unit/test_bench_commands.py holds its options",
+    "python -m benchmarks.*": "tests/unit/test_bench_commands.py",
 }
 
 _OPERATORS = set("|&;<>()")
