@@ -19,6 +19,8 @@ from jobspec.errors import SpecError
 
 SCHEMA_VERSION = 1
 OWN_BENCHMARKS = ("minerva_math500", "aime24", "aime25")
+# All there are, in the order they run; "convert" where a resume state is of other devices.
+PHASES = ("prepare", "convert", "train", "eval")
 
 Slug = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 Text = Annotated[str, Meta(min_length=1, max_length=4096)]

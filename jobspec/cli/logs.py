@@ -17,8 +17,8 @@ from jobspec.entries import Job
 from jobspec.errors import JobNotFound
 from jobspec.paths import AttemptPaths
 from jobspec.queue import Queue
+from jobspec.spec import PHASES
 
-PHASES = ("prepare", "train", "eval")
 _CHUNK = 1 << 16
 _POLL_S = 0.5
 

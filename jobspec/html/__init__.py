@@ -13,16 +13,13 @@ import msgspec
 
 from jobspec import new, record, report, results, words, workers
 from jobspec.errors import JobspecError
-from jobspec.html.charts import Figure, figures
+from jobspec.html.charts import PHASE_COLOURS, Figure, figures
 from jobspec.html.runs import Run, read
 from jobspec.record import State
-from jobspec.spending import OVERHEAD
 
 if TYPE_CHECKING:
     from jobspec.entries import Job
     from jobspec.queue import Queue
-
-PHASES = ("prepare", "train", "eval", OVERHEAD)
 
 
 class PhaseRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +65,6 @@ def _told(queue: Queue, jobs: Sequence[Job]) -> dict[str, Any]:
         "benchmarks": list(dict.fromkeys(name for run in runs for name in run.scores)),
         "figures": figures(runs),
         "phases": phases(runs),
-        "phase_names": PHASES,
         "why": _why,
         "rate": new.spell_rate,
     }
@@ -93,7 +89,7 @@ def _why(run: Run) -> str:
 def phases(runs: Iterable[Run]) -> list[PhaseRow]:
     """A row a phase that took any time, and one of all."""
     spent = [each for run in runs for each in run.spent]
-    rows = [_phase_row(name, [s for s in spent if s.phase == name]) for name in PHASES]
+    rows = [_phase_row(name, [s for s in spent if s.phase == name]) for name in PHASE_COLOURS]
     return [row for row in [*rows, _phase_row("all", spent)] if row.hours > 0]
 
 

@@ -12,13 +12,16 @@ import msgspec
 
 from jobspec.html.runs import Point, Run
 from jobspec.new import spell_rate
+from jobspec.spec import PHASES
 from jobspec.spending import OVERHEAD
 
 # Okabe and Ito's colours, told apart with any kind of colour vision; black is left to the text.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#999933")
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
-_PHASES = {"prepare": "#56B4E9", "train": "#0072B2", "eval": "#009E73", OVERHEAD: "#999933"}
+PHASE_COLOURS = dict(
+    zip((*PHASES, OVERHEAD), ("#56B4E9", "#CC79A7", "#0072B2", "#009E73", "#999933"), strict=True)
+)
 _LOST = "#D55E00"
 _MANY = 12  # runs that a legend can name
 Trace = dict[str, Any]
@@ -245,7 +248,7 @@ def _time(runs: Sequence[Run]) -> Figure:
     spent = [run for run in runs if run.spent]
     names = [run.label for run in spent]
     traces: list[Trace] = []
-    for phase, colour in _PHASES.items():
+    for phase, colour in PHASE_COLOURS.items():
         useful = [_hours(run, phase) for run in spent]
         if any(useful):
             traces.append(_bar(phase, names, useful, colour))

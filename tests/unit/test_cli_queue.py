@@ -105,7 +105,9 @@ def test_logs_of_the_last_attempt_phase_after_phase(queue: Queue) -> None:
     claim.dir.log("eval").write_text("scoring\n")
     claim.dir.log("prepare").write_text("preparing\n")
     assert on(queue, "logs", claim.job) == "preparing\nscoring\n"
-    assert on(queue, "logs", claim.job, "--phase", "eval") == "scoring\n"
+    claim.dir.log("convert").write_text("converting\n")
+    assert on(queue, "logs", claim.job) == "preparing\nconverting\nscoring\n"
+    assert on(queue, "logs", claim.job, "--phase", "convert") == "converting\n"
     claim.dir.log("train", node=1).write_text("training on the second node\n")
     assert on(queue, "logs", claim.job, "--node", "1") == "training on the second node\n"
     (log,) = jobspec_json("logs", claim.job, "--node", "1", "--root", queue.paths.root)["logs"]
@@ -115,7 +117,7 @@ def test_logs_of_the_last_attempt_phase_after_phase(queue: Queue) -> None:
     again = claim_next(queue)
     again.dir.log("eval").write_text("scoring again\n")
     assert on(queue, "logs", claim.job) == "scoring again\n"
-    assert on(queue, "logs", claim.job, "--attempt", "1") == "preparing\nscoring\n"
+    assert on(queue, "logs", claim.job, "--attempt", "1") == "preparing\nconverting\nscoring\n"
     (log,) = jobspec_json("logs", claim.job, "--root", queue.paths.root)["logs"]
     assert (log["attempt"], log["phase"], log["text"]) == (2, "eval", "scoring again\n")
     assert (

@@ -203,6 +203,17 @@ def test_the_running_attempt_has_lost_nothing_yet(queue: Queue) -> None:
     assert set(lost(queue).values()) == {0.0}
 
 
+def test_time_spent_on_converting_a_state_is_shown(queue: Queue) -> None:
+    claim = take(queue, tuned_spec())
+    times = (PhaseTime(phase="convert", wall_s=1800.0), PhaseTime(phase="train", wall_s=3600.0))
+    claim.dir.done("convert").write_text("{}")
+    claim.end(msgspec.structs.replace(ended(Reason.PREEMPTED), phases=times))
+    found = runs.read(queue.jobs())
+    assert {row.phase: row.hours for row in html.phases(found)}["convert"] == 0.5
+    (time,) = (figure for figure in charts.figures(found) if figure.id == "time")
+    assert "convert" in [trace["name"] for trace in time.data]
+
+
 def test_the_sum_of_all_phases(group: Queue) -> None:
     table = {row.phase: row for row in html.phases(runs.read(group.jobs()))}
     assert list(table) == ["prepare", "train", "eval", "overhead", "all"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from jobspec.errors import SpecError
-from jobspec.spec import DataSpec, JobSpec, ModelSpec, ResourcesSpec, TrainSpec
+from jobspec.spec import PHASES, DataSpec, JobSpec, ModelSpec, ResourcesSpec, TrainSpec
 from worker import launch
 from worker.launch import Devices, Plan
 
@@ -102,6 +102,10 @@ def test_deepspeeds_configuration_comes_from_the_spec():
     plain = launch.deepspeed_config(spec(dtype="float32", zero_stage=0), 1, on_gpu=False)
     assert plain["bf16"] == {"enabled": False}
     assert plain["zero_optimization"] == {"stage": 0}
+
+
+def test_every_phase_that_can_be_started_is_named_to_those_who_read():
+    assert tuple(launch._MODULES) == PHASES
 
 
 def test_a_phases_environment_is_scrubbed_and_its_caches_are_under_the_root(tmp_path: Path):
