@@ -61,6 +61,9 @@ class Terminal:
         before, _, self.drawn = self.drawn.partition(text)
         return before
 
+    def type(self, text: str) -> None:
+        os.write(self._ours, text.encode())
+
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()

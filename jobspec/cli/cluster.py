@@ -65,8 +65,8 @@ def setup(site_file: Path | None, **given: str | None) -> None:
     jobspec setup
     jobspec setup --root /scratch/me/queue --sif /scratch/me/worker.sif --gpus 4 --time 03:00:00
 
-    Asks for what no option says, if a terminal is there to answer. What is written already is kept
-    unless said anew.
+    Without options it asks, if a terminal is there to answer. What is written already is kept unless
+    said anew.
     """
     file = _site_file(site_file)
     before = sites.read(file) if file.exists() else Site()
@@ -76,7 +76,8 @@ def setup(site_file: Path | None, **given: str | None) -> None:
         asked["root"] = str(root)
     site = replace(before, **asked)
     if sys.stdin.isatty() and not wants_json():
-        site = replace(site, **{n: _ask(n, site) for n in _QUESTIONS if n not in asked})
+        missing = (n for n in ("root", "sif") if not getattr(site, n))
+        site = replace(site, **{n: _ask(n, site) for n in (missing if asked else _QUESTIONS)})
     sites.check(site, file)
     Queue.create(site.root)
     sites.write(file, site)
@@ -195,4 +196,5 @@ def _site_file(given: Path | None) -> Path:
 
 
 def _ask(name: str, site: Site) -> str:
-    return click.prompt(_QUESTIONS[name], default=getattr(site, name), err=True).strip()
+    known = getattr(site, name)
+    return click.prompt(_QUESTIONS[name], known, show_default=bool(known), err=True).strip()

@@ -19,7 +19,6 @@ from jobspec.record import utc_now
 _ARRAY = re.compile(r"\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*(?:%\d+)?")
 _LABEL = "org.opencontainers.image.version"
 _TIMEOUT_S = 60.0
-REBUILD = "build it: make container, or sbatch slurm/build.sbatch"
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def check_image(site: Site, version: str) -> str | None:
         JobspecError: it is missing, or older than the code.
     """
     if not Path(site.sif).is_file():
-        raise JobspecError("there is no image", file=site.sif, hint=REBUILD)
+        raise JobspecError("there is no image", file=site.sif, hint=_rebuild(site.sif))
     apptainer = shutil.which(site.apptainer)
     if apptainer is None:
         return f"no {site.apptainer} here, so the image's version is compared on the node"
@@ -96,7 +95,7 @@ def check_image(site: Site, version: str) -> str | None:
         raise JobspecError(
             f"the image is of version {has or 'unknown'}, the code is {version}",
             file=site.sif,
-            hint=REBUILD,
+            hint=_rebuild(site.sif),
         )
     return None
 
@@ -113,8 +112,12 @@ def _version_of(apptainer: str, sif: str) -> str:
         )
         labels = json.loads(done.stdout)["data"]["attributes"]["labels"]
     except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError) as error:
-        raise JobspecError("can't be read as an image", file=sif, hint=REBUILD) from error
+        raise JobspecError("can't be read as an image", file=sif, hint=_rebuild(sif)) from error
     return labels.get(_LABEL, "")
+
+
+def _rebuild(sif: str) -> str:
+    return f"build it: make container SIF={sif}, or sbatch slurm/build.sbatch"
 
 
 def _key(version: str) -> tuple[int, ...]:

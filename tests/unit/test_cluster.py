@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from clikit import REPOSITORY, jobspec, jobspec_json
+from terminalkit import Terminal
 
 from jobspec.cluster import script, site, submit
 from jobspec.cluster.site import Site
@@ -153,12 +154,34 @@ def test_setup_writes_what_options_say_and_keeps_the_rest(tmp_path: Path) -> Non
     assert (root / "FORMAT").exists()
 
 
+def test_setup_asks_a_person_for_all_or_for_what_must_be_said(tmp_path: Path) -> None:
+    """Without options a dialogue; whoever gives some is asked for the rest only if it must be."""
+    where = ["setup", "--site", str(tmp_path / "site.env")]
+    dialogue = Terminal(*where, columns=100)
+    for question, answer in (("Root of", tmp_path / "root"), ("Image", tmp_path / "worker.sif")):
+        dialogue.read_until(question)
+        dialogue.type(f"{answer}\n")
+    dialogue.read_until("your default): ")  # nothing in brackets: there is no default
+    dialogue.type("PAS1\n" + 7 * "\n")
+    assert "next: make container" in "".join(dialogue.screen())
+    again = "".join(Terminal(*where, "--gpus", "2", columns=100).screen())
+    assert "next: make container" in again and "(empty" not in again
+    told = site.read(tmp_path / "site.env")
+    assert (told.root, told.account, told.gpus) == (str(tmp_path / "root"), "PAS1", "2")
+    lone = Terminal(
+        "setup", "--site", str(tmp_path / "2.env"), "--root", str(tmp_path), columns=100
+    )
+    lone.read_until("Image (Apptainer SIF): ")
+    lone.close()
+
+
 def test_submit_refuses_before_anything_is_submitted(tmp_path: Path) -> None:
     where = ["--site", tmp_path / "site.env"]
     assert "jobspec setup" in jobspec("submit", *where, code=1).stderr
     jobspec("setup", *where, "--root", tmp_path / "root", "--sif", tmp_path / "worker.sif")
     refused = jobspec("submit", *where, code=1).stderr
-    assert "there is no image" in refused and "make container" in refused
+    assert "there is no image" in refused
+    assert f"make container SIF={tmp_path / 'worker.sif'}, or" in refused
     assert "no array" in jobspec("submit", *where, "--array", "all", code=1).stderr
     assert "settings say" in jobspec("submit", *where, "--root", "/elsewhere", code=1).stderr
     shown = jobspec("submit", *where, "--dry-run", "--array", "0-3")
