@@ -74,13 +74,14 @@ def test_from_real_rows_to_real_scores(model: Path, short_rows: Path, tmp_path: 
         ),
     )
     job = queue.enqueue(spec)
-    drain(queue, "--devices", "1")
+    drain(queue)
 
     job = queue.job(job.id)
     assert job.state is State.SUCCEEDED, job.reason
     result = msgspec.json.decode(job.paths.result.read_bytes(), type=record.Result)
     assert result.train["eval_loss"] < result.train["eval_loss_first"]
     assert result.train["engine"]["class"] == "DeepSpeedEngine"
+    assert result.train["engine"]["world_size"] == 2
     assert any("eval_loss" in row for row in rows(job.paths.attempt(1).dir))
     common = ["stderr", "sampling_stderr", "truncated_frac", "unclosed_think_frac"]
     common += ["no_answer_frac", "mean_response_tokens"]
