@@ -65,8 +65,8 @@ def setup(site_file: Path | None, **given: str | None) -> None:
     jobspec setup
     jobspec setup --root /scratch/me/queue --sif /scratch/me/worker.sif --gpus 4 --time 03:00:00
 
-    Without options it asks, if a terminal is there to answer. What is written already is kept unless
-    said anew.
+    Without options it asks, if a terminal is there to answer. What is written already is kept
+    unless said anew.
     """
     file = _site_file(site_file)
     before = sites.read(file) if file.exists() else Site()
