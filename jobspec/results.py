@@ -21,6 +21,7 @@ _KEY = re.compile(r"bench/(?P<benchmark>[^/]+)/(?P<metric>[^/]+)")
 _BESIDE = re.compile(
     r"stderr|sampling_stderr|.*_frac|mean_response_tokens|pass_at_\d+|maj_at_\d+|.*_stderr"
 )
+_ENDS = ("low", "high", "sampling_low", "sampling_high")
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,17 +145,19 @@ def _count(found: object, least: int) -> int | None:
 
 
 def to_csv(found: Sequence[ResultRow]) -> str:
-    """A line a job: what it is, then every metric under its own key."""
+    """A line a job: what it is, every metric under its own key, the intervals of each score."""
     import csv
     import io
 
     keys = list(dict.fromkeys(key for row in found for key in row.metrics))
+    ends = [(name, end) for name in benchmarks(found) for end in _ENDS]
     facts = ["job", "name", "model", "learning_rate", "num_train_epochs", "attempt"]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(facts + keys)
+    writer.writerow([*facts, *keys, *(f"bench/{name}/{end}" for name, end in ends)])
     for row in found:
         values = [getattr(row, fact) for fact in facts] + [row.metrics.get(key) for key in keys]
+        values += [getattr(row.scores.get(name), end, None) for name, end in ends]
         writer.writerow(["" if value is None else value for value in values])
     return out.getvalue()
 

@@ -18,7 +18,7 @@ _TRUNCATED = 0.1  # above this share of answers cut off, a score says little
 
 @click.command()
 @jobs_argument(required=False)
-@click.option("--csv", "form", flag_value="csv", help="Every metric, a line a job.")
+@click.option("--csv", "form", flag_value="csv", help="Every metric and interval, a line a job.")
 @click.option("--markdown", "form", flag_value="markdown", help="The table, for a README.")
 @click.option("--latex", "form", flag_value="latex", help="The table, for a paper (booktabs).")
 @common

@@ -273,3 +273,14 @@ def test_csv_has_every_metric(queue: Queue) -> None:
     assert [row["learning_rate"] for row in table] == ["", "5e-06", "1e-05"]
     assert table[2]["bench/aime24/mean_response_tokens"] == "9120.5"
     assert table[2]["bench/minerva_math500/sampling_stderr"] == ""
+
+
+def test_csv_has_the_same_intervals_as_json(queue: Queue) -> None:
+    succeed(queue, msgspec.structs.replace(tuned_spec(), eval=None), {"train_loss": 0.5})
+    found = three_jobs(queue)
+    for row, line in zip(found, csv.DictReader(io.StringIO(results.to_csv(found))), strict=True):
+        for name in ("minerva_math500", "aime24"):
+            for end in ("low", "high", "sampling_low", "sampling_high"):
+                expected = getattr(row.scores.get(name), end, None)
+                assert line[f"bench/{name}/{end}"] == ("" if expected is None else str(expected))
+    assert found[0].scores["aime24"].low is not None and not found[-1].scores
