@@ -32,8 +32,13 @@ def some(jobs: Sequence[Job], patterns: Iterable[str]) -> list[Job]:
     return list(chosen.values())
 
 
+def is_glob(pattern: str) -> bool:
+    """Whether a pattern means whatever fits it, not one job."""
+    return any(letter in pattern for letter in "*?[")
+
+
 def _matching(jobs: Sequence[Job], pattern: str) -> list[Job]:
-    if not any(letter in pattern for letter in "*?["):
+    if not is_glob(pattern):
         return [one(jobs, pattern)]
     found = [job for job in jobs if fnmatch.fnmatchcase(job.id, pattern)]
     if not found:

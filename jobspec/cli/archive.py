@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from jobspec import archive as archives
+from jobspec import lookup
 from jobspec.cli.common import common, jobs_argument, open_queue, wants_json
-from jobspec.cli.output import complain, emit, error_json, plural
+from jobspec.cli.output import complain, emit, error_json, plural, say
+from jobspec.entries import Job
 from jobspec.errors import JobspecError
+from jobspec.record import FINAL
 
 
 @click.command()
@@ -26,20 +30,24 @@ def archive(jobs: tuple[str, ...], destination: Path, no_model: bool) -> None:
     cd /fs/project/me/runs/JOB && sha256sum --check --quiet SHA256SUMS
 
     Specs, logs, metrics, samples, scores and weights; no resume states. Nothing is removed from
-    scratch, and a copy that is there already is looked through instead.
+    scratch, and a copy that is there already is looked through instead. Of a glob's jobs those that
+    have not ended are left, and named; one that you name yourself is refused.
     """
     done: list[archives.Archived] = []
     failed: list[JobspecError] = []
-    for job in open_queue().select(jobs):
+    chosen, left = _ready(open_queue().select(jobs), jobs)
+    for job in chosen:
         try:
             done.append(archives.archive(job, destination.absolute(), model=not no_model))
         except JobspecError as error:
             failed.append(error)
     if failed:
         complain(failed, as_json=False)
+    if left:
+        say(f"{plural(len(left), 'job')} not ended, and left: {', '.join(left)}")
     if wants_json():
         errors = [error_json(error) for error in failed]
-        emit({"archived": [asdict(each) for each in done], "errors": errors})
+        emit({"archived": [asdict(each) for each in done], "left": left, "errors": errors})
     else:
         for each in done:
             what = "was there, and is whole" if each.already else "copied"
@@ -47,3 +55,11 @@ def archive(jobs: tuple[str, ...], destination: Path, no_model: bool) -> None:
                 f"{each.place}: {plural(each.files, 'file')}, {each.size / 2**20:,.1f} MiB, {what}"
             )
     click.get_current_context().exit(1 if failed else 0)
+
+
+def _ready(found: Sequence[Job], patterns: Sequence[str]) -> tuple[list[Job], list[str]]:
+    """The jobs to archive, and the ids of those that only a glob named and that have not ended."""
+    named = lookup.some(found, [each for each in patterns if not lookup.is_glob(each)])
+    asked = {job.id for job in named}
+    ready = [job for job in found if job.state in FINAL or job.id in asked]
+    return ready, [job.id for job in found if job not in ready]

@@ -88,6 +88,21 @@ def test_a_job_that_has_not_ended_is_refused(queue: Queue, tmp_path: Path) -> No
     assert "is pending" in refused.stderr and not (tmp_path / "kept").exists()
 
 
+def test_of_a_glob_those_that_ended_are_copied_and_the_others_named(
+    queue: Queue, tmp_path: Path
+) -> None:
+    ended, root = trained(queue), ("--root", queue.paths.root)
+    waits = queue.enqueue(base_spec(notes="waits"))
+    told = jobspec("archive", "qwen3-*", tmp_path / "kept", *root)
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == [ended.id]
+    assert f"1 job not ended, and left: {waits.id}" in told.stderr and ended.id in told.stdout
+    # Named beside the glob, it is wanted for itself: that it can't be had is an error.
+    told = jobspec("archive", "qwen3-*", waits.id, tmp_path / "kept", *root, "--json", code=1)
+    found = json.loads(told.stdout)
+    assert (found["left"], len(found["archived"]), len(found["errors"])) == ([], 1, 1)
+    assert found["errors"][0]["message"] == f"`{waits.id}` is pending"
+
+
 def test_after_a_purge_the_queue_is_what_is_left(queue: Queue, tmp_path: Path) -> None:
     """A centre deletes what was not read for months: entries, records, one job wholly."""
     ended = trained(queue)
