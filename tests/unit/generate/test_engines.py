@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import warnings
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +15,7 @@ import torch
 from enginekit import CONFIGS, END, SAMPLING, make_engine, prompts
 
 from worker.engine_vllm import VllmEngine
-from worker.engines import Engine
+from worker.engines import Engine, Weights
 from worker.generate import plan_chunks
 from worker.responses import Responses
 from worker.samples import Request, Sampling
@@ -99,14 +103,61 @@ class FakeVllm:
         return [SimpleNamespace(request_id="0.0", finished=False, outputs=[]), done]
 
 
-def vllm_engine(tokenizer: Any, in_flight: int = 5) -> VllmEngine:
-    fake = FakeVllm(tokenizer.eos_token_id)
+class OwnClasses(FakeVllm):
+    """The same, taking vLLM's own arguments and answering with vLLM's own outputs."""
+
+    def __init__(self, vllm: Any, end: int) -> None:
+        super().__init__(end)
+        self.TokensPrompt = vllm.TokensPrompt
+        self.SamplingParams = vllm.SamplingParams
+        self.outputs = vllm.outputs
+
+    def step(self) -> list[Any]:
+        return [self._own(output) for output in super().step()]
+
+    def _own(self, output: Any) -> Any:
+        found = [
+            self.outputs.CompletionOutput(
+                index=0,
+                text=made.text,
+                token_ids=made.token_ids,
+                cumulative_logprob=None,
+                logprobs=None,
+                finish_reason=made.finish_reason,
+            )
+            for made in output.outputs
+        ]
+        return self.outputs.RequestOutput(
+            request_id=output.request_id,
+            prompt=None,
+            prompt_token_ids=[1],
+            prompt_logprobs=None,
+            outputs=found,
+            finished=output.finished,
+        )
+
+
+@pytest.fixture(scope="session")
+def vllm() -> Any:
+    """The real package: its classes need no GPU, only an engine does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # others' imports
+        found = pytest.importorskip("vllm", reason="vLLM is not installed")
+        importlib.import_module("vllm.outputs")
+        return found
+
+
+def vllm_engine(tokenizer: Any, in_flight: int = 5, fake: FakeVllm | None = None) -> VllmEngine:
+    fake = fake or FakeVllm(tokenizer.eos_token_id)
     responses = Responses(tokenizer, SimpleNamespace(eos_token_id=tokenizer.eos_token_id))
     return VllmEngine(fake, fake, responses, in_flight=in_flight)
 
 
-@pytest.fixture(params=["hf", "vllm"])
+@pytest.fixture(params=["hf", "vllm", pytest.param("own classes", marks=pytest.mark.gpu)])
 def engine(request: pytest.FixtureRequest, tokenizer: Any) -> Engine:
+    if request.param == "own classes":
+        fake = OwnClasses(request.getfixturevalue("vllm"), tokenizer.eos_token_id)
+        return vllm_engine(tokenizer, fake=fake)
     return make_engine("llama", tokenizer) if request.param == "hf" else vllm_engine(tokenizer)
 
 
@@ -192,12 +243,34 @@ def test_vllm_is_given_every_sampling_field(tokenizer: Any) -> None:
 
 
 @pytest.mark.gpu
-def test_vllm_accepts_those_fields(tokenizer: Any) -> None:
-    vllm = pytest.importorskip("vllm", reason="vLLM is not installed")
+def test_vllm_accepts_those_fields(vllm: Any, tokenizer: Any) -> None:
     request = Request(question="q", sample=0, seed=2**62, prompt=(1, 2))
     fields = vllm_engine(tokenizer)._fields(request, SAMPLING)
     made = vllm.SamplingParams(**fields)
     assert (made.seed, made.top_k, made.detokenize) == (2**62, 0, False)
+    assert made.all_stop_token_ids == {tokenizer.eos_token_id}
+
+
+@pytest.mark.gpu
+def test_vllm_takes_what_it_is_loaded_and_called_with(
+    vllm: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = importlib.import_module("vllm.engine.arg_utils").EngineArgs
+    engine = importlib.import_module("vllm.v1.engine.llm_engine").LLMEngine
+    given: dict[str, Any] = {}
+
+    def load(**asked: Any) -> Any:
+        given.update(asked)
+        return SimpleNamespace(llm_engine=None)
+
+    monkeypatch.setattr(vllm, "LLM", load)
+    make_engine("llama", tokenizer).model.generation_config.save_pretrained(tmp_path)
+    VllmEngine.load(Weights(directory=str(tmp_path)), tokenizer, context=512)
+    assert given["max_model_len"] == 512 and given["enable_prefix_caching"] is True
+    assert given.keys() <= inspect.signature(arguments).parameters.keys()
+    # As the adapter calls them: three arguments by their places, and none.
+    inspect.signature(engine.add_request).bind(None, "0.0", {}, None)
+    inspect.signature(engine.step).bind(None)
 
 
 def test_vllm_holds_no_more_than_its_share(tokenizer: Any) -> None:
