@@ -67,7 +67,10 @@ def check_lines(path: Path) -> None:
                 row = decoder.decode(line)
             except msgspec.MsgspecError as error:
                 raise DataError(
-                    f"not a row of `messages`: {error}", file=path, place=f"row {number}"
+                    f"not a row of `messages`: {error}",
+                    file=path,
+                    place=f"row {number}",
+                    hint='each line holds one JSON object, as {"messages": [{"role": …, …}, …]}',
                 ) from error
             if not row.messages or row.messages[-1].role != "assistant":
                 raise DataError(

@@ -95,6 +95,16 @@ def test_a_refusal_in_json(place: Path) -> None:
     assert error["file"] == "torn.json" and "not valid JSON" in error["message"] and error["hint"]
 
 
+def test_a_line_that_is_no_row_is_refused_though_rows_are_not_rendered(place: Path) -> None:
+    (place / "data/torn.jsonl").write_text(ROW * 2 + '{"messages": [\n' + ROW)
+    spec = new(place, "--model", "a/b", "--data", "data/torn.jsonl")
+    answer = jobspec_json("enqueue", UNCHECKED, spec, "--root", "r", cwd=place, code=1)
+    (error,) = answer["errors"]
+    assert (error["file"], error["place"]) == (str(place / "data/torn.jsonl"), "row 3")
+    assert "messages" in error["hint"]
+    assert Queue(place / "r").jobs() == []
+
+
 def test_enqueue_prints_the_ids_and_publishes(place: Path) -> None:
     spec = new(place, "--model", "a/b")
     (job,) = jobspec("enqueue", UNCHECKED, spec, "--root", "r", cwd=place).stdout.splitlines()

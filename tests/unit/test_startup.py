@@ -13,6 +13,7 @@ from clikit import base_spec, environment
 from jobspec.queue import Queue
 
 RUNS = 10
+HELP_LIMIT = 1.5
 LIMIT = 3.0
 
 
@@ -29,13 +30,15 @@ def cpu_s(*command: str) -> float:
     return min(took)
 
 
-def test_status_takes_little_more_than_its_libraries(tmp_path: Path) -> None:
+def test_help_and_status_take_little_more_than_their_libraries(tmp_path: Path) -> None:
     queue = Queue.create(tmp_path / "root")
     for number in range(5):
         queue.enqueue(base_spec(notes=str(number)))
     libraries = cpu_s("-c", "import msgspec, click")
     status = cpu_s("-m", "jobspec.cli", "status", "--root", str(queue.paths.root))
     assert status <= LIMIT * libraries, (status, libraries)
+    asked = cpu_s("-m", "jobspec.cli", "--help")
+    assert asked <= HELP_LIMIT * libraries, (asked, libraries)
 
 
 def modules(code: str, *arguments: str) -> set[str]:
