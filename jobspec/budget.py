@@ -143,15 +143,18 @@ def _barren(job: JobPaths, past: Sequence[Past]) -> int:
 
 
 def _sealed_by(job: JobPaths, past: Sequence[Past]) -> set[int]:
-    """The attempts that wrote a checkpoint, wherever it is now: later attempts take them over."""
+    """The attempts that wrote a checkpoint, wherever it is now: later attempts take them over.
+
+    The one after the last may have done so by now, and nothing of it counts but what it took.
+    """
     writers: set[int] = set()
-    for each in past:
-        checkpoints = job.attempt(each.attempt).checkpoints
+    for attempt in (*(each.attempt for each in past), past[-1].attempt + 1):
+        checkpoints = job.attempt(attempt).checkpoints
         for name in fs.list_names(checkpoints):
             data = read_bytes(checkpoints / name / "COMPLETE")
             writer = _field(data, "attempt")
             if data is not None:
-                writers.add(writer if isinstance(writer, int) else each.attempt)
+                writers.add(writer if isinstance(writer, int) else attempt)
     return writers
 
 

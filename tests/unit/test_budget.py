@@ -92,6 +92,16 @@ def test_a_checkpoint_counts_for_the_attempt_that_wrote_it(queue: Queue) -> None
     assert claim_of(queue).requeue("walltime") is State.FAILED
 
 
+def test_what_the_running_attempt_took_over_still_counts_for_who_wrote_it(queue: Queue) -> None:
+    """Else status counts attempts without progress while the next one trains on from them."""
+    before = claim_of(queue)
+    seal(before.dir)
+    before.requeue("walltime")
+    paths, after = queue.jobs()[0].paths, claim_of(queue).dir
+    before.dir.checkpoints.rename(after.checkpoints)
+    assert [loss.count for loss in budget.spent(paths, after.number - 1)] == [0]
+
+
 def test_an_unfinished_checkpoint_is_none(queue: Queue) -> None:
     def begin(paths: AttemptPaths) -> None:
         (paths.checkpoints / "step-1").mkdir(parents=True)
