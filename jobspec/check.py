@@ -35,6 +35,8 @@ BENCHMARK_DIR = benchmarks.DIRECTORY_VARIABLE
 _PROMPT_TOKENS = 64  # no benchmark's prompt is shorter than this
 # One of these is in every model directory that has a tokenizer, of whatever kind.
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(?:/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
+_FROM_HERE = "relative paths are taken from the directory you call jobspec in"
+_OWN_ROWS = f"link your rows there, or name them: `jobspec new … --data FILE`; {_FROM_HERE}"
 _TOKENIZERS = ("tokenizer.*", "vocab.*", "*.model", "*.tiktoken", "tekken.json")
 
 
@@ -127,7 +129,7 @@ def complete(spec: JobSpec, file: Path | None = None) -> JobSpec:
         model["name"] = _absolute(spec.model.name)
     if spec.model.chat_template is not None:
         template = _absolute(spec.model.chat_template)
-        _readable(Path(template), "$.model.chat_template", file)
+        _readable(Path(template), "$.model.chat_template", file, _FROM_HERE)
         model["chat_template"] = template
     changes["model"] = msgspec.structs.replace(spec.model, **model)
     if spec.data is not None:
@@ -151,7 +153,7 @@ def _absolute(path: str) -> str:
     return os.path.abspath(Path(path).expanduser())  # noqa: PTH100 - symlinks are kept: they move
 
 
-def _readable(path: Path, place: str, file: Path | None) -> None:
+def _readable(path: Path, place: str, file: Path | None, hint: str) -> None:
     try:
         with path.open("rb") as opened:
             first = opened.read(1)
@@ -161,14 +163,14 @@ def _readable(path: Path, place: str, file: Path | None) -> None:
             f"`{path}` {'does not exist' if missing else f'can not be read: {error.strerror}'}",
             file=file,
             place=place,
-            hint="relative paths are taken from the directory you call jobspec in",
+            hint=hint,
         ) from error
     if not first:
         raise SpecError(f"`{path}` is empty", file=file, place=place, hint="is it still written?")
 
 
 def _hash(path: Path, expected: str | None, file: Path | None) -> str:
-    _readable(path, "$.data.path", file)
+    _readable(path, "$.data.path", file, _OWN_ROWS)
     with path.open("rb") as opened:
         found = hashlib.file_digest(opened, "sha256").hexdigest()
     if expected is not None and expected != found:

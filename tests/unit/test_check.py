@@ -90,7 +90,8 @@ def test_missing_data(place: Path) -> None:
     error = refusal(data="none.jsonl")
     assert isinstance(error, SpecError)
     assert (error.file, error.place) == ("specs/s.json", "$.data.path")
-    assert "none.jsonl` does not exist" in error.message and error.hint
+    assert "none.jsonl` does not exist" in error.message
+    assert error.hint is not None and "`jobspec new … --data FILE`" in error.hint
 
 
 def test_empty_data(place: Path) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from jobspec import check
 from jobspec import spec as specs
+from jobspec.errors import SpecError
 
 FILES = sorted((Path(__file__).resolve().parents[2] / "specs").glob("*.json"))
 
@@ -16,6 +18,20 @@ FILES = sorted((Path(__file__).resolve().parents[2] / "specs").glob("*.json"))
 def test_loads_and_is_canonical(file: Path) -> None:
     spec = specs.load(file)
     assert specs.canonical(spec) == file.read_bytes()
+
+
+def test_they_wait_for_rows_of_the_readers_own_and_for_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SpecError, match=r"data/train.jsonl` does not exist"):
+        check.check(FILES[0], tmp_path / "root", rows=False)
+    said = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": said}) + "\n")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/train.jsonl").symlink_to("../rows.jsonl")
+    for file in FILES:
+        assert check.check(file, tmp_path / "root", rows=False).spec.data is not None
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
