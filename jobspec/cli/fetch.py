@@ -48,8 +48,15 @@ def fetch(files: tuple[Path, ...]) -> None:
             continue
         fetched.append(row)
         if not wants_json():
-            click.echo(row["fetched"])
+            _tell(row["fetched"])
     _end(fetched, failed, len(files))
+
+
+def _tell(what: str) -> None:
+    """A line of its own on a terminal too, where a download's bar may stand in the way."""
+    if sys.stderr.isatty():
+        click.echo("\r\x1b[K", nl=False, err=True)
+    click.echo(what)
 
 
 def _end(fetched: list[dict[str, Any]], failed: list[JobspecError], asked: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from clikit import jobspec, jobspec_json
 from hubkit import COMMIT, Repositories, hub
+from terminalkit import Terminal
 
 from jobspec import spec as specs
 from jobspec.paths import RootPaths
@@ -65,6 +66,18 @@ def test_weights_and_tokenizer_are_fetched_and_nothing_that_can_run(tmp_path: Pa
     assert taken(root) == MODEL.keys() - unwanted
     assert "\r" not in done.stderr  # no progress bars where nobody looks
     jobspec("status", "--root", root)  # the root is one of ours, safe to enqueue into
+
+
+def test_on_a_terminal_bars_leave_the_lines_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = write_spec(tmp_path, "org/tiny")
+    with hub(HUB) as endpoint:
+        for name, value in {**QUICK, "HF_ENDPOINT": endpoint}.items():
+            monkeypatch.setenv(name, value)
+        seen = Terminal("fetch", str(spec), "--root", str(tmp_path / "root"), columns=250).screen()
+    assert any("100%" in line for line in seen)
+    assert {"org/tiny:", "aime_own:"} <= {line.partition(" ")[0] for line in seen}
 
 
 def test_code_comes_with_a_model_only_where_the_spec_trusts_it(tmp_path: Path) -> None:
