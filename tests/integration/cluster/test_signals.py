@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from clusterkit import Cluster, depth, processes_with, reason, resumed_from
+from clusterkit import Cluster, depth, processes_with, reason, resumed_from, score_spec
 from slurmkit import KILL_WAIT_S
 from waykit import rows
 
@@ -20,11 +20,20 @@ def test_a_time_limit_a_dead_controller_requeue_and_cancel(cluster: Cluster) -> 
     job = cluster.enqueue_patient(
         "chain", pace_s=0.2, num_train_epochs=50.0, checkpoint_interval_s=3600
     )
-    # From cron, and twice: one element for one job.
-    cluster.jobspec("setup", "--time", "00:50:00", "--signal-s", "110")
+    later = cluster.enqueue(score_spec(cluster.tiny, "later"))
+    # From cron, and twice: two elements for two jobs.
+    cluster.jobspec(
+        "setup", "--time", "00:50:00", "--signal-s", "110", "--sbatch-options", "--hold"
+    )
     scaled, again = (json.loads(cluster.jobspec("scale", "--max", "4", "--json")) for _ in "12")
-    assert (scaled["missing"], again["missing"], again["have"]) == (1, 0, 1)
-    element = f"{scaled['slurm_job']}_0"
+    assert (scaled["missing"], again["missing"], again["have"]) == (2, 0, 2)
+    # The last element has the array's own number, which Slurm's commands take for all of them.
+    array = scaled["slurm_job"]
+    element = f"{array}_1"
+    slurm.call("scancel", f"{array}_0")
+    cluster.jobspec("cancel", later.id)
+    slurm.call("scontrol", "release", array)
+    cluster.wait_until(lambda: slurm.job(element)["JobId"] == array, "the last element's number")
 
     # The time limit itself, in minutes, set so that its warning is seconds away; and the element
     # comes back.
@@ -68,5 +77,5 @@ def test_a_time_limit_a_dead_controller_requeue_and_cancel(cluster: Cluster) -> 
     cluster.wait_until(lambda: not processes_with(str(cluster.root)), "no process", KILL_WAIT_S)
     cluster.wait_for_end(element)
     assert slurm.state_of(element) == "CANCELLED" and slurm.job(element)["Restarts"] == "3"
-    assert cluster.states() == {job.id: "pending"}
+    assert cluster.states() == {job.id: "pending", later.id: "cancelled"}
     assert cluster.log(element).count("requeueing") == 2  # by the script: after USR2 alone
