@@ -33,7 +33,7 @@ from evalkit import (
 
 from jobspec import evaluation
 from jobspec.paths import AttemptPaths
-from jobspec.record import PhaseError, Progress
+from jobspec.record import Progress
 from jobspec.spec import BenchmarkOverrides, EvalSpec
 
 pytestmark = needs_data
@@ -359,95 +359,3 @@ def test_every_epoch_is_scored_on_request(model: Path, tmp_path: Path) -> None:
     assert len(logged) == 4
     assert logged[0]["prompt"].startswith("<s>user: What is the 0th number?")
     assert rescore(attempt) == {"benchmarks": names, "changed": {}}
-
-
-def test_a_trained_model_that_is_not_there_is_refused(model: Path, tmp_path: Path) -> None:
-    bench = aime_file(tmp_path / "bench", questions(2))
-    settings = EvalSpec(benchmarks=("aime_test",), benchmark_dir=str(bench), avg_k=2)
-    attempt = make_trained_attempt(tmp_path / "root", settings, model)
-    shutil.rmtree(attempt.final_model)
-    assert "there is no trained model to score" in refused(attempt)
-
-
-# --- bad input: refused before anything is generated
-
-
-def refused(attempt: AttemptPaths, **extra: str) -> str:
-    """The phase's own account of why it gave up."""
-    done = run_phase(attempt, **extra)
-    assert done.returncode == 3, done.stderr
-    error = msgspec.json.decode(attempt.error.read_bytes(), type=PhaseError)
-    assert not attempt.done("eval").exists()
-    assert not list(attempt.eval.glob("*/generations-*.jsonl"))
-    return f"{error.message}\nhint: {error.hint}"
-
-
-ROW = {"id": "a", "problem": "What?", "answer": 7}
-
-
-@pytest.mark.parametrize(
-    ("rows", "wanted"),
-    [
-        ([ROW, {"id": "b", "problem": "What?"}], "row 2: the field `answer` is missing"),
-        (
-            [ROW, {"problem": "What?", "answer": 7}],
-            "row 2: the field `id` or `unique_id` is missing",
-        ),
-        ([ROW, {**ROW, "problem": "Else?"}], "row 2: the id `a` stands in row 1 too"),
-        ([{**ROW, "answer": "1000"}], "row 1: the answer `1000` is not an integer from 0 to 999"),
-        ([{**ROW, "answer": "x"}], "row 1: the answer `x` is not an integer"),
-        ([], "has no questions"),
-    ],
-    ids=["no answer", "no id", "twice", "too large", "no integer", "empty"],
-)
-def test_a_damaged_benchmark_file_is_refused(
-    model: Path, tmp_path: Path, rows: list[dict[str, Any]], wanted: str
-) -> None:
-    bench = aime_file(tmp_path / "bench", rows)
-    settings = EvalSpec(benchmarks=("aime_test",), benchmark_dir=str(bench), avg_k=2)
-    message = refused(make_attempt(tmp_path / "root", model, settings))
-    assert wanted in message
-    assert "aime_test.jsonl" in message
-
-
-def test_a_context_too_short_is_refused_before_any_generation(model: Path, tmp_path: Path) -> None:
-    bench = aime_file(tmp_path / "bench", questions(2))
-    settings = EvalSpec(
-        benchmarks=("aime_test",), benchmark_dir=str(bench), avg_k=2, max_gen_toks=4090
-    )
-    message = refused(make_attempt(tmp_path / "root", model, settings))
-    assert "the model's context is 4096" in message
-    assert "aime_test: $.eval.max_gen_toks" in message
-
-
-def test_a_checkpoint_without_tokenizer_is_refused(tmp_path: Path) -> None:
-    model = stories_model(tmp_path / "model")
-    (model / "tokenizer.json").unlink()
-    bench = aime_file(tmp_path / "bench", questions(2))
-    settings = EvalSpec(benchmarks=("aime_test",), benchmark_dir=str(bench), avg_k=2)
-    message = refused(make_attempt(tmp_path / "root", model, settings))
-    assert "no tokenizer can be loaded" in message
-
-
-def test_a_model_without_chat_template_is_refused_by_the_published_protocol(tmp_path: Path) -> None:
-    model = stories_model(tmp_path / "model", template=None)
-    bench = aime_file(tmp_path / "bench", questions(2))
-    settings = EvalSpec(benchmarks=("aime_test",), benchmark_dir=str(bench), avg_k=2)
-    message = refused(make_attempt(tmp_path / "root", model, settings))
-    assert "no chat template" in message
-
-
-def test_an_unknown_benchmark_is_refused(model: Path, tmp_path: Path) -> None:
-    settings = EvalSpec(benchmarks=("no_such_task",))
-    message = refused(make_attempt(tmp_path / "root", model, settings))
-    assert "`no_such_task` is neither" in message
-
-
-def test_a_benchmark_out_of_reach_names_the_command_that_fetches_it(
-    model: Path, tmp_path: Path
-) -> None:
-    settings = EvalSpec(benchmarks=("aime24",), avg_k=2)
-    attempt = make_attempt(tmp_path / "root", model, settings)
-    message = refused(attempt, HF_HOME=str(tmp_path / "hf"))
-    assert "jobspec fetch" in message
-    assert "JOBSPEC_BENCHMARK_DIR" in message
