@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,7 +46,7 @@ class Claim:
     def worker(self) -> str:
         return self.entry.worker or ""
 
-    @property
+    @cached_property
     def dir(self) -> AttemptPaths:
         """Where this attempt writes; the only place where it may."""
         return self.root.job(self.job).attempt(self.attempt)
@@ -66,7 +67,7 @@ class Claim:
 
     def end(self, end: End) -> None:
         """Write down why this attempt ends. Comes before the commit. Raises DiskFull, OSError."""
-        self._publish({self.dir.end.name: record.encode(end)})
+        self._publish({self.dir.END: record.encode(end)})
 
     def finish(
         self,
@@ -93,11 +94,11 @@ class Claim:
         self._check_held(final)
         words: dict[str, bytes] = {}
         if result is not None:
-            words[self.dir.result.name] = _encode_result(self, result)
+            words[self.dir.RESULT] = _encode_result(self, result)
         if end is None and not self._left_word():
             end = self._word(Reason(target.value))
         if end is not None:
-            words[self.dir.end.name] = record.encode(end)
+            words[self.dir.END] = record.encode(end)
         if words:
             self._publish(words)
         self._move(final)
@@ -124,7 +125,7 @@ class Claim:
         self._move(target)
         return state
 
-    @property
+    @cached_property
     def _path(self) -> Path:
         return self.entry.path(self.root)
 

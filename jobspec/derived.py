@@ -19,4 +19,4 @@ def publish(root: RootPaths, entry: Entry) -> None:
     attempt = job.attempt(entry.ticket.attempt)
     for link, target in ((job.result, attempt.result), (job.final_model, attempt.final_model)):
         if fs.exists(target):
-            fs.link_to(link, str(target.relative_to(job.dir)))
+            fs.link_to(link, str(target).removeprefix(f"{job.dir}/"))

@@ -15,12 +15,11 @@ import contextlib
 import errno
 import os
 import stat
-import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from jobspec import temps
+from jobspec import temps, waits
 from jobspec.errors import DiskFull, RootError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -99,9 +98,8 @@ def staged_dir(
     staged = temps.beside(beside)
     try:
         with disk_full(beside):
-            os.mkdir(staged)
-            os.chmod(staged, _mode_of(staged.parent))
-            whole = {staged / name: file for name, file in files.items()}
+            _make_one(staged, _mode_of(staged.parent))
+            whole = {f"{staged}/{name}": file for name, file in files.items()}
             _write(whole, sync=(partial(sync_dir, staged),) if sync else None)
             yield staged
     except (OSError, DiskFull):
@@ -163,23 +161,28 @@ def make_dir(path: Path, mode: int | None = None) -> None:
     `mode` is what it gets, whatever the umask; by default its parent's.
     """
     with disk_full(path):
+        first = 0o755 if mode is None else mode
         try:
-            os.mkdir(path)
+            os.mkdir(path, first)
         except FileExistsError:
             return
         except FileNotFoundError:
             make_dir(path.parent, mode)
             try:
-                os.mkdir(path)  # once: procfs says ENOENT of what it won't make, for ever
+                os.mkdir(path, first)  # once: procfs says ENOENT of what it won't make, for ever
             except FileExistsError:
                 return
-        os.chmod(path, _mode_of(path.parent) if mode is None else mode)
+        _set_mode(path, _mode_of(path.parent) if mode is None else mode)
 
 
 def link_to(link: Path, destination: str) -> None:
     """Make `link` a symbolic link to `destination`, replacing a link or file in one step."""
-    temp = temps.beside(link)
     with disk_full(link):
+        try:
+            os.symlink(destination, link)
+            return
+        except FileExistsError:
+            temp = temps.beside(link)
         try:
             os.symlink(destination, temp)
             try:
@@ -254,7 +257,7 @@ def remove_tree(path: Path) -> None:
 
 def sync_dirs(*paths: Path) -> None:
     """Make the names in several directories durable, where their order does not matter."""
-    _at_once([partial(sync_dir, path) for path in paths])
+    waits.at_once([partial(sync_dir, path) for path in paths])
 
 
 def sync_dir(path: Path) -> None:
@@ -285,7 +288,7 @@ def sweep(path: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def disk_full(path: Path) -> Generator[None]:
+def disk_full(path: Path | str) -> Generator[None]:
     """Turn ENOSPC and EDQUOT into `DiskFull`, naming `path`."""
     try:
         yield
@@ -303,78 +306,64 @@ def _mode_of(path: Path) -> int:
     return stat.S_IMODE(os.stat(path).st_mode)
 
 
+def _make_one(path: Path, mode: int) -> None:
+    os.mkdir(path, mode)
+    _set_mode(path, mode)
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    """Give a directory this mode, where it hasn't: looking costs less than to set what is so."""
+    if _mode_of(path) != mode:
+        os.chmod(path, mode)
+
+
 def _swap_in(folder: Path, files: Mapping[str, bytes], mode: int, *, sync: bool) -> None:
-    temp_of = {folder / name: temps.beside(folder / name) for name in files}
-    whole = {temp_of[folder / name]: (data, mode) for name, data in files.items()}
-    with disk_full(next(iter(temp_of))):
+    temp_of = {name: f"{folder}/{temps.named(name)}" for name in files}
+    whole = {temp_of[name]: (data, mode) for name, data in files.items()}
+    with disk_full(f"{folder}/{next(iter(files))}"):
         try:
             _write(whole, sync=() if sync else None)
-            for path, temp in temp_of.items():
-                _swap_one_in(path, temp, files[path.name])
+            for name, temp in temp_of.items():
+                _swap_one_in(f"{folder}/{name}", temp, files[name])
         except OSError:
             for temp in whole:
                 with contextlib.suppress(OSError):
-                    remove(temp)
+                    os.unlink(temp)
             raise
 
 
-def _swap_one_in(path: Path, temp: Path, data: bytes) -> None:
+def _swap_one_in(path: str, temp: str, data: bytes) -> None:
     try:
         os.rename(temp, path)
     except FileNotFoundError:
         # RACE: a lost reply again; the bytes tell whether it was ours that arrived.
-        if not exists(path) or read(path) != data:
+        if not exists(Path(path)) or read(Path(path)) != data:
             raise
 
 
 def _write(
-    files: Mapping[Path, tuple[bytes, int]], *, sync: Sequence[Callable[[], object]] | None
+    files: Mapping[str, tuple[bytes, int]], *, sync: Sequence[Callable[[], object]] | None
 ) -> None:
     """Write files (bytes, mode), then fsync all at once, and beside it do what else `sync` says."""
     with contextlib.ExitStack() as stack:
         descriptors: list[int] = []
         for path, (data, mode) in files.items():
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            # Asked for at once, the mode is seldom to be set: a round trip on a network filesystem.
+            writable = bool(mode & stat.S_IWUSR)
+            first = mode if writable else 0o600
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, first)
             stack.callback(_close, descriptor)
+            given = stat.S_IMODE(os.fstat(descriptor).st_mode) if writable else first
             _write_all(descriptor, data)
-            os.fchmod(descriptor, mode)
+            if given != mode:
+                os.fchmod(descriptor, mode)
             descriptors.append(descriptor)
         if sync is not None:
-            _at_once([*(partial(os.fsync, descriptor) for descriptor in descriptors), *sync])
+            waits.at_once([*(partial(os.fsync, descriptor) for descriptor in descriptors), *sync])
 
 
 def _close(descriptor: int) -> None:
     os.close(descriptor)  # looked up when called: tests put another `os` in its place
-
-
-def _at_once(calls: Sequence[Callable[[], object]]) -> None:
-    """Make calls that each wait for the device or the server, in threads, so that they wait once.
-
-    Raises:
-        OSError: what the first of those that failed said, when all have ended.
-    """
-    failed: list[OSError] = []
-
-    def one(call: Callable[[], object]) -> None:
-        try:
-            call()
-        except OSError as error:
-            failed.append(error)
-
-    threads: list[threading.Thread] = []
-    for call in calls[1:]:
-        thread = threading.Thread(target=one, args=(call,))
-        try:
-            thread.start()
-        except RuntimeError:  # no thread to be had here: then one after the other
-            one(call)
-        else:
-            threads.append(thread)
-    one(calls[0])
-    for thread in threads:
-        thread.join()
-    if failed:
-        raise failed[0]
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -387,4 +376,6 @@ def _read_all(descriptor: int, size: int) -> bytes:
     chunks: list[bytes] = []
     while chunk := os.read(descriptor, max(size, 4096) + 1):
         chunks.append(chunk)
+        if 0 < size <= sum(map(len, chunks)):  # all that there was: no call for the end of it
+            break
     return b"".join(chunks)

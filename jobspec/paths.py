@@ -16,6 +16,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 JOB_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{0,59}-[0-9a-f]{10}")
 WORKER_PATTERN = re.compile(r"[a-z0-9-]{1,80}")
@@ -70,6 +71,10 @@ def parse_entry(name: str) -> tuple[Ticket, str | None] | None:
 class AttemptPaths:
     """Everything one attempt writes, and nobody else."""
 
+    CLAIM: ClassVar[str] = "claim.json"
+    RESULT: ClassVar[str] = "result.json"
+    END: ClassVar[str] = "end.json"
+
     dir: Path
 
     @property
@@ -114,16 +119,16 @@ class AttemptPaths:
 
     @cached_property
     def result(self) -> Path:
-        return self.dir / "result.json"
+        return self.dir / self.RESULT
 
     @cached_property
     def claim(self) -> Path:
         """Which process made this attempt's directory, and when: the proof of the claim."""
-        return self.dir / "claim.json"
+        return self.dir / self.CLAIM
 
     @cached_property
     def end(self) -> Path:
-        return self.dir / "end.json"
+        return self.dir / self.END
 
     @cached_property
     def error(self) -> Path:
@@ -184,7 +189,14 @@ class JobPaths:
         return self.dir / "final_model"
 
     def attempt(self, number: int) -> AttemptPaths:
-        return AttemptPaths(self.attempts / str(number))
+        found = self._attempts.get(number)
+        if found is None:
+            found = self._attempts[number] = AttemptPaths(self.attempts / str(number))
+        return found
+
+    @cached_property
+    def _attempts(self) -> dict[int, AttemptPaths]:
+        return {}
 
     def rebuilt(self, number: int) -> Path:
         """The directory by which `fsck` rebuilds the entry of attempt `number`, once only."""
@@ -249,10 +261,26 @@ class RootPaths:
         return self.cache / "datasets"
 
     def state(self, state: str) -> Path:
-        return self.queue / state
+        found = self._states.get(state)
+        if found is None:
+            found = self._states[state] = self.queue / state
+        return found
+
+    @cached_property
+    def _states(self) -> dict[str, Path]:
+        return {}
 
     def job(self, job: str) -> JobPaths:
-        return JobPaths(self.jobs / job)
+        last = self._last.get(job)  # a claim and a commit ask for one job's again and again
+        if last is None:
+            last = JobPaths(self.jobs / job)
+            self._last.clear()
+            self._last[job] = last
+        return last
+
+    @cached_property
+    def _last(self) -> dict[str, JobPaths]:
+        return {}
 
     def worker(self, worker: str) -> Path:
         return self.workers / f"{worker}.json"

@@ -7,6 +7,7 @@ import itertools
 import random
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from jobspec import spec as specs
 from jobspec.entries import Entry, answers_to, list_state, parse, read_bytes
@@ -42,6 +43,7 @@ class Picker:
         self._specs: dict[str, JobSpec] = {}
         self._unfit: set[str] = set()
         self._notes: dict[str, str] = {}
+        self._read: tuple[str, bytes] = "", b""  # the last good ticket: name and bytes
 
     @property
     def notes(self) -> dict[str, str]:
@@ -62,6 +64,7 @@ class Picker:
         a deep queue don't list it each; what was enqueued meanwhile may come after it. Where that
         gives nothing the directory is listed anew.
         """
+        self._read = "", b""
         if reuse and self._clock() - self._listed_at < _REUSED_S:
             yield from itertools.islice(self._offer(self._left, fits, now), _MOST_MISSES)
         began = self._clock()
@@ -97,6 +100,11 @@ class Picker:
                     yield entry
                     break
 
+    def just_read(self, entry: Entry) -> bytes | None:
+        """The ticket's bytes, if it was read, and good, since `candidates` was last called."""
+        name, data = self._read
+        return data if name == entry.name else None
+
     def spec(self, entry: Entry, data: bytes) -> JobSpec:
         """The spec, decoded at most once."""
         return self._specs.get(entry.ticket.name) or specs.decode(data)
@@ -130,11 +138,15 @@ class Picker:
         return self._specs[entry.name]
 
     def _good_bytes(self, entry: Entry) -> bytes | None:
-        for path in (entry.path(self._root), self._root.job(entry.ticket.job).spec):
-            data = read_bytes(path, owned=self._owned)
-            if data is not None and answers_to(entry.ticket.job, data):
-                return data
-        return None
+        data = self._ours(entry, entry.path(self._root))
+        if data is not None:
+            self._read = entry.name, data
+            return data
+        return self._ours(entry, self._root.job(entry.ticket.job).spec)
+
+    def _ours(self, entry: Entry, path: Path) -> bytes | None:
+        data = read_bytes(path, owned=self._owned)
+        return data if data is not None and answers_to(entry.ticket.job, data) else None
 
     def _forget_all_but(self, names: set[str]) -> None:
         self._unfit &= names

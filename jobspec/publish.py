@@ -10,6 +10,8 @@ from __future__ import annotations
 import getpass
 import os
 import re
+from functools import cache
+from pathlib import Path
 
 from jobspec import fs, record, temps
 from jobspec.entries import read_record
@@ -22,37 +24,40 @@ _STAMP = re.compile(r"[0-9]{8}T[0-9]{12}Z")
 _UNKNOWN_STAMP = "19700101T000000000000Z"
 
 
-def publish(root: RootPaths, spec: JobSpec, priority: int) -> tuple[str, bool]:
+def publish(root: RootPaths, spec: JobSpec, priority: int) -> tuple[str, Ticket | None]:
     """Make the job and its pending entry.
 
     Returns:
-        The job's id, and whether it was there already.
+        The job's id, and its entry's name; None if the job was there already.
 
     Raises:
         DiskFull: nothing is left behind.
     """
     check_priority(priority)
     data = canonical(spec)
-    job = job_id(spec.name, data)
-    already = fs.exists(root.job(job).dir) or not _place(root, job, data, priority)
-    if move_ticket(root, root.job(job)) or not already:
-        # In any order: a claim makes the directory of an entry without one, `fsck` the entry of a
-        # directory without one.
-        fs.sync_dirs(root.jobs, root.state(State.PENDING))
-    return job, already
+    job = root.job(job_id(spec.name, data))
+    ticket = None if fs.exists(job.dir) else _place(root, job, data, priority)
+    if ticket is not None:
+        fs.move_once(job.ticket, _pending(root, ticket))
+    elif not move_ticket(root, job):
+        return job.job, None
+    # In any order: a claim makes the directory of an entry without one, `fsck` the entry of a
+    # directory without one.
+    fs.sync_dirs(root.jobs, root.state(State.PENDING))
+    return job.job, ticket
 
 
 def move_ticket(root: RootPaths, job: JobPaths) -> bool:
     """Finish a publication: the ticket out of the job's directory into `pending/`, unsynced."""
-    if not fs.exists(job.ticket):
-        return False
-    target = root.state(State.PENDING) / ticket_of(job).name
-    return fs.move_once(job.ticket, target)
+    return fs.exists(job.ticket) and fs.move_once(job.ticket, _pending(root, ticket_of(job)))
 
 
 def ticket_of(job: JobPaths, attempt: int = 1) -> Ticket:
     """The entry's name as enqueue.json has it; the same for everybody, even where that is gone."""
-    facts = read_record(job.enqueue, Enqueued) or Enqueued()
+    return _named(job, read_record(job.enqueue, Enqueued) or Enqueued(), attempt)
+
+
+def _named(job: JobPaths, facts: Enqueued, attempt: int = 1) -> Ticket:
     stamp = re.sub(r"[-:.]", "", facts.enqueued_at)
     priority = min(max(facts.priority, 0), MAX_PRIORITY)
     stamp = stamp if _STAMP.fullmatch(stamp) else _UNKNOWN_STAMP
@@ -67,7 +72,12 @@ def check_priority(priority: int) -> None:
         )
 
 
-def _place(root: RootPaths, job: str, data: bytes, priority: int) -> bool:
+def _pending(root: RootPaths, ticket: Ticket) -> Path:
+    return root.state(State.PENDING) / ticket.name
+
+
+def _place(root: RootPaths, job: JobPaths, data: bytes, priority: int) -> Ticket | None:
+    """Make the job's directory; its entry's name, or None where another was quicker."""
     facts = Enqueued(
         enqueued_at=record.utc_now(), priority=priority, user=_user(), host=temps.host()
     )
@@ -77,10 +87,11 @@ def _place(root: RootPaths, job: str, data: bytes, priority: int) -> bool:
         "ticket.json": (data, 0o644),
     }
     # Beside `jobs/`, not in it: there every name is a job's.
-    with fs.staged_dir(root.root / job, files) as staged:
-        return fs.place_dir(staged, root.job(job).dir)
+    with fs.staged_dir(root.root / job.job, files) as staged:
+        return _named(job, facts) if fs.place_dir(staged, job.dir) else None
 
 
+@cache  # the user database may be a file, or a server
 def _user() -> str:
     try:
         return getpass.getuser()

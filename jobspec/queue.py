@@ -122,9 +122,8 @@ class Queue:
 
         specs.check(spec)
         secrecy.refuse(spec)
-        job, already = publish.publish(self.paths, spec, priority)
-        if not already:
-            ticket = publish.ticket_of(self.paths.job(job))
+        job, ticket = publish.publish(self.paths, spec, priority)
+        if ticket is not None:
             return Job(Entry(State.PENDING, ticket), self.paths)
         entry = scan(self.paths).get(job) or repair.repair_job(self.paths, job)
         if entry is None:
@@ -171,7 +170,8 @@ class Queue:
                 return None
             running = Entry(State.RUNNING, entry.ticket, worker)
             self._unsure[worker] = running
-            claim = self._settle(running) if take.grab(self.paths, entry, running) else None
+            read = self._picker.just_read(entry)
+            claim = self._settle(running, read) if take.grab(self.paths, entry, running) else None
             self._unsure.pop(worker, None)
             if claim is not None:
                 return claim
@@ -347,11 +347,11 @@ class Queue:
 
         return Picker(self.paths, owned=self._owned, clock=self._clock)
 
-    def _settle(self, running: Entry) -> Claim | None:
+    def _settle(self, running: Entry, read: bytes | None = None) -> Claim | None:
         from jobspec import take
         from jobspec.claim import Claim
 
-        data = take.settle(self.paths, running, self._token, owned=self._owned)
+        data = take.settle(self.paths, running, self._token, owned=self._owned, read=read)
         if data is None:
             return None
         try:

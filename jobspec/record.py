@@ -228,4 +228,4 @@ def utc_now() -> str:
     """UTC, ISO 8601 with microseconds: `2026-11-22T12:40:57.123456Z`."""
     from datetime import UTC, datetime
 
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return datetime.now(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"

@@ -24,7 +24,9 @@ def grab(root: RootPaths, entry: Entry, running: Entry) -> bool:
     return fs.move_once(entry.path(root), running.path(root))
 
 
-def settle(root: RootPaths, running: Entry, token: str, *, owned: bool) -> bytes | None:
+def settle(
+    root: RootPaths, running: Entry, token: str, *, owned: bool, read: bytes | None = None
+) -> bytes | None:
     """Make a grabbed entry a good claim. May be called again after an OSError.
 
     Args:
@@ -32,6 +34,7 @@ def settle(root: RootPaths, running: Entry, token: str, *, owned: bool) -> bytes
         running: the entry, named for this worker.
         token: this process's own, telling it from others under the same worker's id.
         owned: refuse files that another user owns.
+        read: the ticket's bytes, where they were found good just before it was grabbed.
 
     Returns:
         The spec's bytes; None if the claim is another process's, or if no copy of the spec was
@@ -44,7 +47,7 @@ def settle(root: RootPaths, running: Entry, token: str, *, owned: bool) -> bytes
     try:
         if not _open_attempt(root, running, token):
             return None
-        data = _heal(root, running, owned=owned)
+        data = _heal(root, running, read, owned=owned)
         if data is None:
             _fail_corrupt(root, running)
         return data
@@ -68,7 +71,7 @@ def _open_attempt(root: RootPaths, entry: Entry, token: str) -> bool:
         worker=entry.worker or "", token=token, host=temps.host(), claimed_at=record.utc_now()
     )
     fs.make_dir(paths.dir.parent)
-    files = {paths.claim.name: (record.encode(mine), 0o644)}
+    files = {paths.CLAIM: (record.encode(mine), 0o644)}
     with fs.staged_dir(paths.dir, files, sync=False) as staged:
         if fs.place_dir(staged, paths.dir):
             return True
@@ -76,29 +79,27 @@ def _open_attempt(root: RootPaths, entry: Entry, token: str) -> bool:
     return there is not None and there.token == token
 
 
-def _heal(root: RootPaths, entry: Entry, *, owned: bool) -> bytes | None:
+def _heal(root: RootPaths, entry: Entry, read: bytes | None, *, owned: bool) -> bytes | None:
     """Make ticket and spec.json hold the bytes the id was made from; None if neither does."""
-    job, ticket = root.job(entry.ticket.job), entry.path(root)
-    copies = {path: _read_ours(path, owned=owned) for path in (ticket, job.spec)}
-    good = {p: data for p, data in copies.items() if data and answers_to(job.job, data)}
-    if not good:
-        return None
-    whole = next(iter(good.values()))
-    if job.spec not in good:
+    job = root.job(entry.ticket.job)
+    ticket = read or _read_good(job.job, entry.path(root), owned=owned)
+    spec = _read_good(job.job, job.spec, owned=owned)
+    if spec is None and ticket is not None:
         if fs.exists(job.spec):  # somebody's edit, perhaps: kept, though it isn't this job
             fs.move_once(job.spec, job.spec.with_name("spec.edited.json"))
-        fs.publish(job.spec, whole, mode=0o444)
-    if ticket not in good:
-        fs.rewrite(ticket, whole)
-    return whole
+        fs.publish(job.spec, ticket, mode=0o444)
+    if ticket is None and spec is not None:
+        fs.rewrite(entry.path(root), spec)
+    return ticket or spec
 
 
-def _read_ours(path: Path, *, owned: bool) -> bytes | None:
-    """A file's bytes; nothing of another user's file, which is as good as damaged."""
+def _read_good(job: str, path: Path, *, owned: bool) -> bytes | None:
+    """A file's bytes, if the job's id was made from them; another user's are as good as damaged."""
     try:
-        return read_bytes(path, owned=owned)
+        data = read_bytes(path, owned=owned)
     except RootError:
         return None
+    return data if data is not None and answers_to(job, data) else None
 
 
 def _fail_corrupt(root: RootPaths, entry: Entry) -> None:

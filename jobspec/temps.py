@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from functools import cache
 from pathlib import Path
 
 _TEMP = re.compile(
@@ -19,9 +20,14 @@ ABANDONED_S = 86400.0
 
 def beside(path: Path) -> Path:
     """A temporary name of this process's own beside `path`."""
+    return path.parent / named(path.name)
+
+
+def named(target: str) -> str:
+    """A temporary name of this process's own for what is to be called `target`."""
     nonce = os.urandom(4).hex()
     writer = f"{host()}-{pid_space()}-{os.getpid()}-{int(time.time())}-{nonce}"
-    return path.parent / f".tmp-{writer}-{path.name[:100]}"
+    return f".tmp-{writer}-{target[:100]}"
 
 
 def is_abandoned(name: str) -> bool:
@@ -41,15 +47,27 @@ def is_abandoned(name: str) -> bool:
 
 def host() -> str:
     """This machine's name, in the letters that file names may have."""
-    return re.sub(r"[^a-z0-9]+", "-", os.uname().nodename.lower()).strip("-")[:24] or "host"
+    return _slug(os.uname().nodename)
 
 
+@cache
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:24] or "host"
+
+
+@cache
 def pid_space() -> int:
-    """Tells containers on one host apart, whose process ids mean nothing to each other."""
+    """Tells containers on one host apart, whose process ids mean nothing to each other.
+
+    A process stays in the one it began in; its children may begin in another.
+    """
     try:
         return Path("/proc/self/ns/pid").stat().st_ino
     except OSError:
         return 0
+
+
+os.register_at_fork(after_in_child=pid_space.cache_clear)
 
 
 def lives(pid: int) -> bool:

@@ -84,12 +84,12 @@ def turn(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Counter[str]]:
 @pytest.mark.parametrize(
     ("what", "calls", "renames", "fsyncs"),
     [
-        ("enqueue", 41, 2, 6),
+        ("enqueue", 30, 2, 6),
         ("beat", 1, 1, 0),
         ("reap", 10, 0, 0),
-        ("claim", 33, 2, 0),
+        ("claim", 26, 2, 0),
         ("held", 5, 0, 0),
-        ("commit", 29, 4, 4),
+        ("commit", 28, 3, 4),
     ],
 )
 def test_what_the_queue_asks_of_the_filesystem(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import errno
 import os
@@ -9,17 +10,17 @@ import re
 import stat
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from queuekit import CALLS, FaultyOs, fails_with, faulty, killed_at, loses_reply, stems
+from queuekit import CALLS, FaultyOs, fails_with, faulty, fork, killed_at, loses_reply, stems
 
 from jobspec import fs, temps
 from jobspec.errors import DiskFull, RootError
+from worker import sitter
 
 OLD, NEW = b"old\n", b"new and longer\n" * 1000
 
@@ -68,10 +69,10 @@ def noting(order: list[str]) -> Iterator[None]:
 def test_without_threads_everything_is_synced_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def none_left(self: threading.Thread) -> None:
+    def none_left(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threading.Thread, "start", none_left)
+    monkeypatch.setattr(_thread, "start_new_thread", none_left)
     order: list[str] = []
     with noting(order):
         fs.publish_together(tmp_path, {"a": b"1", "b": b"2"})
@@ -236,6 +237,86 @@ def test_directories_take_their_parents_permissions(tmp_path: Path) -> None:
         fs.place_dir(staged, shared / "job")
     for path in (shared / "a", shared / "a" / "b", shared / "job"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o2775
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077], ids=oct)
+def test_modes_are_what_was_asked_for_whatever_the_umask(umask: int, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    before = os.umask(umask)
+    try:
+        for mode in (0o444, 0o600, 0o644, 0o664):
+            fs.publish(tmp_path / oct(mode), b"x", mode)
+        fs.make_dir(tmp_path / "made")
+        with fs.staged_dir(tmp_path / "placed", {"0o444": (b"x", 0o444)}) as staged:
+            fs.place_dir(staged, tmp_path / "placed")
+    finally:
+        os.umask(before)
+    found = {path.name: oct(stat.S_IMODE(path.stat().st_mode)) for path in tmp_path.iterdir()}
+    assert found.pop("made") == found.pop("placed") == oct(0o755)
+    assert found == {name: name for name in found} and len(found) == 4
+    assert oct(stat.S_IMODE((tmp_path / "placed/0o444").stat().st_mode)) == "0o444"
+
+
+def test_a_directory_is_never_open_to_the_group_not_even_while_it_is_made(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    before = os.umask(0)
+    modes = list[int]()
+
+    def look(name: str, args: Sequence[Any], call: Callable[[], Any]) -> None:
+        call()
+        modes.append(stat.S_IMODE(Path(args[0]).stat().st_mode))
+
+    try:
+        with faulty(0, look, only=frozenset({"mkdir"})):
+            fs.make_dir(tmp_path / "made")
+        with (
+            faulty(0, look, only=frozenset({"mkdir"})),
+            fs.staged_dir(tmp_path / "placed", {"file": (b"x", 0o644)}) as staged,
+        ):
+            fs.place_dir(staged, tmp_path / "placed")
+    finally:
+        os.umask(before)
+    assert modes == [0o755, 0o755]
+
+
+def test_a_short_read_is_not_taken_for_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(NEW)
+
+    def short(name: str, args: Sequence[Any], call: Callable[[], Any]) -> bytes:
+        return os.read(args[0], 10)
+
+    def short_then_fails(name: str, args: Sequence[Any], call: Callable[[], Any]) -> bytes:
+        fs.os = FaultyOs(0, fails_with(errno.EIO), frozenset({"read"}))  # type: ignore[assignment] # stands in for os
+        return os.read(args[0], 10)
+
+    with faulty(0, short, only=frozenset({"read"})):
+        assert fs.read(path) == NEW
+    with (
+        faulty(0, short_then_fails, only=frozenset({"read"})),
+        pytest.raises(OSError, match="read"),
+    ):
+        fs.read(path)
+    assert fs.read(Path("/proc/self/stat"))  # whose size is said to be 0
+
+
+def test_a_child_in_another_pid_namespace_knows_that_it_is(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+
+    def grandchild() -> None:
+        real = Path("/proc/thread-self/ns/pid").stat().st_ino
+        told.write_text(f"{temps.pid_space()} {real}")
+
+    def child() -> None:
+        temps.pid_space()
+        if sitter.enter_pid_namespace():
+            os.waitpid(fork(grandchild), 0)
+
+    assert os.waitpid(fork(child), 0)[1] == 0
+    if not told.exists():
+        pytest.skip("PID namespaces are not allowed here")
+    space, real = told.read_text().split()
+    assert space == real != str(temps.pid_space())
 
 
 def test_append_heals_a_torn_last_line(tmp_path: Path) -> None:

@@ -25,6 +25,29 @@ def test_a_damaged_ticket_is_restored_from_the_job(queue: Queue, damage: bytes) 
     assert job.paths.spec.read_bytes() == canonical(score_spec())
 
 
+def test_a_ticket_damaged_after_a_poll_had_read_it_is_restored(queue: Queue) -> None:
+    queue.enqueue(score_spec())
+    assert queue.claim(W, now=lambda ticket: False) is None  # from here on it knows the spec
+    next(queue.paths.state(State.PENDING).iterdir()).write_bytes(b"{")
+    claim = queue.claim(W)
+    assert claim is not None
+    assert claim.entry.path(queue.paths).read_bytes() == canonical(score_spec())
+
+
+def test_a_spec_edited_after_its_ticket_was_read_is_set_aside(queue: Queue) -> None:
+    job = queue.enqueue(score_spec())
+
+    def edit(_: Ticket) -> bool:
+        job.paths.spec.chmod(0o644)
+        job.paths.spec.write_bytes(b"{")
+        return True
+
+    claim = queue.claim(W, now=edit)
+    assert claim is not None and claim.spec == score_spec()
+    assert job.paths.spec.read_bytes() == canonical(score_spec())
+    assert (job.paths.dir / "spec.edited.json").read_bytes() == b"{"
+
+
 def test_an_edited_spec_is_set_aside_and_the_real_one_restored(queue: Queue) -> None:
     job = queue.enqueue(score_spec())
     job.paths.spec.chmod(0o644)
