@@ -299,7 +299,8 @@ def _tokens_of_end(ids: list[int], text: str, codec: Codec) -> int | None:
         spelled = codec.spell(ids[len(ids) - count :]) if count else ""
         if spelled == text:
             return count
-        if len(spelled) > len(text):
+        # A character's last bytes alone are spelled as one of these each.
+        if len(spelled.lstrip("\ufffd")) > len(text):
             return None
     return None
 

@@ -12,6 +12,7 @@ from preparekit import BARE, CHATML, OPENING, TOOLS, assistant, chat, encoded, r
 
 from jobspec.errors import DataError
 from worker.rows import Refusal, encode_row, parse_row
+from worker.templates import ThinkTags
 
 
 def test_context_is_not_trained_and_the_newline_after_the_end_is_not_there() -> None:
@@ -22,6 +23,14 @@ def test_context_is_not_trained_and_the_newline_after_the_end_is_not_there() -> 
         "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\none<|im_end|>\n"
         "<|im_start|>user\nmore<|im_end|>\n<|im_start|>assistant\ntwo<|im_end|>"
     )
+
+
+@pytest.mark.parametrize(("open_", "close"), [("◁think▷", "◁/think▷"), ("𝕋", "/𝕋")])
+def test_a_tag_may_begin_with_a_character_of_several_tokens(open_: str, close: str) -> None:
+    template = OPENING.replace("<think>", open_).replace("</think>", close)
+    format_ = chat(template, tags=ThinkTags(open_, close))
+    made = encoded(row(user("a"), assistant(f"{open_}why{close}b")), format_)
+    assert supervised(made, format_) == f"{open_}why{close}b<|im_end|>"
 
 
 def test_thinking_that_the_prompt_opens_is_trained_from_its_tag_on() -> None:

@@ -36,6 +36,12 @@ REFUSALS = {
         Kind.NO_THINKING,
         "opens `<think>`",
     ),
+    "prompt writes an empty block": (
+        OPENING.replace("assistant\\n<think>'", "assistant\\n<think></think>'"),
+        [user("a"), assistant("b")],
+        Kind.PROMPT_NOT_A_PREFIX,
+        "(the prompt already writes `<think></think>`, the row's turn is `b",
+    ),
     "unclosed": (
         CHATML,
         [user("a"), assistant("<think>b")],
