@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from jobspec.entries import Entry
 from jobspec.paths import RootPaths, Ticket
 from jobspec.pick import Picker
 from jobspec.record import State
+from jobspec.spec import JobSpec, ModelSpec, canonical, job_id
 
 MANY = 300
 
@@ -135,3 +137,46 @@ def test_a_look_whether_there_is_work_takes_nothing_from_the_next_claim(pending:
     urgent = pending.add(MANY, rank=1)
     seen = next(pending.picker.candidates(lambda spec: True))
     assert pending.take() == seen.ticket == urgent
+
+
+def test_who_lost_one_chooses_among_twice_as_many(pending: Pending) -> None:
+    made = [pending.add(number).name for number in range(40)]
+
+    def second() -> int:
+        offered = pending.look()
+        next(offered)
+        return made.index(next(offered).name)
+
+    found = {second() for _ in range(60)}
+    assert 9 <= max(found) <= 16  # half of these 16 are none of the first 8, less the one offered
+
+
+def test_a_filesystem_that_fails_is_not_taken_for_an_entry_that_can_not_be_read(
+    pending: Pending,
+) -> None:
+    pending.add(1)
+    with (
+        faulty(0, fails_with(errno.EIO), only=frozenset({"open"})),
+        pytest.raises(OSError, match="Input/output error"),
+    ):
+        next(pending.look())
+    assert next(pending.look(), None) is not None
+
+
+def test_what_went_and_came_back_is_asked_again(pending: Pending) -> None:
+    """As when its claimer found the disk full: it stands there under the same name."""
+    spec = JobSpec(name="x", model=ModelSpec(name="m"), train=None)
+    data = canonical(spec)
+    ticket = Ticket(949, "20261122T000000000001Z", job_id("x", data))
+    place, asked = pending.root.state(State.PENDING) / ticket.name, list[JobSpec]()
+
+    def look() -> None:
+        assert not list(pending.picker.candidates(lambda spec: bool(asked.append(spec))))
+
+    for _ in range(2):
+        place.write_bytes(data)
+        look()
+        look()
+        place.unlink()
+        look()
+    assert len(asked) == 2

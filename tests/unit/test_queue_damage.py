@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 
 import pytest
 from queuekit import W, score_spec, stems
@@ -56,6 +57,7 @@ def test_an_edited_spec_is_set_aside_and_the_real_one_restored(queue: Queue) -> 
     claim = queue.claim(W)
     assert claim is not None and claim.spec == score_spec()
     assert job.paths.spec.read_bytes() == canonical(score_spec())
+    assert stat.S_IMODE(job.paths.spec.stat().st_mode) == 0o444
     edited = job.paths.dir / "spec.edited.json"
     assert edited.read_bytes() == canonical(score_spec(notes="edited"))
 
@@ -78,7 +80,7 @@ def test_a_spec_damaged_everywhere_fails_as_corrupt(queue: Queue) -> None:
     assert queue.claim(W) is None
     found = queue.job(job.id)
     assert (found.state, found.reason) == ("failed", Reason.CORRUPT)
-    assert found.end is not None and found.end.hint
+    assert found.end is not None and found.end.hint and found.end.worker == W
     with pytest.raises(JobspecError, match="damaged"):
         _ = found.spec
 
