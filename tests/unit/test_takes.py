@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import shutil
+import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from preparekit import assistant, model_dir, user, write_rows
 
@@ -14,7 +17,7 @@ from jobspec.queue import Queue
 from jobspec.record import End, Reason, State
 from jobspec.spec import DataSpec, JobSpec, ModelSpec
 from worker import checkpoints, seals
-from worker.attempt import Attempt
+from worker.attempt import Attempt, Ended
 from worker.launch import Devices
 from worker.loop import Options, Worker
 from worker.seals import FileSeal, Seal
@@ -46,6 +49,50 @@ def test_a_job_is_taken_with_as_many_devices_or_with_space_to_convert(
     try:
         claim = queue.claim(worker.id, worker.fits, worker._takes_now)
         assert (claim is not None) is taken
+    finally:
+        shutil.rmtree(worker.tmp)
+
+
+@pytest.mark.parametrize(
+    ("step_s", "time_limit_s", "taken"),
+    [(None, 100.0, True), (None, 30.0, False), (500.0, 550.0, False), (500.0, 1200.0, True)],
+)
+def test_a_job_is_begun_only_where_a_useful_piece_of_it_fits(
+    tmp_path: Path, step_s: float | None, time_limit_s: float, taken: bool
+) -> None:
+    """Its own measured step, a start and two saves; a minute while nothing was measured."""
+    queue = Queue.create(tmp_path / "root")
+    job = stopped_job(queue, 1000)
+    if step_s is not None:
+        rows = [{"step": n, "loss": 1.0, "step_s": step_s} for n in range(1, 4)]
+        job.attempt(1).metrics.write_bytes(b"".join(msgspec.json.encode(r) + b"\n" for r in rows))
+    worker = Worker(queue, Options(time_limit_s=time_limit_s), Devices(2))
+    try:
+        claim = queue.claim(worker.id, worker.fits, worker._takes_now)
+        assert (claim is not None) is taken
+    finally:
+        shutil.rmtree(worker.tmp)
+
+
+def test_a_worker_backs_off_ever_longer_after_fast_failures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random, "uniform", lambda low, high: 0.05)  # seconds become twentieths
+    worker = Worker(Queue.create(tmp_path / "root"), Options(), Devices(2))
+
+    def waits(state: State, wall_s: float) -> float:
+        began = time.monotonic()
+        worker._back_off(Ended(state, Reason.FAILED, wall_s=wall_s))
+        return time.monotonic() - began
+
+    try:
+        for least in (0.1, 0.2, 0.4):
+            assert waits(State.FAILED, 1.0) >= least
+        waits(State.SUCCEEDED, 1.0)
+        assert worker._failures == 0
+        assert waits(State.PENDING, 1.0) >= 0.1, "a failure that is tried again is one too"
+        waits(State.FAILED, 3600.0)
+        assert worker._failures == 0, "that was no fast one"
     finally:
         shutil.rmtree(worker.tmp)
 
