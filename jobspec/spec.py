@@ -50,7 +50,7 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
     revision: Text | None = None
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     attn_implementation: Literal[
-        "auto", "flash_attention_2", "flash_attention_3", "sdpa", "eager"
+        "auto", "flash_attention_2", "flash_attention_3", "flash_attention_4", "sdpa", "eager"
     ] = "auto"
     chat_template: Text | None = None
     trust_remote_code: bool = False
@@ -311,7 +311,7 @@ def _broken_parallel_rules(spec: JobSpec, degree: int) -> Iterator[_Broken]:
             f"groups of {degree} devices can't be made of `resources.gpus` {spec.resources.gpus}"
         )
         yield place, wrong, f"ask for a multiple of {degree} devices"
-    if spec.model.attn_implementation != "auto":
+    if spec.model.attn_implementation in ("sdpa", "eager"):  # the others run our own lines
         wrong = f"`{spec.model.attn_implementation}` attention sees one device's tokens alone"
         yield place, wrong, 'set model.attn_implementation to "auto"'
 

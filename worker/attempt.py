@@ -17,7 +17,7 @@ from jobspec.claim import Claim
 from jobspec.errors import ClaimLost, DiskFull, JobspecError
 from jobspec.paths import AttemptPaths
 from jobspec.record import End, PhaseTime, Reason, Result, State
-from worker import checkpoints, launch, manifest, seals
+from worker import checkpoints, kernels, launch, manifest, seals
 from worker.child import Child
 from worker.inherit import inherit
 from worker.past import look, stop_takes_s
@@ -81,6 +81,7 @@ class Attempt:
         devices = self._worker.devices
         try:
             if self._spec.train is not None:
+                kernels.check(self._spec, on_gpu=devices.on_gpu)
                 past = self._past
                 self._plan = launch.plan(self._spec, devices, most_rows=past.micro)
         except JobspecError as error:
@@ -96,15 +97,17 @@ class Attempt:
             verdict = self._phase(phase, ranks)
             if verdict is not None:
                 return verdict
-            if phase == "prepare":
-                self._write_manifest()  # again: which rows are trained on is known now
+            if phase in ("prepare", "train"):
+                self._write_manifest()  # again: which rows, which engine is known now
         return Verdict(Reason.SUCCEEDED)
 
     def _write_manifest(self) -> None:
-        done = self._paths.done("prepare")
-        prepared = _read_json(done) if done.exists() else None
+        reports = (self._paths.done(phase) for phase in ("prepare", "train"))
+        prepared, trained = (_read_json(done) if done.exists() else None for done in reports)
         worker = self._worker
-        facts = manifest.manifest(worker.devices, self._plan, worker.id, self._spec, prepared)
+        facts = manifest.manifest(
+            worker.devices, self._plan, worker.id, self._spec, prepared, trained=trained
+        )
         fs.publish(self._paths.manifest, msgspec.json.format(msgspec.json.encode(facts), indent=2))
 
     def _convert(self) -> Verdict | None:

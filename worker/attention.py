@@ -1,8 +1,8 @@
 """Attention over rows that lie one after the other in one line, each row seeing itself alone.
 
 Registered with Transformers as `segments`. Rows are told apart by `cu_seq_lens_q`, the positions at
-which they begin, so no mask is ever made: where it can (see `serves`) torch's variable-length flash
-attention runs them in one call; elsewhere each row is computed by itself, faster than any mask.
+which they begin, so no mask is ever made: on a GPU one kernel runs them all (flash.py has which);
+elsewhere each row is computed by itself, faster than any mask.
 
 With sequence parallelism (Ulysses) a line's tokens lie on the devices of a group. Around attention
 an all-to-all gives each device all tokens of some heads instead; the bounds are the whole line's.
@@ -10,8 +10,8 @@ an all-to-all gives each device all tokens of some heads instead; the bounds are
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -21,18 +21,25 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from jobspec.errors import SpecError
-
-try:
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # torch before 2.10
-    varlen_attn = None
+from worker import flash
 
 NAME = "segments"
-# By window and dtype, that of the longest row so far: a shorter row's is its upper left corner.
-_masks: dict[tuple[int, torch.dtype], torch.Tensor] = {}
+# By window, dtype and device, that of the longest row so far: a shorter row's is its corner.
+_masks: dict[tuple[int, torch.dtype, torch.device], torch.Tensor] = {}
 _BEYOND = ("softcap", "dropout")  # what some models ask of attention and this one has not
-_GROUPED = varlen_attn is not None and "enable_gqa" in inspect.signature(varlen_attn).parameters
-_WINDOWED = varlen_attn is not None and "window_size" in inspect.signature(varlen_attn).parameters
+_BY_ROW = "rows by sdpa"
+
+
+@dataclass
+class _Runs:
+    """What this process runs rows with, for which heads, and what has run so far."""
+
+    kernel: flash.Kernel | None = None
+    heads: flash.Heads | None = None
+    ran: frozenset[str] = frozenset()
+
+
+_runs = _Runs()
 
 
 def register() -> str:
@@ -90,14 +97,22 @@ def _group(size: int) -> Any:
 
 
 def choose(asked: str) -> str:
-    """The attention to load a model with: by default the one that runs rows without padding."""
-    return register() if asked == "auto" else asked
+    """The attention to load a model with: rows without padding, by default and by FlashAttention.
+
+    Args:
+        asked: the spec's `attn_implementation`.
+    """
+    return register() if asked == "auto" or asked in flash.NAMES else asked
 
 
-def settle(model: Any) -> None:
+def settle(model: Any, asked: str = "auto") -> None:
     """Give a model whose attention does more than `segments` its own again; it is then padded.
 
     Gemma 2 caps attention's logits, gpt-oss adds sinks to them; some are trained with dropout.
+    For others, on a GPU, the kernel is chosen and tried: see `flash.choose`.
+
+    Raises:
+        SpecError: the kernel that was asked for can't run this model here.
     """
     text = model.config.get_text_config()
     more = (
@@ -105,8 +120,31 @@ def settle(model: Any) -> None:
         or getattr(text, "attention_dropout", 0.0) > 0
         or text.model_type == "gpt_oss"
     )
-    if more and model.config._attn_implementation == NAME:
-        model.set_attn_implementation("eager")
+    _runs.kernel, _runs.heads, _runs.ran = None, None, frozenset()
+    if model.config._attn_implementation != NAME:
+        return
+    if more:
+        model.set_attn_implementation("eager" if asked == "auto" else asked)
+        return
+    _runs.heads = _heads(text, model.dtype)
+    _runs.kernel = flash.choose(asked, _runs.heads)
+
+
+def _heads(text: Any, dtype: torch.dtype) -> flash.Heads:
+    count = text.num_attention_heads
+    return flash.Heads(
+        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        dtype=dtype,
+        size=getattr(text, "head_dim", None) or text.hidden_size // count,
+        count=count,
+        shared=getattr(text, "num_key_value_heads", None) or count,
+        windowed=getattr(text, "sliding_window", None) is not None,
+    )
+
+
+def ran() -> str | None:
+    """What has computed attention since the model was settled; None if not `segments`."""
+    return ", ".join(sorted(_runs.ran)) or None
 
 
 def segments(
@@ -138,55 +176,24 @@ def segments(
         raise ValueError("`segments` attention runs rows laid end to end, with bounds and no mask")
     longest = int(kwargs["max_length_q"])
     window = None if sliding_window is None or sliding_window >= longest else sliding_window
-    if serves(query, window):
-        return _flash(query, key, value, bounds, longest, scaling, window), None
+    if (kernel := _kernel_for(query)) is not None:
+        _runs.ran |= {kernel.name}
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+        return kernel.run(q, k, v, bounds, longest, scaling, window)[None], None
+    _runs.ran |= {_BY_ROW}
     lengths = kwargs.get("row_lengths") or [end - at for at, end in pairwise(bounds.tolist())]
     return _by_row(query, key, value, lengths, scaling, window), None
 
 
-def serves(query: torch.Tensor, window: int | None) -> bool:
-    """Whether torch's variable-length flash attention can run these: that kernel's own limits.
-
-    16 bits, heads of at most 256 in eighths, a GPU of Ampere's generation or later; windows, where
-    this torch's knows them.
-
-    Source: torch/nn/attention/varlen.py; sdp_utils.cpp, `check_head_dim_size_flash`.
-    """
-    return (
-        varlen_attn is not None
-        and query.is_cuda
-        and torch.cuda.get_device_capability(query.device) >= (8, 0)
-        and query.dtype in (torch.bfloat16, torch.float16)
-        and query.shape[-1] <= 256
-        and query.shape[-1] % 8 == 0
-        and (window is None or _WINDOWED)
+def _kernel_for(query: torch.Tensor) -> flash.Kernel | None:
+    """The kernel that was tried, if with such heads."""
+    heads = _runs.heads
+    tried = heads is not None and (heads.device.type, heads.dtype, heads.size) == (
+        query.device.type,
+        query.dtype,
+        query.shape[-1],
     )
-
-
-def _flash(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    bounds: torch.Tensor,
-    longest: int,
-    scaling: float | None,
-    window: int | None,
-) -> torch.Tensor:
-    assert varlen_attn is not None
-    groups = query.shape[1] // key.shape[1]
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    options: dict[str, Any] = {"scale": scaling}
-    if _GROUPED:
-        options["enable_gqa"] = groups > 1
-    elif groups > 1:
-        k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
-    if _WINDOWED:
-        # A window of w keys, the query's own included, reaches w - 1 to the left.
-        options["window_size"] = (-1 if window is None else window - 1, 0)
-    else:
-        options["is_causal"] = True
-    out: Any = varlen_attn(q, k, v, bounds, bounds, longest, longest, **options)
-    return out[None]
+    return _runs.kernel if tried else None
 
 
 def _by_row(
@@ -218,10 +225,10 @@ def _window_mask(length: int, window: int | None, like: torch.Tensor) -> torch.T
     """What to add to a row's scores: 0 within the window, else -inf; a view, not to be written."""
     if window is None or window >= length:
         return None
-    known = _masks.get((window, like.dtype))
+    known = _masks.get((window, like.dtype, like.device))
     if known is None or len(known) < length:
         ones = torch.ones(length, length, dtype=torch.bool, device=like.device)
         outside = ~(ones.tril() & ones.triu(1 - window))
         known = torch.zeros_like(outside, dtype=like.dtype).masked_fill_(outside, float("-inf"))
-        _masks[window, like.dtype] = known
+        _masks[window, like.dtype, like.device] = known
     return known[:length, :length]

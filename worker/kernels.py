@@ -1,12 +1,48 @@
-"""Liger's fused Triton kernels for a model's norms, rotations and gates, where they serve."""
+"""Kernels that are packages of their own: whether they are here, and Liger's put into a model."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+from importlib import metadata
 from typing import Any, Literal
 
-from jobspec.errors import JobspecError
+from jobspec.errors import JobspecError, SpecError
+from jobspec.spec import JobSpec
+
+# What brings each attention that a spec may name; the others are torch's.
+_BRINGS = {
+    "flash_attention_2": ("flash-attn", "flash_attn"),
+    "flash_attention_3": ("flash-attn-3", "flash_attn_interface"),
+    "flash_attention_4": ("flash-attn-4", "flash_attn"),
+}
+
+
+def check(spec: JobSpec, *, on_gpu: bool) -> None:
+    """Refuse a job whose attention names a package that is not here, before anything is done.
+
+    Raises:
+        SpecError: naming the package, or the GPU that is missing.
+    """
+    asked = spec.model.attn_implementation
+    if spec.train is None or asked not in _BRINGS:
+        return
+    distribution, module = _BRINGS[asked]
+    if not on_gpu or not _installed(distribution, module):
+        raise SpecError(
+            f"`{asked}` needs {f'the package `{distribution}`' if on_gpu else 'a GPU'}",
+            place="$.model.attn_implementation",
+            hint='install it on the workers, or set "auto": the fastest attention that is there',
+        )
+
+
+def _installed(distribution: str, module: str) -> bool:
+    """Whether a module is here and is this distribution's: 2 and 4 share the name `flash_attn`."""
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return importlib.util.find_spec(module) is not None
 
 
 def apply(model: Any, wanted: bool | Literal["auto"], *, on_gpu: bool) -> str | None:
@@ -30,8 +66,6 @@ def apply(model: Any, wanted: bool | Literal["auto"], *, on_gpu: bool) -> str | 
             place="$.train.use_liger_kernel",
             hint='set it to "auto", or install the extra: pip install "jobspec[gpu]"',
         )
-    from importlib.metadata import version
-
     liger = importlib.import_module("liger_kernel.transformers.monkey_patch")
     if model.config.model_type not in liger.MODEL_TYPE_TO_APPLY_LIGER_FN:
         if wanted == "auto":
@@ -44,4 +78,4 @@ def apply(model: Any, wanted: bool | Literal["auto"], *, on_gpu: bool) -> str | 
     liger._apply_liger_kernel_to_instance(
         model=model, cross_entropy=False, fused_linear_cross_entropy=False
     )
-    return f"liger {version('liger-kernel')}"
+    return f"liger {metadata.version('liger-kernel')}"

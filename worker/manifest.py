@@ -21,8 +21,8 @@ from worker.launch import Devices, Plan
 
 PACKAGES = (
     *("torch", "transformers", "accelerate", "deepspeed", "trl", "peft", "datasets", "tokenizers"),
-    *("safetensors", "lm_eval", "math-verify", "vllm", "flash-attn", "liger-kernel", "numpy"),
-    *("msgspec", "jobspec"),
+    *("safetensors", "lm_eval", "math-verify", "vllm", "liger-kernel", "triton"),
+    *("flash-attn", "flash-attn-3", "flash-attn-4", "numpy", "msgspec", "jobspec"),
 )
 
 
@@ -30,6 +30,7 @@ _COMMIT = "# branch.oid "
 _DRIVER = re.compile(r"Kernel Module(?: for \S+)?\s+([\d.]+)")
 # Of the prepare phase's report, what says which rows were trained on and how they were rendered.
 _INPUTS = ("key", "data_sha256", "template_sha256", "tokenizer_sha256", "rows_train", "rows_eval")
+_ENGINE = ("class", "zero_stage", "optimizer", "dtype", "attention", "kernels")  # of the train's
 
 
 def manifest(
@@ -38,11 +39,14 @@ def manifest(
     worker: str,
     spec: JobSpec,
     prepared: dict[str, Any] | None = None,
+    *,
+    trained: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Facts of this attempt: versions, code, host, devices, inputs, how the batch is spread.
 
     Args:
         prepared: the prepare phase's report, once there is one.
+        trained: the train phase's, likewise; it says which engine and kernels ran.
     """
     train = spec.train
     return {
@@ -62,6 +66,9 @@ def manifest(
         },
         "inputs": {name: prepared[name] for name in _INPUTS if name in prepared}
         if prepared is not None
+        else {},
+        "engine": {name: trained.get("engine", {}).get(name) for name in _ENGINE}
+        if trained is not None
         else {},
         "deepspeed": None
         if train is None or plan is None

@@ -149,11 +149,11 @@ class Training:
                 model.name,
                 revision=model.revision,
                 dtype=getattr(torch, model.dtype),
-                attn_implementation=attention.choose(self.spec.model.attn_implementation),
+                attn_implementation=attention.choose(model.attn_implementation),
                 trust_remote_code=model.trust_remote_code,
                 use_safetensors=True,
             )
-            attention.settle(loaded)
+            attention.settle(loaded, model.attn_implementation)
             if self.train.sequence_parallel > 1:
                 attention.share(loaded.config, self.train.sequence_parallel)
             # What ends a turn in training must end it when the saved model generates.
@@ -255,6 +255,7 @@ class Training:
             "dtype": self.spec.model.dtype,
             "kernels": self.kernels,
             "attn_implementation": self.trainer.model.config._attn_implementation,
+            "attention": attention.ran(),
             "deepspeed_config": launch.deepspeed_config(self.spec, self.micro, on_gpu=self.on_gpu),
         }
 

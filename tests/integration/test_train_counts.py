@@ -142,6 +142,7 @@ def test_another_family_goes_the_whole_way(
     assert weights[0].read_bytes() != weights[1].read_bytes()
     engine = run.summary["engine"]
     assert (engine["class"], engine["attn_implementation"]) == ("DeepSpeedEngine", "segments")
+    assert engine["attention"] == "rows by sdpa"
     assert run.phase("reload", 1) == [0], run.attempt.log("reload").read_text()
     found = json.loads((run.attempt.dir / "reload.json").read_text())
     tokenizer = json.loads((run.attempt.final_model / "tokenizer.json").read_text())

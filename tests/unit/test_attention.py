@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-from itertools import pairwise
-from types import SimpleNamespace
-
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -123,73 +120,3 @@ def test_a_mask_or_missing_bounds_are_refused():
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.register())
     with pytest.raises(ValueError, match="bounds and no mask"):
         model(input_ids=torch.tensor([[2, 3]]), use_cache=False)
-
-
-@pytest.mark.parametrize("config", FAMILIES[:3], ids=lambda config: config.model_type)
-def test_flash_attention_gets_rows_by_their_bounds_and_no_mask(config, monkeypatch):
-    """The kernel needs a GPU: what stands in for it computes the same, row by row in torch."""
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.register())
-    lengths = (3, 17, 1, 9)
-    line = pack(*([torch.randint(2, 60, (length,)) for length in lengths] for _ in range(2)))
-    del line["labels"]
-    expected = model(**line, use_cache=False).logits
-    calls = []
-
-    def stand_in(q, k, v, bounds_q, bounds_k, longest_q, longest_k, **options):
-        calls.append((bounds_q, bounds_k, longest_q, longest_k, options["window_size"]))
-        assert q.shape == (30, 4, 8) and k.shape == v.shape == (30, 2, 8)
-        assert options["enable_gqa"] and options.keys() == {"scale", "enable_gqa", "window_size"}
-        rows, left = [], options["window_size"][0]
-        for start, end in pairwise(bounds_q.tolist()):
-            ones = torch.ones(end - start, end - start, dtype=torch.bool)
-            seen = ones.tril() if left < 0 else ones.tril() & ones.triu(-left)
-            part = (x[start:end].transpose(0, 1)[None] for x in (q, k, v))
-            out = torch.nn.functional.scaled_dot_product_attention(
-                *part, attn_mask=seen, scale=options["scale"], enable_gqa=True
-            )
-            rows.append(out[0].transpose(0, 1))
-        return torch.cat(rows)
-
-    monkeypatch.setattr(attention, "varlen_attn", stand_in)
-    monkeypatch.setattr(attention, "serves", lambda query, window: True)
-    found = model(**line, use_cache=False).logits
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    assert len(calls) == config.num_hidden_layers
-    for bounds_q, bounds_k, longest_q, longest_k, _ in calls:
-        assert bounds_q.tolist() == bounds_k.tolist() == [0, 3, 20, 21, 30]
-        assert bounds_q.dtype == torch.int32
-        assert (longest_q, longest_k) == (17, 17)
-    windows = {window for *_, window in calls}
-    assert windows == ({(-1, 0), (4, 0)} if config.model_type == "olmo3" else {(-1, 0)})
-
-
-@pytest.mark.parametrize(
-    ("changed", "served"),
-    [
-        ({}, True),
-        ({"size": 256, "dtype": torch.float16}, True),
-        ({"window": 512}, True),
-        ({"dtype": torch.float32}, False),
-        ({"size": 264}, False),
-        ({"size": 100}, False),
-        ({"capability": (7, 5)}, False),
-        ({"cuda": False}, False),
-        ({"kernel": None}, False),
-        ({"window": 512, "windowed": False}, False),
-    ],
-    ids=str,
-)
-def test_flash_attention_is_asked_only_for_what_its_kernel_can_do(changed, served, monkeypatch):
-    settings = {"size": 128, "dtype": torch.bfloat16, "capability": (9, 0), "cuda": True}
-    settings |= {"kernel": object(), "windowed": True, "window": None} | changed
-    monkeypatch.setattr(attention, "varlen_attn", settings["kernel"])
-    monkeypatch.setattr(attention, "_WINDOWED", settings["windowed"])
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: settings["capability"])
-    query = SimpleNamespace(
-        is_cuda=settings["cuda"],
-        device="cuda:0",
-        dtype=settings["dtype"],
-        shape=(1, 32, 4096, settings["size"]),
-    )
-    assert attention.serves(query, settings["window"]) is served

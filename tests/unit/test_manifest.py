@@ -44,7 +44,8 @@ def test_it_holds_what_is_needed_to_do_it_again(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_before_the_rows_are_prepared_nothing_is_said_of_them() -> None:
-    assert manifest.manifest(Devices(1), None, "w", SPEC)["inputs"] == {}
+    facts = manifest.manifest(Devices(1), None, "w", SPEC)
+    assert facts["inputs"] == facts["engine"] == {}
 
 
 def test_the_driver_is_read_where_there_is_one(tmp_path: Path) -> None:
@@ -73,7 +74,11 @@ def test_show_prints_the_newest_attempts(tmp_path: Path) -> None:
     queue = Queue.create(tmp_path / "root")
     job = queue.enqueue(base_spec())
     claim = claim_next(queue)
-    facts = manifest.manifest(Devices(2), launch.Plan(2, 1, 4), "w", SPEC, PREPARED)
+    engine = {"class": "DeepSpeedEngine", "attention": "flash-attn 3 3.0.0", "kernels": None}
+    plan = launch.Plan(2, 1, 4)
+    facts = manifest.manifest(
+        Devices(2), plan, "w", SPEC, PREPARED, trained={"steps": 3, "engine": engine}
+    )
     fs.publish(claim.dir.manifest, msgspec.json.encode(facts))
     said = jobspec("show", job.id, "--root", queue.paths.root).stdout
     for expected in (
@@ -81,6 +86,8 @@ def test_show_prints_the_newest_attempts(tmp_path: Path) -> None:
         "inputs.template_sha256",
         "t" * 64,
         "plan.world_size",
+        "engine.attention",
+        "flash-attn 3 3.0.0",
         "msgspec",
     ):
         assert expected in said

@@ -1,0 +1,87 @@
+"""What needs a GPU: kernels themselves, beside attention row by row and a model's own layers."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from transformers import AutoModelForCausalLM, Olmo3Config  # noqa: E402
+
+from benchmarks import liger  # noqa: E402
+from jobspec.errors import SpecError  # noqa: E402
+from worker import attention, flash  # noqa: E402
+from worker.feed import pack  # noqa: E402
+
+pytestmark = pytest.mark.gpu
+GPU = torch.cuda.is_available()
+needs_gpu = pytest.mark.skipif(not GPU, reason="no GPU")
+HEADS = flash.Heads(torch.device("cuda"), torch.bfloat16, 128, 8, 2, windowed=True)
+LENGTHS = (300, 1, 1700, 64, 513)
+
+
+@needs_gpu
+@pytest.mark.parametrize("size", [64, 128, 256])
+@pytest.mark.parametrize("window", [None, 1, 100])
+@pytest.mark.parametrize("name", ["auto", *flash.NAMES])
+def test_each_kernel_here_computes_what_rows_by_themselves_do(
+    name: str, window: int | None, size: int
+) -> None:
+    try:
+        kernel = flash.choose(name, replace(HEADS, size=size))
+    except SpecError as error:
+        pytest.skip(error.message)
+    assert kernel is not None, "every GPU since Ampere has torch's own"
+    draw = torch.Generator("cuda").manual_seed(0)
+    tokens = sum(LENGTHS)
+    q, k, v, grad = (
+        torch.randn(1, heads, tokens, size, generator=draw, device="cuda", dtype=torch.bfloat16)
+        for heads in (8, 2, 2, 8)
+    )
+    exact = [x.float().requires_grad_() for x in (q, k, v)]
+    expected = attention._by_row(*exact, LENGTHS, None, window)[0]
+    line = [x[0].transpose(0, 1).requires_grad_() for x in (q, k, v)]
+    bounds = torch.tensor([0, *LENGTHS], device="cuda").cumsum(0).to(torch.int32)
+    found = kernel.run(*line, bounds, max(LENGTHS), None, window)
+    wanted = grad[0].transpose(0, 1)
+    pairs = [(found, expected)]
+    for one, other in zip(
+        torch.autograd.grad(found, line, wanted),
+        torch.autograd.grad(expected, exact, wanted.float()),
+        strict=True,
+    ):
+        pairs.append((one, other[0].transpose(0, 1)))
+    for one, other in pairs:
+        assert (one.float() - other).norm() <= 0.01 * other.norm()
+
+
+@needs_gpu
+def test_a_model_on_a_gpu_trains_by_one_kernel() -> None:
+    config = Olmo3Config(**{**liger.SHAPE, "head_dim": 64}, sliding_window=5)
+    model = AutoModelForCausalLM.from_config(
+        config, dtype=torch.bfloat16, attn_implementation=attention.choose("auto")
+    ).cuda()
+    attention.settle(model)
+    rows = [torch.randint(2, 61, (length,)) for length in (7, 12)]
+    line = pack(rows, [row.clone() for row in rows])
+    line = {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in line.items()}
+    model(**line, use_cache=False).loss.backward()
+    said = attention.ran()
+    assert said is not None and said.startswith(("torch varlen", "flash-attn"))
+    assert "rows by sdpa" not in said
+
+
+@pytest.mark.skipif(not (GPU or liger.INTERPRETED), reason="no GPU")
+@pytest.mark.parametrize("family", liger.FAMILIES)
+def test_ligers_layers_change_neither_loss_nor_gradients(family: str) -> None:
+    pytest.importorskip("liger_kernel")
+    # A process of its own: Liger changes the family's module for as long as it is imported.
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        found = process.submit(liger.compare, family, "cuda" if GPU else "cpu").result()
+    assert len(found.replaced) >= 2 and found.kernels.startswith("liger ")
+    assert found.loss_with == pytest.approx(found.loss, rel=1e-5)
+    assert found.gradient_off <= 1e-4 * found.gradient
