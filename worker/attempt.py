@@ -236,7 +236,6 @@ class Attempt:
                 # Nobody is told why: the claim will be reaped, and the reason is `lost`.
                 return Ended(None, Reason.LOST, "the root takes no word", end.wall_s)
             try:
-                self._look()
                 state = self._move(verdict, end)
                 return Ended(state, verdict.reason, verdict.message or verdict.reason, end.wall_s)
             except DiskFull as error:
@@ -270,12 +269,13 @@ class Attempt:
             self._drop_states()
             self._worker.blame(self._past.failed_on, self._claim.job)
             return State.SUCCEEDED
+        if not verdict.again:
+            self._claim.finish(State.FAILED, end=end)
+            return State.FAILED
+        self._look()  # `finish` looks by itself, and knows a commit of its own; `end` does not
         if verdict.reason is Reason.DISK:
             self._worker.hold_for_space(verdict.message)
-        self._claim.end(end)
-        if not verdict.again:
-            self._claim.finish(State.FAILED)
-            return State.FAILED
+        self._claim.end(end)  # before the budgets are asked, which read it
         return self._claim.requeue(verdict.reason)
 
     def _result(self, end: End) -> Result:
