@@ -227,7 +227,8 @@ def load(path: str | Path) -> JobSpec:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise SpecError(f"can't be read: {error.strerror}", file=path) from error
+        hint = "is the path right? `jobspec new` writes specs and prints where"
+        raise SpecError(f"can't be read: {error.strerror}", file=path, hint=hint) from error
     return decode(data, file=path)
 
 

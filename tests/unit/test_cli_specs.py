@@ -93,6 +93,8 @@ def test_a_refusal_in_json(place: Path) -> None:
     (place / "torn.json").write_text('{"name": ')
     (error,) = jobspec_json("validate", "torn.json", cwd=place, code=1)["errors"]
     assert error["file"] == "torn.json" and "not valid JSON" in error["message"] and error["hint"]
+    (error,) = jobspec_json("validate", "none.json", cwd=place, code=1)["errors"]
+    assert error["file"] == "none.json" and "can't be read" in error["message"] and error["hint"]
 
 
 def test_a_line_that_is_no_row_is_refused_though_rows_are_not_rendered(place: Path) -> None:
