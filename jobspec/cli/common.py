@@ -98,7 +98,9 @@ def completion(ctx: click.Context, _: click.Parameter, shell: str | None) -> Non
     kind = get_completion_class(shell)
     if kind is None:
         raise click.UsageError(f"No completion for `{shell}`.")
-    click.echo(kind(ctx.command, {}, "jobspec", "_JOBSPEC_COMPLETE").source())
+    script = kind(ctx.command, {}, "jobspec", "_JOBSPEC_COMPLETE").source()
+    # click's script for fish takes `type,value<tab>help` apart at every comma, those of help too.
+    click.echo(script.replace('string split "," ', 'string split --max 1 "," '))
     ctx.exit()
 
 
