@@ -105,7 +105,7 @@ class Claim:
         if target is State.SUCCEEDED:
             # Derived, so anybody can remake it: its failure must not look like the commit's.
             with contextlib.suppress(OSError):
-                derived.publish(self.root, final)
+                derived.publish(self.root, final, known=words)
 
     def requeue(self, reason: Reason | str) -> State:
         """Give the job back, or end it if its budget for this reason is used up.

@@ -89,7 +89,7 @@ def turn(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Counter[str]]:
         ("reap", 10, 0, 0),
         ("claim", 26, 2, 0),
         ("held", 5, 0, 0),
-        ("commit", 28, 3, 4),
+        ("commit", 27, 3, 4),
     ],
 )
 def test_what_the_queue_asks_of_the_filesystem(
