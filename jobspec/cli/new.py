@@ -26,7 +26,7 @@ def split_names(_: click.Context, __: click.Parameter, value: str | None) -> tup
 @click.option(
     "--data", help=f"JSONL of `messages`. [default: $JOBSPEC_DATA or {specs_new.DEFAULT_DATA}]"
 )
-@click.option("--name", help="[default: from model and learning rate]")
+@click.option("--name", help="Of a grid: what all names begin with. [default: from model and rate]")
 @click.option("--set", "settings", metavar="K=V", multiple=True, help="Any field: train.seed=7.")
 @click.option("--smoke", is_flag=True, help="A run of minutes: 1 epoch, 64 rows, 2 questions.")
 @click.option("--no-train", is_flag=True, help="Score the model as it is: the base line.")

@@ -73,6 +73,8 @@ def test_several_models_and_rates_make_their_grid() -> None:
 
 def test_a_name_for_one_spec_is_taken_as_it_is() -> None:
     assert one(name="mine", learning_rates=[3e-6]).name == "mine"
+    assert one(name="mine", smoke=True).name == "mine"
+    assert one(name="mine", learning_rates=[1e-5, 2e-5], train=False).name == "mine"
 
 
 def test_a_name_for_a_grid_is_a_prefix() -> None:
