@@ -180,6 +180,16 @@ def fail(queue: Queue, spec: JobSpec, message: str, hint: str | None = None) -> 
     return queue.job(claim.job)
 
 
+def none_running(queue: Queue) -> None:
+    """A job in every state but that one; the one that is pending came back."""
+    succeed(queue, base_spec(notes="1"), scores(0.93, 0.7))
+    fail(queue, base_spec("allenai/Olmo-3-7B-Think"), "row 17: no final turn", "look at row 17")
+    queue.cancel(queue.enqueue(base_spec(notes="2")).id)
+    claim = take(queue, base_spec(notes="3"))
+    claim.end(ended(Reason.WALLTIME))
+    claim.requeue("walltime")
+
+
 def scores(math: float, aime: float, truncated: float = 0.01) -> dict[str, float | None]:
     """The keys of section 10 for two benchmarks, as the eval phase writes them."""
     return {

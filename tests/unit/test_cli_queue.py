@@ -20,6 +20,7 @@ from clikit import (
     fail,
     jobspec,
     jobspec_json,
+    none_running,
     report_progress,
     scores,
     succeed,
@@ -42,12 +43,7 @@ def on(queue: Queue, *args: str | Path, code: int | None = 0, **env: str) -> str
 
 def busy_queue(queue: Queue) -> None:
     """One job in every state, and one that came back."""
-    succeed(queue, base_spec(notes="1"), scores(0.93, 0.7))
-    fail(queue, base_spec("allenai/Olmo-3-7B-Think"), "row 17: no final turn", "look at row 17")
-    queue.cancel(queue.enqueue(base_spec(notes="2")).id)
-    claim = take(queue, base_spec(notes="3"))
-    claim.end(ended(Reason.WALLTIME))
-    claim.requeue("walltime")
+    none_running(queue)
     report_progress(take(queue, base_spec(notes="4")), 43, loss=0.41234, tokens_per_second=5210.0)
 
 

@@ -15,10 +15,8 @@ from clikit import (
     beat,
     claim_next,
     ended,
-    fail,
+    none_running,
     report_progress,
-    scores,
-    succeed,
     take,
 )
 from queuekit import fast_dir
@@ -51,12 +49,7 @@ def seen(queue: Queue, columns: int, lines: int = 40) -> list[str]:
 
 def everything(queue: Queue) -> None:
     """A job in every state, two that came back, one nobody can do; workers; quarantine."""
-    succeed(queue, base_spec(notes="1"), scores(0.93, 0.7))
-    fail(queue, base_spec("allenai/Olmo-3-7B-Think"), "row 17: no final turn", "look at row 17")
-    queue.cancel(queue.enqueue(base_spec(notes="2")).id)
-    claim = take(queue, base_spec(notes="3"))
-    claim.end(ended(Reason.WALLTIME))
-    claim.requeue("walltime")
+    none_running(queue)
     queue.enqueue(base_spec("a/b", name="wide", resources=ResourcesSpec(gpus=16)), priority=9)
     claim = take(queue, base_spec("a/b", name="thrice"))
     queue.reap(worker=WORKER, now=True)
