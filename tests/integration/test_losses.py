@@ -78,7 +78,7 @@ def test_out_of_memory_is_tried_once_more_with_half_the_micro_batch(
 ) -> None:
     model = hungry_model(tiny, tmp_path, limit=2 * 184)
     spec = tiny_spec(tiny, name="half", per_device_train_batch_size=4, num_train_epochs=1.0)
-    job = queue.enqueue(with_model(spec, model, trust_remote_code=True))
+    job = queue.enqueue(with_model(spec, model))
     drain(queue, *ONE)
     assert queue.job(job.id).state is State.SUCCEEDED
     first, second = job.paths.attempt(1), job.paths.attempt(2)
@@ -96,7 +96,7 @@ def test_out_of_memory_at_one_row_fails_and_names_what_would_fit(
 ) -> None:
     model = hungry_model(tiny, tmp_path, limit=8)
     spec = tiny_spec(tiny, name="row", per_device_train_batch_size=1, num_train_epochs=1.0)
-    job = queue.enqueue(with_model(spec, model, trust_remote_code=True))
+    job = queue.enqueue(with_model(spec, model))
     drain(queue, *ONE)
     assert queue.job(job.id).state is State.FAILED
     end = end_of(job.paths.attempt(1))
@@ -128,7 +128,7 @@ def test_a_hung_phase_is_killed_and_the_job_goes_on(
 ) -> None:
     model = patient_model(tiny, tmp_path, pace_s=0.2)
     spec = tiny_spec(tiny, name="hung", num_train_epochs=2.0, checkpoint_interval_s=0.5)
-    job = queue.enqueue(with_model(spec, model, trust_remote_code=True))
+    job = queue.enqueue(with_model(spec, model))
     attempt = job.paths.attempt(1)
 
     def saved() -> bool:
@@ -159,7 +159,7 @@ def test_a_worker_that_was_stopped_past_its_lease_changes_nothing(
 ) -> None:
     model = patient_model(tiny, tmp_path, pace_s=0.2)
     spec = tiny_spec(tiny, name="slow", num_train_epochs=2.0, checkpoint_interval_s=1.0)
-    job = queue.enqueue(with_model(spec, model, trust_remote_code=True))
+    job = queue.enqueue(with_model(spec, model))
     first = job.paths.attempt(1)
     with worker(queue, *ONE) as slow:
         until(lambda: list(first.dir.glob("checkpoints/step-*/COMPLETE")), "a resume state")
@@ -276,7 +276,7 @@ def test_a_full_disk_holds_the_queue_until_there_is_space(
     queue = queue_at(small_disk)
     model = patient_model(tiny, tmp_path, pace_s=0.2)
     spec = tiny_spec(tiny, num_train_epochs=1.0, checkpoint_interval_s=0.5)
-    job = queue.enqueue(with_model(spec, model, trust_remote_code=True))
+    job = queue.enqueue(with_model(spec, model))
     attempt = job.paths.attempt(1)
     with worker(queue, "--drain", *ONE) as process:
         until(lambda: any("loss" in row for row in rows(attempt.dir)), "a step")

@@ -111,7 +111,7 @@ def struck(tiny: Path, queue: Queue, calm: Job, tmp_path_factory: pytest.TempPat
     """One job through five workers' ends, and the sixth's, which finishes it."""
     model = patient_model(tiny, tmp_path_factory.mktemp("model"), pace_s=0.1)
     spec = tiny_spec(tiny, name="struck", checkpoint_interval_s=0.3)
-    run = Struck(queue, queue.enqueue(with_model(spec, model, trust_remote_code=True)))
+    run = Struck(queue, queue.enqueue(with_model(spec, model)))
     run.stop("SIGTERM")
     run.stop("SIGUSR2")
     run.kill("auto", "--isolation", "auto")
@@ -213,7 +213,7 @@ def test_a_stop_heard_by_one_rank_alone_stops_all_and_fewer_devices_go_on(
 ) -> None:
     model = patient_model(tiny, tmp_path, pace_s=0.1)
     spec = tiny_spec(tiny, name="alone", zero_stage=3, num_train_epochs=1.0)
-    job = queue.enqueue(with_model(spec, model, trust_remote_code=True))
+    job = queue.enqueue(with_model(spec, model))
     attempt = job.paths.attempt(1).dir
     with worker(queue, "--max-jobs", "1") as process:
         until(lambda: trained_steps(attempt, 5), "five steps")

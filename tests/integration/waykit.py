@@ -101,10 +101,11 @@ def hurry(model: Path) -> None:
     (model / "hurry").touch()
 
 
-def with_model(spec: JobSpec, model: Path, **changes: Any) -> JobSpec:
-    """A spec on another model."""
-    replaced = msgspec.structs.replace(spec.model, name=str(model), **changes)
-    return msgspec.structs.replace(spec, model=replaced)
+def with_model(spec: JobSpec, model: Path) -> JobSpec:
+    """A spec on another model, whose own code is run where it has any."""
+    coded = any(model.glob("*.py"))
+    changed = msgspec.structs.replace(spec.model, name=str(model), trust_remote_code=coded)
+    return msgspec.structs.replace(spec, model=changed)
 
 
 @contextlib.contextmanager

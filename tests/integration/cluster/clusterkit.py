@@ -87,7 +87,7 @@ class Cluster:
         """A job that lasts until `hurry`, or for its steps, two forwards of `pace_s` each."""
         model = patient_model(self.tiny, self.models, pace_s)
         spec = tiny_spec(self.tiny, name=name, **train)
-        return self.enqueue(with_model(spec, model, trust_remote_code=True))
+        return self.enqueue(with_model(spec, model))
 
     def hurry(self) -> None:
         hurry(self.models / "patient")

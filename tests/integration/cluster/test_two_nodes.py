@@ -35,7 +35,7 @@ def test_a_job_on_two_nodes_goes_on_after_its_srun_was_killed(
     queue = queue_at(tmp_path)
     model = patient_model(tiny, tmp_path, pace_s=0.1)
     spec = tiny_spec(tiny, num_train_epochs=2.0, checkpoint_interval_s=0.3)
-    job = queue.enqueue(with_model(spec, model, trust_remote_code=True))
+    job = queue.enqueue(with_model(spec, model))
     script = tmp_path / "worker.sh"
     command = f"{sys.executable} -m worker --root {queue.paths.root} --drain --devices 1"
     script.write_text(f"#!/bin/bash\nexec {command}\n")
