@@ -94,7 +94,7 @@ def generate(
         report: told (samples done, samples in all).
 
     Returns:
-        For each benchmark its samples by question, in order of sample; and the rate.
+        For each benchmark its samples by question, in order of sample; tokens and seconds.
     """
     stores = {_name(chunk): store for store, chunks in work for chunk in chunks}
     every = [chunk for _, chunks in work for chunk in chunks]

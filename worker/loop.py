@@ -1,4 +1,4 @@
-"""The worker: preflight → wait → claim → phases → commit → again. Never imports torch.
+"""The worker: preflight → claim, or wait → phases → commit → again. Never imports torch.
 
 One thread does it all: the same loop that watches a phase beats the heart, so a worker whose loop
 hangs falls silent and its job is given to another.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import platform
 import random
-import secrets
 import shutil
 import signal
 import sys
@@ -25,6 +24,7 @@ from jobspec.claim import Claim
 from jobspec.cluster import dead
 from jobspec.cluster.slurm import Slurm
 from jobspec.errors import DiskFull, JobspecError
+from jobspec.lease import new_worker_id
 from jobspec.paths import Ticket
 from jobspec.queue import Queue
 from jobspec.record import State, WorkerRecord
@@ -375,11 +375,9 @@ class Worker:
 
 
 def worker_id(where: slurm.Slurm) -> str:
-    """Host and Slurm ids for people, and 64 random bits: Slurm reuses names, a nonce does not."""
-    parts = [short_host(), where.job, str(where.restart_count) if where.job else None]
-    words = "-".join(part for part in parts if part).lower()
-    clean = "".join(c if c.isascii() and c.isalnum() else "-" for c in words).strip("-")
-    return f"{clean[:60]}-{secrets.token_hex(8)}"
+    """Host and Slurm ids for people, and what makes it this process's own."""
+    run = (where.job, str(where.restart_count)) if where.job else ()
+    return new_worker_id(short_host(), *run)
 
 
 def short_host() -> str:

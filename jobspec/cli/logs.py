@@ -105,9 +105,8 @@ def _follow(queue: Queue, job: Job, wanted: _Wanted, printed: dict[Path, int]) -
     Files are read, not watched: on a network filesystem no notification would come.
     """
     while True:
-        job = queue.job(
-            job.id
-        )  # looked at first: what was written before it ended is printed below
+        # Looked at first: what was written before it ended is printed below.
+        job = queue.job(job.id)
         for paths in metrics.attempts(job.paths):
             for path in wanted.of(paths):
                 if path in printed or paths.number >= job.attempt:
