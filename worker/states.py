@@ -1,4 +1,4 @@
-"""Resume states as a run's ranks write and read them together. COMPLETE itself: `checkpoints`.
+"""Resume states as a run's ranks write and read them together. COMPLETE itself: `seals`.
 
 Each rank hashes and fsyncs the files it wrote: they are in its node's memory, and on a network
 filesystem only the writer's fsync counts. On load the ranks share the reading by size.

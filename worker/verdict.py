@@ -52,7 +52,7 @@ def judge(phase: str, code: int | None, about: Circumstances) -> Verdict:
         error = record.read(about.paths.error, PhaseError) or PhaseError(
             phase=phase, kind=_SAID[code], message=f"{phase} ended for {_SAID[code]}"
         )
-        return _refused(phase, error, about)
+        return _refused(phase, code, error, about)
     if about.stopping:
         reason = Reason.WALLTIME if about.time_left_s < _NEAR_END_S else Reason.PREEMPTED
         kept = "its state is saved" if code == EXIT_STOPPED else "it was cut off"
@@ -67,12 +67,12 @@ def judge(phase: str, code: int | None, about: Circumstances) -> Verdict:
         return Verdict(Reason.NODE, message, "its log ends where it hung", phase)
     if code == _KILLED:
         killed = PhaseError(phase=phase, kind=Reason.OOM, message=f"{phase} was killed (SIGKILL)")
-        return _refused(phase, killed, about)
+        return _refused(phase, code, killed, about)
     return _unexplained(phase, code, about)
 
 
-def _refused(phase: str, error: PhaseError, about: Circumstances) -> Verdict:
-    """A phase that says itself why: bad input is final, memory gets one more try if it can help."""
+def _refused(phase: str, code: int, error: PhaseError, about: Circumstances) -> Verdict:
+    """Bad input is final, memory gets one more try if it can help, a full disk is waited for."""
     kind, message, hint = error.kind, error.message, error.hint
     again = kind not in (Reason.FAILED, Reason.OOM)
     if kind is Reason.OOM:
@@ -83,7 +83,7 @@ def _refused(phase: str, error: PhaseError, about: Circumstances) -> Verdict:
                 f"; tried once more with {max(1, micro // 2)} rows a micro-batch, not {micro}"
             )
         hint = None if again else hint or settings_that_fit(about.spec, phase)
-    return Verdict(kind, message, hint, phase, EXIT_REFUSED, error.step, again=again)
+    return Verdict(kind, message, hint, phase, code, error.step, again=again)
 
 
 def _unexplained(phase: str, code: int, about: Circumstances) -> Verdict:

@@ -39,7 +39,7 @@ def test_bad_input_is_final_and_says_itself_why(about):
 @pytest.mark.parametrize("code", [EXIT_MEMORY, 137])
 def test_memory_is_tried_again_while_the_micro_batch_can_be_halved(about, code):
     again = judge("train", code, about(micro=4))
-    assert (again.reason, again.again) == (Reason.OOM, True)
+    assert (again.reason, again.again, again.exit_code) == (Reason.OOM, True, code)
     assert "2 rows a micro-batch" in again.message
     final = judge("train", code, about(micro=1))
     assert (final.reason, final.again) == (Reason.OOM, False)
@@ -49,7 +49,7 @@ def test_memory_is_tried_again_while_the_micro_batch_can_be_halved(about, code):
 
 def test_a_full_disk_is_known_by_the_code_alone(about):
     verdict = judge("train", EXIT_DISK, about())
-    assert (verdict.reason, verdict.again) == (Reason.DISK, True)
+    assert (verdict.reason, verdict.again, verdict.exit_code) == (Reason.DISK, True, EXIT_DISK)
 
 
 @pytest.mark.parametrize(("left_s", "reason"), [(1e9, Reason.PREEMPTED), (100.0, Reason.WALLTIME)])
