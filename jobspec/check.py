@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 BENCHMARK_DIR = benchmarks.DIRECTORY_VARIABLE
 _PROMPT_TOKENS = 64  # no benchmark's prompt is shorter than this
-# One of these is in every model directory that has a tokenizer, of whatever kind.
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(?:/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 _FROM_HERE = "relative paths are taken from the directory you call jobspec in"
 _OWN_ROWS = f"link your rows there, or name them: `jobspec new … --data FILE`; {_FROM_HERE}"
