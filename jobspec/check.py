@@ -36,6 +36,7 @@ _PROMPT_TOKENS = 64  # no benchmark's prompt is shorter than this
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(?:/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 _FROM_HERE = "relative paths are taken from the directory you call jobspec in"
 _OWN_ROWS = f"link your rows there, or name them: `jobspec new … --data FILE`; {_FROM_HERE}"
+# One of these is in every model directory that has a tokenizer, of whatever kind.
 _TOKENIZERS = ("tokenizer.*", "vocab.*", "*.model", "*.tiktoken", "tekken.json")
 
 
