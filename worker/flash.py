@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -34,8 +33,8 @@ Run = Callable[
 _ORDER = ("flash_attention_3", "flash_attention_4", "torch", "flash_attention_2")
 _ROWS = (3, 70, 1, 40)  # tokens of the rows a kernel is tried with
 _WINDOW = 9
-# Norm of the difference by that of what is expected: bfloat16 is at 0.004, a window off by one at
-# 0.3 and a wrong scale above that.
+# Norm of the difference by that of what is expected. All steps in bfloat16, more roundings than a
+# kernel has, are at 0.006; a window off by one is at 0.28, the usual scale at 0.17.
 _MOST_OFF = 0.02
 
 
@@ -152,9 +151,8 @@ def _torchs(major: int) -> Kernel:
     """Torch's own variable-length attention: FlashAttention 2, without a package."""
     from torch.nn.attention.varlen import varlen_attn  # not before torch 2.10
 
-    known = inspect.signature(varlen_attn).parameters
-    if major < 8 or not {"enable_gqa", "window_size"} <= known.keys():
-        raise ImportError("torch's variable-length attention lacks windows or shared heads")
+    if major < 8:
+        raise ImportError(f"torch's own has no kernels for compute capability {major}")
     return Kernel(
         f"torch varlen {torch.__version__}", functools.partial(_torch_varlen, varlen_attn)
     )

@@ -13,7 +13,6 @@ torch = pytest.importorskip("torch")
 from transformers import AutoModelForCausalLM, Olmo3Config  # noqa: E402
 
 from benchmarks import liger  # noqa: E402
-from jobspec.errors import SpecError  # noqa: E402
 from worker import attention, flash  # noqa: E402
 from worker.feed import pack  # noqa: E402
 
@@ -26,16 +25,17 @@ LENGTHS = (300, 1, 1700, 64, 513)
 
 @needs_gpu
 @pytest.mark.parametrize("size", [64, 128, 256])
-@pytest.mark.parametrize("window", [None, 1, 100])
+@pytest.mark.parametrize("window", [None, 2, 100])
 @pytest.mark.parametrize("name", ["auto", *flash.NAMES])
 def test_each_kernel_here_computes_what_rows_by_themselves_do(
     name: str, window: int | None, size: int
 ) -> None:
-    try:
-        kernel = flash.choose(name, replace(HEADS, size=size))
-    except SpecError as error:
-        pytest.skip(error.message)
+    heads, reasons = replace(HEADS, size=size), list[str]()
+    kernel = next(flash._candidates(name, heads, reasons), None)
+    if kernel is None and name != "auto":
+        pytest.skip("; ".join(reasons))
     assert kernel is not None, "every GPU since Ampere has torch's own"
+    assert flash.trouble(kernel, heads) is None
     draw = torch.Generator("cuda").manual_seed(0)
     tokens = sum(LENGTHS)
     q, k, v, grad = (
@@ -56,7 +56,7 @@ def test_each_kernel_here_computes_what_rows_by_themselves_do(
     ):
         pairs.append((one, other[0].transpose(0, 1)))
     for one, other in pairs:
-        assert (one.float() - other).norm() <= 0.01 * other.norm()
+        assert (one.float() - other).norm() <= 0.02 * other.norm()
 
 
 @needs_gpu

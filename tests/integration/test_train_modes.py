@@ -120,7 +120,9 @@ def check_records(attempt: AttemptPaths) -> None:
     manifest = msgspec.json.decode(attempt.manifest.read_bytes())
     prepared = msgspec.json.decode(attempt.done("prepare").read_bytes())
     assert manifest["inputs"]["template_sha256"] == prepared["template_sha256"]
-    assert manifest["deepspeed"] == record_of(attempt)["engine"]["deepspeed_config"]
+    engine = record_of(attempt)["engine"]
+    assert manifest["deepspeed"] == engine["deepspeed_config"]
+    assert manifest["engine"]["attention"] == engine["attention"] == "rows by sdpa"
 
 
 def record_of(attempt: AttemptPaths) -> dict:
