@@ -99,9 +99,14 @@ def _prove(spec: JobSpec, root: Path, file: Path) -> RowReport:
     try:
         return proof.check_rows(spec, root)
     except JobspecError as error:
-        if error.file is not None:
-            raise
-        raise type(error)(error.message, hint=error.hint, file=file, place=error.place) from error
+        token = spec.eval.think_end_token if spec.eval is not None else None
+        hint = error.hint
+        if token != specs.EvalSpec().think_end_token:
+            asks = f"$.eval.think_end_token is `{token}`: is it what ends thinking in these rows?"
+            hint = f"{hint}; {asks}" if hint else asks
+        raise type(error)(
+            error.message, hint=hint, file=error.file or file, place=error.place
+        ) from error
 
 
 def _check_thinking(spec: JobSpec, report: RowReport, file: Path) -> Iterator[str]:
@@ -196,6 +201,9 @@ def _check_model(spec: JobSpec, root: Path, file: Path) -> Iterator[str]:
     if config is None:
         yield f"model `{name}` is not in the root's cache: `jobspec fetch SPEC…` brings it there"
         return
+    _check_heads(spec, config, file)
+    _check_tokenizer(config.parent, file)
+    refuse_pickles(config.parent, file=file)
     context = _context(config, file)
     if context is None:
         yield f"{config}: says nothing of its context length, so it was not checked"
@@ -207,9 +215,6 @@ def _check_model(spec: JobSpec, root: Path, file: Path) -> Iterator[str]:
                 place=place,
                 hint=f"{config} says how long its sequences may be: ask for less",
             )
-    _check_heads(spec, config, file)
-    _check_tokenizer(config.parent, file)
-    refuse_pickles(config.parent, file=file)
 
 
 def _check_hub_name(name: str, file: Path) -> None:

@@ -24,9 +24,18 @@ from jobspec.paths import RootPaths
 from jobspec.spec import JobSpec
 
 
+class DroppedRow(msgspec.Struct, frozen=True):
+    """A row that can't be trained on; `row` is counted from 1."""
+
+    row: int
+    kind: str
+    reason: str
+
+
 class RowReport(msgspec.Struct, frozen=True, kw_only=True):
     """What the row check found; what a later worker adds is ignored. Lengths are in tokens.
 
+    `dropped`: rows by kind of reason; `first_dropped`: the first row of each kind.
     `passes`: forward passes an epoch on one device, `unpacked` and `packed`; `train`: rows, tokens
     and trained tokens of the rows that are trained on.
     """
@@ -36,6 +45,7 @@ class RowReport(msgspec.Struct, frozen=True, kw_only=True):
     rows_train: int = 0
     rows_eval: int = 0
     dropped: dict[str, int] = {}
+    first_dropped: list[DroppedRow] = []
     prompts: int = 0
     tokens: int = 0
     trained_tokens: int = 0

@@ -13,12 +13,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jobspec.errors import JobspecError, RootError
 from jobspec.paths import RootPaths
 from jobspec.root import group_allowed, open_root
-from worker import versions
+from worker import gpus, versions
 from worker.launch import Devices
 
 SOCKET_PATH_MAX = 107  # sun_path holds 108 bytes with its final NUL: unix(7)
@@ -90,13 +89,16 @@ class Fitness:
 
 
 def missing_gpus(env: Mapping[str, str] = os.environ) -> list[Finding]:
-    """GPUs that Slurm gave this job and that do not answer, or have uncorrectable memory errors."""
+    """GPUs that do not answer though a driver is there, or Slurm gave them, or with bad memory."""
     promised = env.get("SLURM_GPUS_ON_NODE", "")
-    gpus = _gpus()
-    if promised.isdigit() and int(promised) > len(gpus):
-        message = f"CUDA unavailable: Slurm gave {promised} GPUs, {len(gpus)} answer"
+    try:
+        found = gpus.visible()
+    except gpus.GpuError as error:
+        return [Finding("gpu", error.message, error.hint or "see the driver")]
+    if promised.isdigit() and int(promised) > len(found):
+        message = f"CUDA unavailable: Slurm gave {promised} GPUs, {len(found)} answer"
         return [Finding("gpu", message, "nvidia-smi on this node says more")]
-    broken = [gpu for gpu in gpus if gpu.uncorrected_errors]
+    broken = [gpu for gpu in found if gpu.uncorrected_errors]
     return [
         Finding("ecc", f"{gpu.name} has uncorrectable memory errors", "tell the site's staff")
         for gpu in broken
@@ -105,7 +107,7 @@ def missing_gpus(env: Mapping[str, str] = os.environ) -> list[Finding]:
 
 def unallocatable_gpus() -> list[Finding]:
     """GPUs that answer but on which nothing can be allocated: tried with torch, in a process."""
-    if not _gpus():
+    if not gpus.answering():
         return []
     try:
         done = subprocess.run(
@@ -129,8 +131,8 @@ def wrong_versions() -> list[Finding]:
         Finding("versions", words, "make the environment or the image anew from this version")
         for words in versions.unmet_requirements()
     ]
-    driver = _cuda_of_driver()
-    if driver is not None and _gpus():
+    driver = gpus.cuda_of_driver()
+    if driver is not None and gpus.answering():
         words = versions.cuda_disagreement(driver, versions.cuda_of_torch())
         if words is not None:
             hint = "install the torch build for this driver, or use nodes with a newer one"
@@ -210,11 +212,14 @@ def devices(wanted: int | None = None) -> Devices:
     Raises:
         JobspecError: fewer GPUs than wanted.
     """
-    gpus = _gpus()
-    if gpus:
-        if wanted is not None and wanted > len(gpus):
-            raise JobspecError(f"{wanted} GPUs asked for, {len(gpus)} are visible")
-        return Devices(wanted or len(gpus), "cuda", gpus[0].name, gpus[0].memory_gib)
+    found = gpus.answering()  # where the driver fails, no job is taken: see `missing_gpus`
+    if found:
+        if wanted is not None and wanted > len(found):
+            raise JobspecError(
+                f"{wanted} GPUs asked for, {len(found)} are visible",
+                hint="ask for fewer, or give the job more: nvidia-smi -L and CUDA_VISIBLE_DEVICES",
+            )
+        return Devices(wanted or len(found), "cuda", found[0].name, found[0].memory_gib)
     cores = len(os.sched_getaffinity(0))
     return Devices(wanted or min(2, cores))
 
@@ -249,67 +254,3 @@ def short_tmp() -> Path:
     if len(str(base)) + len("/jsw-12345678") + _ENGINE_SOCKET > SOCKET_PATH_MAX:
         base = Path("/tmp")
     return Path(tempfile.mkdtemp(prefix="jsw-", dir=base))
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """One GPU this process may use, as NVML shows it."""
-
-    name: str
-    memory_gib: float
-    uncorrected_errors: int = 0
-
-
-def _cuda_of_driver() -> tuple[int, int] | None:
-    """The newest CUDA version the NVIDIA driver knows; None without a driver that answers."""
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-    except Exception:  # no driver library, no driver, no device: none of them has a version
-        return None
-    try:
-        number = pynvml.nvmlSystemGetCudaDriverVersion_v2()  # 13010 is 13.1
-        return number // 1000, number % 1000 // 10
-    except pynvml.NVMLError:
-        return None
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _gpus() -> list[Gpu]:
-    masked = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if masked == "":
-        return []
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-    except Exception:  # no driver library, no driver, no device: all of them mean no GPU
-        return []
-    try:
-        count = pynvml.nvmlDeviceGetCount()
-        chosen = range(count) if masked is None else _chosen(masked, count)
-        return [_gpu(pynvml, pynvml.nvmlDeviceGetHandleByIndex(index)) for index in chosen]
-    except pynvml.NVMLError:
-        return []  # a device that fell off the bus answers nothing
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _gpu(nvml: Any, handle: Any) -> Gpu:
-    try:
-        errors = nvml.nvmlDeviceGetTotalEccErrors(
-            handle, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
-        )
-    except nvml.NVMLError:
-        errors = 0  # ECC is off, or not there
-    memory = float(nvml.nvmlDeviceGetMemoryInfo(handle).total)
-    return Gpu(str(nvml.nvmlDeviceGetName(handle)), memory / 2**30, int(errors))
-
-
-def _chosen(masked: str, count: int) -> list[int]:
-    entries = [entry.strip() for entry in masked.split(",") if entry.strip()]
-    if all(entry.isdigit() for entry in entries):
-        return [int(entry) for entry in entries if int(entry) < count]
-    return list(range(min(len(entries), count)))  # UUIDs: as many as are named

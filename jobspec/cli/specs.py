@@ -248,7 +248,8 @@ def _row_lines(report: rows.RowReport) -> list[str]:
     if report.length_percentiles:
         spread = ", ".join(f"{name} {n:,.0f}" for name, n in report.length_percentiles.items())
         lines[-1] += f"; a row: {spread}"
-    return lines
+    firsts = sorted(report.first_dropped, key=lambda row: row.row)
+    return lines + [f"row {row.row}, dropped as {row.kind}: {row.reason}" for row in firsts]
 
 
 def checked_json(one: Checked) -> dict[str, Any]:

@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from jobspec import check, rows, tasknames
 from jobspec import spec as specs
+from jobspec.cli import cli
 from jobspec.errors import BenchmarkError, DataError, JobspecError, ModelError, SpecError
 from jobspec.new import Request, build, write
 
@@ -193,6 +195,7 @@ def test_the_context_of_a_fetched_model(place: Path) -> None:
     snapshot = place / "root/cache/hub/models--Qwen--Qwen3-8B/snapshots/abc"
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text('{"max_position_embeddings": 1000}')
+    (snapshot / "tokenizer.json").touch()
     assert refusal("train.max_length=1001", model="Qwen/Qwen3-8B").place == "$.train.max_length"
 
 
@@ -285,9 +288,11 @@ def tiny(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
+SETTINGS = ("model.chat_template=t.jinja", "eval.max_gen_toks=64")
+
+
 def prove(*settings: str, **options: str) -> check.Checked:
-    given = ("model.chat_template=t.jinja", "eval.max_gen_toks=64", *settings)
-    return check.check(spec_file(*given, **options), Path("root"))
+    return check.check(spec_file(*SETTINGS, *settings, **options), Path("root"))
 
 
 @needs_data
@@ -312,10 +317,33 @@ def test_a_row_the_worker_refuses(tiny: Path) -> None:
 
 
 @needs_data
+def test_a_row_left_out_is_named(tiny: Path) -> None:
+    unclosed = row("a", "<think>no end")
+    (tiny / "one.jsonl").write_text("\n".join([*[row("2+2?", "4")] * 30, unclosed]) + "\n")
+    done = CliRunner().invoke(
+        cli, ["validate", str(spec_file(*SETTINGS, data="one.jsonl")), "--root", "root"]
+    )
+    assert "1 dropped (1 unclosed thinking)" in done.output
+    assert "row 31, dropped as unclosed_thinking: " in done.output
+
+
+@needs_data
 def test_think_end_token_must_occur(tiny: Path) -> None:
     with pytest.raises(SpecError) as caught:
         prove("eval.think_end_token=</reasoning>")
     assert caught.value.place == "$.eval.think_end_token"
+
+
+@needs_data
+def test_a_row_refused_under_another_think_end_token_asks_after_it(tiny: Path) -> None:
+    said = row("a", "<think>b</think>c")  # under these tags plain text, which the template drops
+    (tiny / "t.jinja").write_text((tiny / "t.jinja").read_text().replace("m.content", "''"))
+    (tiny / "bad.jsonl").write_text(said + "\n")
+    for settings, asked in ((), False), (("eval.think_end_token=</thought>",), True):
+        with pytest.raises(JobspecError) as caught:
+            prove(*settings, data="bad.jsonl")
+        assert caught.value.place == "row 1"
+        assert ("$.eval.think_end_token" in (caught.value.hint or "")) == asked
 
 
 @needs_data

@@ -42,7 +42,7 @@ DOCUMENTED: list[type] = [
     report.JobReport, report.AttemptRow, report.LossRow, record.PhaseTime, record.Result,
     results.Results, results.ResultRow, results.Score,
     Compared, protocol.Differing, compare.Difference, evaluation.Sample, calibrate.Row, Verdict,
-    rows.RowReport, training.Steps, training.Training, memory.Memory,
+    rows.RowReport, rows.DroppedRow, training.Steps, training.Training, memory.Memory,
     estimate.Estimate, estimate.BenchmarkEstimate, footprint.Footprints,
     space.Room, space.Usage, archive.Archived, aside.Quarantined, Site,
     doctor.Diagnosis, doctor.Place, doctor.Free, doctor.Measured, doctor.Costs, doctor.Timing,

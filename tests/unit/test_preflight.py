@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 
 import msgspec
+import pynvml
+import pytest
 
 from jobspec import record
 from jobspec.queue import Queue
@@ -72,6 +74,24 @@ def test_gpus_that_slurm_promised_and_that_do_not_answer_are_missed():
     (finding,) = preflight.missing_gpus({"SLURM_GPUS_ON_NODE": "9999"})
     assert "9999 GPUs" in finding.message
     assert finding.of_node
+    assert preflight.missing_gpus({}) == []
+
+
+@pytest.mark.parametrize(
+    "code", [pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH]
+)
+def test_a_driver_that_fails_is_not_taken_for_a_node_without_gpus(
+    code: int, monkeypatch: pytest.MonkeyPatch
+):
+    def fail() -> None:
+        raise pynvml.NVMLError(code)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", fail)
+    (finding,) = preflight.missing_gpus({})
+    assert finding.check == "gpu"
+    assert "driver fails" in finding.message
+    assert finding.of_node
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # asked to work without
     assert preflight.missing_gpus({}) == []
 
 

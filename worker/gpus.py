@@ -1,0 +1,110 @@
+"""The NVIDIA GPUs this process may use, asked of the driver (NVML) without importing torch."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from jobspec.errors import JobspecError
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU this process may use, as NVML shows it."""
+
+    name: str
+    memory_gib: float
+    uncorrected_errors: int = 0
+
+
+class GpuError(JobspecError):
+    """A driver is there and fails: a device is lost, or the library is not the driver's."""
+
+
+def visible() -> list[Gpu]:
+    """The GPUs `CUDA_VISIBLE_DEVICES` leaves; none without a driver, or where none was given.
+
+    Raises:
+        GpuError: the driver is there and fails.
+    """
+    masked = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if masked == "":
+        return []
+    with _nvml() as nvml:
+        if nvml is None:
+            return []
+        count = nvml.nvmlDeviceGetCount()
+        chosen = range(count) if masked is None else _chosen(masked, count)
+        return [_gpu(nvml, nvml.nvmlDeviceGetHandleByIndex(index)) for index in chosen]
+
+
+def answering() -> list[Gpu]:
+    """`visible()`, and none where the driver fails."""
+    try:
+        return visible()
+    except GpuError:
+        return []
+
+
+def cuda_of_driver() -> tuple[int, int] | None:
+    """The newest CUDA version the driver knows; None without a driver that answers."""
+    try:
+        with _nvml() as nvml:
+            if nvml is None:
+                return None
+            number = nvml.nvmlSystemGetCudaDriverVersion_v2()  # 13010 is 13.1
+            return number // 1000, number % 1000 // 10
+    except GpuError:
+        return None
+
+
+@contextmanager
+def _nvml() -> Iterator[Any]:
+    """NVML, ready; None on a node without NVIDIA's driver. Its errors become GpuErrors."""
+    nvml: Any = importlib.import_module("pynvml")  # its errors' codes have no type
+
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError as error:
+        none = (
+            nvml.NVML_ERROR_LIBRARY_NOT_FOUND,
+            nvml.NVML_ERROR_DRIVER_NOT_LOADED,
+            nvml.NVML_ERROR_NO_PERMISSION,  # a job without GPUs on a node that has some
+        )
+        if error.value not in none:
+            raise _failed(error) from error
+        yield None
+        return
+    try:
+        yield nvml
+    except nvml.NVMLError as error:  # a device that fell off the bus
+        raise _failed(error) from error
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _failed(error: Exception) -> GpuError:
+    hint = "nvidia-smi on this node says more; CUDA_VISIBLE_DEVICES= works without GPUs"
+    return GpuError(f"the GPUs' driver fails: {error}", hint=hint)
+
+
+def _gpu(nvml: Any, handle: Any) -> Gpu:
+    try:
+        errors = nvml.nvmlDeviceGetTotalEccErrors(
+            handle, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
+        )
+    except nvml.NVMLError:
+        errors = 0  # ECC is off, or not there
+    memory = float(nvml.nvmlDeviceGetMemoryInfo(handle).total)
+    return Gpu(str(nvml.nvmlDeviceGetName(handle)), memory / 2**30, int(errors))
+
+
+def _chosen(masked: str, count: int) -> list[int]:
+    entries = [entry.strip() for entry in masked.split(",") if entry.strip()]
+    if all(entry.isdigit() for entry in entries):
+        return [int(entry) for entry in entries if int(entry) < count]
+    return list(range(min(len(entries), count)))  # UUIDs: as many as are named
