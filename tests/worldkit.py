@@ -208,7 +208,10 @@ def finish(queue: Queue, claim: Claim) -> None:
 
 
 def _score(paths: AttemptPaths, spec: JobSpec, benchmark: str) -> dict[str, float | None]:
-    """An evaluation of 26 questions: nothing right untrained, and all but one question trained."""
+    """An evaluation of 26 questions: nothing right untrained, and all but one question trained.
+
+    Many answers are cut off of what did not train, or at the demo's lower rate.
+    """
     assert spec.eval is not None
     k = sampling(spec.eval, benchmark)["avg_k"]
     trained = spec.train is not None
@@ -220,7 +223,7 @@ def _score(paths: AttemptPaths, spec: JobSpec, benchmark: str) -> dict[str, floa
         name: score,
         "stderr": 0.04,
         "sampling_stderr": 0.01 if k > 1 else None,
-        "truncated_frac": 0.0 if trained else 0.4,
+        "truncated_frac": 0.4 if spec.train is None or spec.train.learning_rate == 1e-3 else 0.0,
         "mean_response_tokens": 100.0,
     }
     return {f"bench/{benchmark}/{key}": value for key, value in figures.items()}
