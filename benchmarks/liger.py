@@ -10,6 +10,7 @@ weights, float32. `tests/integration/test_gpu.py` holds the same where there is 
 
 from __future__ import annotations
 
+import argparse
 import functools
 import importlib
 import os
@@ -125,6 +126,11 @@ def interpret() -> None:
 
 def main() -> None:
     """Print the comparison."""
+    argparse.ArgumentParser(
+        prog="python -m benchmarks.liger",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     if not INTERPRETED and not torch.cuda.is_available():
         raise SystemExit("no GPU: set TRITON_INTERPRET=1 to let Triton's interpreter run them")
     for family in FAMILIES:
