@@ -21,6 +21,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from jobspec.errors import SpecError
+from worker.kernels import BRINGS
 
 # (query, key, value, bounds, longest, scale, window) -> out. Tensors [tokens, heads, head_dim],
 # bounds int32 [rows + 1]; the window as in `attention.segments`, None for none.
@@ -87,12 +88,18 @@ class _Package:
 
 
 _PACKAGES = {
-    "flash_attention_2": _Package("flash_attn", "flash-attn", "flash-attn 2", range(8, 13)),
+    "flash_attention_2": _Package(
+        "flash_attn", BRINGS["flash_attention_2"][0], "flash-attn 2", range(8, 13)
+    ),
     "flash_attention_3": _Package(
-        "flash_attn_interface", "flash-attn-3", "flash-attn 3", range(9, 10)
+        "flash_attn_interface", BRINGS["flash_attention_3"][0], "flash-attn 3", range(9, 10)
     ),
     "flash_attention_4": _Package(
-        "flash_attn.cute", "flash-attn-4", "flash-attn 4", range(9, 11), (None, None)
+        "flash_attn.cute",
+        BRINGS["flash_attention_4"][0],
+        "flash-attn 4",
+        range(9, 11),
+        (None, None),
     ),
 }
 NAMES = tuple(_PACKAGES)

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from jobspec.errors import JobspecError, SpecError
 from jobspec.spec import JobSpec
 
-# What brings each attention that a spec may name; the others are torch's.
-_BRINGS = {
+# Distribution and package that bring each attention a spec may name; the others are torch's.
+BRINGS = {
     "flash_attention_2": ("flash-attn", "flash_attn"),
     "flash_attention_3": ("flash-attn-3", "flash_attn_interface"),
     "flash_attention_4": ("flash-attn-4", "flash_attn"),
@@ -25,9 +25,9 @@ def check(spec: JobSpec, *, on_gpu: bool) -> None:
         SpecError: naming the package, or the GPU that is missing.
     """
     asked = spec.model.attn_implementation
-    if spec.train is None or asked not in _BRINGS:
+    if spec.train is None or asked not in BRINGS:
         return
-    distribution, module = _BRINGS[asked]
+    distribution, module = BRINGS[asked]
     if not on_gpu or not _installed(distribution, module):
         raise SpecError(
             f"`{asked}` needs {f'the package `{distribution}`' if on_gpu else 'a GPU'}",

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from shapekit import WIDTHS  # noqa: E402
 from transformers import (  # noqa: E402
     AutoModelForCausalLM,
     Gemma2Config,
@@ -18,17 +21,10 @@ from jobspec.errors import JobspecError, SpecError  # noqa: E402
 from worker import attention, kernels  # noqa: E402
 from worker.feed import pack, pad  # noqa: E402
 
-SHAPE = {
+SHAPE: dict[str, Any] = WIDTHS | {
     "vocab_size": 60,
-    "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "pad_token_id": 0,
-    "eos_token_id": 1,
-    "bos_token_id": None,
 }
 
 

@@ -12,12 +12,14 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
 import flashkit  # noqa: E402
+from shapekit import WIDTHS  # noqa: E402
 from torch.nn.attention import varlen  # noqa: E402
 from transformers import (  # noqa: E402
     AutoModelForCausalLM,
@@ -48,17 +50,10 @@ SHOWN = {
 }
 HEADS = flash.Heads(torch.device("cpu"), torch.bfloat16, 8, 4, 2, windowed=True)
 Have = Callable[..., None]
-SHAPE = {
+SHAPE: dict[str, Any] = WIDTHS | {
     "vocab_size": 60,
-    "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "pad_token_id": 0,
-    "eos_token_id": 1,
-    "bos_token_id": None,
 }
 
 

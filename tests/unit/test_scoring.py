@@ -9,6 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import trl.kernels.chunked_logprob as chunked  # noqa: E402
+from shapekit import WIDTHS  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
 from transformers import (  # noqa: E402
@@ -26,17 +27,10 @@ from worker import scoring  # noqa: E402
 from worker.feed import IGNORED, moved, pad, scored  # noqa: E402
 
 VOCABULARY = 203
-SHAPE = {
+SHAPE: dict[str, Any] = WIDTHS | {
     "vocab_size": VOCABULARY,
-    "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 1,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "pad_token_id": 0,
-    "eos_token_id": 1,
-    "bos_token_id": None,
 }
 FAMILIES = [
     Qwen3Config(**SHAPE, tie_word_embeddings=True),
