@@ -18,14 +18,16 @@ from jobspec.relay.runs import RelayError
 _MAGIC = struct.pack("<4sHB", b":W&B", 0xBEE1, 0)
 _BLOCK = 1 << 15
 _HEAD = struct.Struct("<IHB")
-_WHOLE, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
+_WHOLE, _FIRST, _MIDDLE, _LAST = _KINDS = (1, 2, 3, 4)
 
 
 def records(path: Path) -> Iterator[bytes]:
     """The file's records, each a `wandb_internal_pb2.Record`.
 
     Raises:
-        RelayError: it is no such file, or a chunk's checksum is wrong. A torn end is an end.
+        RelayError: the file is not a `.wandb` file, or a chunk is damaged: its checksum does not
+            match, or its length reaches beyond its block. A file that ends inside a chunk is read
+            up to that chunk.
     """
     data = path.read_bytes()
     if not data.startswith(_MAGIC):
@@ -47,10 +49,28 @@ def _chunks(data: bytes, path: Path) -> Iterator[tuple[int, bytes]]:
             place += left
             continue
         checksum, length, kind = _HEAD.unpack_from(data, place)
-        chunk = data[place + _HEAD.size : place + _HEAD.size + length]
-        if len(chunk) < length or kind == 0:
-            return
-        if zlib.crc32(bytes([kind]) + chunk) != checksum:
+        if kind == length == 0 and not any(data[place:]):
+            return  # space that was reserved and never written
+        body = data[place + _HEAD.size : place + min(_HEAD.size + length, left)]
+        whole = len(body) == length
+        if whole and kind in _KINDS and _checksum(kind, body) == checksum:
+            yield kind, body
+        elif whole or _HEAD.size + length > left or _is_shorter_chunk(kind, body, checksum):
             raise RelayError("has a damaged record", file=path, place=f"byte {place}")
-        yield kind, chunk
+        else:
+            return  # the file ends inside this chunk
         place += _HEAD.size + length
+
+
+def _checksum(kind: int, body: bytes) -> int:
+    return zlib.crc32(body, zlib.crc32(bytes([kind])))
+
+
+def _is_shorter_chunk(kind: int, body: bytes, checksum: int) -> bool:
+    """Whether a beginning of `body` has the checksum: then the length is damaged, not the end."""
+    running = zlib.crc32(bytes([kind]))
+    for byte in range(len(body)):
+        if running == checksum:
+            return True
+        running = zlib.crc32(body[byte : byte + 1], running)
+    return running == checksum
