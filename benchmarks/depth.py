@@ -11,14 +11,15 @@ from typing import Any
 
 from benchmarks import status
 from benchmarks.common import figure, table
-from jobspec import fs, pick, take
-from jobspec.lease import new_worker_id
-from jobspec.paths import Ticket
-from jobspec.queue import Queue
-from jobspec.record import State
-from jobspec.spec import JobSpec, ModelSpec
+from jobspec.queue import acquire, candidates
+from jobspec.queue.heartbeat import new_worker_id
+from jobspec.queue.queue import Queue
+from jobspec.records.base import State
+from jobspec.spec.schema import JobSpec, ModelSpec
+from jobspec.storage import fs
+from jobspec.storage.layout import Ticket
 
-LOADED = (pick, take)  # a queue loads them at its first claim, which is timed here
+LOADED = (candidates, acquire)  # a queue loads them at its first claim, which is timed here
 DEPTHS = (100, 1_000, 10_000, 100_000)
 CLAIMS = 64
 
@@ -57,7 +58,7 @@ def _claims(queue: Queue) -> tuple[list[float], Counter[str]]:
     worker, times = new_worker_id("bench"), list[float]()
     queue.heartbeat(worker)
     counting = _Counting()
-    fs.os = counting  # type: ignore[assignment] # jobspec.fs alone calls the system for the queue
+    fs.os = counting  # type: ignore[assignment] # jobspec.storage.fs alone calls the system for the queue
     try:
         for _ in range(CLAIMS):
             began = time.monotonic()

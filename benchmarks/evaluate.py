@@ -21,12 +21,12 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from jobspec.benchmarks import Form
-from jobspec.evaluation import Asked, Generation, Plan
-from jobspec.spec import EvalSpec
+from jobspec.benchmarks.registry import Form
+from jobspec.records.evaluation import Asked, Generation, Plan
+from jobspec.spec.schema import EvalSpec
 from tests.evalkit import DATA, environment, make_attempt, stories_model
-from worker import score
-from worker.verify import Judge
+from worker.evaluation import scoring
+from worker.evaluation.math_grader import Judge
 
 K = 8
 BATCH = 64
@@ -132,7 +132,7 @@ def _ours(place: Path, model: Path, tokens: int, name: str, *, engines: int) -> 
     )
     attempt = make_attempt(place / f"ours-{name}", model, settings)
     wall_s, cpu_s = _timed(
-        [sys.executable, "-m", "worker.evaluate", str(attempt.dir)],
+        [sys.executable, "-m", "worker.evaluation.evaluate", str(attempt.dir)],
         environment(JOBSPEC_EVAL_ENGINES=str(engines)),
         cores=engines,
     )
@@ -163,8 +163,8 @@ def _scoring() -> None:
     ]
     started = time.monotonic()
     with Judge() as judge:
-        right = score.score(_plan("math", 1), math, judge)
-        score.score(_plan("aime", 32), aime, judge)
+        right = scoring.score(_plan("math", 1), math, judge)
+        scoring.score(_plan("aime", 32), aime, judge)
     seconds = time.monotonic() - started
     correct = sum(question.correct for question in right)
     print(f"scoring MATH-500 × 1 and AIME × 32: {seconds:.1f} s ({correct} of 500 right; "

@@ -7,7 +7,7 @@
 - Claims and commits a second of so many workers, in a few processes, that empty one queue.
 - The herd: so many workers see one new job, or as many jobs as there are workers. All have listed
   and read before anybody tries (the worst case), or all look at once as they come. Threads of one
-  process, so seconds are upper bounds; calls are counted where `jobspec.fs` calls the system.
+  process, so seconds are upper bounds; calls are counted where `jobspec.storage.fs` calls the system.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ from typing import Any
 
 from benchmarks import idle
 from benchmarks.common import figure, machine, table
-from jobspec import fs, take
-from jobspec.queue import Queue
-from jobspec.record import State, WorkerRecord
-from jobspec.spec import JobSpec, ModelSpec
+from jobspec.queue import acquire
+from jobspec.queue.queue import Queue
+from jobspec.records.base import State, WorkerRecord
+from jobspec.spec.schema import JobSpec, ModelSpec
+from jobspec.storage import fs
 
 MINUTES = 30.0
 PROCESSES = 4
@@ -51,7 +52,7 @@ KINDS = {
     "mkdir": "mkdir",
 }
 SHOWN = ("list", "open", "stat", "rename", "fsync")
-# What `jobspec.fs` calls by these names; two of them list or stat under another kind's name.
+# What `jobspec.storage.fs` calls by these names; two of them list or stat under another kind's name.
 FS_KINDS = {"listdir": "list", "lstat": "stat", "stat": "stat"} | {
     name: name for name in ("open", "rename", "fsync", "mkdir")
 }
@@ -142,11 +143,13 @@ def _count(trace: Path, root: Path) -> Counter[str]:
 
 def _busy(root: Path, minutes: float) -> None:
     """Be a worker with one job, whose only phase lasts for the warm-up and then so many minutes."""
-    from worker import attempt, loop, preflight, waiting
-    from worker.launch import Devices
+    from worker.host import preflight
+    from worker.launch.plan import Devices
+    from worker.supervisor import attempt, worker
+    from worker.supervisor import idle as waiting
 
     clock: Any = idle.Clock()
-    for module in (attempt, loop, preflight, waiting):
+    for module in (attempt, worker, preflight, waiting):
         vars(module)["time"] = clock
     begin = clock.monotonic() + 60 * idle.WARM_UP_MINUTES
     end, marked = begin + 60 * minutes, list[str]()
@@ -174,7 +177,7 @@ def _busy(root: Path, minutes: float) -> None:
 
     attempt.Child = Phase
     queue = Queue(root, clock=clock.monotonic)
-    loop.Worker(queue, loop.Options(poll=True), Devices(1)).run()
+    worker.Worker(queue, worker.Options(poll=True), Devices(1)).run()
 
 
 # --- claims a second
@@ -284,7 +287,7 @@ def _everywhere(size: int, act: Callable[[list[str]], dict[str, float]]) -> list
 
 @contextlib.contextmanager
 def _counted() -> Iterator[Counter[str]]:
-    """Count, by kind, the calls that `jobspec.fs` makes."""
+    """Count, by kind, the calls that `jobspec.storage.fs` makes."""
     found = Counter[str]()
 
     class Counting:
@@ -303,17 +306,17 @@ def _counted() -> Iterator[Counter[str]]:
 @contextlib.contextmanager
 def _tried() -> Iterator[Callable[[], int]]:
     """Count the renames by which workers try to claim."""
-    grab, tried = take.grab, list[None]()
+    grab, tried = acquire.grab, list[None]()
 
     def counting(*args: Any) -> bool:
         tried.append(None)
         return grab(*args)
 
-    take.grab = counting
+    acquire.grab = counting
     try:
         yield lambda: len(tried)
     finally:
-        take.grab = grab
+        acquire.grab = grab
 
 
 def _spec(number: int) -> JobSpec:

@@ -33,7 +33,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jobspec.shape import KNOWN_CONFIGS
+from jobspec.models.config import KNOWN_CONFIGS
 
 REPO = Path(__file__).parents[1]
 WARM_UP = 2
@@ -114,7 +114,8 @@ def _make() -> None:
     from datasets import Dataset
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from worker import flops, tiny
+    from worker.demo import tiny_model
+    from worker.training import flops
 
     facts = json.loads(sys.argv[1])
     directory = Path(facts["dir"])
@@ -126,7 +127,7 @@ def _make() -> None:
     with torch.device("cuda"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(directory / "model")
-    tokenizer = tiny.make_tokenizer()
+    tokenizer = tiny_model.make_tokenizer()
     tokenizer.save_pretrained(directory / "model")
     lengths = _lengths(facts)
     rng = random.Random(1)
@@ -151,7 +152,7 @@ def _make() -> None:
 
 
 def _settings(facts: dict[str, Any], **train: Any) -> Any:
-    from jobspec.spec import DataSpec, JobSpec, ModelSpec, TrainSpec
+    from jobspec.spec.schema import DataSpec, JobSpec, ModelSpec, TrainSpec
 
     directory = Path(facts["dir"])
     return JobSpec(
@@ -171,9 +172,10 @@ def _settings(facts: dict[str, Any], **train: Any) -> Any:
 
 def _ours(args: argparse.Namespace, route: str) -> list[dict[str, Any]]:
     """The train phase itself, on a job directory made by hand."""
-    from jobspec import spec as specs
-    from jobspec.paths import RootPaths
-    from worker import launch, tiny
+    from jobspec.spec import schema as specs
+    from jobspec.storage.layout import RootPaths
+    from worker.demo import tiny_model
+    from worker.launch import plan
 
     spec = _settings(_facts(args), packing=route == "ours-packed")
     data = specs.canonical(spec)
@@ -184,14 +186,18 @@ def _ours(args: argparse.Namespace, route: str) -> list[dict[str, Any]]:
     prepared = root.prepared / "rows"
     prepared.mkdir(parents=True)
     (prepared / "train").symlink_to(args.dir / "rows")
-    done = {"dir": "cache/prepared/rows", "rows_eval": 0, "inference_chat_template": tiny.TEMPLATE}
+    done = {
+        "dir": "cache/prepared/rows",
+        "rows_eval": 0,
+        "inference_chat_template": tiny_model.TEMPLATE,
+    }
     done["eos_token_ids"] = [0]
     attempt.done("prepare").write_text(json.dumps(done))
-    devices = launch.Devices(1, "cuda")
+    devices = plan.Devices(1, "cuda")
     tmp = args.dir / "tmp"
     tmp.mkdir(exist_ok=True)
-    env = launch.phase_environment(os.environ, root=root.root, tmp=tmp, devices=devices)
-    command = launch.phase_command("train", attempt.dir, ranks=1, port=29511)
+    env = plan.phase_environment(os.environ, root=root.root, tmp=tmp, devices=devices)
+    command = plan.phase_command("train", attempt.dir, ranks=1, port=29511)
     _run(command, env, args.dir / f"{route}.log")
     rows = [json.loads(line) for line in attempt.metrics.read_text().splitlines()]
     summary = json.loads(attempt.done("train").read_text())

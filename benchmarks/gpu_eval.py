@@ -13,12 +13,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jobspec import benchmarks
-from worker.engine_vllm import VllmEngine
-from worker.engines import Weights
-from worker.generate import plan_chunks
-from worker.lm import load_tokenizer
-from worker.samples import Chunk, Sampling
+from jobspec.benchmarks import registry
+from worker.evaluation.generation import plan_chunks
+from worker.evaluation.lm_eval_model import load_tokenizer
+from worker.inference.engine import Weights
+from worker.inference.requests import Chunk, Sampling
+from worker.inference.vllm import VllmEngine
 
 
 def main() -> None:
@@ -49,8 +49,8 @@ def main() -> None:
 
 def _prompts(tokenizer: Any, path: Path) -> dict[str, tuple[int, ...]]:
     found = {}
-    for question in benchmarks.read("aime", path).questions:
-        turn = [{"role": "user", "content": benchmarks.prompt(question.problem)}]
+    for question in registry.read("aime", path).questions:
+        turn = [{"role": "user", "content": registry.prompt(question.problem)}]
         text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
         found[question.id] = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
     return found

@@ -29,10 +29,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobspec.queue import Queue
-from jobspec.record import State
-from jobspec.spec import JobSpec, ModelSpec, ResourcesSpec
-from worker.waiting import LONGEST_S
+from jobspec.queue.queue import Queue
+from jobspec.records.base import State
+from jobspec.spec.schema import JobSpec, ModelSpec, ResourcesSpec
+from worker.supervisor.idle import LONGEST_S
 
 WARM_UP_MINUTES = 3
 _PROCESSES, _BATCH = 4, 100
@@ -115,11 +115,13 @@ class Clock:
 
 def _idle(root: Path, minutes: float, *, real: bool) -> None:
     """Be an idle worker for the warm-up and then for so many minutes."""
-    from worker import loop, preflight, waiting
-    from worker.launch import Devices
+    from worker.host import preflight
+    from worker.launch.plan import Devices
+    from worker.supervisor import idle
+    from worker.supervisor import worker as loop
 
     clock: Any = time if real else Clock()
-    for module in (loop, preflight, waiting):
+    for module in (loop, preflight, idle):
         vars(module)["time"] = clock
     queue = Queue(root, clock=clock.monotonic)
     worker = loop.Worker(queue, loop.Options(poll=True), Devices(1))

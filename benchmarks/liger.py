@@ -4,7 +4,7 @@
     TRITON_INTERPRET=1 python -m benchmarks.liger   without one: Triton's interpreter runs them,
                                                     with `pip install --no-deps triton liger-kernel`
 
-The model is ours as it trains: rows laid end to end, loss by worker/scoring.py; tiny, random
+The model is ours as it trains: rows laid end to end, loss by worker/training/loss.py; tiny, random
 weights, float32. `tests/integration/test_gpu.py` holds the same where there is a GPU.
 """
 
@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, Olmo3Config, Qwen3Config
 
-from worker import attention, kernels, scoring
-from worker.feed import pack, scored
+from worker.kernels import liger, varlen_attention
+from worker.training import loss as scoring
+from worker.training.dataset import pack, scored
 
 try:
     import triton
@@ -64,14 +65,16 @@ def compare(family: str, device: str) -> Difference:
         interpret()
     torch.manual_seed(0)
     config = FAMILIES[family](**SHAPE)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.register())
+    model = AutoModelForCausalLM.from_config(
+        config, attn_implementation=varlen_attention.register()
+    )
     model.to(device)
     rows = [torch.randint(2, 61, (length,)) for length in (7, 12)]
     line = pack(rows, [row.clone() for row in rows])
     line |= scored(line)
     line = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in line.items()}
     loss, gradients = _step(model, line)
-    name = kernels.apply(model, True, on_gpu=True)
+    name = liger.apply(model, True, on_gpu=True)
     assert name is not None
     loss_with, found = _step(model, line)
     replaced = {

@@ -32,9 +32,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.common import NOT_INSTALLED, figure, machine, table, version
-from jobspec.queue import Queue
-from jobspec.record import State
-from jobspec.spec import JobSpec, ModelSpec
+from jobspec.queue.queue import Queue
+from jobspec.records.base import State
+from jobspec.spec.schema import JobSpec, ModelSpec
 
 WAITED_S, LOOK_S = 600.0, 0.001
 
@@ -119,13 +119,15 @@ def ours(place: Path, *, process: bool) -> Iterator[Tool]:
 
 def _work(root: Path, *, process: bool) -> None:
     """The worker's own loop; the phase is nothing, or a process of no work."""
-    from worker import launch, loop, preflight
+    from worker.host import preflight
+    from worker.launch import plan
+    from worker.supervisor import worker
 
     if process:
-        launch._rank_command = _nothing  # type: ignore[assignment] # what runs under the sitter
+        plan._rank_command = _nothing  # type: ignore[assignment] # what runs under the sitter
     else:
         JobSpec.phases = lambda self: ()  # type: ignore[method-assign] # no phase at all
-    loop.Worker(Queue(root), loop.Options(), preflight.devices(1)).run()
+    worker.Worker(Queue(root), worker.Options(), preflight.devices(1)).run()
 
 
 def _nothing(phase: str, attempt_dir: Path) -> Sequence[str]:

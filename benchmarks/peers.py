@@ -21,10 +21,10 @@ from importlib import util
 from pathlib import Path
 from typing import Any, Protocol
 
-from jobspec.claim import Claim
-from jobspec.lease import new_worker_id
-from jobspec.queue import Queue
-from jobspec.spec import JobSpec, ModelSpec, canonical
+from jobspec.queue.claim import Claim
+from jobspec.queue.heartbeat import new_worker_id
+from jobspec.queue.queue import Queue
+from jobspec.spec.schema import JobSpec, ModelSpec, canonical
 
 SIZE = 1024
 STALE_S = 1.0  # after so long without a word a job's worker is taken for dead, where one can say so

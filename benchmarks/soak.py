@@ -29,14 +29,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobspec import fs, record
-from jobspec.claim import Claim
-from jobspec.entries import list_state, parse
 from jobspec.errors import ClaimLost
-from jobspec.lease import new_worker_id
-from jobspec.queue import Queue
-from jobspec.record import FINAL, Result, State
-from jobspec.spec import JobSpec, ModelSpec
+from jobspec.queue.claim import Claim
+from jobspec.queue.entries import list_state, parse
+from jobspec.queue.heartbeat import new_worker_id
+from jobspec.queue.queue import Queue
+from jobspec.records import base as records
+from jobspec.records.base import FINAL, Result, State
+from jobspec.spec.schema import JobSpec, ModelSpec
+from jobspec.storage import fs
 
 BEATS_A_LEASE = 10
 GIVEN_BACK_FRAC = 0.02
@@ -310,7 +311,7 @@ def _count(queue: Queue, jobs: set[str], figures: Figures, ledgers: Path) -> Non
 def _wrong_results(queue: Queue, commits: dict[str, int]) -> Iterator[str]:
     """Succeeded jobs whose result is not whole, or not that of the attempt that committed."""
     for job in queue.jobs(State.SUCCEEDED):
-        result = record.read(job.paths.attempt(job.attempt).result, Result)
+        result = records.read(job.paths.attempt(job.attempt).result, Result)
         if result is None or result.metrics != {"attempt": float(job.attempt)}:
             yield f"{job.id}: no whole result in attempt {job.attempt}"
         if commits.get(job.id, job.attempt) != job.attempt:
@@ -345,7 +346,7 @@ def calls_per_idle_minute(finished: int = 10_000, pending: int = 1_000) -> float
 
 @contextlib.contextmanager
 def _counted() -> Iterator[Callable[[], int]]:
-    """Count the calls by which `jobspec.fs` touches the root."""
+    """Count the calls by which `jobspec.storage.fs` touches the root."""
     touching = {"open", "rename", "unlink", "mkdir", "lstat", "stat", "listdir", "symlink", "chmod"}
     made = 0
 

@@ -1,7 +1,7 @@
 """What a job's start costs, by part: `python -m benchmarks.start [--runs 3] [--ranks 1]`.
 
 From the claim to the end of the first training step, and from the end of the last to the first
-generated token, of real jobs of a tiny model (worker.tiny) whose rows are prepared: marks in the
+generated token, of real jobs of a tiny model (worker.demo.tiny_model) whose rows are prepared: marks in the
 phases' own processes (benchmarks/start_probe.py), whose medians are printed in wall seconds and in
 processor seconds of the process that the part is in. On a busy machine trust the latter.
 
@@ -27,10 +27,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from benchmarks import start_probe
-from jobspec import record
-from jobspec.queue import Queue
-from jobspec.record import ClaimRecord, State
-from jobspec.spec import DataSpec, EvalSpec, JobSpec, ModelSpec, TrainSpec
+from jobspec.queue.queue import Queue
+from jobspec.records import base as records
+from jobspec.records.base import ClaimRecord, State
+from jobspec.spec.schema import DataSpec, EvalSpec, JobSpec, ModelSpec, TrainSpec
 
 REPO = Path(__file__).resolve().parents[1]
 TRAIN = ("interpreter", "imports", "process group", "model", "trainer", "engine", "held-out loss",
@@ -119,11 +119,11 @@ def _spec(place: Path, name: str) -> JobSpec:
 def parts_of(attempt: Any, marks: Sequence[dict[str, Any]]) -> list[Part]:
     """One job's start in parts, in order, with their sums."""
     events = {(row["event"], row.get("phase")): _unix(row["time"]) for row in _lines(attempt)}
-    claim = record.read(attempt.claim, ClaimRecord)
+    claim = records.read(attempt.claim, ClaimRecord)
     assert claim is not None
     claimed, told = _unix(claim.claimed_at), events["start", "train"]
-    ranks = [row for row in marks if row["module"] == "worker.train" and not row["rank"]]
-    scored = [row for row in marks if row["module"] == "worker.evaluate"]
+    ranks = [row for row in marks if row["module"] == "worker.training.train" and not row["rank"]]
+    scored = [row for row in marks if row["module"] == "worker.evaluation.evaluate"]
     before = [
         Part("claim to prepare", events["start", "prepare"] - claimed),
         Part("prepare (cached)", events["end", "prepare"] - events["start", "prepare"]),
@@ -181,7 +181,7 @@ def _print(runs: Sequence[Sequence[Part]]) -> None:
 
 
 def _print_modules(marks: Sequence[dict[str, Any]]) -> None:
-    for module in ("worker.prepare", "worker.train", "worker.evaluate"):
+    for module in ("worker.data.prepare", "worker.training.train", "worker.evaluation.evaluate"):
         loaded = next((row["modules"] for row in marks
                        if row["module"] == module and "modules" in row), [])  # fmt: skip
         packages = Counter(name.partition(".")[0] for name in loaded)

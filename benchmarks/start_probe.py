@@ -109,10 +109,10 @@ def _wrap_draw(module: ModuleType) -> None:
 
 _WRAPPED = {
     "worker.phase": _wrap_phase,
-    "worker.quiet": _wrap_quiet,
-    "worker.session": _wrap_session,
-    "worker.engine_hf": _wrap_engine,
-    "worker.draw": _wrap_draw,
+    "worker.imports.quiet": _wrap_quiet,
+    "worker.evaluation.runner": _wrap_session,
+    "worker.inference.hf": _wrap_engine,
+    "worker.inference.sampling": _wrap_draw,
 }
 
 

@@ -23,11 +23,12 @@ from typing import Any
 
 import msgspec
 
-from jobspec import fs, record
-from jobspec.paths import Ticket
-from jobspec.queue import Queue
-from jobspec.record import Progress, State, WorkerRecord
-from jobspec.spec import JobSpec, ModelSpec
+from jobspec.queue.queue import Queue
+from jobspec.records import base as records
+from jobspec.records.base import Progress, State, WorkerRecord
+from jobspec.spec.schema import JobSpec, ModelSpec
+from jobspec.storage import fs
+from jobspec.storage.layout import Ticket
 
 RUNNING = 200
 FINISHED = (10_000, 100_000)
@@ -58,11 +59,11 @@ def run_one(queue: Queue, number: int) -> None:
     claim = queue.claim(worker)
     assert claim is not None
     shown = WorkerRecord(
-        worker=worker, host=worker[:6], gpus=8, updated_at=record.utc_now(), job=claim.job
+        worker=worker, host=worker[:6], gpus=8, updated_at=records.utc_now(), job=claim.job
     )
     queue.heartbeat(worker, shown, job=claim.job)
     told = Progress(phase="train", done=43, total=100, unit="steps", eta_s=7421.0)
-    fs.replace(claim.dir.progress, record.encode(told))
+    fs.replace(claim.dir.progress, records.encode(told))
     row = {"phase": "train", "loss": 0.4, "tokens_per_second": 5210.0, "learning_rate": 1e-5}
     lines = [msgspec.json.encode(row | {"seq": n, "step": n}) for n in range(1000)]
     claim.dir.metrics.write_bytes(b"\n".join(lines) + b"\n")

@@ -194,10 +194,10 @@ def _trl(place: Path, name: str, arguments: dict[str, Any], *, command: bool = F
 
 def _ours(place: Path, name: str, args: argparse.Namespace, *, packing: bool) -> Run:
     """From the enqueued job's claim on; what `enqueue` prepares is not counted."""
-    from jobspec import record
-    from jobspec import spec as specs
-    from jobspec.queue import Queue
-    from jobspec.record import ClaimRecord
+    from jobspec.queue.queue import Queue
+    from jobspec.records import base as records
+    from jobspec.records.base import ClaimRecord
+    from jobspec.spec import schema as specs
 
     file, root = place / f"{name}.spec.json", place / "root"
     file.write_bytes(specs.canonical(_spec(place, name, args, packing=packing)))
@@ -212,20 +212,20 @@ def _ours(place: Path, name: str, args: argparse.Namespace, *, packing: bool) ->
     started = time.time()
     _, used = _watched(work, environment, place / f"{name}.log")
     job = Queue(root).job(done.stdout.strip())
-    if job.state != record.State.SUCCEEDED:
+    if job.state != records.State.SUCCEEDED:
         raise SystemExit((place / f"{name}.log").read_text()[-3000:])
     attempt = job.paths.attempt(1)
     if not json.loads(attempt.done("prepare").read_text())["cached"]:
         raise SystemExit("rows were tokenized although they were prepared")
     rows = [json.loads(line) for line in attempt.metrics.read_text().splitlines()]
     steps = [Step(_unix(r["time"]), r["num_tokens"], r["loss"]) for r in rows if "loss" in r]
-    claim = record.read(attempt.claim, ClaimRecord)
+    claim = records.read(attempt.claim, ClaimRecord)
     assert claim is not None
     return _figures(_unix(claim.claimed_at), steps, used, time.time() - started)
 
 
 def _spec(place: Path, name: str, args: argparse.Namespace, *, packing: bool) -> Any:
-    from jobspec.spec import DataSpec, JobSpec, ModelSpec, TrainSpec
+    from jobspec.spec.schema import DataSpec, JobSpec, ModelSpec, TrainSpec
 
     return JobSpec(
         name=name,

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jobspec.queue import Queue
-    from jobspec.spec import JobSpec
+    from jobspec.queue.queue import Queue
+    from jobspec.spec.schema import JobSpec
 
 __all__ = ["JobSpec", "Queue"]
 
@@ -17,11 +17,11 @@ __all__ = ["JobSpec", "Queue"]
 def __getattr__(name: str) -> Any:
     # On demand: `jobspec --help` needs neither, and must answer at once.
     if name == "Queue":
-        from jobspec.queue import Queue
+        from jobspec.queue.queue import Queue
 
         return Queue
     if name == "JobSpec":
-        from jobspec.spec import JobSpec
+        from jobspec.spec.schema import JobSpec
 
         return JobSpec
     raise AttributeError(f"module `jobspec` has no `{name}`")

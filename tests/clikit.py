@@ -16,12 +16,14 @@ from typing import Any
 import msgspec
 from jsonkit import undocumented
 
-from jobspec import fs, new, record
-from jobspec.claim import Claim
-from jobspec.entries import Job
-from jobspec.queue import Queue
-from jobspec.record import ClaimRecord, End, PhaseTime, Progress, Reason, Result, WorkerRecord
-from jobspec.spec import JobSpec
+from jobspec.queue.claim import Claim
+from jobspec.queue.entries import Job
+from jobspec.queue.queue import Queue
+from jobspec.records import base as records
+from jobspec.records.base import ClaimRecord, End, PhaseTime, Progress, Reason, Result, WorkerRecord
+from jobspec.spec import builder
+from jobspec.spec.schema import JobSpec
+from jobspec.storage import fs
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PATIENCE_S = 30.0
@@ -110,13 +112,15 @@ class Talking:
 
 def base_spec(model: str = "Qwen/Qwen3-8B", **fields: Any) -> JobSpec:
     """A spec that trains nothing: it needs no data, and its id is the same everywhere."""
-    spec = new.build(new.Request(models=[model], train=False))[0]
+    spec = builder.build(builder.Request(models=[model], train=False))[0]
     return msgspec.structs.replace(spec, **fields)
 
 
 def tuned_spec(model: str = "Qwen/Qwen3-8B", rate: float = 1e-5) -> JobSpec:
     """A spec that trains; its data's hash is filled in, as enqueue would have."""
-    spec = new.build(new.Request(models=[model], learning_rates=[rate], data="/data/a.jsonl"))[0]
+    spec = builder.build(
+        builder.Request(models=[model], learning_rates=[rate], data="/data/a.jsonl")
+    )[0]
     assert spec.data is not None
     return msgspec.structs.replace(spec, data=msgspec.structs.replace(spec.data, sha256="0" * 64))
 
@@ -135,12 +139,12 @@ def claim_next(queue: Queue, worker: str = WORKER) -> Claim:
     assert claim is not None
     beat(queue, worker, claim.job)
     claimed = ClaimRecord(worker=worker, host=worker[:6], claimed_at="2026-11-22T10:00:00.000000Z")
-    fs.publish(claim.dir.claim, record.encode(claimed))
+    fs.publish(claim.dir.claim, records.encode(claimed))
     return claim
 
 
 def beat(queue: Queue, worker: str, job: str | None, **facts: Any) -> None:
-    facts = {"host": worker[:6], "gpus": 8, "updated_at": record.utc_now(), **facts}
+    facts = {"host": worker[:6], "gpus": 8, "updated_at": records.utc_now(), **facts}
     shown = WorkerRecord(worker=worker, job=job, **facts)
     queue.heartbeat(worker, shown, job=job)
 
@@ -149,7 +153,7 @@ def report_progress(claim: Claim, done: float, **metrics: float) -> None:
     progress = Progress(
         phase="train", done=done, total=100, unit="steps", eta_s=7421.0, metrics=metrics
     )
-    fs.replace(claim.dir.progress, record.encode(progress))
+    fs.replace(claim.dir.progress, records.encode(progress))
 
 
 def ended(reason: Reason, **fields: Any) -> End:

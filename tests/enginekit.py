@@ -7,8 +7,8 @@ from typing import Any
 import torch
 import transformers
 
-from worker.engine_hf import HfEngine
-from worker.samples import Sampling
+from worker.inference.hf import HfEngine
+from worker.inference.requests import Sampling
 
 SAMPLING = Sampling(max_gen_toks=24, temperature=0.8, top_p=0.9)
 END = "<|im_end|>"

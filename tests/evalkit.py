@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from jobspec import spec as specs
-from jobspec.paths import AttemptPaths, JobPaths
-from jobspec.spec import DataSpec, EvalSpec, JobSpec, ModelSpec
+from jobspec.spec import schema as specs
+from jobspec.spec.schema import DataSpec, EvalSpec, JobSpec, ModelSpec
+from jobspec.storage.layout import AttemptPaths, JobPaths
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("JOBSPEC_TEST_DATA", ROOT.parent / "shared" / "data"))

@@ -21,9 +21,9 @@ from clikit import (
     tuned_spec,
 )
 
-from jobspec.claim import Claim
-from jobspec.queue import Queue
-from jobspec.record import PhaseTime, Reason, Result
+from jobspec.queue.claim import Claim
+from jobspec.queue.queue import Queue
+from jobspec.records.base import PhaseTime, Reason, Result
 
 MODELS = ("Qwen/Qwen3-8B", "allenai/Olmo-3-7B-Think")
 RATES = (5e-6, 1e-5, 2e-5)

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from jobspec import spec as specs
-from jobspec.paths import JobPaths, RootPaths
-from jobspec.spec import JobSpec, ModelSpec
-from worker import tokens
-from worker.rows import IGNORED, Chat, Encoded, Refusal, Row, encode_row
-from worker.templates import ChatTemplate, ThinkTags
+from jobspec.spec import schema as specs
+from jobspec.spec.schema import JobSpec, ModelSpec
+from jobspec.storage.layout import JobPaths, RootPaths
+from worker.data import tokenizer
+from worker.data.chat_template import ChatTemplate, ThinkTags
+from worker.data.encode import IGNORED, Chat, Encoded, Refusal, Row, encode_row
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("JOBSPEC_TEST_DATA", ROOT.parent / "shared" / "data"))
@@ -63,10 +63,10 @@ def byte_tokenizer(special: Iterable[str] = SPECIAL) -> Tokenizer:
     return made
 
 
-def answer(eos: str = "<|im_end|>", special: Iterable[str] = SPECIAL) -> tokens.Answer:
+def answer(eos: str = "<|im_end|>", special: Iterable[str] = SPECIAL) -> tokenizer.Answer:
     """What AutoTokenizer would say of `byte_tokenizer`."""
     made = byte_tokenizer(sorted({*special, eos}))
-    return tokens.Answer(made.to_str(), {"eos_token": eos}, {}, {eos: made.token_to_id(eos)})
+    return tokenizer.Answer(made.to_str(), {"eos_token": eos}, {}, {eos: made.token_to_id(eos)})
 
 
 def chat(template: str = CHATML, *, eos: str = "<|im_end|>", **changes: Any) -> Chat:
@@ -74,7 +74,7 @@ def chat(template: str = CHATML, *, eos: str = "<|im_end|>", **changes: Any) -> 
     special = sorted({*SPECIAL, *re.findall(r"<[|｜][^<>|｜\s]{1,40}[|｜]>", template)})
     variables = {"eos_token": eos, "bos_token": "<|endoftext|>"}
     settings = {"tags": TAGS, "max_length": 10_000} | changes
-    codec = tokens.Codec(answer(eos, special))
+    codec = tokenizer.Codec(answer(eos, special))
     return Chat(ChatTemplate({"default": template}, variables), codec, **settings)
 
 
@@ -143,12 +143,12 @@ def real_model_dir(path: Path, family: str, template: Path | None = None) -> Pat
 
 def real_chat(model: Path, root: Path, template: Path | None = None) -> Chat:
     """The chat format of a model directory, as prepare reads it."""
-    found = tokens.load(ModelSpec(name=str(model)), RootPaths(root))
+    found = tokenizer.load(ModelSpec(name=str(model)), RootPaths(root))
     sources = found.answer.chat_templates
     if template is not None:
         sources = {"default": template.read_text()}
     made = ChatTemplate(sources, found.answer.special_tokens)
-    return Chat(made, tokens.Codec(found.answer), TAGS, max_length=40_000)
+    return Chat(made, tokenizer.Codec(found.answer), TAGS, max_length=40_000)
 
 
 def spec(model: Path, data: Path, /, **changes: Any) -> JobSpec:
@@ -181,7 +181,7 @@ def sums(count: int, *, answers: int = 1) -> Rows:
 
 
 def run_prepare(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", "-m", "worker.prepare", *map(str, arguments)]
+    command = [sys.executable, "-W", "error", "-m", "worker.data.prepare", *map(str, arguments)]
     return subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
     )

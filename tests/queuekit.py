@@ -1,6 +1,6 @@
 """What the queue's tests share: small specs, a fast directory, and a filesystem that fails on cue.
 
-`jobspec.fs` is the only module that calls the system for the queue's sake, by `os.<call>`.
+`jobspec.storage.fs` is the only module that calls the system for the queue's sake, by `os.<call>`.
 Replacing that one name counts the calls, kills the process at one of them, or makes one fail.
 """
 
@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobspec import fs
-from jobspec.queue import Queue
-from jobspec.record import State
-from jobspec.spec import JobSpec, ModelSpec
+from jobspec.queue.queue import Queue
+from jobspec.records.base import State
+from jobspec.spec.schema import JobSpec, ModelSpec
+from jobspec.storage import fs
 
 # What reaches the disk or the directory tree; getpid and the like are not among them.
 CALLS = frozenset(
@@ -90,7 +90,7 @@ class FaultyOs:
 
 @contextlib.contextmanager
 def faulty(index: int, fault: Fault, only: frozenset[str] = CALLS) -> Iterator[FaultyOs]:
-    """Let the `index`-th call made by `jobspec.fs` in this block go wrong."""
+    """Let the `index`-th call made by `jobspec.storage.fs` in this block go wrong."""
     proxy = FaultyOs(index, fault, only)
     fs.os = proxy  # type: ignore[assignment] # the point of this helper
     try:

@@ -16,10 +16,11 @@ from typing import Any
 from clikit import End, Reason, Result, claim_next, environment, jobspec, tuned_spec
 from wandbkit import Server
 
-from jobspec import fs, record
-from jobspec.claim import Claim
-from jobspec.queue import Queue
-from jobspec.spec import JobSpec
+from jobspec.queue.claim import Claim
+from jobspec.queue.queue import Queue
+from jobspec.records import base as records
+from jobspec.spec.schema import JobSpec
+from jobspec.storage import fs
 
 GRACE_S = 1.5  # above the second that the client waits between requests, and the kit's late counts
 PATIENCE_S = 90.0
@@ -44,7 +45,7 @@ class Writing:
         return self.claim.job
 
     def row(self, **values: Any) -> None:
-        facts = {"attempt": self.claim.attempt, "seq": self.seq, "time": record.utc_now()}
+        facts = {"attempt": self.claim.attempt, "seq": self.seq, "time": records.utc_now()}
         row = {**facts, "phase": "train", **values}
         fs.append(self.claim.dir.metrics, json.dumps(row).encode() + b"\n")
         self.seq += 1
@@ -55,7 +56,7 @@ class Writing:
 
     def finish(self, metrics: dict[str, float | None], **train: float) -> None:
         fs.publish(self.claim.dir.done("train"), b"{}")
-        self.claim.end(End(reason=Reason.SUCCEEDED, ended_at=record.utc_now()))
+        self.claim.end(End(reason=Reason.SUCCEEDED, ended_at=records.utc_now()))
         result = Result(job=self.job, attempt=self.claim.attempt, metrics=metrics, train=train)
         self.claim.finish("succeeded", result)
 

@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 from clikit import base_spec, succeed
 
-from jobspec import evaluation
-from jobspec.entries import Job
-from jobspec.evaluation import Asked, Generation, Plan, QuestionScore, SampleScore
-from jobspec.queue import Queue
+from jobspec.queue.entries import Job
+from jobspec.queue.queue import Queue
+from jobspec.records import evaluation
+from jobspec.records.evaluation import Asked, Generation, Plan, QuestionScore, SampleScore
 
 PROTOCOL: dict[str, Any] = {
     "protocol": "published",

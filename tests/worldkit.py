@@ -19,13 +19,16 @@ from clikit import REPOSITORY, base_spec, ended, environment, fail, report_progr
 from preparekit import model_dir
 from scorekit import write_evaluation
 
-from jobspec import fs, new, record
-from jobspec.claim import Claim
-from jobspec.paths import AttemptPaths
-from jobspec.queue import Queue
-from jobspec.record import ClaimRecord, PhaseTime, Reason, Result, WorkerRecord
-from jobspec.spec import JobSpec, ModelSpec, sampling
-from worker import tiny, tokens
+from jobspec.queue.claim import Claim
+from jobspec.queue.queue import Queue
+from jobspec.records import base as records
+from jobspec.records.base import ClaimRecord, PhaseTime, Reason, Result, WorkerRecord
+from jobspec.spec import builder
+from jobspec.spec.schema import JobSpec, ModelSpec, sampling
+from jobspec.storage import fs
+from jobspec.storage.layout import AttemptPaths
+from worker.data import tokenizer
+from worker.demo import tiny_model
 
 MODELS = ("allenai/Olmo-3-7B-Think", "allenai/Olmo-3-7B-Instruct", "Qwen/Qwen3-8B")
 BUSY = "gpu012-4711-0-0123456789abcdef"
@@ -89,9 +92,9 @@ def make(place: Path) -> None:
     shutil.copytree(REPOSITORY / "specs", work / "specs")
     (work / "slurm").mkdir()
     (work / "docs").symlink_to(REPOSITORY / "docs")
-    for name in ("demo", "ada/tiny"):  # what worker.tiny makes, without weights
+    for name in ("demo", "ada/tiny"):  # what worker.demo.tiny_model makes, without weights
         (place / "scratch" / name).mkdir(parents=True)
-        tiny.make_rows(place / "scratch" / name)
+        tiny_model.make_rows(place / "scratch" / name)
         _model(place / "scratch" / name / "model")
     rows = place / "scratch/demo/train.jsonl"
     (work / "data").mkdir()
@@ -110,7 +113,7 @@ def make(place: Path) -> None:
         program.chmod(0o755)
     demo, queue = Queue.create(place / "scratch/demo/root"), Queue.create(work / "jobspec-root")
     _fill(queue)
-    tokens.load(ModelSpec(name=MODELS[0]), queue.paths)  # five seconds, once: all have this one
+    tokenizer.load(ModelSpec(name=MODELS[0]), queue.paths)  # five seconds, once: all have this one
     shutil.copytree(queue.paths.tokenizers, demo.paths.tokenizers)
 
 
@@ -136,8 +139,8 @@ def _fill(queue: Queue) -> None:
 def _spec(name: str, rate: float | None = None) -> JobSpec:
     """A spec on Qwen3-8B, trained with `rate` or scored as it is."""
     rates = [] if rate is None else [rate]
-    (spec,) = new.build(
-        new.Request(
+    (spec,) = builder.build(
+        builder.Request(
             models=MODELS[2:],
             learning_rates=rates,
             name=name,
@@ -155,7 +158,7 @@ def claim(queue: Queue, worker: str, spec: JobSpec | None = None) -> Claim:
     if spec is not None:
         queue.enqueue(spec, priority=999)
     host = worker.split("-")[0]
-    now = record.utc_now()
+    now = records.utc_now()
     facts = WorkerRecord(worker=worker, host=host, updated_at=now, slurm_job="1_0", busy_s=9.0)
     facts = msgspec.structs.replace(facts, started_at="2026-01-01T00:00:00.000000Z")
     queue.heartbeat(worker, facts, job=None)
@@ -164,7 +167,7 @@ def claim(queue: Queue, worker: str, spec: JobSpec | None = None) -> Claim:
     at_work = msgspec.structs.replace(facts, job=claimed.job, phase="train")
     queue.heartbeat(worker, at_work, job=claimed.job)
     fs.publish(
-        claimed.dir.claim, record.encode(ClaimRecord(worker=worker, host=host, claimed_at=now))
+        claimed.dir.claim, records.encode(ClaimRecord(worker=worker, host=host, claimed_at=now))
     )
     return claimed
 
@@ -172,7 +175,7 @@ def claim(queue: Queue, worker: str, spec: JobSpec | None = None) -> Claim:
 def work_off(queue: Queue, host: str = "vm") -> None:
     """Let a worker do whatever waits: what its phases would have left is written."""
     worker = f"{host}-d4fb676cdc95f7ff"
-    while queue.jobs(record.State.PENDING):
+    while queue.jobs(records.State.PENDING):
         finish(queue, claim(queue, worker))
     queue.retire(worker)
 
@@ -188,7 +191,7 @@ def finish(queue: Queue, claim: Claim) -> None:
         paths.log(phase).write_text(f"{phase} begins\n{phase} ends\n")
     if spec.train is not None:
         curve = [{"phase": "train", "step": n, "loss": 1 / n} for n in range(1, 9)]
-        lines = (msgspec.json.encode(row | {"time": record.utc_now()}) for row in curve)
+        lines = (msgspec.json.encode(row | {"time": records.utc_now()}) for row in curve)
         paths.metrics.write_bytes(b"".join(line + b"\n" for line in lines))
         for kept in (paths.checkpoints / "epoch-1", paths.final_model):
             kept.mkdir(parents=True)
@@ -202,7 +205,7 @@ def finish(queue: Queue, claim: Claim) -> None:
     claim.finish(
         "succeeded", Result(job=claim.job, attempt=claim.attempt, metrics=metrics, phases=phases)
     )
-    idle = WorkerRecord(worker=claim.worker, host=host, updated_at=record.utc_now(), busy_s=9.0)
+    idle = WorkerRecord(worker=claim.worker, host=host, updated_at=records.utc_now(), busy_s=9.0)
     idle = msgspec.structs.replace(idle, started_at="2026-01-01T00:00:00.000000Z", slurm_job="1_0")
     queue.heartbeat(claim.worker, idle, job=None)
 
@@ -215,7 +218,7 @@ def _score(paths: AttemptPaths, spec: JobSpec, benchmark: str) -> dict[str, floa
     assert spec.eval is not None
     k = sampling(spec.eval, benchmark)["avg_k"]
     trained = spec.train is not None
-    right = {letter: [trained and letter != "Z"] * k for letter in tiny.LETTERS}
+    right = {letter: [trained and letter != "Z"] * k for letter in tiny_model.LETTERS}
     write_evaluation(paths.eval / benchmark, right)
     score = sum(map(sum, right.values())) / (26 * k)
     name = "math_verify" if benchmark == "minerva_math500" else f"avg_at_{k}"

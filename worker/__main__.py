@@ -8,11 +8,12 @@ import sys
 
 import click
 
-from jobspec import root as roots
 from jobspec.errors import JobspecError
-from jobspec.queue import Queue
-from worker import launch, preflight, slurm
-from worker.loop import Options, Worker
+from jobspec.queue import root as roots
+from jobspec.queue.queue import Queue
+from worker.host import preflight, scheduler_env
+from worker.launch import plan
+from worker.supervisor.worker import Options, Worker
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,7 +26,7 @@ from worker.loop import Options, Worker
 @click.option("--nodes", type=click.IntRange(min=1), help="Nodes to use  [default: all of the job]")
 @click.option(
     "--launcher",
-    default=launch.SRUN,
+    default=plan.SRUN,
     help="Starts the command after it once on each of {nodes} nodes.  [default: srun]",
 )
 @click.option("--stall", default=3600.0, help="Seconds without progress that end a phase.")
@@ -75,7 +76,7 @@ def main(
     try:
         queue = Queue(root or os.environ.get("JOBSPEC_ROOT") or "jobspec-root")
         found = preflight.devices(devices)
-        found = dataclasses.replace(found, nodes=nodes or slurm.read().nodes)
+        found = dataclasses.replace(found, nodes=nodes or scheduler_env.read().nodes)
         code = Worker(queue, options, found).run()
     except JobspecError as error:
         click.echo(f"error: {error}", err=True)

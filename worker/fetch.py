@@ -14,12 +14,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from jobspec import benchmarks as files
-from jobspec import root as roots
-from jobspec import spec as specs
+from jobspec.benchmarks import registry as files
 from jobspec.errors import JobspecError, ModelError
-from jobspec.paths import RootPaths
-from jobspec.spec import JobSpec, ModelSpec
+from jobspec.queue import root as roots
+from jobspec.spec import schema as specs
+from jobspec.spec.schema import JobSpec, ModelSpec
+from jobspec.storage.layout import RootPaths
 
 # Weights in other formats than safetensors are pickles: never read, so never fetched.
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "tokenizer*", "*.tiktoken")
@@ -36,17 +36,17 @@ def fetch(root: RootPaths, spec: JobSpec) -> Iterator[str]:
     yield _fetch_model(root, spec.model)
     if spec.eval is None:
         return
-    from worker import benchmarks
+    from worker.evaluation import benchmark_download
 
     cache = root.cache / "benchmarks"
     where = files.directories(spec.eval.benchmark_dir, cache)
-    own = [name for name in spec.eval.benchmarks if benchmarks.is_own(name, where)]
+    own = [name for name in spec.eval.benchmarks if benchmark_download.is_own(name, where)]
     for name in own:
-        loaded = benchmarks.load(name, where, cache)
+        loaded = benchmark_download.load(name, where, cache)
         yield f"{name}: {len(loaded.questions)} questions in {loaded.source}"
     foreign = [name for name in spec.eval.benchmarks if name not in own]
     if foreign:
-        from worker.passthrough import Foreign
+        from worker.evaluation.lm_eval_native import Foreign
 
         Foreign(foreign, spec.eval, where)
         yield f"{', '.join(foreign)}: lm-eval's data in {root.datasets}"

@@ -21,19 +21,22 @@ from typing import Any
 
 import msgspec
 
-from jobspec import fs, record
-from jobspec import spec as specs
 from jobspec.errors import DiskFull, JobspecError, SpecError
-from jobspec.paths import AttemptPaths, JobPaths, RootPaths
-from jobspec.record import PhaseError, Progress, Reason
-from worker.preflight import can_write
+from jobspec.records import base as records
+from jobspec.records.base import PhaseError, Progress, Reason
+from jobspec.spec import schema as specs
+from jobspec.storage import fs
+from jobspec.storage.layout import AttemptPaths, JobPaths, RootPaths
+from worker.host.preflight import can_write
 
 EXIT_DONE = 0
 EXIT_UNEXPLAINED = 1
 EXIT_REFUSED = 3
 EXIT_DISK = 5  # a full disk takes no error.json: the code alone says why
 EXIT_MEMORY = 6
-EXIT_NODE_LOST = 71  # EX_OSERR, of `worker.head`: a node went without a word, or never came
+EXIT_NODE_LOST = (
+    71  # EX_OSERR, of `worker.process.coordinator`: a node went without a word, or never came
+)
 EXIT_PORT_TAKEN = 98  # EADDRINUSE: where the ranks were to meet; another port will do
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on request, everything needed to go on is saved
 
@@ -55,7 +58,7 @@ class Phase:
         self.job = JobPaths(self.paths.job_dir)
         self.root = RootPaths(self.job.dir.parent.parent)
         self.reports = reports
-        self._started_at = record.utc_now()
+        self._started_at = records.utc_now()
         self._started = time.monotonic()
         self._last_progress = float("-inf")
         self._progress_started: float | None = None
@@ -99,11 +102,11 @@ class Phase:
             total=total,
             unit=unit,
             started_at=self._started_at,
-            updated_at=record.utc_now(),
+            updated_at=records.utc_now(),
             eta_s=(total - done) / rate if rate else None,
             metrics=metrics,
         )
-        fs.replace(self.paths.progress, record.encode(report))
+        fs.replace(self.paths.progress, records.encode(report))
 
     def metric(self, **values: Any) -> None:
         """Add one row to `metrics.jsonl`. Rows are written together, once a second at most."""
@@ -114,7 +117,7 @@ class Phase:
         row = {
             "attempt": self.paths.number,
             "seq": self._seq,
-            "time": record.utc_now(),
+            "time": records.utc_now(),
             "phase": self.name,
             **values,
         }
@@ -144,7 +147,7 @@ class Phase:
     ) -> None:
         """Leave word of why this phase gives up."""
         error = PhaseError(phase=self.name, kind=kind, message=message, hint=hint, step=step)
-        fs.replace(self.paths.error, record.encode(error))
+        fs.replace(self.paths.error, records.encode(error))
 
 
 def run(name: str, body: Callable[[Phase], int | None]) -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import click
 
-from jobspec import archive as archives
-from jobspec import lookup
 from jobspec.cli.common import common, jobs_argument, open_queue, wants_json
 from jobspec.cli.output import complain, emit, error_json, plural, say
-from jobspec.entries import Job
 from jobspec.errors import JobspecError
-from jobspec.record import FINAL
+from jobspec.maintenance import archive as archives
+from jobspec.queue import selectors
+from jobspec.queue.entries import Job
+from jobspec.records.base import FINAL
 
 
 @click.command()
@@ -59,7 +59,7 @@ def archive(jobs: tuple[str, ...], destination: Path, no_model: bool) -> None:
 
 def _ready(found: Sequence[Job], patterns: Sequence[str]) -> tuple[list[Job], list[str]]:
     """The jobs to archive, and the ids of those that only a glob named and that have not ended."""
-    named = lookup.some(found, [each for each in patterns if not lookup.is_glob(each)])
+    named = selectors.some(found, [each for each in patterns if not selectors.is_glob(each)])
     asked = {job.id for job in named}
     ready = [job for job in found if job.state in FINAL or job.id in asked]
     return ready, [job.id for job in found if job not in ready]

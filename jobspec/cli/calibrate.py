@@ -9,17 +9,18 @@ from typing import Any
 import click
 import msgspec
 
-from jobspec import calibrate as calibration
-from jobspec import check, new
-from jobspec.calibrate import Entry, Row
+from jobspec.checks import check
 from jobspec.cli.common import common, current_root, wants_json
 from jobspec.cli.output import Cell, Column, Table, emit, say, warn
-from jobspec.cli.screen import short
 from jobspec.cli.specs import enqueue_all, say_findings
-from jobspec.entries import Job
+from jobspec.cli.status_view import short
 from jobspec.errors import BenchmarkError, SpecError
-from jobspec.record import State
-from jobspec.spec import JobSpec
+from jobspec.queue.entries import Job
+from jobspec.records.base import State
+from jobspec.results import calibration as calibration
+from jobspec.results.calibration import Entry, Row
+from jobspec.spec import builder
+from jobspec.spec.schema import JobSpec
 
 
 @click.command()
@@ -68,16 +69,16 @@ def _build(entry: Entry, settings: Sequence[str], place: str | None) -> JobSpec:
     spec = calibration.spec_of(entry, place)
     fields: dict[str, Any] = msgspec.to_builtins(spec)
     for setting in settings:
-        if new.apply(fields, setting)[0] not in ("eval", "resources"):
+        if builder.apply(fields, setting)[0] not in ("eval", "resources"):
             raise SpecError(
                 f"`--set {setting}` would score another model or train it",
                 hint="only fields of `eval` and `resources` may be set here",
             )
-    return new.decode(fields, settings)
+    return builder.decode(fields, settings)
 
 
 def _write(built: Sequence[JobSpec], directory: Path) -> None:
-    paths = [str(path) for path, _ in new.write(built, directory)]
+    paths = [str(path) for path, _ in builder.write(built, directory)]
     if wants_json():
         return emit({"specs": paths})
     return click.echo("\n".join(paths))

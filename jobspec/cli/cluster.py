@@ -13,13 +13,13 @@ import click
 
 from jobspec.cli.common import common, given_root, wants_json
 from jobspec.cli.output import emit, plural, say
-from jobspec.cluster import scale as scaling
+from jobspec.cluster import autoscale as scaling
 from jobspec.cluster import site as sites
 from jobspec.cluster import submit as submission
 from jobspec.cluster.site import Site
 from jobspec.cluster.slurm import Slurm
 from jobspec.errors import JobspecError
-from jobspec.queue import Queue
+from jobspec.queue.queue import Queue
 
 _QUESTIONS = {
     "root": "Root of the queue, on a filesystem that compute nodes mount",

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from jobspec.entries import Job
-    from jobspec.queue import Queue
+    from jobspec.queue.entries import Job
+    from jobspec.queue.queue import Queue
 
 F = TypeVar("F", bound=Callable[..., Any])
-ROOT_KEY = "jobspec.root"
+ROOT_KEY = "jobspec.queue.root"
 JSON_KEY = "jobspec.json"
 STATES = ("pending", "running", "succeeded", "failed", "cancelled")
 
@@ -75,7 +75,7 @@ def wants_json() -> bool:
 
 def open_queue() -> Queue:
     """The queue at the current root. Raises RootError where there is none."""
-    from jobspec.queue import Queue
+    from jobspec.queue.queue import Queue
 
     return Queue(current_root())
 

@@ -9,14 +9,15 @@ from typing import Any
 import click
 import msgspec
 
-from jobspec import compare as pairs
-from jobspec import evaluation, protocol
+from jobspec.benchmarks import protocol
+from jobspec.benchmarks.protocol import Differing
 from jobspec.cli.common import common, complete_jobs, open_queue, wants_json
 from jobspec.cli.output import Cell, Column, Table, complain, emit
-from jobspec.compare import Difference
-from jobspec.entries import Job
 from jobspec.errors import BenchmarkError, JobspecError
-from jobspec.protocol import Differing
+from jobspec.queue.entries import Job
+from jobspec.records import evaluation
+from jobspec.results import comparison as pairs
+from jobspec.results.comparison import Difference
 
 
 class Compared(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,12 +10,12 @@ from typing import IO
 
 import click
 
-from jobspec import results
 from jobspec.cli.common import ROOT_KEY, common, wants_json
 from jobspec.cli.output import emit_struct
 from jobspec.errors import JobspecError
-from jobspec.paths import RootPaths
-from jobspec.queue import Queue
+from jobspec.queue.queue import Queue
+from jobspec.results import table
+from jobspec.storage.layout import RootPaths
 
 
 @click.command()
@@ -37,13 +37,13 @@ def demo() -> None:
         code = _run(place, sys.stderr)  # stdout is for the data
         root = place / "root"
         if RootPaths(root).format.exists():
-            emit_struct(results.Results(root=str(root), results=results.rows(Queue(root).jobs())))
+            emit_struct(table.Results(root=str(root), results=table.rows(Queue(root).jobs())))
     return click.get_current_context().exit(code)
 
 
 def _run(root: Path | None, talk: IO[str]) -> int:
     """Run the worker's demo in a process of its own: nothing of jobspec imports it."""
-    command = [sys.executable, "-m", "worker.demo", *(["--root", str(root)] if root else [])]
+    command = [sys.executable, "-m", "worker.demo.run", *(["--root", str(root)] if root else [])]
     try:
         code = subprocess.run(command, stdout=talk, check=False).returncode
     except KeyboardInterrupt:

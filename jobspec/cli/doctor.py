@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import click
 
-from jobspec import doctor as doctors
 from jobspec.cli.common import common, current_root, wants_json
 from jobspec.cli.output import emit_struct, say
-from jobspec.doctor.found import Advice, Check, Diagnosis
+from jobspec.doctor import run as doctors
+from jobspec.doctor.measurements import Advice, Check, Diagnosis
 
 _COLOURS = {"ok": "green", "warn": "yellow", "bad": "red"}
 

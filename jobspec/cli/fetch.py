@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from jobspec import program
+from jobspec import worker_command
 from jobspec.cli.common import JSON_KEY, common, current_root, wants_json
 from jobspec.cli.output import complain, emit, error_json, plural, say
 from jobspec.errors import JobspecError
-from jobspec.queue import Queue
+from jobspec.queue.queue import Queue
 
 
 @click.command()
@@ -41,7 +41,7 @@ def fetch(files: tuple[Path, ...]) -> None:
     fetched: list[dict[str, Any]] = []
     failed: list[JobspecError] = []
     arguments = ["--json", str(root), *map(str, files)]
-    for row in program.stream("worker.fetch", arguments, what="nothing can be fetched"):
+    for row in worker_command.stream("worker.fetch", arguments, what="nothing can be fetched"):
         if "error" in row:
             facts = row["error"]
             failed.append(JobspecError(facts.pop("message"), **facts))

@@ -10,14 +10,15 @@ from typing import NamedTuple
 
 import click
 
-from jobspec import metrics, record
 from jobspec.cli.common import common, complete_jobs, open_queue, wants_json
 from jobspec.cli.output import emit, say
-from jobspec.entries import Job
 from jobspec.errors import JobNotFound
-from jobspec.paths import AttemptPaths
-from jobspec.queue import Queue
-from jobspec.spec import PHASES
+from jobspec.queue.entries import Job
+from jobspec.queue.queue import Queue
+from jobspec.records import base as records
+from jobspec.records import metrics
+from jobspec.spec.schema import PHASES
+from jobspec.storage.layout import AttemptPaths
 
 _CHUNK = 1 << 16
 _POLL_S = 0.5
@@ -113,7 +114,7 @@ def _follow(queue: Queue, job: Job, wanted: _Wanted, printed: dict[Path, int]) -
                     if path not in printed:
                         say(f"--- attempt {paths.number}, {path.stem}", fg="cyan")
                     printed[path] = _print(path, printed.get(path, 0))
-        if job.state in record.FINAL:
+        if job.state in records.FINAL:
             say(f"--- {job.id}: {job.state}", fg="cyan")
             return
         time.sleep(_POLL_S)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from jobspec import new as specs_new
 from jobspec.cli.common import common, wants_json
 from jobspec.cli.output import emit, say, warn
+from jobspec.spec import builder as specs_new
 
 
 def split_names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...]:

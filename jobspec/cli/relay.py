@@ -12,8 +12,8 @@ import click
 
 from jobspec.cli.common import common, jobs_argument, open_queue, wants_json
 from jobspec.cli.output import emit, plural, say, warn
-from jobspec.entries import Job
-from jobspec.queue import Queue
+from jobspec.queue.entries import Job
+from jobspec.queue.queue import Queue
 
 
 @click.command()
@@ -49,7 +49,7 @@ def relay(jobs: tuple[str, ...], **how: Any) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if how["verify"]:
         return _verify(queue, select, how)
-    from jobspec.relay.writer import sole
+    from jobspec.relay.lock import sole
 
     with sole(queue.paths, queue.format) as writer:
         if how["offline"]:
@@ -83,8 +83,8 @@ def _online(
 
 
 def _options(select: Callable[[], list[Job]], how: dict[str, Any]) -> Any:
-    from jobspec.relay.feed import Timing
     from jobspec.relay.online import Options
+    from jobspec.relay.sync import Timing
 
     return Options(
         select=select,
@@ -101,7 +101,7 @@ def _options(select: Callable[[], list[Job]], how: dict[str, Any]) -> Any:
 def _offline(
     queue: Queue, select: Callable[[], list[Job]], how: dict[str, Any], beat: Callable[[], None]
 ) -> None:
-    from jobspec.relay.link import connect
+    from jobspec.relay.client import connect
     from jobspec.relay.offline import Offline
 
     problems: list[str] = []
@@ -135,7 +135,7 @@ def _offline(
 
 
 def _verify(queue: Queue, select: Callable[[], list[Job]], how: dict[str, Any]) -> None:
-    from jobspec.relay.audit import audit
+    from jobspec.relay.verify_main import audit
 
     found = audit(queue, select(), offline=how["offline"], options=_options(select, how))
     wrong = [each for each in found if not each.is_exact]

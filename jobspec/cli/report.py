@@ -37,7 +37,7 @@ def report(jobs: tuple[str, ...], states: tuple[str, ...], output: Path) -> None
     jobspec report -o report.html
     jobspec report 'qwen3-*' --state succeeded -o qwen3.html
     """
-    from jobspec import html
+    from jobspec.dashboard import page as html
 
     queue = open_queue()
     chosen = chosen_jobs(queue, jobs, states)

@@ -6,12 +6,13 @@ from typing import Any
 
 import click
 
-from jobspec import evaluation, program
+from jobspec import worker_command
 from jobspec.cli.common import common, jobs_argument, open_queue, wants_json
 from jobspec.cli.output import complain, emit, error_json, say
-from jobspec.entries import Job
 from jobspec.errors import JobspecError, TransitionRefused
-from jobspec.record import FINAL
+from jobspec.queue.entries import Job
+from jobspec.records import evaluation
+from jobspec.records.base import FINAL
 
 
 @click.command()
@@ -54,7 +55,9 @@ def _rescore(job: Job) -> dict[str, Any]:
     attempt = evaluation.evaluated_attempt(job)
     # An image sees the root where it is mounted: under the same absolute path.
     place = str(attempt.dir.absolute())
-    answer = program.ask("worker.rescore", [place], what=f"`{job.id}` can't be scored again")
+    answer = worker_command.ask(
+        "worker.evaluation.rescore", [place], what=f"`{job.id}` can't be scored again"
+    )
     return {"attempt": attempt.number, **answer}
 
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import click
 
-from jobspec import new
-from jobspec import results as scores
 from jobspec.cli.common import common, jobs_argument, open_queue, wants_json
 from jobspec.cli.output import Cell, Column, Table, emit_struct, say
-from jobspec.cli.screen import short
-from jobspec.results import ResultRow, Score
+from jobspec.cli.status_view import short
+from jobspec.results import table as scores
+from jobspec.results.table import ResultRow, Score
+from jobspec.spec import builder
 
 _TRUNCATED = 0.1  # above this share of answers cut off, a score says little
 
@@ -68,7 +68,7 @@ def _table(found: Sequence[ResultRow]) -> Table:
 
 
 def _rate(row: ResultRow) -> str:
-    return row.kind if row.learning_rate is None else new.spell_rate(row.learning_rate)
+    return row.kind if row.learning_rate is None else builder.spell_rate(row.learning_rate)
 
 
 def _epochs(row: ResultRow) -> str:

@@ -9,12 +9,12 @@ from itertools import groupby
 
 import click
 
-from jobspec import evaluation
 from jobspec.cli.common import common, complete_jobs, open_queue, wants_json
 from jobspec.cli.output import emit, plural, say
 from jobspec.errors import BenchmarkError
-from jobspec.evaluation import Sample
-from jobspec.paths import AttemptPaths
+from jobspec.records import evaluation
+from jobspec.records.evaluation import Sample
+from jobspec.storage.layout import AttemptPaths
 
 _SHOWN = 10
 # What a model writes must not move the cursor or colour the terminal.

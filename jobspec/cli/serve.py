@@ -37,8 +37,8 @@ def serve(jobs: tuple[str, ...], states: tuple[str, ...], port: int, interval: f
 
     Read-only. Whoever has the address sees the page; without its token the port tells nothing.
     """
-    from jobspec import html
-    from jobspec.serve import Content, Server
+    from jobspec.dashboard import page as html
+    from jobspec.dashboard.server import Content, Server
 
     queue = open_queue()
 

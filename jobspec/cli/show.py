@@ -8,13 +8,13 @@ from typing import Any, cast
 import click
 import msgspec
 
-from jobspec import report, words, workers
 from jobspec.cli.common import common, complete_jobs, open_queue, wants_json
 from jobspec.cli.output import Cell, Column, Table, duration, emit_struct
-from jobspec.cli.screen import COLOURS, figures, state_and_phase
-from jobspec.record import State
-from jobspec.report import AttemptRow, JobReport, JobRow
-from jobspec.spec import DataSpec, JobSpec, ModelSpec
+from jobspec.cli.status_view import COLOURS, figures, state_and_phase
+from jobspec.monitoring import reasons, status, workers
+from jobspec.monitoring.status import AttemptRow, JobReport, JobRow
+from jobspec.records.base import State
+from jobspec.spec.schema import DataSpec, JobSpec, ModelSpec
 
 _DEFAULTS = JobSpec(name="x", model=ModelSpec(name=""), data=DataSpec(path=""))
 
@@ -30,7 +30,7 @@ def show(job: str) -> None:
     jobspec show qwen
     """
     queue = open_queue()
-    told = report.job_report(queue.job(job), workers.rows(queue))
+    told = status.job_report(queue.job(job), workers.rows(queue))
     if wants_json():
         return emit_struct(told)
     for line in _lines(told):
@@ -95,7 +95,9 @@ def _facts(told: JobReport) -> list[str]:
         "now": _now(row),
         "eta": duration(row.eta_s),
         "ended": _moment(row.ended_at),
-        "losses": ", ".join(words.why(loss.reason, loss.count, loss.limit) for loss in told.losses),
+        "losses": ", ".join(
+            reasons.why(loss.reason, loss.count, loss.limit) for loss in told.losses
+        ),
         "worker": " on ".join(part for part in (row.worker, row.host) if part),
         "directory": told.dir,
         "logs": f"jobspec logs {row.job}" if told.attempts else "",
@@ -117,7 +119,7 @@ def _attempt_table(told: JobReport) -> Table:
         )
         table.add(
             str(attempt.attempt),
-            words.REASONS.get(reason, reason),
+            reasons.REASONS.get(reason, reason),
             attempt.phase or "",
             "" if attempt.step is None else str(attempt.step),
             duration(attempt.wall_s),

@@ -9,19 +9,22 @@ from typing import Any
 import click
 import msgspec
 
-from jobspec import check, footprint, rows, space, spec, training
-from jobspec.check import Checked
+from jobspec.checks import check, rows
+from jobspec.checks.check import Checked
 from jobspec.cli.common import JSON_KEY, common, current_root, wants_json
+from jobspec.cli.disk import say_disk
 from jobspec.cli.output import complain, duration, emit, interactive, plural, say, warn
-from jobspec.cli.space import say_disk
-from jobspec.entries import Job
 from jobspec.errors import JobspecError
-from jobspec.estimate import Estimate
-from jobspec.hardware import Device
-from jobspec.hardware import device as find_device
-from jobspec.paths import RootPaths
-from jobspec.queue import Queue
-from jobspec.training import Steps, Training
+from jobspec.estimates import disk_need, training_time
+from jobspec.estimates.evaluation_time import Estimate
+from jobspec.estimates.training_time import Steps, Training
+from jobspec.maintenance import disk as space
+from jobspec.models.devices import Device
+from jobspec.models.devices import device as find_device
+from jobspec.queue.entries import Job
+from jobspec.queue.queue import Queue
+from jobspec.spec import schema as spec
+from jobspec.storage.layout import RootPaths
 
 _specs_argument = click.argument(
     "files",
@@ -83,7 +86,7 @@ def enqueue(files: tuple[Path, ...], row_check: bool, priority: int) -> None:
     """
     Queue.create(current_root())
     jobs = enqueue_all(_check_all(files, row_check), priority)
-    disk = footprint.together((one.spec for one, job in jobs if not job.already), current_root())
+    disk = disk_need.together((one.spec for one, job in jobs if not job.already), current_root())
     room = space.room(RootPaths(current_root()))
     if wants_json():
         made = [
@@ -149,7 +152,7 @@ def _check_all(
         try:
             one = check.check(file, current_root(), rows=row_check, tell=_tell)
             if device is not None:
-                one = training.on_devices(one, current_root(), device, gpus)
+                one = training_time.on_devices(one, current_root(), device, gpus)
             checked.append(one)
             say_findings(one)
         except JobspecError as error:
@@ -177,7 +180,7 @@ def say_findings(one: Checked) -> None:
         for line in _row_lines(one.rows):
             say(f"{one.file}: {line}")
         if one.spec.train is not None:
-            say(f"{one.file}: {_steps_line(training.steps(one.spec.train, one.rows))}")
+            say(f"{one.file}: {_steps_line(training_time.steps(one.spec.train, one.rows))}")
     if one.training is not None:
         for line in _training_lines(one.training):
             say(f"{one.file}: {line}")
@@ -262,7 +265,7 @@ def checked_json(one: Checked) -> dict[str, Any]:
         "rows": one.rows,
         "steps": None
         if one.rows is None or one.spec.train is None
-        else training.steps(one.spec.train, one.rows),
+        else training_time.steps(one.spec.train, one.rows),
         "training": one.training,
         "scoring": one.scoring,
     }

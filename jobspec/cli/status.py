@@ -10,12 +10,13 @@ from collections.abc import Sequence
 
 import click
 
-from jobspec import lookup, report
-from jobspec.cli import screen
+from jobspec.cli import status_view
 from jobspec.cli.common import common, jobs_argument, open_queue, state_option, wants_json
 from jobspec.cli.output import emit_struct, interactive
-from jobspec.queue import Queue
-from jobspec.report import Selection, Status
+from jobspec.monitoring import status as report
+from jobspec.monitoring.status import Selection, Status
+from jobspec.queue import selectors
+from jobspec.queue.queue import Queue
 
 _ROWS = 12  # ended and waiting jobs in a table; the counts tell of the rest
 _JSON_ROWS = 500
@@ -67,7 +68,7 @@ class _Look:
         everything = self._queue.jobs()
         wanted = everything
         if self._patterns:
-            wanted = lookup.some(everything, self._patterns)
+            wanted = selectors.some(everything, self._patterns)
         if self._states:
             wanted = [job for job in wanted if job.state.value in self._states]
         selection = report.select(wanted, self._limit)
@@ -75,7 +76,7 @@ class _Look:
 
     def lines(self, height: int | None = None) -> list[str]:
         now, selection = self.status()
-        return screen.lines(now, selection.jobs, height)
+        return status_view.lines(now, selection.jobs, height)
 
 
 def _redraw(look: _Look, interval: float) -> None:

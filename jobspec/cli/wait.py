@@ -8,7 +8,6 @@ import time
 
 import click
 
-from jobspec import record
 from jobspec.cli.common import (
     chosen_jobs,
     common,
@@ -18,8 +17,9 @@ from jobspec.cli.common import (
     wants_json,
 )
 from jobspec.cli.output import emit, say
-from jobspec.entries import Job
-from jobspec.record import State
+from jobspec.queue.entries import Job
+from jobspec.records import base as records
+from jobspec.records.base import State
 
 
 @click.command()
@@ -50,7 +50,7 @@ def wait(
     ended: dict[str, Job] = {}
     while True:
         for job in queue.jobs():
-            if job.id in wanted and job.id not in ended and job.state in record.FINAL:
+            if job.id in wanted and job.id not in ended and job.state in records.FINAL:
                 ended[job.id] = job
                 _tell(job, notify)
         if ended.keys() >= wanted or (ends is not None and time.monotonic() >= ends):

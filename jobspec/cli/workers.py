@@ -6,10 +6,10 @@ import getpass
 
 import click
 
-from jobspec import workers as staff
 from jobspec.cli.common import common, open_queue, wants_json
 from jobspec.cli.output import Column, Table, emit, say
-from jobspec.cli.screen import worker_table
+from jobspec.cli.status_view import worker_table
+from jobspec.monitoring import workers as staff
 
 
 @click.command()

@@ -11,8 +11,8 @@ import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from jobspec import fs
 from jobspec.errors import JobspecError
+from jobspec.storage import fs
 
 DEFAULT_FILE = Path("slurm/site.env")
 SIGNAL_S = 300  # before the time limit: what a checkpoint of an 8B model may take

@@ -10,11 +10,11 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobspec import fs
-from jobspec.cluster import script
+from jobspec.cluster import batch_script
 from jobspec.cluster.site import Site
 from jobspec.errors import JobspecError
-from jobspec.record import utc_now
+from jobspec.records.base import utc_now
+from jobspec.storage import fs
 
 _ARRAY = re.compile(r"\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*(?:%\d+)?")
 _LABEL = "org.opencontainers.image.version"
@@ -33,8 +33,8 @@ def plan(site: Site, site_file: Path, *, array: str, version: str, multinode: in
     """What `jobspec submit` would do. Raises JobspecError for an array that is none."""
     if not _ARRAY.fullmatch(array):
         raise JobspecError(f"no array: `{array}`", hint="as 0-3, or 0,2, or 0-15%4")
-    name = script.MULTINODE if multinode else script.WORKER
-    text = script.render(site, site_file, version=version, script=name)
+    name = batch_script.MULTINODE if multinode else batch_script.WORKER
+    text = batch_script.render(site, site_file, version=version, script=name)
     options = ["--parsable", f"--array={array}"]
     if multinode:
         options.append(f"--nodes={multinode}")
@@ -55,7 +55,7 @@ def submit(site: Site, what: Plan) -> str:
         raise JobspecError(
             "there is no sbatch here", hint="submit from a login node of the cluster"
         )
-    logs = script.log_dir(site.root)
+    logs = batch_script.log_dir(site.root)
     fs.make_dir(logs)
     copy = logs / f"{utc_now()[:19].replace(':', '')}-{os.getpid()}.sbatch"
     fs.publish(copy, what.text.encode())

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
-from jobspec import filesystem, fs, temps
-from jobspec.doctor.found import Costs, Free, Place, ServerClock, Timing
+from jobspec.doctor.measurements import Costs, Free, Place, ServerClock, Timing
+from jobspec.storage import fs, mounts, tempfiles
 
 SOCKET_PATH_MAX = 107  # sun_path holds 108 bytes with its final NUL: unix(7)
 ENGINE_SOCKET = 64  # the longest name seen below TMPDIR: an evaluation engine's IPC socket
@@ -25,7 +25,7 @@ _TRIES = 20
 @contextlib.contextmanager
 def workspace(place: Path) -> Generator[Path]:
     """A directory to try things in, removed afterwards."""
-    path = temps.beside(place / "doctor-probe")
+    path = tempfiles.beside(place / "doctor-probe")
     fs.make_dir(path, 0o755)
     try:
         yield path
@@ -41,7 +41,7 @@ def nearest(root: Path) -> Path:
 def place_of(root: Path) -> Place:
     """Where the root is, or would be, and on what."""
     here = nearest(root)
-    mount = filesystem.mount_of(here)
+    mount = mounts.mount_of(here)
     limits = os.statvfs(here)
     return Place(
         path=str(here),

@@ -1,227 +1,191 @@
-"""The wandb client, in a process of its own: `python -m jobspec.relay.client DIRECTORY`.
-
-The only module that imports wandb. It reads one JSON request a line from stdin and answers each
-with one line on stdout. When its stdin ends it leaves at once, unsent rows and all: the relay that
-held the other end is gone, and the next one sends what is missing from the server's count on.
-Killing this process is how the relay gets rid of a client that is stuck; its core dies with it.
-"""
+"""The relay's end of a process that runs the wandb client: ask, wait, or kill it."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
+import shutil
+import signal
+import subprocess
 import sys
+import tempfile
 import threading
-from importlib import import_module
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from jobspec.relay import wandbfile
+from jobspec.relay.wandb_run import RelayError
+from jobspec.storage import tempfiles
 
-_QUIET = {
-    "WANDB_SILENT": "true",
-    "WANDB_CONSOLE": "off",
-    "WANDB_ERROR_REPORTING": "false",
-    "WANDB_X_DISABLE_STATS": "true",
-    "WANDB_X_DISABLE_META": "true",
-    "WANDB_X_DISABLE_MACHINE_INFO": "true",
-    "WANDB_DISABLE_GIT": "true",
-    "WANDB_DISABLE_CODE": "true",
-    "WANDB_X_SAVE_REQUIREMENTS": "false",
-}
-_INIT_TIMEOUT_S = 60.0
-_REQUEST_TIMEOUT_S = 30.0
-COUNTS = """query RelayCounts($entity: String, $project: String!{declared}) {{
-  model(name: $project, entityName: $entity) {{ id {asked} }} }}"""
-_ASKED = (
-    "{0}: bucket(name: ${0}, missingOk: true) "
-    "{{ name state summaryMetrics historyLineCount historyTail }}"
-)
-HISTORY = """query RelayHistory($entity: String, $project: String!, $name: String!,
-                               $minStep: Int64!, $maxStep: Int64!) {
-  project(name: $project, entityName: $entity) { run(name: $name) {
-    state summaryMetrics history(minStep: $minStep, maxStep: $maxStep, samples: 100000) } } }"""
+_PATIENCE_S = 150.0
+ROWS_PATIENCE_S = 60.0  # the client only hands rows on; opening a run asks the server
+_TAIL = 5  # lines of what the client printed, for messages
 
 
-class Client:
-    """Every request by name; each answers with a dictionary."""
+class Refused(RelayError):  # noqa: N818 - reads as what happened
+    """The client, or the server behind it, did not do what it was asked."""
 
-    def __init__(self, directory: str) -> None:
-        self._dir = directory
-        self._runs: dict[str, Any] = {}
-        self._api: Any = None
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(f"{kind}: {message}" if message else kind)
+        self.kind = kind
+        self.text = message
 
-    def hello(self, offline: bool) -> dict[str, Any]:
-        """Import the client and, online, find the key and whose it is."""
-        import wandb
+    @property
+    def deleted(self) -> bool:
+        """Whether the server says that this run was deleted: its id can't be used again."""
+        return "deleted" in self.text
 
-        if offline:
-            return {"version": wandb.__version__}
-        from wandb.apis.public.service_api import ServiceApi
-        from wandb.sdk import wandb_setup
-        from wandb.sdk.lib import wbauth
-
-        settings: Any = wandb_setup.singleton().settings.model_copy()
-        auth = wbauth.authenticate_session(host=settings.base_url, source="relay", prompt=False)
-        if auth is None:
-            return {"refused": "no key"}
-        settings = wandb_setup.singleton().settings.model_copy()
-        self._api = ServiceApi(settings=settings, timeout=_REQUEST_TIMEOUT_S)
-        who: Any = self._api.authenticate()
-        base_url, entity = settings.base_url, who.default_entity or None
-        return {"version": wandb.__version__, "base_url": base_url, "entity": entity}
-
-    def count(self, entity: str | None, project: str, ids: list[str]) -> dict[str, Any]:
-        """What the server has of these runs; null for one that it does not have."""
-        names = {f"r{number}": name for number, name in enumerate(ids)}
-        query = COUNTS.format(
-            declared="".join(f", ${alias}: String!" for alias in names),
-            asked=" ".join(_ASKED.format(alias) for alias in names),
-        )
-        given = {"entity": entity, "project": project, **names}
-        model: dict[str, Any] = self._api.execute_graphql(query, given).get("model") or {}
-        return {"runs": {name: _counted(model.get(alias)) for alias, name in names.items()}}
-
-    def history(
-        self, entity: str | None, project: str, name: str, first: int, beyond: int
-    ) -> dict[str, Any]:
-        """Rows of a run from step `first` to before `beyond`, as the server has them."""
-        given = {"entity": entity, "project": project, "name": name}
-        given |= {"minStep": first, "maxStep": beyond}
-        found: dict[str, Any] = self._api.execute_graphql(HISTORY, given).get("project") or {}
-        run: dict[str, Any] | None = found.get("run")
-        if run is None:
-            return {"run": None}
-        lines: list[str] = run.get("history") or []
-        rows = [json.loads(line) for line in lines]
-        summary = json.loads(run.get("summaryMetrics") or "{}")
-        return {"run": {"state": run.get("state"), "summary": summary, "rows": rows}}
-
-    def read(self, path: str) -> dict[str, Any]:
-        """An offline run's rows and summary, from its file, and whether it holds the run's end."""
-        pb: Any = import_module("wandb.proto.wandb_internal_pb2")
-        rows: list[dict[str, Any]] = []
-        summary: dict[str, Any] = {}
-        ended = False
-        for data in wandbfile.records(Path(path)):
-            record: Any = pb.Record.FromString(data)
-            if record.HasField("history"):
-                rows.append(_items(record.history.item))
-            elif record.HasField("summary"):
-                summary |= _items(record.summary.update)
-            ended = ended or record.HasField("exit")
-        return {"rows": rows, "summary": summary, "ended": ended}
-
-    def open(
-        self, id: str, facts: dict[str, Any], config: dict[str, Any], **how: Any
-    ) -> dict[str, Any]:
-        """Begin or resume a run; the step that the client would give its next row."""
-        import wandb
-
-        settings = wandb.Settings(
-            init_timeout=_INIT_TIMEOUT_S,
-            x_update_finish_state=how.get("ends", True),
-            stop_fn=_go_on,
-        )
-        run: Any = wandb.init(
-            reinit="create_new",
-            id=id,
-            config=config,
-            dir=self._dir,
-            mode="offline" if how.get("offline") else "online",
-            resume=None if how.get("offline") else "allow",
-            settings=settings,
-            **facts,
-        )
-        for axis, pattern in how.get("axes", []):
-            run.define_metric(axis)
-            run.define_metric(pattern, step_metric=axis)
-        # What is given to `init` does not replace what the server has of a run that is resumed.
-        run.config.update(config, allow_val_change=True)
-        _stop_watching(run)
-        self._runs[id] = run
-        return {"starting_step": run.starting_step}
-
-    def rows(self, id: str, first: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Hand over rows; row k becomes line `first + k`."""
-        for step, values in enumerate(rows, start=first):
-            # Without `commit` the client would hold a row back until the next one comes.
-            self._runs[id].log(values, step=step, commit=True)
-        return {}
-
-    def close(
-        self, id: str, summary: dict[str, Any], exit_code: int, preempted: bool
-    ) -> dict[str, Any]:
-        """Say what the run came to, and wait until the client says that all is sent."""
-        run = self._runs.pop(id)
-        run.summary.update(summary)
-        if preempted:
-            run.mark_preempting()
-        run.finish(exit_code=exit_code)
-        return {}
+    @property
+    def is_final(self) -> bool:
+        """Whether trying again can't help."""
+        said = ("401", "403", "404", "permission", "not found", "deleted")
+        return any(words in self.text for words in said)
 
 
-def _go_on() -> None:
-    """What "stop run" in W&B's pages does to this process: nothing, it has other runs."""
+class Link:
+    """One client process. Its directory, key and core go with it.
 
-
-def _stop_watching(run: Any) -> None:
-    """End the client's own watch over a run, for which it has a thread each.
-
-    It would tell a person of retries, and costs four times as much as the run's rows.
+    Args:
+        tick: called twice a second while an answer is waited for.
     """
-    watch = getattr(run, "_run_status_checker", None)
-    if watch is not None:
-        watch.join()
 
+    def __init__(self, tick: Callable[[], None] = lambda: None, *, offline: bool = False) -> None:
+        _sweep(Path(tempfile.gettempdir()))
+        owner = f"{tempfiles.pid_space()}-{os.getpid()}"
+        self.dir = Path(tempfile.mkdtemp(prefix=f"jobspec-relay-{owner}-"))
+        self._tick = tick
+        self._log = (self.dir / "client.log").open("w+")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "jobspec.relay.client_main", str(self.dir)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            start_new_session=True,  # so that Ctrl-C reaches the relay alone, and all can be killed
+            env={**os.environ, "WANDB_DIR": str(self.dir)},
+        )
+        self._answers: queue.Queue[str] = queue.Queue()
+        self._why_dead = ""
+        threading.Thread(target=self._listen, daemon=True).start()
+        try:
+            self.hello = self.ask("hello", offline=offline)
+        except BaseException:
+            self.kill()
+            raise
 
-def _counted(bucket: Any) -> dict[str, Any] | None:
-    if bucket is None:
+    def ask(self, op: str, *, patience_s: float = _PATIENCE_S, **request: Any) -> dict[str, Any]:
+        """One request and its answer.
+
+        Raises:
+            Refused: the client says no, died, or did not answer in time; in the last two cases it
+                is of no use any more (`alive` is False).
+        """
+        assert self._process.stdin is not None
+        if self._process.stdin.closed:  # a moment ago, in another run's matter
+            raise Refused("the client died", self._why_dead)
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps({"op": op, **request}) + "\n")
+            self._process.stdin.flush()
+        answer = self._wait(time.monotonic() + patience_s)
+        if answer is None:
+            self._why_dead = f"`{op}` took more than {patience_s:.0f} s"
+            self.kill()
+            raise Refused("the client does not answer", self._why_dead)
+        if not answer:
+            # Its end is told once. Whoever asked after us would wait out their patience for nobody.
+            self._why_dead = self._last_words()
+            self.kill()
+            raise Refused("the client died", self._why_dead)
+        found: dict[str, Any] = json.loads(answer)
+        if "refused" in found:
+            raise Refused(str(found["refused"]), _one_line(str(found.get("message", ""))))
+        return found
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def kill(self) -> None:
+        """End the process at once and remove what it leaves; its core ends itself a second later.
+
+        More than once does no harm, and so does a client that has died by itself.
+        """
+        if self._log.closed:
+            return  # its id may be another process's by now
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._log):
+            if stream is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    stream.close()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def _wait(self, ends: float) -> str | None:
+        """The next line; an empty one from a dead process; None when the time is over."""
+        while time.monotonic() < ends:
+            self._tick()
+            with contextlib.suppress(queue.Empty):
+                return self._answers.get(timeout=0.5)
         return None
-    tail = json.loads(bucket.get("historyTail") or "[]")
-    return {
-        "count": bucket.get("historyLineCount") or 0,
-        "tail": json.loads(tail[-1]) if tail else None,
-        "digest": json.loads(bucket.get("summaryMetrics") or "{}").get("relay/digest"),
-        "state": bucket.get("state"),
-    }
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        with contextlib.suppress(OSError, ValueError):
+            for line in self._process.stdout:
+                self._answers.put(line)
+        self._answers.put("")
+
+    def _last_words(self) -> str:
+        with contextlib.suppress(OSError, ValueError):
+            self._log.seek(0)
+            return _one_line(" ".join(self._log.read().splitlines()[-_TAIL:]))
+        return ""
 
 
-def _items(items: Any) -> dict[str, Any]:
-    return {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items}
+def connect(tick: Callable[[], None] = lambda: None, *, offline: bool = False) -> Link:
+    """A link that is known to work.
 
-
-def main() -> None:
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
-    # Whatever the client or its libraries print must not come between our answers.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    requests: queue.Queue[str] = queue.Queue()
-    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
-    client = Client(sys.argv[1])
-    while True:
-        answer = _answer(client, json.loads(requests.get()))
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
-
-
-def _listen(requests: queue.Queue[str]) -> None:
-    for line in sys.stdin:
-        requests.put(line)
-    os._exit(0)  # not `sys.exit`: the client would go on sending, beside the next relay's
-
-
-def _answer(client: Client, request: dict[str, Any]) -> dict[str, Any]:
-    ask = getattr(client, str(request.pop("op")))
+    Raises:
+        RelayError: wandb is not installed, there is no key, or the server refuses it.
+    """
     try:
-        return cast("dict[str, Any]", ask(**request))
-    except ModuleNotFoundError as error:
-        return {"refused": "no wandb", "message": str(error)}
-    except Exception as error:  # the client raises of many kinds, and none of them must end this
-        return {"refused": type(error).__name__, "message": str(error)}
+        return Link(tick, offline=offline)
+    except Refused as error:
+        raise _explained(error) from error
 
 
-if __name__ == "__main__":
-    main()
+def _sweep(directory: Path) -> None:
+    """Remove what clients of relays that were killed left: copies of rows, and logs."""
+    for path in directory.glob("jobspec-relay-*-*-*"):
+        space, pid = path.name.split("-")[2:4]
+        if space == str(tempfiles.pid_space()) and pid.isdigit() and not tempfiles.lives(int(pid)):
+            shutil.rmtree(path, ignore_errors=True)  # another user's stays
+
+
+def _explained(error: Refused) -> RelayError:
+    if error.kind == "no wandb":
+        return RelayError(
+            "the relay needs wandb, which is not installed",
+            hint="run: pip install 'jobspec[relay]'",
+        )
+    if error.kind == "no key":
+        return RelayError(
+            "there is no W&B key",
+            hint="set WANDB_API_KEY in the environment, or run `wandb login`",
+        )
+    hint = "check WANDB_API_KEY, WANDB_BASE_URL and the network; `--offline` needs none of them"
+    if "did not respond in time" in error.text:  # the client calls its own process busy
+        return RelayError("W&B does not answer, or can't be reached", hint=hint)
+    return RelayError(f"W&B refuses to talk: {error.message}", hint=hint)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:300]

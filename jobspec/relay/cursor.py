@@ -14,11 +14,11 @@ from typing import Any
 import msgspec
 from msgspec import field
 
-from jobspec import fs
-from jobspec.entries import read_record
-from jobspec.paths import RootPaths
-from jobspec.record import Record, encode
-from jobspec.relay.runs import Row
+from jobspec.queue.entries import read_record
+from jobspec.records.base import Record, encode
+from jobspec.relay.wandb_run import Row
+from jobspec.storage import fs
+from jobspec.storage.layout import RootPaths
 
 
 class Sent(Record, frozen=True, kw_only=True):

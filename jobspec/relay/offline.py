@@ -12,16 +12,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from jobspec import fs
-from jobspec.entries import Job
 from jobspec.errors import JobspecError
-from jobspec.paths import RootPaths
-from jobspec.record import FINAL
-from jobspec.relay import runs
+from jobspec.queue.entries import Job
+from jobspec.records.base import FINAL
+from jobspec.relay import wandb_run
+from jobspec.relay.client import Link, Refused
 from jobspec.relay.cursor import Cursor, Cursors, Sent
-from jobspec.relay.feed import AXES, CHUNK
-from jobspec.relay.link import Link, Refused
-from jobspec.relay.runs import DIGEST, RelayError, Run
+from jobspec.relay.sync import AXES, CHUNK
+from jobspec.relay.wandb_run import DIGEST, RelayError, Run
+from jobspec.storage import fs
+from jobspec.storage.layout import RootPaths
 
 _FLUSHED_S = 30.0  # seen: under a second, on two cores with a load of 20
 _LOOK_S = 0.1
@@ -60,7 +60,7 @@ class Offline:
     def written(self, job: Job) -> Iterator[tuple[Run, Path]]:
         """The job's runs and the files that hold them."""
         cursor = self._cursors.load(job.id)
-        for run in filter(runs.is_worth, runs.of_job(job)):
+        for run in filter(wandb_run.is_worth, wandb_run.of_job(job)):
             sent = cursor.runs.get(run.kind, Sent())
             yield run, self.path(run, sent.generation) / f"run-{run.id(sent.generation)}.wandb"
 
@@ -69,7 +69,7 @@ class Offline:
         if (cursor.state, cursor.attempt) == (job.state, job.attempt):
             return
         kept = dict(cursor.runs)
-        for run in filter(runs.is_worth, runs.of_job(job)):
+        for run in filter(wandb_run.is_worth, wandb_run.of_job(job)):
             sent = kept.get(run.kind, Sent())
             if sent.told == run.digest():
                 continue

@@ -8,18 +8,18 @@ import time
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field, replace
 
-from jobspec.entries import Job
 from jobspec.errors import DiskFull, JobspecError
-from jobspec.queue import Queue
-from jobspec.record import FINAL
-from jobspec.relay import runs
+from jobspec.queue.entries import Job
+from jobspec.queue.queue import Queue
+from jobspec.records.base import FINAL
+from jobspec.relay import wandb_run
+from jobspec.relay.client import Link, Refused
+from jobspec.relay.client_pool import Clients
 from jobspec.relay.cursor import Cursor, Cursors, Sent, target
-from jobspec.relay.feed import Feed, Phase, Timing
-from jobspec.relay.link import Link, Refused
-from jobspec.relay.pool import Clients
+from jobspec.relay.lock import Writer
 from jobspec.relay.reader import Reader
-from jobspec.relay.runs import Run
-from jobspec.relay.writer import Writer
+from jobspec.relay.sync import Feed, Phase, Timing
+from jobspec.relay.wandb_run import Run
 
 _COUNTED_AT_ONCE = 50  # runs a query
 _OPENED_A_PASS = 100  # W&B takes 80 new runs a second
@@ -146,7 +146,7 @@ class Relay:
             self._beat()
             with self._troubles_of(job.id):
                 found[job.id] = [self._placed(run) for run in self._reader.read(job)]
-        still = runs.unchanged(jobs, self._queue.jobs())
+        still = wandb_run.unchanged(jobs, self._queue.jobs())
         for job in jobs:
             for run in found.get(job.id, []) if job.id in still else []:
                 self._take_in(run)

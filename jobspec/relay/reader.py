@@ -8,11 +8,12 @@ from typing import Any
 
 import msgspec
 
-from jobspec import fs, metrics
-from jobspec.entries import Job
-from jobspec.record import State
-from jobspec.relay import runs
-from jobspec.relay.runs import Run
+from jobspec.queue.entries import Job
+from jobspec.records import metrics
+from jobspec.records.base import State
+from jobspec.relay import wandb_run
+from jobspec.relay.wandb_run import Run
+from jobspec.storage import fs
 
 _decoder = msgspec.json.Decoder(dict[str, Any])
 
@@ -41,7 +42,7 @@ class Reader:
         entry = (job.state, job.attempt, len(attempts))
         if known is None or known.entry != entry or not self._grown(known, attempts[-1].metrics):
             offset = _whole(attempts[-1].metrics) if attempts else 0
-            made = runs.of_job(job, settled=self._settled)
+            made = wandb_run.of_job(job, settled=self._settled)
             known = _Known(entry, made, offset, _last_seq(made, job.attempt))
             if job.state is State.RUNNING and attempts and _has_config(made):
                 self._known[job.id] = known
@@ -49,9 +50,9 @@ class Reader:
                 self._known.pop(job.id, None)
         else:
             known.runs = [
-                runs.refreshed(run, job, attempts, settled=self._settled) for run in known.runs
+                wandb_run.refreshed(run, job, attempts, settled=self._settled) for run in known.runs
             ]
-        return [run for run in known.runs if runs.is_worth(run)]
+        return [run for run in known.runs if wandb_run.is_worth(run)]
 
     def _grown(self, known: _Known, path: Path) -> bool:
         """Add the new train rows; False where what is new is anything else: read all again."""
@@ -74,8 +75,8 @@ class Reader:
         for row in fresh:
             row["attempt"] = attempt
             known.last_seq = row["seq"]
-            if not runs.is_bare(row):
-                train.rows.append(runs.row_of(row, "train"))
+            if not wandb_run.is_bare(row):
+                train.rows.append(wandb_run.row_of(row, "train"))
         known.offset += len(data)
         return True
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import msgspec
 
-from jobspec.relay.runs import Row, Run
+from jobspec.relay.wandb_run import Row, Run
 
 _PAGE = 1000
 Ask = Callable[[int, int], "list[dict[str, Any]] | None"]

@@ -13,8 +13,8 @@ import pytest
 from queuekit import V, W, entries, hidden, score_spec
 
 from jobspec.errors import DiskFull
-from jobspec.queue import Queue
-from jobspec.record import WorkerRecord
+from jobspec.queue.queue import Queue
+from jobspec.records.base import WorkerRecord
 
 
 @pytest.fixture

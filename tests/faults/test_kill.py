@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from queuekit import V, W, entries, fast_dir, hidden, killed_at, score_spec
 
-from jobspec import record
-from jobspec.claim import Claim
-from jobspec.queue import Queue
-from jobspec.record import FINAL, End, Reason, Result, State, WorkerRecord
-from jobspec.spec import canonical
+from jobspec.queue.claim import Claim
+from jobspec.queue.queue import Queue
+from jobspec.records import base as records
+from jobspec.records.base import FINAL, End, Reason, Result, State, WorkerRecord
+from jobspec.spec.schema import canonical
 
 
 @dataclass
@@ -160,9 +160,9 @@ def check(root: Path, known: set[str], transition: str) -> None:
     for job in queue.jobs():  # a verdict is moved only when all that it stands for is there
         attempt = job.paths.attempt(job.attempt)
         if job.state is State.SUCCEEDED:
-            assert record.read(attempt.result, Result) is not None
+            assert records.read(attempt.result, Result) is not None
         if job.state is State.SUCCEEDED or (transition == "finish failed" and job.state in FINAL):
-            assert record.read(attempt.end, End) is not None
+            assert records.read(attempt.end, End) is not None
     repairs = queue.fsck()
     found = entries(queue)
     assert known <= found.keys(), f"lost: {known - found.keys()}"

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from queuekit import V, W, entries, fast_dir, race, score_spec, stopped_at
 
-from jobspec import record
 from jobspec.errors import ClaimLost, TransitionRefused
-from jobspec.queue import Queue
-from jobspec.record import Result, State
+from jobspec.queue.queue import Queue
+from jobspec.records import base as records
+from jobspec.records.base import Result, State
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def test_an_attempt_stopped_at_any_call_of_its_commit_comes_too_late_or_was_firs
 
         code = stopped_at(index, finish, other)
         found = queue.job(job.id)
-        result = record.read(found.paths.result, Result)
+        result = records.read(found.paths.result, Result)
         assert found.state is State.SUCCEEDED and len(entries(queue)[job.id]) == 1
         assert result is not None and result.metrics == {"attempt": float(found.attempt)}
         assert str(found.paths.final_model.readlink()) == f"attempts/{found.attempt}/final_model"

@@ -36,10 +36,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-import worker.tiny
-import worker.train
+import worker.demo.tiny_model
+import worker.training.train
 from jobspec.errors import JobspecError
-from worker.trainer import Reports, RowTrainer
+from worker.training.trainer import Reports, RowTrainer
 
 # Names of torch's functions for whose answer the host waits until the device has come so far.
 WAITS = frozenset(

@@ -12,6 +12,6 @@ from waykit import REPO
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's model, rows and benchmark."""
     directory = tmp_path_factory.mktemp("tiny")
-    command = [sys.executable, "-m", "worker.tiny", str(directory)]
+    command = [sys.executable, "-m", "worker.demo.tiny_model", str(directory)]
     subprocess.run(command, cwd=REPO, check=True, capture_output=True)
     return directory

@@ -21,10 +21,11 @@ from typing import Any
 
 import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401 - seconds, at a rank's first step
 
-import worker.convert
-import worker.train
-from worker import checkpoints, seals, sitter
-from worker.trainer import RowTrainer
+import worker.checkpoints.convert
+import worker.training.train
+from worker.checkpoints import directories, integrity
+from worker.process import rank_launcher
+from worker.training.trainer import RowTrainer
 
 LONGEST_S = 120.0  # an attempt of seconds: whoever takes longer waits for somebody
 GRACE_S = 3.0  # what the other ranks get once one has failed
@@ -46,8 +47,8 @@ POINTS: dict[str, tuple[Any, str, Callable[..., bool]]] = {
     "evaluation": (RowTrainer, "summed_loss", evaluating),
     "state, before a shard": (RowTrainer, "_save_optimizer_and_scheduler", always),
     "state, after the shards": (RowTrainer, "_save_rng_state", always),
-    "state, before its seal": (seals, "seal", always),
-    "weights": (checkpoints, "publish_directory", always),
+    "state, before its seal": (integrity, "seal", always),
+    "weights": (directories, "publish_directory", always),
 }
 
 
@@ -70,7 +71,7 @@ def run(request: dict[str, Any]) -> list[int]:
     for rank in range(request["ranks"]):
         pid = os.fork()
         if pid == 0:
-            sitter.die_with_parent(signal.SIGKILL, me)
+            rank_launcher.die_with_parent(signal.SIGKILL, me)
             be(rank, request)
         forked.append(pid)
     pids.with_suffix(".new").write_text(json.dumps(forked))

@@ -15,12 +15,14 @@ from typing import Any
 
 from waykit import REPO, losses, rows
 
-from jobspec.paths import AttemptPaths, JobPaths
-from jobspec.queue import Queue
-from jobspec.spec import JobSpec
-from worker import checkpoints, launch, sitter
-from worker.inherit import inherit
-from worker.launch import Devices
+from jobspec.queue.queue import Queue
+from jobspec.spec.schema import JobSpec
+from jobspec.storage.layout import AttemptPaths, JobPaths
+from worker.checkpoints import directories
+from worker.launch import plan as launch
+from worker.launch.plan import Devices
+from worker.process import rank_launcher
+from worker.supervisor.carry_over import inherit
 
 SAVE_EVERY = 3  # steps
 
@@ -99,7 +101,7 @@ class Run:
         if not self.attempt.done("prepare").exists():
             command = launch.phase_command("prepare", self.attempt.dir)
             subprocess.run(command, cwd=REPO, check=True)
-        if checkpoints.misfit(self.attempt, plan.world) is not None:
+        if directories.misfit(self.attempt, plan.world) is not None:
             codes = self.phase("convert", 1, *convert)
             if codes != [0]:
                 return codes
@@ -147,7 +149,7 @@ def start(forge: Forge, queue: Queue, spec: JobSpec, save_every: int = SAVE_EVER
 def rank_env(rank: int, ranks: int, port: int) -> dict[str, str]:
     """What the sitter adds to a rank's environment."""
     wanted = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    made = sitter.rank_environment(rank, ranks, port)
+    made = rank_launcher.rank_environment(rank, ranks, port)
     return {name: made[name] for name in wanted}
 
 

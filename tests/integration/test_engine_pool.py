@@ -14,14 +14,14 @@ import torch
 from evalkit import ROOT, needs_data, stories_model
 
 from jobspec.errors import ModelError
-from jobspec.spec import ModelSpec
-from worker.engine_hf import HfEngine
-from worker.engine_pool import EngineDiedError, EnginePool, Failed, _error
-from worker.engine_process import failure
-from worker.engines import EngineChoice, choose
-from worker.generate import plan_chunks
-from worker.lm import load_tokenizer
-from worker.samples import Chunk, Generation, Sampling
+from jobspec.spec.schema import ModelSpec
+from worker.evaluation.generation import plan_chunks
+from worker.evaluation.lm_eval_model import load_tokenizer
+from worker.inference.engine import EngineChoice, choose
+from worker.inference.hf import HfEngine
+from worker.inference.pool import EngineDiedError, EnginePool, Failed, _error
+from worker.inference.pool_main import failure
+from worker.inference.requests import Chunk, Generation, Sampling
 
 pytestmark = needs_data
 SAMPLING = Sampling(max_gen_toks=32, temperature=0.8, top_p=0.95)

@@ -31,10 +31,10 @@ from evalkit import (
     stories_model,
 )
 
-from jobspec import evaluation
-from jobspec.paths import AttemptPaths
-from jobspec.record import Progress
-from jobspec.spec import BenchmarkOverrides, EvalSpec
+from jobspec.records import evaluation
+from jobspec.records.base import Progress
+from jobspec.spec.schema import BenchmarkOverrides, EvalSpec
+from jobspec.storage.layout import AttemptPaths
 
 pytestmark = needs_data
 BESIDE = {

@@ -18,9 +18,9 @@ from evalkit import (
     stories_model,
 )
 
-from jobspec.paths import AttemptPaths
-from jobspec.record import PhaseError
-from jobspec.spec import EvalSpec
+from jobspec.records.base import PhaseError
+from jobspec.spec.schema import EvalSpec
+from jobspec.storage.layout import AttemptPaths
 
 pytestmark = needs_data
 ROW = {"id": "a", "problem": "What?", "answer": 7}

@@ -12,8 +12,8 @@ import pytest
 from evalkit import DATA, environment, make_attempt, needs_data, run_phase, stories_model
 from hubkit import Repositories, hub
 
-from jobspec import spec as specs
-from jobspec.spec import EvalSpec, JobSpec, ModelSpec
+from jobspec.spec import schema as specs
+from jobspec.spec.schema import EvalSpec, JobSpec, ModelSpec
 
 pytestmark = needs_data
 

@@ -12,10 +12,10 @@ from clikit import jobspec, jobspec_json
 from hubkit import COMMIT, Repositories, hub
 from terminalkit import Terminal
 
-from jobspec import spec as specs
-from jobspec.paths import RootPaths
-from jobspec.spec import EvalSpec, JobSpec, ModelSpec
-from worker.models import find_model
+from jobspec.spec import schema as specs
+from jobspec.spec.schema import EvalSpec, JobSpec, ModelSpec
+from jobspec.storage.layout import RootPaths
+from worker.model_dir import find_model
 
 MODEL = {
     "config.json": b'{"max_position_embeddings": 64}',

@@ -13,29 +13,29 @@ torch = pytest.importorskip("torch")
 from transformers import AutoModelForCausalLM, Olmo3Config  # noqa: E402
 
 from benchmarks import liger  # noqa: E402
-from worker import attention, flash  # noqa: E402
-from worker.feed import pack  # noqa: E402
+from worker.kernels import flash_attention, varlen_attention  # noqa: E402
+from worker.training.dataset import pack  # noqa: E402
 
 pytestmark = pytest.mark.gpu
 GPU = torch.cuda.is_available()
 needs_gpu = pytest.mark.skipif(not GPU, reason="no GPU")
-HEADS = flash.Heads(torch.device("cuda"), torch.bfloat16, 128, 8, 2, windowed=True)
+HEADS = flash_attention.Heads(torch.device("cuda"), torch.bfloat16, 128, 8, 2, windowed=True)
 LENGTHS = (300, 1, 1700, 64, 513)
 
 
 @needs_gpu
 @pytest.mark.parametrize("size", [64, 128, 256])
 @pytest.mark.parametrize("window", [None, 2, 100])
-@pytest.mark.parametrize("name", ["auto", *flash.NAMES])
+@pytest.mark.parametrize("name", ["auto", *flash_attention.NAMES])
 def test_each_kernel_here_computes_what_rows_by_themselves_do(
     name: str, window: int | None, size: int
 ) -> None:
     heads, reasons = replace(HEADS, size=size), list[str]()
-    kernel = next(flash._candidates(name, heads, reasons), None)
+    kernel = next(flash_attention._candidates(name, heads, reasons), None)
     if kernel is None and name != "auto":
         pytest.skip("; ".join(reasons))
     assert kernel is not None, "every GPU since Ampere has torch's own"
-    assert flash.trouble(kernel, heads) is None
+    assert flash_attention.trouble(kernel, heads) is None
     draw = torch.Generator("cuda").manual_seed(0)
     tokens = sum(LENGTHS)
     q, k, v, grad = (
@@ -43,7 +43,7 @@ def test_each_kernel_here_computes_what_rows_by_themselves_do(
         for heads in (8, 2, 2, 8)
     )
     exact = [x.float().requires_grad_() for x in (q, k, v)]
-    expected = attention._by_row(*exact, LENGTHS, None, window)[0]
+    expected = varlen_attention._by_row(*exact, LENGTHS, None, window)[0]
     line = [x[0].transpose(0, 1).requires_grad_() for x in (q, k, v)]
     bounds = torch.tensor([0, *LENGTHS], device="cuda").cumsum(0).to(torch.int32)
     found = kernel.run(*line, bounds, max(LENGTHS), None, window)
@@ -63,14 +63,14 @@ def test_each_kernel_here_computes_what_rows_by_themselves_do(
 def test_a_model_on_a_gpu_trains_by_one_kernel() -> None:
     config = Olmo3Config(**{**liger.SHAPE, "head_dim": 64}, sliding_window=5)
     model = AutoModelForCausalLM.from_config(
-        config, dtype=torch.bfloat16, attn_implementation=attention.choose("auto")
+        config, dtype=torch.bfloat16, attn_implementation=varlen_attention.choose("auto")
     ).cuda()
-    attention.settle(model)
+    varlen_attention.settle(model)
     rows = [torch.randint(2, 61, (length,)) for length in (7, 12)]
     line = pack(rows, [row.clone() for row in rows])
     line = {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in line.items()}
     model(**line, use_cache=False).loss.backward()
-    said = attention.ran()
+    said = varlen_attention.ran()
     assert said is not None and said.startswith(("torch varlen", "flash-attn"))
     assert "rows by sdpa" not in said
 

@@ -11,8 +11,8 @@ import pytest
 from queuekit import CALLS, score_spec
 
 from benchmarks import fleet, idle
-from jobspec import fs
-from jobspec.queue import Queue
+from jobspec.queue.queue import Queue
+from jobspec.storage import fs
 
 LIMIT = 30
 needs_strace = pytest.mark.skipif(idle.missing() is not None, reason=idle.missing() or "")
@@ -42,7 +42,7 @@ def test_marks_of_others_cost_an_idle_worker_nothing(tmp_path: Path) -> None:
 
 
 def calls_of(act: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """The filesystem calls that something makes through `jobspec.fs`."""
+    """The filesystem calls that something makes through `jobspec.storage.fs`."""
     made = Counter[str]()
 
     class Counting:

@@ -30,10 +30,10 @@ from waykit import (
     worker,
 )
 
-from jobspec import record
-from jobspec.paths import AttemptPaths
-from jobspec.queue import Queue
-from jobspec.record import End, Reason, State
+from jobspec.queue.queue import Queue
+from jobspec.records import base as records
+from jobspec.records.base import End, Reason, State
+from jobspec.storage.layout import AttemptPaths
 
 pytestmark = pytest.mark.deepspeed
 
@@ -64,7 +64,7 @@ def queue(tmp_path_factory: pytest.TempPathFactory) -> Queue:
 
 
 def end_of(attempt: AttemptPaths) -> End:
-    end = record.read(attempt.end, End)
+    end = records.read(attempt.end, End)
     assert end is not None
     return end
 

@@ -12,10 +12,17 @@ import msgspec
 import pytest
 from waykit import REPO, drain, queue_at, rows
 
-from jobspec import record
-from jobspec.record import State
-from jobspec.spec import BenchmarkOverrides, DataSpec, EvalSpec, JobSpec, ModelSpec, TrainSpec
-from worker.tiny import TEMPLATE
+from jobspec.records import base as records
+from jobspec.records.base import State
+from jobspec.spec.schema import (
+    BenchmarkOverrides,
+    DataSpec,
+    EvalSpec,
+    JobSpec,
+    ModelSpec,
+    TrainSpec,
+)
+from worker.demo.tiny_model import TEMPLATE
 
 DATA = Path(os.environ.get("JOBSPEC_TEST_DATA", REPO.parent / "shared" / "data"))
 POSITIONS = 4096
@@ -78,7 +85,7 @@ def test_from_real_rows_to_real_scores(model: Path, short_rows: Path, tmp_path: 
 
     job = queue.job(job.id)
     assert job.state is State.SUCCEEDED, job.reason
-    result = msgspec.json.decode(job.paths.result.read_bytes(), type=record.Result)
+    result = msgspec.json.decode(job.paths.result.read_bytes(), type=records.Result)
     assert result.train["eval_loss"] < result.train["eval_loss_first"]
     assert result.train["engine"]["class"] == "DeepSpeedEngine"
     assert result.train["engine"]["world_size"] == 2

@@ -16,9 +16,9 @@ from clikit import environment, scores
 from relaykit import make_queue, relay, start, told
 from wandbkit import Server
 
-from jobspec.queue import Queue
-from jobspec.relay import wandbfile
-from jobspec.relay.link import connect
+from jobspec.queue.queue import Queue
+from jobspec.relay import wandb_file
+from jobspec.relay.client import connect
 from jobspec.relay.offline import Offline
 
 pytestmark = pytest.mark.wandb
@@ -28,7 +28,7 @@ def read(path: Path) -> dict[str, Any]:
     """An offline run: its run record, rows, summary, exit code."""
     pb = import_module("wandb.proto.wandb_internal_pb2")
     read: dict[str, Any] = {"rows": [], "summary": {}, "axes": {}}
-    for data in wandbfile.records(path):
+    for data in wandb_file.records(path):
         found = pb.Record.FromString(data)
         kind = found.WhichOneof("record_type")
         if kind == "run":

@@ -18,10 +18,10 @@ from clikit import claim_next, jobspec_json, scores, tuned_spec
 from relaykit import Watching, Writing, later, lines, make_queue, relay, start, told
 from wandbkit import KEY, Run, Server
 
-from jobspec import fs
-from jobspec.queue import Queue
-from jobspec.relay.link import Link, Refused
-from jobspec.spec import JobSpec
+from jobspec.queue.queue import Queue
+from jobspec.relay.client import Link, Refused
+from jobspec.spec.schema import JobSpec
+from jobspec.storage import fs
 
 pytestmark = pytest.mark.wandb
 

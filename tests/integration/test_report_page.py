@@ -32,7 +32,7 @@ from queuekit import fast_dir
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from jobspec.queue import Queue
+from jobspec.queue.queue import Queue
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ import pytest
 from rankkit import Forge, Run, Strike, forge, start
 from waykit import queue_at, tiny_spec
 
-from jobspec.queue import Queue
-from jobspec.spec import JobSpec
-from worker import checkpoints
+from jobspec.queue.queue import Queue
+from jobspec.spec.schema import JobSpec
+from worker.checkpoints import directories
 
 pytestmark = pytest.mark.deepspeed
 
@@ -53,7 +53,7 @@ def spec(tiny: Path, name: str, stage: int) -> JobSpec:
 
 def state_of(run: Run) -> str | None:
     """The newest state of the last attempt."""
-    path = checkpoints.newest(run.attempt)
+    path = directories.newest(run.attempt)
     return path.name if path is not None else None
 
 

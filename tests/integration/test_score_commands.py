@@ -10,7 +10,7 @@ from clikit import jobspec, jobspec_json
 from evalkit import aime_file, needs_data, questions, read_lines, stories_model
 from waykit import drain, queue_at
 
-from jobspec.queue import Queue
+from jobspec.queue.queue import Queue
 
 pytestmark = needs_data
 SETTINGS = {"avg_k": 4, "max_gen_toks": 16, "temperature": 1.0}

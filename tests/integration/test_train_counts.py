@@ -15,8 +15,8 @@ import pytest
 from rankkit import Forge, forge, rank_env, start
 from waykit import queue_at, tiny_spec, with_model
 
-from jobspec.queue import Queue
-from jobspec.spec import JobSpec
+from jobspec.queue.queue import Queue
+from jobspec.spec.schema import JobSpec
 
 pytestmark = pytest.mark.deepspeed
 

@@ -13,11 +13,11 @@ from rankkit import Forge, Run, forge, start
 from safetensors.numpy import load_file
 from waykit import drain, queue_at, ranks_of, rows, tiny_spec
 
-from jobspec import record
-from jobspec.paths import AttemptPaths, JobPaths
-from jobspec.queue import Job, Queue
-from jobspec.record import End, State
-from jobspec.spec import LoraSpec
+from jobspec.queue.queue import Job, Queue
+from jobspec.records import base as records
+from jobspec.records.base import End, State
+from jobspec.spec.schema import LoraSpec
+from jobspec.storage.layout import AttemptPaths, JobPaths
 
 pytestmark = pytest.mark.deepspeed
 
@@ -148,7 +148,7 @@ def test_devices_that_share_rows_give_the_same_curve(shared: Job, one_by_eight: 
 
 def test_an_attempt_records_its_rates_its_memory_and_where_its_rows_came_from(shared: Job) -> None:
     check_records(shared.paths.attempt(1))
-    result = msgspec.json.decode(shared.paths.result.read_bytes(), type=record.Result)
+    result = msgspec.json.decode(shared.paths.result.read_bytes(), type=records.Result)
     assert result.train["engine"]["class"] == "DeepSpeedEngine"
     assert 0.9 < result.train["memory"]["ratio"] < 1.1, result.train["memory"]
 
@@ -188,6 +188,6 @@ def test_an_adapter_is_kept_and_merged_for_scoring(tiny: Path, queue: Queue) -> 
 def test_an_adapter_that_fits_nowhere_is_refused(tiny: Path, queue: Queue) -> None:
     job = train(tiny, queue, "nowhere", devices=1, lora=LoraSpec(target_modules=("no_such_layer",)))
     assert job.state is State.FAILED
-    end = record.read(job.paths.attempt(1).end, End)
+    end = records.read(job.paths.attempt(1).end, End)
     assert end is not None
     assert "$.train.lora.target_modules" in end.message

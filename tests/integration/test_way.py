@@ -27,11 +27,11 @@ from waykit import (
     worker,
 )
 
-from jobspec import record
-from jobspec.entries import Job
-from jobspec.paths import AttemptPaths
-from jobspec.queue import Queue
-from jobspec.record import End, Reason, State
+from jobspec.queue.entries import Job
+from jobspec.queue.queue import Queue
+from jobspec.records import base as records
+from jobspec.records.base import End, Reason, State
+from jobspec.storage.layout import AttemptPaths
 
 pytestmark = pytest.mark.deepspeed
 
@@ -173,7 +173,7 @@ def test_a_stop_saves_the_state_and_gives_the_job_back(struck: Struck, name: str
     assert struck.codes[name] == (75 if name == "SIGUSR2" else 0)
     number = struck.ends[name]
     stopped, after = (struck.job.paths.attempt(n) for n in (number, number + 1))
-    end = record.read(stopped.end, End)
+    end = records.read(stopped.end, End)
     assert end is not None
     assert end.reason is Reason.PREEMPTED
     assert not stopped.final_model.exists()
@@ -199,7 +199,7 @@ def test_an_edited_spec_is_refused(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_a_job_of_no_great_work_has_little_overhead_of_its_own(calm: Job) -> None:
-    result = msgspec.json.decode(calm.paths.result.read_bytes(), type=record.Result)
+    result = msgspec.json.decode(calm.paths.result.read_bytes(), type=records.Result)
     assert [phase.phase for phase in result.phases] == ["prepare", "train", "eval"]
     assert result.overhead_s < 2.0
     assert calm.paths.final_model.resolve() == calm.paths.attempt(1).final_model
@@ -232,7 +232,7 @@ def test_a_stop_heard_by_one_rank_alone_stops_all_and_fewer_devices_go_on(
     events = [msgspec.json.decode(line) for line in lines]
     converted = next(event for event in events if event["event"] == "converted")
     assert (converted["step"], converted["from_ranks"], converted["to_ranks"]) == (stopped_at, 2, 1)
-    result = msgspec.json.decode(job.paths.result.read_bytes(), type=record.Result)
+    result = msgspec.json.decode(job.paths.result.read_bytes(), type=records.Result)
     assert [phase.phase for phase in result.phases] == ["prepare", "convert", "train"]
     assert result.phases[1].wall_s > converted["seconds"] > 0
     assert result.train["conversions"][0]["size"] == converted["size"] > 0

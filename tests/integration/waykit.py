@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from jobspec.queue import Queue
-from jobspec.spec import DataSpec, EvalSpec, JobSpec, ModelSpec, TrainSpec
+from jobspec.queue.queue import Queue
+from jobspec.spec.schema import DataSpec, EvalSpec, JobSpec, ModelSpec, TrainSpec
 
 REPO = Path(__file__).parents[2]
 DEADLINE_S = 240.0

@@ -24,11 +24,11 @@ from hypothesis.stateful import (
 )
 from queuekit import entries, score_spec
 
-from jobspec import record
-from jobspec.claim import Claim
 from jobspec.errors import ClaimLost, TransitionRefused
-from jobspec.queue import Queue
-from jobspec.record import FINAL, Result, State
+from jobspec.queue.claim import Claim
+from jobspec.queue.queue import Queue
+from jobspec.records import base as records
+from jobspec.records.base import FINAL, Result, State
 
 HEARTBEAT_S, LEASE_S = 10.0, 60.0
 WORKERS = [f"w-{number:016x}" for number in range(3)]
@@ -324,7 +324,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert link.is_symlink() == (model.state == "succeeded")
             if model.state == "succeeded":
                 assert str(link.readlink()) == f"attempts/{model.attempt}/result.json"
-                result = record.read(link, Result)
+                result = records.read(link, Result)
                 assert result is not None
                 assert result.metrics == {"attempt": float(model.attempt)}
 

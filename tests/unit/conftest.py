@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobspec.queue import Queue
+from jobspec.queue.queue import Queue
 
 
 @pytest.fixture

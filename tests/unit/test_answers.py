@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from evalkit import DATA, needs_data
 
-from worker.answers import Thinking, aime_answer, answer_text, boxed
-from worker.verify import Judge
+from worker.evaluation.answer_extraction import Thinking, aime_answer, answer_text, boxed
+from worker.evaluation.math_grader import Judge
 
 CASES = [
     json.loads(line)

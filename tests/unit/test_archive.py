@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from clikit import base_spec, jobspec, jobspec_json, scores, succeed
 
-from jobspec import archive
-from jobspec.entries import Job
 from jobspec.errors import JobspecError
-from jobspec.queue import Queue
+from jobspec.maintenance import archive
+from jobspec.queue.entries import Job
+from jobspec.queue.queue import Queue
 
 
 def trained(queue: Queue) -> Job:

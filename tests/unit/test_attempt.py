@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 from queuekit import score_spec
 
-from jobspec import fs, record
-from jobspec.claim import Claim
-from jobspec.queue import Queue
-from jobspec.record import End, Reason, State
-from worker.attempt import Attempt
-from worker.launch import Devices
-from worker.loop import Options, Worker
-from worker.verdict import Verdict
+from jobspec.queue.claim import Claim
+from jobspec.queue.queue import Queue
+from jobspec.records import base as records
+from jobspec.records.base import End, Reason, State
+from jobspec.storage import fs
+from worker.launch.plan import Devices
+from worker.supervisor.attempt import Attempt
+from worker.supervisor.exit_reason import Verdict
+from worker.supervisor.worker import Options, Worker
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_a_commit_that_was_made_before_the_root_failed_is_no_loss(
     assert failed
     assert ended.state is state
     assert worker.queue.job(claim.job).state is state
-    end = record.read(claim.dir.end, End)
+    end = records.read(claim.dir.end, End)
     assert end is not None and (end.reason, end.worker) == (Reason(state), worker.id)
 
 

@@ -18,8 +18,8 @@ from transformers import (  # noqa: E402
 )
 
 from jobspec.errors import JobspecError, SpecError  # noqa: E402
-from worker import attention, kernels  # noqa: E402
-from worker.feed import pack, pad  # noqa: E402
+from worker.kernels import liger, varlen_attention  # noqa: E402
+from worker.training.dataset import pack, pad  # noqa: E402
 
 SHAPE: dict[str, Any] = WIDTHS | {
     "vocab_size": 60,
@@ -40,14 +40,16 @@ FAMILIES = [
 @pytest.mark.parametrize("config", FAMILIES, ids=lambda config: config.model_type)
 def test_rows_laid_end_to_end_are_computed_as_if_alone(config):
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.register())
+    model = AutoModelForCausalLM.from_config(
+        config, attn_implementation=varlen_attention.register()
+    )
     for weight in model.parameters():
         if weight.dim() > 1:
             torch.nn.init.normal_(weight, std=0.2)
     # A configuration of its own: a shared one would switch both models to the later attention.
     apart = type(config).from_dict(config.to_dict())
     alone = AutoModelForCausalLM.from_config(apart, attn_implementation="eager")
-    assert model.config._attn_implementation == attention.NAME
+    assert model.config._attn_implementation == varlen_attention.NAME
     alone.load_state_dict(model.state_dict())
     rows = [torch.randint(2, 60, (length,)) for length in (3, 17, 1, 9)]
     packed = pack(rows, [row.clone() for row in rows])
@@ -64,7 +66,9 @@ def test_rows_laid_end_to_end_are_computed_as_if_alone(config):
 def test_gradients_of_a_row_come_from_that_row_alone():
     torch.manual_seed(0)
     config = Qwen3Config(**SHAPE)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.register())
+    model = AutoModelForCausalLM.from_config(
+        config, attn_implementation=varlen_attention.register()
+    )
     embedded = torch.randn(1, 10, 32, requires_grad=True)
     bounds = torch.tensor([0, 4, 10], dtype=torch.int32)
     positions = torch.cat([torch.arange(4), torch.arange(6)])[None]
@@ -85,34 +89,36 @@ def test_gradients_of_a_row_come_from_that_row_alone():
 
 def test_a_family_whose_attention_does_more_keeps_its_own():
     capped = AutoModelForCausalLM.from_config(
-        Gemma2Config(**SHAPE), attn_implementation=attention.register()
+        Gemma2Config(**SHAPE), attn_implementation=varlen_attention.register()
     )
     plain = AutoModelForCausalLM.from_config(
-        LlamaConfig(**SHAPE), attn_implementation=attention.register()
+        LlamaConfig(**SHAPE), attn_implementation=varlen_attention.register()
     )
     line = pack([torch.tensor([2, 3])], [torch.tensor([2, 3])])
     with pytest.raises(ValueError, match="no softcap"):
         capped(**line, use_cache=False)
-    attention.settle(capped)
-    attention.settle(plain)
+    varlen_attention.settle(capped)
+    varlen_attention.settle(plain)
     assert capped.config._attn_implementation == "eager"
     with pytest.raises(SpecError, match="`gemma2` needs attention of its own"):
-        attention.share(capped.config, 2)
-    assert plain.config._attn_implementation == attention.NAME
+        varlen_attention.share(capped.config, 2)
+    assert plain.config._attn_implementation == varlen_attention.NAME
     rows = pad([torch.tensor([2, 3, 4]), torch.tensor([5])], [torch.tensor([2, 3, 4])] * 2, 0)
     assert capped(**rows, use_cache=False).loss.isfinite()
 
 
 def test_liger_serves_only_where_it_can():
     model = AutoModelForCausalLM.from_config(GemmaConfig(**SHAPE))
-    assert kernels.apply(model, "auto", on_gpu=False) is None
-    assert kernels.apply(model, False, on_gpu=True) is None
+    assert liger.apply(model, "auto", on_gpu=False) is None
+    assert liger.apply(model, False, on_gpu=True) is None
     with pytest.raises(JobspecError, match="need a GPU"):
-        kernels.apply(model, True, on_gpu=False)
+        liger.apply(model, True, on_gpu=False)
 
 
 def test_a_mask_or_missing_bounds_are_refused():
     config = Qwen3Config(**SHAPE)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.register())
+    model = AutoModelForCausalLM.from_config(
+        config, attn_implementation=varlen_attention.register()
+    )
     with pytest.raises(ValueError, match="bounds and no mask"):
         model(input_ids=torch.tensor([[2, 3]]), use_cache=False)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from clikit import base_spec, jobspec, jobspec_json
 
-from jobspec import spec as specs
-from jobspec.queue import Queue
+from jobspec.queue.queue import Queue
+from jobspec.spec import schema as specs
 
 QUESTIONS = [{"id": f"q{i}", "problem": "1+1?", "answer": 2} for i in range(3)]
 

@@ -10,31 +10,31 @@ from evalkit import DATA, aime_file, needs_data, questions
 from preparekit import byte_tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from jobspec import benchmarks
+from jobspec.benchmarks import registry
 from jobspec.errors import BenchmarkError
-from worker.answers import Thinking
-from worker.lm import SamplingLM
+from worker.evaluation.answer_extraction import Thinking
+from worker.evaluation.lm_eval_model import SamplingLM
 
 
 def test_directories_are_tried_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     places = [tmp_path / name for name in ("spec", "environment", "cache")]
     monkeypatch.setenv("JOBSPEC_BENCHMARK_DIR", str(places[1]))
-    where = benchmarks.directories(str(places[0]), places[2])
+    where = registry.directories(str(places[0]), places[2])
     assert where == tuple(places)
     for place in reversed(places):
-        assert benchmarks.find("aime_x", where) == (
+        assert registry.find("aime_x", where) == (
             None if place == places[2] else places[places.index(place) + 1] / "aime_x.jsonl"
         )
         aime_file(place, questions(1), "aime_x")
-    assert benchmarks.find("aime_x", where) == places[0] / "aime_x.jsonl"
+    assert registry.find("aime_x", where) == places[0] / "aime_x.jsonl"
 
 
 def test_only_names_of_a_known_form_are_files(tmp_path: Path) -> None:
     aime_file(tmp_path, questions(1), "gsm8k")
-    assert benchmarks.find("gsm8k", [tmp_path]) is None
-    assert benchmarks.file_name("minerva_math500") == "math500.jsonl"
+    assert registry.find("gsm8k", [tmp_path]) is None
+    assert registry.file_name("minerva_math500") == "math500.jsonl"
     with pytest.raises(BenchmarkError, match="neither MATH-500 nor of the AIME form"):
-        benchmarks.read("gsm8k", tmp_path / "gsm8k.jsonl")
+        registry.read("gsm8k", tmp_path / "gsm8k.jsonl")
 
 
 @needs_data
@@ -42,7 +42,7 @@ def test_only_names_of_a_known_form_are_files(tmp_path: Path) -> None:
     ("name", "count"), [("minerva_math500", 500), ("aime24", 30), ("aime25", 30)]
 )
 def test_the_real_files(name: str, count: int) -> None:
-    found = benchmarks.read(name, DATA / benchmarks.file_name(name))
+    found = registry.read(name, DATA / registry.file_name(name))
     assert len(found.questions) == len({question.id for question in found.questions}) == count
     if found.form == "aime":
         assert all(str(int(q.answer)) == q.answer for q in found.questions)
@@ -52,7 +52,7 @@ def test_the_real_files(name: str, count: int) -> None:
 
 def test_answers_may_be_numbers_or_padded_text(tmp_path: Path) -> None:
     rows = [{"id": 7, "problem": "?", "answer": 25}, {"id": "b", "problem": "?", "answer": "025"}]
-    found = benchmarks.read("aime_x", aime_file(tmp_path, rows, "aime_x") / "aime_x.jsonl")
+    found = registry.read("aime_x", aime_file(tmp_path, rows, "aime_x") / "aime_x.jsonl")
     assert [(q.id, q.answer) for q in found.questions] == [("7", "25"), ("b", "25")]
 
 
@@ -76,14 +76,14 @@ def test_what_is_wrong_with_a_file_is_said_with_its_row(
     file = tmp_path / "aime_x.jsonl"
     file.write_bytes(data)
     with pytest.raises(BenchmarkError) as caught:
-        benchmarks.read("aime_x", file)
+        registry.read("aime_x", file)
     assert wanted in str(caught.value)
     assert str(file) in str(caught.value)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match="can't be read: No such file"):
-        benchmarks.read("aime_x", tmp_path / "aime_x.jsonl")
+        registry.read("aime_x", tmp_path / "aime_x.jsonl")
 
 
 # --- whether a template opens the thinking
@@ -125,6 +125,6 @@ def test_a_prefilled_thought_counts_as_open() -> None:
 
 def test_the_prompt_is_the_documented_one() -> None:
     docs = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
-    asked = benchmarks.prompt("P")
+    asked = registry.prompt("P")
     assert asked.startswith("P\n\n")
     assert f"`{asked[3:]}`" in docs

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from queuekit import W, score_spec
 
-from jobspec import budget, fs, record
-from jobspec.claim import Claim
-from jobspec.paths import AttemptPaths
-from jobspec.queue import Queue
-from jobspec.record import End, PhaseTime, Reason, State
+from jobspec.queue import retry_policy
+from jobspec.queue.claim import Claim
+from jobspec.queue.queue import Queue
+from jobspec.records import base as records
+from jobspec.records.base import End, PhaseTime, Reason, State
+from jobspec.storage import fs
+from jobspec.storage.layout import AttemptPaths
 
 
 @pytest.fixture
@@ -99,7 +101,7 @@ def test_what_the_running_attempt_took_over_still_counts_for_who_wrote_it(queue:
     before.requeue("walltime")
     paths, after = queue.jobs()[0].paths, claim_of(queue).dir
     before.dir.checkpoints.rename(after.checkpoints)
-    assert [loss.count for loss in budget.spent(paths, after.number - 1)] == [0]
+    assert [loss.count for loss in retry_policy.spent(paths, after.number - 1)] == [0]
 
 
 def test_an_unfinished_checkpoint_is_none(queue: Queue) -> None:
@@ -121,7 +123,7 @@ def test_a_phase_kept_from_before_is_no_progress(queue: Queue) -> None:
     def keep(paths: AttemptPaths) -> None:
         fs.publish(paths.done("train"), b"{}")
         end = End(reason=Reason.WALLTIME, phases=(PhaseTime(phase="train", kept=True),))
-        fs.publish(paths.end, record.encode(end))
+        fs.publish(paths.end, records.encode(end))
 
     assert attempts_until_failed(queue, "walltime", keep) == 3
 
@@ -139,7 +141,7 @@ def test_a_retry_begins_every_budget_anew(queue: Queue) -> None:
     back = queue.retry(job.id)
     assert (back.attempt, back.reason) == (6, None)
     assert attempts_until_failed(queue, "lost") == 5
-    past = budget.history(job.paths, 10)
+    past = retry_policy.history(job.paths, 10)
     assert [each.attempt for each in past] == [6, 7, 8, 9, 10]
 
 
@@ -149,4 +151,4 @@ def test_an_attempt_that_said_it_finished_but_never_committed_was_lost(queue: Qu
     queue.reap(worker=W, now=True)
     job = queue.jobs()[0]
     assert (job.state, job.attempt) == ("pending", 2)
-    assert [each.reason for each in budget.history(job.paths, 1)] == [Reason.LOST]
+    assert [each.reason for each in retry_policy.history(job.paths, 1)] == [Reason.LOST]

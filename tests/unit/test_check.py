@@ -1,4 +1,4 @@
-"""jobspec.check and jobspec.rows: what enqueue refuses, with the place and a hint."""
+"""jobspec.checks.check and jobspec.checks.rows: what enqueue refuses, with the place and a hint."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from jobspec import check, rows, tasknames
-from jobspec import spec as specs
+from jobspec.benchmarks import lm_eval_names
+from jobspec.checks import check, rows
 from jobspec.cli import cli
 from jobspec.errors import BenchmarkError, DataError, JobspecError, ModelError, SpecError
-from jobspec.new import Request, build, write
+from jobspec.spec import schema as specs
+from jobspec.spec.builder import Request, build, write
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("JOBSPEC_TEST_DATA") or REPOSITORY.parent / "shared/data")
@@ -254,7 +255,7 @@ def test_a_task_of_lm_evals_is_known(place: Path) -> None:
 def test_task_names_are_those_lm_eval_itself_lists() -> None:
     tasks = pytest.importorskip("lm_eval.tasks", reason="needs the worker extra")
     real = set(tasks.TaskManager().all_tasks)
-    found = tasknames.lm_eval_names()
+    found = lm_eval_names.lm_eval_names()
     assert found is not None
     assert len(real - found) < 0.005 * len(real)
     assert len(found - real) < 0.005 * len(real)

@@ -28,8 +28,8 @@ from clikit import (
     tuned_spec,
 )
 
-from jobspec.queue import Queue
-from jobspec.record import Reason, State
+from jobspec.queue.queue import Queue
+from jobspec.records.base import Reason, State
 
 
 @pytest.fixture

@@ -12,10 +12,12 @@ import pytest
 from clikit import base_spec, claim_next, ended, jobspec, jobspec_json
 from scorekit import scored_job, write_evaluation
 
-from jobspec import calibrate, intervals, new, protocol
+from jobspec.benchmarks import protocol
 from jobspec.errors import SpecError
-from jobspec.queue import Queue
-from jobspec.record import Reason, Result
+from jobspec.queue.queue import Queue
+from jobspec.records.base import Reason, Result
+from jobspec.results import calibration, confidence
+from jobspec.spec import builder
 
 WRONG, RIGHT = [False] * 4, [True] * 4
 HALF = [True, False, True, False]
@@ -55,7 +57,7 @@ def test_compare_prints_both_intervals(queue: Queue) -> None:
     head, line = done.stdout.splitlines()[3:5]
     assert head.split("  ")[0] == "BENCHMARK"
     # A: error² = 2 · ¼/3/4 = 1/24 and 4/3 · 24/4 = 8 samples; B: 1/48 and 4/3 · 48 · 3/16 = 12.
-    (low_a, high_a), (low_b, high_b) = intervals.wilson(0.5, 8), intervals.wilson(0.75, 12)
+    (low_a, high_a), (low_b, high_b) = confidence.wilson(0.5, 8), confidence.wilson(0.75, 12)
     low = 0.25 - math.hypot(0.75 - low_b, high_a - 0.5)
     high = 0.25 + math.hypot(high_b - 0.75, 0.5 - low_a)
     assert f"{low:+.3f} to {high:+.3f}" in line
@@ -160,15 +162,15 @@ def test_the_samples_of_an_epoch(queue: Queue) -> None:
 # calibrate
 
 
-def entry(**scores: calibrate.Published) -> calibrate.Entry:
+def entry(**scores: calibration.Published) -> calibration.Entry:
     settings = {"temperature": 0.6, "top_p": 0.95}
-    return calibrate.Entry(
+    return calibration.Entry(
         model="a/b", variant="thinking", by="them", source="Table 1", eval=settings, scores=scores
     )
 
 
 def test_the_published_numbers_are_those_of_the_reports() -> None:
-    known = {each.name: each for each in calibrate.load()}
+    known = {each.name: each for each in calibration.load()}
     qwen = known["Qwen/Qwen3-8B:thinking"]
     assert {name: score.score for name, score in qwen.scores.items()} == {
         "minerva_math500": 97.4, "aime24": 76.0, "aime25": 67.3,
@@ -179,15 +181,15 @@ def test_the_published_numbers_are_those_of_the_reports() -> None:
 
 
 def test_a_model_alone_means_its_publisher() -> None:
-    found = calibrate.chosen(calibrate.load(), ["Qwen/Qwen3-8B"])
+    found = calibration.chosen(calibration.load(), ["Qwen/Qwen3-8B"])
     assert [each.variant for each in found] == ["thinking", "non-thinking"]
     with pytest.raises(SpecError, match="no published scores of `x/y`"):
-        calibrate.chosen(calibrate.load(), ["x/y"])
+        calibration.chosen(calibration.load(), ["x/y"])
 
 
-@pytest.mark.parametrize("each", calibrate.load(), ids=lambda each: each.name)
-def test_the_specs_have_the_published_settings(each: calibrate.Entry) -> None:
-    spec = calibrate.spec_of(each)
+@pytest.mark.parametrize("each", calibration.load(), ids=lambda each: each.name)
+def test_the_specs_have_the_published_settings(each: calibration.Entry) -> None:
+    spec = calibration.spec_of(each)
     assert spec.eval is not None and spec.train is None and spec.model.name == each.model
     for name, theirs in each.scores.items():
         settings = spec.eval.overrides[name]
@@ -199,38 +201,38 @@ def test_the_specs_have_the_published_settings(each: calibrate.Entry) -> None:
 
 def test_agreement_is_judged_by_the_error_of_sampling(queue: Queue) -> None:
     job = scored_job(queue, "cal", {"aime24": {"q1": HALF, "q2": RIGHT}})
-    near = calibrate.Published(score=90.0, k=4, questions=2, max_gen_toks=32768)
-    (row,) = calibrate.rows(entry(aime24=near), job)
+    near = calibration.Published(score=90.0, k=4, questions=2, max_gen_toks=32768)
+    (row,) = calibration.rows(entry(aime24=near), job)
     # Ours: √(¼/3)/2; theirs, with as many samples: the same.
     error = 100 * math.sqrt(0.25 / 3) / 2
     assert (row.ours, row.published, row.difference) == (75.0, 90.0, -15.0)
     assert row.ours_error == pytest.approx(error) and row.published_error == pytest.approx(error)
     assert row.within is True and row.differs == []
     far = msgspec.structs.replace(near, score=100.0, runs=16)
-    (row,) = calibrate.rows(entry(aime24=far), job)
+    (row,) = calibration.rows(entry(aime24=far), job)
     assert row.published_error == pytest.approx(error / 4)
     assert 1.96 * math.hypot(error, error / 4) > 25
     assert row.within is True
     further = msgspec.structs.replace(far, score=40.0)
-    assert calibrate.rows(entry(aime24=further), job)[0].within is False
+    assert calibration.rows(entry(aime24=further), job)[0].within is False
 
 
 def test_one_sample_a_question_decides_nothing(queue: Queue) -> None:
     job = scored_job(queue, "cal", {"aime24": {"q1": [True], "q2": [False]}})
-    theirs = calibrate.Published(score=50.0, k=1, questions=2, max_gen_toks=32768)
-    assert calibrate.rows(entry(aime24=theirs), job)[0].within is None
+    theirs = calibration.Published(score=50.0, k=1, questions=2, max_gen_toks=32768)
+    assert calibration.rows(entry(aime24=theirs), job)[0].within is None
 
 
 def test_settings_that_are_not_the_published_ones_are_named(queue: Queue) -> None:
     job = scored_job(queue, "cal", {"aime24": {"q1": HALF}}, temperature=1.0)
-    theirs = calibrate.Published(score=50.0, k=4, questions=30, max_gen_toks=32768)
-    (row,) = calibrate.rows(entry(aime24=theirs), job)
+    theirs = calibration.Published(score=50.0, k=4, questions=30, max_gen_toks=32768)
+    (row,) = calibration.rows(entry(aime24=theirs), job)
     assert row.differs == ["temperature 1.0 instead of 0.6", "questions 1 instead of 30"]
 
 
 def test_calibrate_enqueues_first_and_compares_afterwards(queue: Queue, tmp_path: Path) -> None:
     file = tmp_path / "numbers.json"
-    theirs = calibrate.Published(score=50.0, k=4, questions=2, max_gen_toks=32768)
+    theirs = calibration.Published(score=50.0, k=4, questions=2, max_gen_toks=32768)
     file.write_bytes(msgspec.json.encode({"entries": [entry(aime24=theirs)]}))
     args = ("calibrate", "a/b", "--published", file)
     (made,) = run(queue, *args)["jobs"]
@@ -251,7 +253,7 @@ def test_calibrate_enqueues_first_and_compares_afterwards(queue: Queue, tmp_path
 def test_calibrate_writes_specs_to_fetch_with(queue: Queue, tmp_path: Path) -> None:
     root = queue.paths.root
     done = jobspec("calibrate", "--all", "--write", tmp_path / "s", "--root", root)
-    assert len(done.stdout.splitlines()) == len(calibrate.load())
+    assert len(done.stdout.splitlines()) == len(calibration.load())
     assert queue.jobs() == []
 
 
@@ -266,8 +268,8 @@ def test_calibrate_trains_nothing_and_wants_to_know_what(queue: Queue) -> None:
 
 
 def validated(queue: Queue, tmp_path: Path, *settings: str) -> tuple[dict[str, Any], str]:
-    request = new.Request(models=["Qwen/Qwen3-8B"], train=False, settings=settings, name="v")
-    ((path, _),) = new.write(new.build(request), tmp_path / "specs")
+    request = builder.Request(models=["Qwen/Qwen3-8B"], train=False, settings=settings, name="v")
+    ((path, _),) = builder.write(builder.build(request), tmp_path / "specs")
     done = jobspec("validate", path, "--json", "--root", queue.paths.root)
     return json.loads(done.stdout)["specs"][0]["scoring"], done.stderr
 

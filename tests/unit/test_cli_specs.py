@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from clikit import REPOSITORY, jobspec, jobspec_json
 
-from jobspec import spec as specs
-from jobspec.queue import Queue
+from jobspec.queue.queue import Queue
+from jobspec.spec import schema as specs
 
 ROW = '{"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]}\n'
 UNCHECKED = "--no-row-check"
@@ -177,7 +177,7 @@ def test_preview_of_a_spec_that_trains_nothing(place: Path) -> None:
 
 def test_preview_marks_what_is_trained(place: Path) -> None:
     image = place / "image"
-    # Stands for an image: answers as `worker.prepare --preview` does (tested in test_check.py).
+    # Stands for an image: answers as `worker.data.prepare --preview` does (tested in test_check.py).
     shown = {
         "schema": 1,
         "row": 2,

@@ -10,7 +10,7 @@ import pytest
 from clikit import PATIENCE_S, base_spec, jobspec, take
 from terminalkit import Terminal
 
-from jobspec.queue import Queue
+from jobspec.queue.queue import Queue
 
 
 @pytest.fixture

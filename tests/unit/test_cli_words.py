@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from clikit import WORKER, base_spec, claim_next, ended, jobspec, jobspec_json
 
-from jobspec import words
-from jobspec.entries import Job
-from jobspec.queue import Queue
-from jobspec.record import Reason, State
+from jobspec.monitoring import reasons
+from jobspec.queue.entries import Job
+from jobspec.queue.queue import Queue
+from jobspec.records.base import Reason, State
 
 
 @pytest.fixture
@@ -155,6 +155,6 @@ def test_a_success_after_losses_tells_of_them_in_show_alone(queue: Queue) -> Non
 
 
 def test_every_reason_has_words() -> None:
-    assert words.REASONS.keys() == {reason.value for reason in Reason}
-    assert all(words.why(reason) for reason in Reason)
-    assert words.why("of a later version") == "of a later version"
+    assert reasons.REASONS.keys() == {reason.value for reason in Reason}
+    assert all(reasons.why(reason) for reason in Reason)
+    assert reasons.why("of a later version") == "of a later version"

@@ -15,7 +15,7 @@ import pytest
 from clikit import REPOSITORY, jobspec, jobspec_json
 from terminalkit import Terminal
 
-from jobspec.cluster import script, site, submit
+from jobspec.cluster import batch_script, site, submit
 from jobspec.cluster.site import Site
 from jobspec.errors import JobspecError
 
@@ -54,7 +54,7 @@ SITES = {
 @pytest.mark.parametrize("name", SITES)
 @pytest.mark.parametrize("of", [path.name for path in SCRIPTS if path.name.startswith("worker")])
 def test_a_rendering_is_the_golden_one(name: str, of: str) -> None:
-    told = script.render(SITES[name], Path("/home/ada/site.env"), version="0.1.0", script=of)
+    told = batch_script.render(SITES[name], Path("/home/ada/site.env"), version="0.1.0", script=of)
     golden = GOLDEN / f"{name}-{of}"
     if os.environ.get("JOBSPEC_GOLDEN") == "write":
         golden.write_text(told)
@@ -71,19 +71,19 @@ def test_shellcheck_has_nothing_to_say(path: Path) -> None:
 
 
 def test_the_script_for_several_nodes_is_the_one_for_one() -> None:
-    text = script.template(script.MULTINODE)
-    path = REPOSITORY / "slurm" / script.MULTINODE
+    text = batch_script.template(batch_script.MULTINODE)
+    path = REPOSITORY / "slurm" / batch_script.MULTINODE
     if os.environ.get("JOBSPEC_GOLDEN") == "write":
         path.write_text(text)
-    assert text == path.read_text() and text.count("\n") == script.template(script.WORKER).count(
-        "\n"
-    )
+    assert text == path.read_text() and text.count("\n") == batch_script.template(
+        batch_script.WORKER
+    ).count("\n")
     assert "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=1\n" in text
 
 
 def test_options_come_before_the_first_command() -> None:
     """sbatch reads no option behind it; of two of a kind it takes the last."""
-    told = script.render(SITES["preemptible"], Path("/x/site.env")).splitlines()
+    told = batch_script.render(SITES["preemptible"], Path("/x/site.env")).splitlines()
     options = [index for index, line in enumerate(told) if line.startswith("#SBATCH")]
     assert all(line.startswith("#") for line in told[: options[-1]])
     names = [told[index].split()[1].partition("=")[0] for index in options]

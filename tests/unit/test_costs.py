@@ -16,9 +16,9 @@ from clikit import environment
 from queuekit import W, score_spec
 
 from benchmarks import idle
-from jobspec import report
-from jobspec.queue import Queue
-from jobspec.record import State
+from jobspec.monitoring import status
+from jobspec.queue.queue import Queue
+from jobspec.records.base import State
 
 pytestmark = pytest.mark.skipif(idle.missing() is not None, reason=idle.missing() or "")
 
@@ -26,7 +26,7 @@ MARK = "/jobspec-now-"
 TURNS = f"""
 import contextlib, os, sys
 from queuekit import W, score_spec
-from jobspec.queue import Queue
+from jobspec.queue.queue import Queue
 
 queue = Queue(sys.argv[1])
 
@@ -123,12 +123,12 @@ def test_status_looks_at_running_jobs_and_at_no_finished_one(tmp_path: Path) -> 
 
 def test_status_of_ten_thousand_jobs_takes_little_memory(tmp_path: Path) -> None:
     queue = idle.make_root(tmp_path / "root", finished=10_000, pending=0)
-    report.status(queue, queue.jobs(), report.select(queue.jobs(State.FAILED), 20))  # imports
+    status.status(queue, queue.jobs(), status.select(queue.jobs(State.FAILED), 20))  # imports
     tracemalloc.start()
     try:
         jobs = queue.jobs()
         assert len(jobs) == 10_000
-        report.status(queue, jobs, report.select(jobs, 20))
+        status.status(queue, jobs, status.select(jobs, 20))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

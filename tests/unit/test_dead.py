@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from clikit import base_spec
 
-from jobspec.cluster import dead, scale, site
+from jobspec.cluster import autoscale, reaping, site
 from jobspec.cluster.slurm import Run, Slurm
-from jobspec.queue import Queue
-from jobspec.record import State, WorkerRecord
+from jobspec.queue.queue import Queue
+from jobspec.records.base import State, WorkerRecord
 
 W = "n1-7-0-00000000000000aa"
 RUN = Run("here", "7", 1)
@@ -100,9 +100,9 @@ def running(tmp_path: Path, beat_s: float = 15.0) -> tuple[Queue, list[float]]:
 def test_a_worker_whose_run_has_ended_is_reaped_at_once(tmp_path: Path, stub: Stub) -> None:
     queue, _ = running(tmp_path)
     queue.reap()
-    assert dead.reap(queue, Slurm()) == []
+    assert reaping.reap(queue, Slurm()) == []
     stub.says("7 COMPLETED 1 jobspec")
-    assert len(dead.reap(queue, Slurm())) == 1
+    assert len(reaping.reap(queue, Slurm())) == 1
     (job,) = queue.jobs()
     assert (job.state, job.attempt) == (State.PENDING, 2)
 
@@ -113,21 +113,21 @@ def test_a_later_run_takes_nothing_from_a_worker_that_beats(tmp_path: Path, stub
     job = queue.jobs()[0].id
     for _ in range(6):  # a partitioned node: Slurm has restarted the job, its worker lives on
         queue.reap()
-        assert dead.reap(queue, Slurm()) == []
+        assert reaping.reap(queue, Slurm()) == []
         now[0] += 15.0
         queue.heartbeat(W, job=job)
     for _ in range(3):
-        assert dead.reap(queue, Slurm(), silent_only=True) == []
+        assert reaping.reap(queue, Slurm(), silent_only=True) == []
         queue.reap()
         now[0] += 15.0
     queue.reap()
-    assert dead.reap(queue, Slurm(), silent_only=True) == [job]
+    assert reaping.reap(queue, Slurm(), silent_only=True) == [job]
 
 
 def test_a_living_queue_asks_slurm_nothing(tmp_path: Path, stub: Stub) -> None:
     queue, _ = running(tmp_path)
     queue.reap()
-    dead.reap(queue, Slurm(), silent_only=True)
+    reaping.reap(queue, Slurm(), silent_only=True)
     assert stub.count() == 0
 
 
@@ -136,8 +136,8 @@ def test_one_look_of_a_process_that_knew_nothing_is_enough(tmp_path: Path, stub:
     queue, _ = running(tmp_path, beat_s=0.1)
     stub.says("7 PENDING 2 jobspec")
     fresh = Queue(queue.paths.root)
-    assert len(dead.watch(fresh, Slurm())) == 1
-    assert dead.watch(fresh, Slurm()) == []
+    assert len(reaping.watch(fresh, Slurm())) == 1
+    assert reaping.watch(fresh, Slurm()) == []
 
 
 def test_scale_adds_what_is_missing_and_no_more(tmp_path: Path, stub: Stub) -> None:
@@ -146,21 +146,21 @@ def test_scale_adds_what_is_missing_and_no_more(tmp_path: Path, stub: Stub) -> N
         queue.enqueue(base_spec(notes=f"{number}"))
     settings = site.Site(root=str(queue.paths.root), sif="/s")
     stub.says("9 RUNNING 0 jobspec", "10 PENDING 0 jobspec", "11 COMPLETING 0 jobspec")
-    seen = scale.need(queue, settings, Slurm(), 4, "ada")
+    seen = autoscale.need(queue, settings, Slurm(), 4, "ada")
     assert (seen.work, seen.have, seen.missing) == (5, 2, 2)
-    assert scale.need(queue, settings, Slurm(), 9, "ada").missing == 3
+    assert autoscale.need(queue, settings, Slurm(), 9, "ada").missing == 3
     queue.hold("quota", by="ada")
-    assert scale.need(queue, settings, Slurm(), 9, "ada").missing == 0
+    assert autoscale.need(queue, settings, Slurm(), 9, "ada").missing == 0
 
 
 def test_one_process_at_a_time_has_the_turn(tmp_path: Path) -> None:
-    with scale.turn(tmp_path) as mine:
+    with autoscale.turn(tmp_path) as mine:
         assert mine
-        with scale.turn(tmp_path) as theirs:
+        with autoscale.turn(tmp_path) as theirs:
             assert not theirs
-    with scale.turn(tmp_path) as again:
+    with autoscale.turn(tmp_path) as again:
         assert again
         (held,) = (tmp_path / "slurm").iterdir()
         held.rename(held.with_name("turn.20200101T000000.gone-1"))  # its holder died long ago
-        with scale.turn(tmp_path) as taken:
+        with autoscale.turn(tmp_path) as taken:
             assert taken

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from jobspec.errors import ModelError
-from worker import devices
-from worker.engines import choose
+from worker.inference import gpu_groups
+from worker.inference.engine import choose
 
 GIB = 2**30
 
@@ -55,45 +55,45 @@ def weights(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def nothing_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.delenv(devices.ENGINES_VARIABLE, raising=False)
+    monkeypatch.delenv(gpu_groups.ENGINES_VARIABLE, raising=False)
 
 
 def test_one_engine_a_gpu_where_the_weights_fit_one(weights: Path) -> None:
-    found = devices.groups(weights, Nvml(4))
+    found = gpu_groups.groups(weights, Nvml(4))
     assert found == [{"CUDA_VISIBLE_DEVICES": str(i)} for i in range(4)]
 
 
 def test_a_group_where_they_do_not(weights: Path) -> None:
-    found = devices.groups(weights, Nvml(4, gib=16))
+    found = gpu_groups.groups(weights, Nvml(4, gib=16))
     assert [group["CUDA_VISIBLE_DEVICES"] for group in found] == ["0,1", "2,3"]
     assert all("NCCL_P2P_DISABLE" not in group for group in found)
 
 
 def test_gpus_of_two_sockets_talk_without_peer_access(weights: Path) -> None:
-    assert devices.groups(weights, Nvml(8, gib=4)) == [
+    assert gpu_groups.groups(weights, Nvml(8, gib=4)) == [
         {"CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7", "NCCL_P2P_DISABLE": "1"}
     ]
-    linked = devices.groups(weights, Nvml(8, gib=4, nvlink=True))
+    linked = gpu_groups.groups(weights, Nvml(8, gib=4, nvlink=True))
     assert linked == [{"CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7"}]
 
 
 def test_only_the_visible_gpus_are_used(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5, 3")
-    found = devices.groups(weights, Nvml(8))
+    found = gpu_groups.groups(weights, Nvml(8))
     assert found == [{"CUDA_VISIBLE_DEVICES": "GPU-5"}, {"CUDA_VISIBLE_DEVICES": "3"}]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert devices.groups(weights, Nvml(8)) == [{}]
+    assert gpu_groups.groups(weights, Nvml(8)) == [{}]
 
 
 def test_weights_too_large_for_the_machine_are_refused(weights: Path) -> None:
     with pytest.raises(ModelError, match="the weights take 16 GiB, and the 2 GPUs here have 8"):
-        devices.groups(weights, Nvml(2, gib=4))
+        gpu_groups.groups(weights, Nvml(2, gib=4))
 
 
 def test_engines_on_a_cpu_are_asked_for(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setenv(devices.ENGINES_VARIABLE, "2")
-    assert devices.groups(weights) == [{}, {}]
+    monkeypatch.setenv(gpu_groups.ENGINES_VARIABLE, "2")
+    assert gpu_groups.groups(weights) == [{}, {}]
 
 
 # --- which engine
@@ -108,7 +108,7 @@ def model(tmp_path: Path) -> Path:
 def test_auto_is_hf_on_a_cpu_and_vllm_on_a_gpu(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from jobspec.spec import ModelSpec
+    from jobspec.spec.schema import ModelSpec
 
     spec = ModelSpec(name=str(model))
     assert choose("auto", spec, model, gpus=0).name == "hf"
@@ -123,7 +123,7 @@ def test_auto_is_hf_on_a_cpu_and_vllm_on_a_gpu(
 
 
 def test_weights_are_loaded_in_float32_on_a_cpu(model: Path) -> None:
-    from jobspec.spec import ModelSpec
+    from jobspec.spec.schema import ModelSpec
 
     spec = ModelSpec(name=str(model), dtype="bfloat16")
     assert choose("hf", spec, model, gpus=0).weights.dtype == "float32"
@@ -131,7 +131,7 @@ def test_weights_are_loaded_in_float32_on_a_cpu(model: Path) -> None:
 
 
 def test_a_config_that_does_not_state_its_context_is_refused(model: Path) -> None:
-    from jobspec.spec import ModelSpec
+    from jobspec.spec.schema import ModelSpec
 
     (model / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="how long a sequence may be"):

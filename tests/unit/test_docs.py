@@ -13,8 +13,8 @@ import pytest
 from clikit import REPOSITORY
 from docskit import PAGES, blocks, prose
 
-from jobspec import spec as specs
 from jobspec.cli import COMMANDS, cli
+from jobspec.spec import schema as specs
 from worker.__main__ import main as worker_command
 
 LANGUAGES = {"sh", "console", "text", "json", "python"}

@@ -27,7 +27,7 @@ from docskit import PAGES, Command, commands, shape
 from worldkit import World
 
 from jobspec.cli import cli
-from jobspec.queue import Queue
+from jobspec.queue.queue import Queue
 
 # Command lines that do not run here → what runs them: a test, a step of .ci/run, or why nothing.
 RUN_BY = {

@@ -20,9 +20,8 @@ import pytest
 from clikit import environment, jobspec, jobspec_json
 from queuekit import race
 
-from jobspec import filesystem, temps
-from jobspec.doctor import advice, examine, probes
-from jobspec.doctor.found import (
+from jobspec.doctor import diagnosis, probes
+from jobspec.doctor.measurements import (
     Clocks,
     Costs,
     Diagnosis,
@@ -36,11 +35,13 @@ from jobspec.doctor.found import (
     Timing,
     joined,
 )
-from jobspec.doctor.meeting import meet, meet_across
-from jobspec.doctor.seat import Seat
-from jobspec.queue import Queue
-from jobspec.record import Format
-from worker import preflight
+from jobspec.doctor.participant import Seat
+from jobspec.doctor.run import examine
+from jobspec.doctor.session import meet, meet_across
+from jobspec.queue.queue import Queue
+from jobspec.records.base import Format
+from jobspec.storage import mounts, tempfiles
+from worker.host import preflight
 
 PLACE = Place(
     path="/scratch/me",
@@ -76,7 +77,7 @@ def verdicts(told: Diagnosis | list[Any]) -> dict[str, set[str]]:
 
 def judged(place: Place = PLACE, tmpdir: Place = TMP, **changed: Any) -> list[Any]:
     measured = msgspec.structs.replace(MEASURED, **changed)
-    return advice.checks(Path("/nowhere/root"), place, tmpdir, measured, None)
+    return diagnosis.checks(Path("/nowhere/root"), place, tmpdir, measured, None)
 
 
 def worst(found: list[Any], check: str) -> Any:
@@ -103,7 +104,7 @@ def test_a_directory_that_a_root_may_be_made_in(tmp_path: Path) -> None:
     assert won["losers"] == {"ENOENT": 3 * won["files"]}
     assert {lag["kind"] for lag in here["lags"]} == {"created", "renamed away", "replaced"}
     assert all(0 <= lag["longest_s"] < 1 and not lag["missed"] for lag in here["lags"])
-    assert set(here["noticed"].values()) == {filesystem.is_local(tmp_path)}
+    assert set(here["noticed"].values()) == {mounts.is_local(tmp_path)}
     assert abs(told["measured"]["server_clock"]["ahead_s"]) < 2
     assert told["measured"]["broken"] == []
     assert told["advice"]["heartbeat_s"] == 15 and told["advice"]["lease_s"] == 150
@@ -129,10 +130,10 @@ def test_what_others_may_write_to_is_bad(tmp_path: Path) -> None:
     assert "others may write to it" in done.stdout and "chmod o-w" in done.stdout
     (root / "queue").chmod(0o755)
     tmp_path.chmod(0o777)
-    told = advice.checks(root, probes.place_of(root), TMP, None, None)
+    told = diagnosis.checks(root, probes.place_of(root), TMP, None, None)
     assert "chmod +t" in worst(told, "root").hint
     tmp_path.chmod(0o1777)
-    told = advice.checks(root, probes.place_of(root), TMP, None, None)
+    told = diagnosis.checks(root, probes.place_of(root), TMP, None, None)
     assert verdicts(told)["root"] == {"ok"}
 
 
@@ -144,7 +145,7 @@ def test_where_nothing_can_be_written() -> None:
 def test_what_a_dead_doctor_left_is_swept(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as dead:
         dead.wait()
-    left = temps.beside(tmp_path / "doctor-across-0123abcd-gone")
+    left = tempfiles.beside(tmp_path / "doctor-across-0123abcd-gone")
     left = left.with_name(left.name.replace(f"-{os.getpid()}-", f"-{dead.pid}-"))
     left.mkdir()
     (left / "called.json").write_text('{"members": [], "turns": []}')
@@ -157,7 +158,7 @@ def test_what_a_dead_doctor_left_is_swept(tmp_path: Path) -> None:
 
 
 def test_nobody_comes(tmp_path: Path) -> None:
-    left = temps.beside(tmp_path / "doctor-across-ffffffff-dead")
+    left = tempfiles.beside(tmp_path / "doctor-across-ffffffff-dead")
     left.mkdir()  # a killed one's: it makes no `seen`
     assert meet_across(tmp_path, "a", 2, 1.0, within_s=0.5) is None
     assert list(tmp_path.iterdir()) == [left]
@@ -273,10 +274,10 @@ def test_all_is_well() -> None:
 def test_a_late_view_makes_the_lease_longer_and_the_polls_rarer() -> None:
     late = [Lag(kind="created", actor="a", watcher="b", median_s=60.0, longest_s=61.0)]
     measured = msgspec.structs.replace(MEASURED, across=across(lags=late))
-    told = advice.advise(PLACE, measured, 300.0)
+    told = diagnosis.advise(PLACE, measured, 300.0)
     assert told.lease_s >= 2 * (15 + 61) + 30 and told.poll_s >= 61
     assert told.notifications is False
-    assert advice.advise(PLACE, MEASURED, 2.5).lease_s == 150
+    assert diagnosis.advise(PLACE, MEASURED, 2.5).lease_s == 150
 
 
 def test_changes_that_were_not_seen_are_bad_and_unknown() -> None:
@@ -284,7 +285,7 @@ def test_changes_that_were_not_seen_are_bad_and_unknown() -> None:
     found = across(lags=late)
     assert "not seen in time" in worst(judged(across=found), "visibility").told
     measured = msgspec.structs.replace(MEASURED, across=found)
-    assert "larger --seconds" in advice.advise(PLACE, measured, 2.5).why
+    assert "larger --seconds" in diagnosis.advise(PLACE, measured, 2.5).why
     silent = across(lags=[], silent=["b"])
     assert "b did not answer" in worst(judged(across=silent), "visibility").told
 
@@ -292,18 +293,18 @@ def test_changes_that_were_not_seen_are_bad_and_unknown() -> None:
 def test_a_slow_rename_makes_the_heartbeat_slower() -> None:
     slow = Timing(count=2, median_s=2.0, longest_s=3.0)
     costs = msgspec.structs.replace(MEASURED.costs, rename=slow)
-    told = advice.advise(PLACE, msgspec.structs.replace(MEASURED, costs=costs), 2.5)
+    told = diagnosis.advise(PLACE, msgspec.structs.replace(MEASURED, costs=costs), 2.5)
     assert told.heartbeat_s == 60 and told.lease_s >= 600
     assert "is the server busy" in worst(judged(costs=costs), "cost").hint
 
 
 def test_format_is_compared_with_what_is_recommended() -> None:
-    told = advice.advise(PLACE, MEASURED, 2.5)
-    (short,) = advice.compare(Format(heartbeat_s=1.0, lease_s=10.0), told)
+    told = diagnosis.advise(PLACE, MEASURED, 2.5)
+    (short,) = diagnosis.compare(Format(heartbeat_s=1.0, lease_s=10.0), told)
     assert short.verdict == "warn" and '"lease_s": 150' in (short.hint or "")
-    (well,) = advice.compare(Format(), told)
+    (well,) = diagnosis.compare(Format(), told)
     assert well.verdict == "ok"
-    assert list(advice.compare(None, told)) == []
+    assert list(diagnosis.compare(None, told)) == []
 
 
 def test_clocks_room_names_and_mounts() -> None:
@@ -335,9 +336,9 @@ def test_notifications_that_do_not_come_mean_polling() -> None:
     local = msgspec.structs.replace(PLACE, local=True)
     deaf = msgspec.structs.replace(MEASURED.here, noticed={"1": False})
     assert "--poll" in worst(judged(local, here=deaf), "notifications").hint
-    told = advice.advise(local, msgspec.structs.replace(MEASURED, here=deaf), 2.5)
+    told = diagnosis.advise(local, msgspec.structs.replace(MEASURED, here=deaf), 2.5)
     assert told.notifications is False
-    assert advice.advise(local, MEASURED, 2.5).notifications is True
+    assert diagnosis.advise(local, MEASURED, 2.5).notifications is True
     others = across(noticed={"b": False})
     assert "--poll" in worst(judged(local, across=others), "notifications").hint
     assert verdicts(judged(PLACE, across=others))["notifications"] == {"ok"}
@@ -370,6 +371,6 @@ def test_broken_promises_of_a_directory_are_told(
 
 
 def test_the_mount_table_is_read() -> None:
-    assert filesystem.mount_of(Path("/proc/self")).kind == "proc"
-    assert not filesystem.is_local(Path("/proc"))
-    assert filesystem.mount_of(Path("/no/such/path")) == filesystem.mount_of(Path("/"))
+    assert mounts.mount_of(Path("/proc/self")).kind == "proc"
+    assert not mounts.is_local(Path("/proc"))
+    assert mounts.mount_of(Path("/no/such/path")) == mounts.mount_of(Path("/"))

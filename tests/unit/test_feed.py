@@ -9,10 +9,10 @@ import pytest
 
 pytest.importorskip("torch")
 
-from worker import shelf
-from worker.feed import IGNORED, Rows
-from worker.rows import Encoded
-from worker.split import Dealt
+from worker.data import dataset_cache
+from worker.data.encode import Encoded
+from worker.data.split import Dealt
+from worker.training.dataset import IGNORED, Rows
 
 TOKENS = 2000
 
@@ -33,14 +33,14 @@ def test_a_start_reads_counts_and_no_row(tmp_path: Path) -> None:
     """Of half a gigabyte of labels every rank read all: 16 MB stand for it here."""
     encoded = [(n, Encoded("", list(range(TOKENS)), n % 7, False, 0)) for n in range(1, 1001)]
     pieces = [tmp_path / "0.arrow", tmp_path / "1.arrow"]
-    shelf.write_piece(pieces[0], encoded[:600])
-    shelf.write_piece(pieces[1], encoded[600:])
+    dataset_cache.write_piece(pieces[0], encoded[:600])
+    dataset_cache.write_piece(pieces[1], encoded[600:])
     held_out = {3, 700}
     dealt = Dealt(train=set(range(1, 1001)) - held_out, held_out=held_out)
     place = tmp_path / "rows"
     place.mkdir()
-    shelf.write_splits(place, pieces, dealt, "key")
-    file = place / "train" / shelf.DATA
+    dataset_cache.write_splits(place, pieces, dealt, "key")
+    file = place / "train" / dataset_cache.DATA
     assert file.stat().st_size > 15_000_000
     os.sync()
 
@@ -52,4 +52,4 @@ def test_a_start_reads_counts_and_no_row(tmp_path: Path) -> None:
     labels = [row["labels"] for row in rows.data.select(range(20))]
     assert rows.trained[:20] == [sum(x != IGNORED for x in row[1:]) for row in labels]
     assert Rows.open(place / "eval").trained == [TOKENS - 3, TOKENS - 1]  # the first never is
-    assert (place / "train" / shelf.COUNTS).stat().st_size < 8 * 998 + 200
+    assert (place / "train" / dataset_cache.COUNTS).stat().st_size < 8 * 998 + 200

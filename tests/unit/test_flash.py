@@ -29,18 +29,18 @@ from transformers import (  # noqa: E402
     Qwen3Config,
 )
 
-from jobspec import record  # noqa: E402
 from jobspec.errors import SpecError  # noqa: E402
-from jobspec.queue import Queue  # noqa: E402
-from jobspec.record import End, Reason, State  # noqa: E402
-from jobspec.spec import DataSpec, JobSpec, ModelSpec, TrainSpec  # noqa: E402
-from worker import attention, flash, kernels  # noqa: E402
-from worker.attempt import Attempt  # noqa: E402
-from worker.feed import pack  # noqa: E402
-from worker.launch import Devices  # noqa: E402
-from worker.loop import Options, Worker  # noqa: E402
+from jobspec.queue.queue import Queue  # noqa: E402
+from jobspec.records import base as records  # noqa: E402
+from jobspec.records.base import End, Reason, State  # noqa: E402
+from jobspec.spec.schema import DataSpec, JobSpec, ModelSpec, TrainSpec  # noqa: E402
+from worker.kernels import flash_attention, liger, varlen_attention  # noqa: E402
+from worker.launch.plan import Devices  # noqa: E402
+from worker.supervisor.attempt import Attempt  # noqa: E402
+from worker.supervisor.worker import Options, Worker  # noqa: E402
+from worker.training.dataset import pack  # noqa: E402
 
-TWO, THREE, FOUR = flash.NAMES
+TWO, THREE, FOUR = flash_attention.NAMES
 TORCH = f"torch varlen {torch.__version__}"
 SHOWN = {
     TWO: "flash-attn 2 2.8.3",
@@ -48,7 +48,7 @@ SHOWN = {
     FOUR: "flash-attn 4 4.0.0b36",
     "torch": TORCH,
 }
-HEADS = flash.Heads(torch.device("cpu"), torch.bfloat16, 8, 4, 2, windowed=True)
+HEADS = flash_attention.Heads(torch.device("cpu"), torch.bfloat16, 8, 4, 2, windowed=True)
 Have = Callable[..., None]
 SHAPE: dict[str, Any] = WIDTHS | {
     "vocab_size": 60,
@@ -74,7 +74,7 @@ def have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Have]:
     monkeypatch.setattr(flashkit, "BUGS", set())
 
     def made(*names: str, major: int = 9) -> None:
-        monkeypatch.setattr(flash, "capability", lambda device: major)
+        monkeypatch.setattr(flash_attention, "capability", lambda device: major)
         for name in names:
             flashkit.install(tmp_path, name)
         importlib.invalidate_caches()
@@ -82,7 +82,7 @@ def have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Have]:
     yield made
     for name in [name for name in sys.modules if name.startswith("flash_attn")]:
         del sys.modules[name]
-    attention._runs = attention._Runs()
+    varlen_attention._runs = varlen_attention._Runs()
 
 
 def test_torchs_stand_in_has_torchs_signature() -> None:
@@ -101,7 +101,7 @@ def test_each_computes_what_rows_by_themselves_do(
     name: str, window: int | None, shared: int, have: Have
 ) -> None:
     have(*({name} - {"torch"}))
-    kernel = flash.choose("auto" if name == "torch" else name, HEADS)
+    kernel = flash_attention.choose("auto" if name == "torch" else name, HEADS)
     assert kernel is not None and kernel.name == SHOWN[name]
     lengths = [3, 17, 1, 9]
     draw = torch.Generator().manual_seed(0)
@@ -110,7 +110,7 @@ def test_each_computes_what_rows_by_themselves_do(
         for heads in (4, shared, shared, 4)
     )
     for scale in (None, 0.9):
-        expected = attention._by_row(q, k, v, lengths, scale, window)[0]
+        expected = varlen_attention._by_row(q, k, v, lengths, scale, window)[0]
         bounds = torch.tensor([0, 3, 20, 21, 30], dtype=torch.int32)
         line = (x[0].transpose(0, 1) for x in (q, k, v))
         found = kernel.run(*line, bounds, 17, scale, window)
@@ -142,7 +142,7 @@ def test_the_fastest_that_the_device_has_is_chosen(
     major: int, installed: tuple[str, ...], chosen: str | None, have: Have
 ) -> None:
     have(*installed, major=major)
-    kernel = flash.choose("auto", HEADS)
+    kernel = flash_attention.choose("auto", HEADS)
     assert (kernel and kernel.name) == chosen
 
 
@@ -151,7 +151,7 @@ def test_flash_attention_2_runs_where_torchs_own_knows_no_windows(
 ) -> None:
     have(TWO)
     monkeypatch.setattr(varlen, "varlen_attn", lambda q, k, v, a, b, c, d, is_causal=False: q)
-    kernel = flash.choose("auto", HEADS)
+    kernel = flash_attention.choose("auto", HEADS)
     assert kernel is not None and kernel.name == SHOWN[TWO]
 
 
@@ -169,21 +169,23 @@ def test_a_kernel_that_is_wrong_or_fails_is_not_used(
     bug: str, said: str, have: Have, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     have(THREE)
-    right = flash._torchs(9)
-    monkeypatch.setattr(flash, "_torchs", lambda major: flash.Kernel("sound", _sound(right.run)))
+    right = flash_attention._torchs(9)
+    monkeypatch.setattr(
+        flash_attention, "_torchs", lambda major: flash_attention.Kernel("sound", _sound(right.run))
+    )
     flashkit.BUGS.add(bug)
     state = torch.get_rng_state()
     with pytest.raises(
         SpecError, match=f"`{THREE}` can't train .*{SHOWN[THREE]}: ({said})"
     ) as told:
-        flash.choose(THREE, HEADS)
+        flash_attention.choose(THREE, HEADS)
     assert told.value.place == "$.model.attn_implementation"
-    kernel = flash.choose("auto", HEADS)
+    kernel = flash_attention.choose("auto", HEADS)
     assert kernel is not None and kernel.name == "sound"
     assert torch.equal(state, torch.get_rng_state())
 
 
-def _sound(run: flash.Run) -> flash.Run:
+def _sound(run: flash_attention.Run) -> flash_attention.Run:
     def without_bugs(*given: object) -> torch.Tensor:
         bugs = flashkit.BUGS.copy()
         flashkit.BUGS.clear()
@@ -207,18 +209,18 @@ def test_what_no_kernel_runs_is_computed_by_row_unless_one_is_named(
     changed: dict[str, object], said: str, have: Have
 ) -> None:
     have(TWO, THREE, FOUR)
-    heads = flash.Heads(**{**vars(HEADS), **changed})
-    assert flash.choose("auto", heads) is None
+    heads = flash_attention.Heads(**{**vars(HEADS), **changed})
+    assert flash_attention.choose("auto", heads) is None
     with pytest.raises(SpecError, match=said):
-        flash.choose(THREE, heads)
+        flash_attention.choose(THREE, heads)
 
 
 def test_a_named_one_that_is_missing_or_made_for_another_gpu_is_refused(have: Have) -> None:
     have(THREE, major=8)
     with pytest.raises(SpecError, match="flash-attn 3 has no kernels for compute capability 8"):
-        flash.choose(THREE, HEADS)
+        flash_attention.choose(THREE, HEADS)
     with pytest.raises(SpecError, match="`flash-attn` is not installed"):
-        flash.choose(TWO, HEADS)
+        flash_attention.choose(TWO, HEADS)
 
 
 CONFIGS = [
@@ -234,7 +236,7 @@ def test_a_model_trains_with_it_as_by_row_and_what_ran_is_known(config: object, 
     have(TWO, THREE)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(
-        config, dtype=torch.bfloat16, attn_implementation=attention.choose(TWO)
+        config, dtype=torch.bfloat16, attn_implementation=varlen_attention.choose(TWO)
     )
     rows = [torch.randint(2, 60, (length,)) for length in (3, 17, 1, 9)]
     line = pack(rows, [row.clone() for row in rows])
@@ -246,17 +248,17 @@ def test_a_model_trains_with_it_as_by_row_and_what_ran_is_known(config: object, 
         return loss, {name: p.grad.clone() for name, p in model.named_parameters()}
 
     by_row, gradients = losses()
-    assert attention.ran() == "rows by sdpa"
-    attention.settle(model, TWO)
-    assert attention.ran() is None
+    assert varlen_attention.ran() == "rows by sdpa"
+    varlen_attention.settle(model, TWO)
+    assert varlen_attention.ran() is None
     loss, found = losses()
-    assert attention.ran() == SHOWN[TWO]
+    assert varlen_attention.ran() == SHOWN[TWO]
     torch.testing.assert_close(loss, by_row, atol=0, rtol=0.02)
     for name, gradient in gradients.items():
         assert (found[name] - gradient).norm() <= 0.05 * gradient.norm(), name
     model.float()  # not what was tried: no kernel is trusted with it
     model(**line, use_cache=False)
-    assert attention.ran() == f"{SHOWN[TWO]}, rows by sdpa"
+    assert varlen_attention.ran() == f"{SHOWN[TWO]}, rows by sdpa"
 
 
 def test_a_job_that_names_what_is_not_installed_is_refused_before_it_starts(have: Have) -> None:
@@ -269,7 +271,7 @@ def test_a_job_that_names_what_is_not_installed_is_refused_before_it_starts(have
             data=DataSpec(path="/d"),
             train=TrainSpec(),
         )
-        kernels.check(spec, on_gpu=on_gpu)
+        liger.check(spec, on_gpu=on_gpu)
 
     check(FOUR)
     check("auto", on_gpu=False)
@@ -299,7 +301,7 @@ def test_a_job_that_names_attention_that_is_not_here_fails_before_anything_is_do
         assert Attempt(worker, claim).run().state is State.FAILED
     finally:
         shutil.rmtree(worker.tmp)
-    end = record.read(job.end, End)
+    end = records.read(job.end, End)
     assert end is not None
     assert (end.phase, end.reason) == (None, Reason.FAILED)
     assert "`flash_attention_2` needs a GPU" in end.message and end.hint

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from worker import flops
-from worker.flops import Shape
+from worker.training import flops
+from worker.training.flops import Shape
 
 
 def test_peaks_are_found_by_name():

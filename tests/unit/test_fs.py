@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 from queuekit import CALLS, FaultyOs, fails_with, faulty, fork, killed_at, loses_reply, stems
 
-from jobspec import fs, temps
 from jobspec.errors import DiskFull, RootError
-from worker import sitter
+from jobspec.storage import fs, tempfiles
+from worker.process import rank_launcher
 
 OLD, NEW = b"old\n", b"new and longer\n" * 1000
 
@@ -49,7 +49,7 @@ def test_publish_syncs_the_bytes_before_the_name_and_the_name_before_it_returns(
 
 @contextlib.contextmanager
 def noting(order: list[str]) -> Iterator[None]:
-    """Calls of `jobspec.fs` by name, in the order in which they are made."""
+    """Calls of `jobspec.storage.fs` by name, in the order in which they are made."""
 
     class Noting:
         def __getattr__(self, name: str) -> Any:
@@ -305,18 +305,18 @@ def test_a_child_in_another_pid_namespace_knows_that_it_is(tmp_path: Path) -> No
 
     def grandchild() -> None:
         real = Path("/proc/thread-self/ns/pid").stat().st_ino
-        told.write_text(f"{temps.pid_space()} {real}")
+        told.write_text(f"{tempfiles.pid_space()} {real}")
 
     def child() -> None:
-        temps.pid_space()
-        if sitter.enter_pid_namespace():
+        tempfiles.pid_space()
+        if rank_launcher.enter_pid_namespace():
             os.waitpid(fork(grandchild), 0)
 
     assert os.waitpid(fork(child), 0)[1] == 0
     if not told.exists():
         pytest.skip("PID namespaces are not allowed here")
     space, real = told.read_text().split()
-    assert space == real != str(temps.pid_space())
+    assert space == real != str(tempfiles.pid_space())
 
 
 def test_append_heals_a_torn_last_line(tmp_path: Path) -> None:
@@ -430,7 +430,7 @@ def test_owned_reads_refuse_links_and_others_files(tmp_path: Path, monkeypatch) 
 
 
 def test_sweep_takes_the_names_of_dead_writers_only(tmp_path: Path) -> None:
-    living = temps.beside(tmp_path / "file")
+    living = tempfiles.beside(tmp_path / "file")
     child = subprocess.run(
         [
             sys.executable,
@@ -446,7 +446,7 @@ def test_sweep_takes_the_names_of_dead_writers_only(tmp_path: Path) -> None:
     )
     dead = tmp_path / child.stdout.strip()
     here = f"-{os.getpid()}-"
-    elsewhere = tmp_path / living.name.replace(temps.host(), "othernode").replace(here, "-1-")
+    elsewhere = tmp_path / living.name.replace(tempfiles.host(), "othernode").replace(here, "-1-")
     old = tmp_path / re.sub(r"-[0-9]{10}-", f"-{int(time.time()) - 90000}-", elsewhere.name)
     dead.mkdir()
     (dead / "spec.json").touch()
@@ -457,4 +457,4 @@ def test_sweep_takes_the_names_of_dead_writers_only(tmp_path: Path) -> None:
 
 
 def test_temporary_names_fit_a_file_system(tmp_path: Path) -> None:
-    assert len(temps.beside(tmp_path / ("x" * 239)).name) < 240
+    assert len(tempfiles.beside(tmp_path / ("x" * 239)).name) < 240

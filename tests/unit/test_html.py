@@ -1,4 +1,4 @@
-"""jobspec.html and jobspec.spending: what the report says, from real roots; no browser."""
+"""jobspec.dashboard.page and jobspec.monitoring.gpu_hours: what the report says, from real roots; no browser."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ from clikit import (
 )
 from queuekit import fast_dir
 
-from jobspec import html, spending
-from jobspec.html import charts, runs
-from jobspec.html.runs import MOST_POINTS, Point, thinned
-from jobspec.queue import Queue
-from jobspec.record import PhaseTime, Reason
+from jobspec.dashboard import charts, runs
+from jobspec.dashboard import page as html
+from jobspec.dashboard.runs import MOST_POINTS, Point, thinned
+from jobspec.monitoring import gpu_hours
+from jobspec.queue.queue import Queue
+from jobspec.records.base import PhaseTime, Reason
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +123,9 @@ def test_an_empty_root_has_a_page(queue: Queue) -> None:
 # --- time
 
 
-def spent(queue: Queue) -> list[spending.Spent]:
+def spent(queue: Queue) -> list[gpu_hours.Spent]:
     (job,) = queue.jobs()
-    return spending.spent(job)
+    return gpu_hours.spent(job)
 
 
 def lost(queue: Queue) -> dict[tuple[int, str], float]:

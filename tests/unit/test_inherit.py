@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from jobspec.paths import JobPaths
-from worker import seals, shelf
-from worker.inherit import inherit
-from worker.seals import Seal
+from jobspec.storage.layout import JobPaths
+from worker.checkpoints import integrity
+from worker.checkpoints.integrity import Seal
+from worker.data import dataset_cache
+from worker.supervisor.carry_over import inherit
 
 
 @pytest.fixture
@@ -30,15 +31,15 @@ def test_a_first_attempt_takes_nothing(job, tmp_path):
 
 def test_prepared_rows_are_kept_while_they_are_there(job, tmp_path):
     rows = tmp_path / "cache" / "prepared" / "k"
-    for split in shelf.SPLITS:
+    for split in dataset_cache.SPLITS:
         (rows / split).mkdir()
-        for name in (shelf.DATA, shelf.COUNTS):
+        for name in (dataset_cache.DATA, dataset_cache.COUNTS):
             (rows / split / name).write_bytes(b"rows")
-    (rows / shelf.REPORT).write_text(json.dumps({"file_sizes": shelf.sizes(rows)}))
+    (rows / dataset_cache.REPORT).write_text(json.dumps({"file_sizes": dataset_cache.sizes(rows)}))
     finish(job, 1, "prepare", dir="cache/prepared/k")
     inherit(job, job.attempt(2), tmp_path)
     assert json.loads(job.attempt(2).done("prepare").read_text())["dir"] == "cache/prepared/k"
-    (rows / "train" / shelf.COUNTS).unlink()  # as an earlier version left them, or a purge
+    (rows / "train" / dataset_cache.COUNTS).unlink()  # as an earlier version left them, or a purge
     inherit(job, job.attempt(3), tmp_path)
     assert not job.attempt(3).done("prepare").exists()
 
@@ -66,7 +67,7 @@ def test_a_model_without_its_summary_is_not_finished(job, tmp_path):
 def test_states_and_epochs_go_along(job, tmp_path):
     first = job.attempt(1).checkpoints
     (first / "step-7").mkdir(parents=True)
-    seals.seal(first / "step-7", Seal(attempt=1, step=7, world=1, zero_stage=2))
+    integrity.seal(first / "step-7", Seal(attempt=1, step=7, world=1, zero_stage=2))
     (first / "epoch-1").mkdir()
     said = inherit(job, job.attempt(2), tmp_path)
     assert said == ["resumes from step-7"]

@@ -8,8 +8,8 @@ from statistics import NormalDist
 
 import pytest
 
-from jobspec import intervals
-from jobspec.intervals import Side
+from jobspec.results import confidence
+from jobspec.results.confidence import Side
 
 Z = NormalDist().inv_cdf(0.975)
 
@@ -19,26 +19,26 @@ Z = NormalDist().inv_cdf(0.975)
     ("freedom", "expected"), [(1, 12.7062), (2, 4.3027), (7, 2.3646), (29, 2.0452), (499, 1.9647)]
 )
 def test_t_quantile(freedom: int, expected: float) -> None:
-    assert intervals.t_quantile(freedom) == pytest.approx(expected, abs=5e-5)
+    assert confidence.t_quantile(freedom) == pytest.approx(expected, abs=5e-5)
 
 
 def test_error_over_questions() -> None:
     # Means 0, ½, 1: s = ½, n = 3.
-    assert intervals.stderr([0.0, 0.5, 1.0]) == pytest.approx(0.5 / math.sqrt(3))
-    assert intervals.stderr([0.3]) is None
-    assert intervals.stderr([0.25, 0.25]) == 0.0
+    assert confidence.stderr([0.0, 0.5, 1.0]) == pytest.approx(0.5 / math.sqrt(3))
+    assert confidence.stderr([0.3]) is None
+    assert confidence.stderr([0.25, 0.25]) == 0.0
 
 
 def test_error_over_samples() -> None:
     # c/k = 1/4, 2/4, 4/4: Σ p(1−p)/(k−1) = (3/16 + 4/16 + 0)/3.
     expected = math.sqrt((3 / 16 + 4 / 16) / 3) / 3
-    assert intervals.sampling_stderr([(1, 4), (2, 4), (4, 4)]) == pytest.approx(expected)
-    assert intervals.sampling_stderr([(1, 2), (0, 2)]) == pytest.approx(math.sqrt(1 / 4) / 2)
+    assert confidence.sampling_stderr([(1, 4), (2, 4), (4, 4)]) == pytest.approx(expected)
+    assert confidence.sampling_stderr([(1, 2), (0, 2)]) == pytest.approx(math.sqrt(1 / 4) / 2)
     # Of unequal numbers of samples each is weighed by its own: 1/4 of 2, 2/9 of 3.
     unequal = math.sqrt(1 / 4 + 2 / 9 / 2) / 2
-    assert intervals.sampling_stderr([(1, 2), (1, 3)]) == pytest.approx(unequal)
-    assert intervals.sampling_stderr([(4, 4), (0, 4)]) == 0.0
-    assert intervals.sampling_stderr([(1, 1), (1, 2)]) is None
+    assert confidence.sampling_stderr([(1, 2), (1, 3)]) == pytest.approx(unequal)
+    assert confidence.sampling_stderr([(4, 4), (0, 4)]) == 0.0
+    assert confidence.sampling_stderr([(1, 1), (1, 2)]) is None
 
 
 # Newcombe 1998, Statistics in Medicine 17, 857–872, table I, method 3.
@@ -50,7 +50,7 @@ def test_error_over_samples() -> None:
 def test_wilsons_interval_is_the_published_one(
     right: int, of: int, low: float, high: float
 ) -> None:
-    assert intervals.wilson(right / of, of) == pytest.approx((low, high), abs=5e-5)
+    assert confidence.wilson(right / of, of) == pytest.approx((low, high), abs=5e-5)
 
 
 # Newcombe 1998, Statistics in Medicine 17, 873–890, table II, method 10.
@@ -63,21 +63,21 @@ def test_wilsons_interval_is_the_published_one(
 def test_the_difference_of_independent_shares_is_the_published_one(
     a: tuple[int, int], b: tuple[int, int], low: float, high: float
 ) -> None:
-    sides = [Side(x / n, *intervals.wilson(x / n, n)) for x, n in (a, b)]
-    assert intervals.difference(*sides) == pytest.approx((low, high), abs=5e-5)
+    sides = [Side(x / n, *confidence.wilson(x / n, n)) for x, n in (a, b)]
+    assert confidence.difference(*sides) == pytest.approx((low, high), abs=5e-5)
 
 
 def test_correlation_narrows_a_difference() -> None:
     a, b = Side(0.5, 0.4, 0.6), Side(0.7, 0.6, 0.8)
     # √(0.1² + 0.1² − 2·0.1·0.1·ρ): 0.1 at ½, nothing at 1.
-    assert intervals.difference(a, b, 0.5) == pytest.approx((0.1, 0.3))
-    assert intervals.difference(a, b, 1.0) == pytest.approx((0.2, 0.2))
+    assert confidence.difference(a, b, 0.5) == pytest.approx((0.1, 0.3))
+    assert confidence.difference(a, b, 1.0) == pytest.approx((0.2, 0.2))
 
 
 def test_one_sample_a_question_has_wilsons_own_interval_but_for_students_t() -> None:
     means = [1.0] * 9 + [0.0] * 3
-    found = intervals.over_questions(0.75, intervals.stderr(means), 12, 1)
-    assert found == pytest.approx(intervals.wilson(0.75, 12, intervals.t_quantile(11)))
+    found = confidence.over_questions(0.75, confidence.stderr(means), 12, 1)
+    assert found == pytest.approx(confidence.wilson(0.75, 12, confidence.t_quantile(11)))
     # By hand: t = 2.200985, t²/12 = 0.403695; centre 0.951847/1.403695,
     # half √(0.403695 · 0.1875 + 0.403695²/4)/1.403695.
     assert found == pytest.approx((0.435010, 0.921192), abs=2e-6)
@@ -86,52 +86,54 @@ def test_one_sample_a_question_has_wilsons_own_interval_but_for_students_t() -> 
 def test_samples_that_differ_within_questions_count_for_more_questions() -> None:
     # Means ½ and 1, six each: p = ¾, s² = 0.75/11, error² = 0.75/132. Were each question one
     # sample, it would be 0.1875/11: three times as much, so that 12 questions are worth 36.
-    error = intervals.stderr([0.5, 1.0] * 6)
+    error = confidence.stderr([0.5, 1.0] * 6)
     assert error == pytest.approx(math.sqrt(0.75 / 132))
-    found = intervals.over_questions(0.75, error, 12, 8)
-    assert found == pytest.approx(intervals.wilson(0.75, 36, intervals.t_quantile(11)))
+    found = confidence.over_questions(0.75, error, 12, 8)
+    assert found == pytest.approx(confidence.wilson(0.75, 36, confidence.t_quantile(11)))
     # They are never worth more than the samples there are.
-    fewer = intervals.over_questions(0.75, error, 12, 2)
-    assert fewer == pytest.approx(intervals.wilson(0.75, 24, intervals.t_quantile(11)))
+    fewer = confidence.over_questions(0.75, error, 12, 2)
+    assert fewer == pytest.approx(confidence.wilson(0.75, 24, confidence.t_quantile(11)))
 
 
 @pytest.mark.parametrize("k", [1, 4, 32])
 def test_nothing_right_and_nothing_wrong(k: int) -> None:
     # 0 of 30 questions: t²/(30 + t²), t = 2.045230; however often each was asked.
-    none = intervals.over_questions(0.0, 0.0, 30, k)
+    none = confidence.over_questions(0.0, 0.0, 30, k)
     assert none == pytest.approx((0.0, 0.122370), abs=1e-6)
-    assert intervals.over_questions(1.0, 0.0, 30, k) == pytest.approx((1 - 0.122370, 1.0), abs=1e-6)
-    assert none[0] == 0.0 and intervals.over_questions(1.0, 0.0, 30, k)[1] == 1.0
+    assert confidence.over_questions(1.0, 0.0, 30, k) == pytest.approx(
+        (1 - 0.122370, 1.0), abs=1e-6
+    )
+    assert none[0] == 0.0 and confidence.over_questions(1.0, 0.0, 30, k)[1] == 1.0
 
 
 def test_samples_within_questions() -> None:
     # One question of two, k = 4, has 2 right: error² = (¼/3)/4 = 1/48; 4/3 · 48 · 3/16 = 12.
-    found = intervals.over_samples(0.25, math.sqrt(1 / 48), 8, 4)
-    assert found == pytest.approx(intervals.wilson(0.25, 12))
+    found = confidence.over_samples(0.25, math.sqrt(1 / 48), 8, 4)
+    assert found == pytest.approx(confidence.wilson(0.25, 12))
 
 
 @pytest.mark.parametrize("right", [0, 13, 25, 26])
 def test_samples_that_all_agree_leave_a_width(right: int) -> None:
     p, kept = right / 26, 104 / (104 + Z**2)
-    found = intervals.over_samples(p, 0.0, 104, 4)
+    found = confidence.over_samples(p, 0.0, 104, 4)
     assert found == pytest.approx((p * kept, 1 - (1 - p) * kept))
     if right in (0, 26):
-        assert found == pytest.approx(intervals.wilson(p, 104))
+        assert found == pytest.approx(confidence.wilson(p, 104))
 
 
 def test_what_is_not_known() -> None:
-    assert intervals.over_questions(0.5, None, 1, 4) == (None, None)
-    assert intervals.over_samples(0.5, None, 4, 1) == (None, None)
+    assert confidence.over_questions(0.5, None, 1, 4) == (None, None)
+    assert confidence.over_samples(0.5, None, 4, 1) == (None, None)
     # Of an lm-eval task nobody says how many questions there were.
-    found = intervals.over_questions(0.5, 0.05, None)
-    assert found == pytest.approx(intervals.wilson(0.5, 100))
-    assert intervals.over_questions(0.0, 0.0, None) == (None, None)
+    found = confidence.over_questions(0.5, 0.05, None)
+    assert found == pytest.approx(confidence.wilson(0.5, 100))
+    assert confidence.over_questions(0.0, 0.0, None) == (None, None)
 
 
 def test_what_is_no_share_has_students_interval() -> None:
-    t = intervals.t_quantile(9)
-    assert intervals.over_questions(12.5, 2.0, 10) == pytest.approx((12.5 - 2 * t, 12.5 + 2 * t))
-    assert intervals.over_questions(0.5, 0.4, 10) == pytest.approx((0.5 - 0.4 * t, 0.5 + 0.4 * t))
+    t = confidence.t_quantile(9)
+    assert confidence.over_questions(12.5, 2.0, 10) == pytest.approx((12.5 - 2 * t, 12.5 + 2 * t))
+    assert confidence.over_questions(0.5, 0.4, 10) == pytest.approx((0.5 - 0.4 * t, 0.5 + 0.4 * t))
 
 
 def test_no_interval_leaves_its_range_and_each_holds_its_score() -> None:
@@ -141,10 +143,10 @@ def test_no_interval_leaves_its_range_and_each_holds_its_score() -> None:
         sides: list[Side] = []
         for chance in (draw.random() ** 3, 1 - draw.random() ** 3):
             means = [sum(draw.random() < chance for _ in range(k)) / k for _ in range(n)]
-            mean, error = math.fsum(means) / n, intervals.stderr(means)
-            low, high = intervals.over_questions(mean, error, n, k)
+            mean, error = math.fsum(means) / n, confidence.stderr(means)
+            low, high = confidence.over_questions(mean, error, n, k)
             assert low is not None and high is not None
             assert 0 <= low <= mean <= high <= 1 and high > low
             sides.append(Side(mean, low, high))
-        low, high = intervals.difference(*sides, draw.uniform(-1, 1))
+        low, high = confidence.difference(*sides, draw.uniform(-1, 1))
         assert -1 <= low <= sides[1].mean - sides[0].mean <= high <= 1

@@ -13,38 +13,29 @@ import pytest
 from clikit import jobspec_json
 from jsonkit import OF_A_STRUCT, TABLES, TEXT, misfit, titles_for, undocumented
 
-from jobspec import (
-    archive,
-    aside,
-    calibrate,
-    compare,
-    estimate,
-    evaluation,
-    footprint,
-    memory,
-    protocol,
-    record,
-    report,
-    results,
-    rows,
-    space,
-    training,
-    workers,
-)
+from jobspec.benchmarks import protocol
+from jobspec.checks import rows
 from jobspec.cli import COMMANDS, cli
 from jobspec.cli.compare import Compared
 from jobspec.cluster.site import Site
-from jobspec.doctor import found as doctor
+from jobspec.doctor import measurements as doctor
+from jobspec.estimates import disk_need, evaluation_time, memory, training_time
+from jobspec.maintenance import archive, disk
+from jobspec.monitoring import status, workers
+from jobspec.queue import admission
+from jobspec.records import base as records
+from jobspec.records import evaluation
 from jobspec.relay.verify import Verdict
+from jobspec.results import calibration, comparison, table
 
 DOCUMENTED: list[type] = [
-    report.Status, report.JobRow, report.PastRow, workers.WorkerRow,
-    report.JobReport, report.AttemptRow, report.LossRow, record.PhaseTime, record.Result,
-    results.Results, results.ResultRow, results.Score,
-    Compared, protocol.Differing, compare.Difference, evaluation.Sample, calibrate.Row, Verdict,
-    rows.RowReport, rows.DroppedRow, training.Steps, training.Training, memory.Memory,
-    estimate.Estimate, estimate.BenchmarkEstimate, footprint.Footprints,
-    space.Room, space.Usage, archive.Archived, aside.Quarantined, Site,
+    status.Status, status.JobRow, status.PastRow, workers.WorkerRow,
+    status.JobReport, status.AttemptRow, status.LossRow, records.PhaseTime, records.Result,
+    table.Results, table.ResultRow, table.Score,
+    Compared, protocol.Differing, comparison.Difference, evaluation.Sample, calibration.Row, Verdict,
+    rows.RowReport, rows.DroppedRow, training_time.Steps, training_time.Training, memory.Memory,
+    evaluation_time.Estimate, evaluation_time.BenchmarkEstimate, disk_need.Footprints,
+    disk.Room, disk.Usage, archive.Archived, admission.Quarantined, Site,
     doctor.Diagnosis, doctor.Place, doctor.Free, doctor.Measured, doctor.Costs, doctor.Timing,
     doctor.ServerClock, doctor.Found, doctor.Lag, doctor.Clocks, doctor.Race, doctor.Check,
     doctor.Advice,

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from jobspec.errors import SpecError
-from jobspec.spec import PHASES, DataSpec, JobSpec, ModelSpec, ResourcesSpec, TrainSpec
-from worker import launch
-from worker.launch import Devices, Plan
+from jobspec.spec.schema import PHASES, DataSpec, JobSpec, ModelSpec, ResourcesSpec, TrainSpec
+from worker.launch import plan as launch
+from worker.launch.plan import Devices, Plan
 
 
 def spec(gpus: int | None = None, dtype: str = "bfloat16", **train) -> JobSpec:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from clikit import REPOSITORY, base_spec, environment
 
-from jobspec import new
-from jobspec.queue import Queue
+from jobspec.queue.queue import Queue
+from jobspec.spec import builder
 
 SOURCES = {
     ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__"): path
@@ -28,10 +28,10 @@ ALLOWED = {
     "click": "jobspec.cli",
     "rich": "jobspec.cli",
     "watchfiles": "jobspec",
-    "wandb": "jobspec.relay.client",
-    "plotly": "jobspec.html",
-    "jinja2": "jobspec.html",
-    "markupsafe": "jobspec.html",
+    "wandb": "jobspec.relay.client_main",
+    "plotly": "jobspec.dashboard.page",
+    "jinja2": "jobspec.dashboard.page",
+    "markupsafe": "jobspec.dashboard.page",
 }
 # What stands above the queue, lowest first: each knows those before it, the queue knows none.
 ABOVE_QUEUE = (
@@ -39,7 +39,7 @@ ABOVE_QUEUE = (
     *("results", "html", "serve", "doctor", "cluster", "cli"),
 )
 WRITES = {"write_bytes", "write_text", "rename", "unlink", "mkdir", "rmdir", "symlink_to", "touch"}
-ALL_WRITERS_OF_STATE = ("jobspec.fs", "jobspec.temps")
+ALL_WRITERS_OF_STATE = ("jobspec.storage.fs", "jobspec.storage.tempfiles")
 
 
 def imports(name: str, *, at_import: bool = False) -> Iterator[str]:
@@ -73,8 +73,8 @@ def closure(name: str) -> set[str]:
 
 
 def test_there_is_something_to_look_at() -> None:
-    assert "jobspec.spec" in list(imports("jobspec.queue"))
-    assert "jobspec.fs" in closure("jobspec.cli.status")
+    assert "jobspec.spec.schema" in list(imports("jobspec.queue.queue"))
+    assert "jobspec.storage.fs" in closure("jobspec.cli.status")
 
 
 @pytest.mark.parametrize("name", JOBSPEC)
@@ -90,9 +90,9 @@ def test_jobspec_imports_neither_the_worker_nor_anything_heavy(name: str) -> Non
     ("name", "knows"),
     [
         ("jobspec.errors", set[str]()),
-        ("jobspec.paths", set[str]()),
-        ("jobspec.spec", {"jobspec.errors"}),
-        ("jobspec.record", {"jobspec.errors"}),
+        ("jobspec.storage.layout", set[str]()),
+        ("jobspec.spec.schema", {"jobspec.errors"}),
+        ("jobspec.records.base", {"jobspec.errors"}),
     ],
 )
 def test_the_lowest_layers_know_little(name: str, knows: set[str]) -> None:
@@ -100,13 +100,15 @@ def test_the_lowest_layers_know_little(name: str, knows: set[str]) -> None:
 
 
 def test_fs_knows_no_queue() -> None:
-    assert not {"jobspec.queue", "jobspec.spec", "jobspec.record"} & closure("jobspec.fs")
+    assert not {"jobspec.queue.queue", "jobspec.spec.schema", "jobspec.records.base"} & closure(
+        "jobspec.storage.fs"
+    )
 
 
 def test_the_queue_knows_nothing_above_it() -> None:
     above = {name for name in JOBSPEC if name.split(".")[1:2] and name.split(".")[1] in ABOVE_QUEUE}
     assert len(above) > 10
-    assert not above & closure("jobspec.queue")
+    assert not above & closure("jobspec.queue.queue")
 
 
 @pytest.mark.parametrize("name", ABOVE_QUEUE[:-1])
@@ -143,7 +145,7 @@ def test_nothing_imports_in_a_circle() -> None:
 
 
 def test_only_fs_writes_queue_state() -> None:
-    for name in closure("jobspec.queue") - set(ALL_WRITERS_OF_STATE):
+    for name in closure("jobspec.queue.queue") - set(ALL_WRITERS_OF_STATE):
         for node in ast.walk(ast.parse(SOURCES[name].read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 by_fs = isinstance(node.func.value, ast.Name) and node.func.value.id == "fs"
@@ -173,12 +175,12 @@ def root(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("command", [("status",), ("status", "--json"), ("results",), ("workers",)])
 def test_looking_imports_nothing_heavy(root: Path, command: tuple[str, ...]) -> None:
     found = loaded(*command, "--root", str(root))
-    assert "jobspec.queue" in found
+    assert "jobspec.queue.queue" in found
     assert not found & (HEAVY | {"rich", "worker", "numpy"})
 
 
 def test_enqueueing_imports_nothing_heavy(root: Path, tmp_path: Path) -> None:
-    ((spec, _),) = new.write([base_spec(notes="another")], tmp_path)
+    ((spec, _),) = builder.write([base_spec(notes="another")], tmp_path)
     found = loaded("enqueue", str(spec), "--root", str(root))
     assert not found & (HEAVY | {"worker", "numpy"})
 
@@ -195,7 +197,7 @@ def test_the_workers_loop_imports_nothing_heavy() -> None:
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
     found = set(json.loads(done.stdout))
-    assert "worker.loop" in found and not found & HEAVY
+    assert "worker.supervisor.worker" in found and not found & HEAVY
 
 
 def test_no_benchmark_hides_a_standard_module() -> None:

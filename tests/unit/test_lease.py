@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from queuekit import V, W, entries, fails_with, faulty, score_spec
 
-from jobspec import fs
-from jobspec.claim import Claim
 from jobspec.errors import ClaimLost, JobspecError
-from jobspec.lease import Beat, Pulse, Watch, new_worker_id, parse_beat, parse_record
-from jobspec.paths import WORKER_PATTERN, RootPaths
-from jobspec.queue import Queue
-from jobspec.record import End, Reason, Result, State, WorkerRecord
+from jobspec.queue.claim import Claim
+from jobspec.queue.heartbeat import Beat, Pulse, Watch, new_worker_id, parse_beat, parse_record
+from jobspec.queue.queue import Queue
+from jobspec.records.base import End, Reason, Result, State, WorkerRecord
+from jobspec.storage import fs
+from jobspec.storage.layout import WORKER_PATTERN, RootPaths
 
 LEASE_S, POLL_S = 150.0, 15.0
 

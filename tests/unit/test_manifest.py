@@ -11,11 +11,12 @@ import msgspec
 import pytest
 from clikit import base_spec, claim_next, jobspec, jobspec_json
 
-from jobspec import fs
-from jobspec.queue import Queue
-from jobspec.spec import DataSpec, EvalSpec, JobSpec, ModelSpec, TrainSpec
-from worker import launch, manifest
-from worker.launch import Devices
+from jobspec.queue.queue import Queue
+from jobspec.spec.schema import DataSpec, EvalSpec, JobSpec, ModelSpec, TrainSpec
+from jobspec.storage import fs
+from worker.launch import manifest
+from worker.launch import plan as launch
+from worker.launch.plan import Devices
 
 SPEC = JobSpec(
     name="m",

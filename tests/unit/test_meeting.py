@@ -13,13 +13,13 @@ import msgspec
 import pytest
 from queuekit import score_spec
 
-from jobspec.queue import Queue
-from jobspec.record import State
-from worker import launch
-from worker.attempt import Attempt
-from worker.launch import Devices
-from worker.loop import Options, Worker
+from jobspec.queue.queue import Queue
+from jobspec.records.base import State
+from worker.launch import plan
+from worker.launch.plan import Devices
 from worker.phase import EXIT_PORT_TAKEN
+from worker.supervisor.attempt import Attempt
+from worker.supervisor.worker import Options, Worker
 
 REPO = Path(__file__).parents[2]
 # Finds its port taken as often as it was told, then does its work.
@@ -39,7 +39,7 @@ def test_a_phase_is_started_again_at_another_port_three_times_at_most(
 ) -> None:
     (tmp_path / "finds_it_taken.py").write_text(PHASE.replace("TAKEN", str(taken)))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), str(REPO))))
-    monkeypatch.setitem(launch._MODULES, "eval", "finds_it_taken")
+    monkeypatch.setitem(plan._MODULES, "eval", "finds_it_taken")
     queue = Queue.create(tmp_path / "root")
     job = queue.enqueue(score_spec())
     worker = Worker(queue, Options(), Devices(1))

@@ -1,4 +1,4 @@
-"""jobspec.metrics: rows of several attempts as one history."""
+"""jobspec.records.metrics: rows of several attempts as one history."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from jobspec import metrics
-from jobspec.paths import JobPaths
-from jobspec.record import End, Reason, Taken, encode
+from jobspec.records import metrics
+from jobspec.records.base import End, Reason, Taken, encode
+from jobspec.storage.layout import JobPaths
 
 
 @pytest.fixture

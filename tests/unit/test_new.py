@@ -1,4 +1,4 @@
-"""jobspec.new: specs from options."""
+"""jobspec.spec.builder: specs from options."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from jobspec import spec as specs
 from jobspec.errors import SpecError
-from jobspec.new import Request, build, missing_data, spell_rate, write
-from jobspec.spec import JobSpec
+from jobspec.spec import schema as specs
+from jobspec.spec.builder import Request, build, missing_data, spell_rate, write
+from jobspec.spec.schema import JobSpec
 
 
 def one(*settings: str, model: str = "Qwen/Qwen3-8B", **options: object) -> JobSpec:

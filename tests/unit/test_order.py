@@ -5,17 +5,17 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker import order
+from worker.data import batching
 
 lengths_of_rows = st.lists(st.integers(1, 500), min_size=1, max_size=200)
 
 
 @given(lengths_of_rows, st.integers(0, 5), st.integers(0, 3), st.integers(1, 16))
 def test_an_epoch_has_every_row_once(lengths, seed, epoch, batch_size):
-    batches = order.global_batches(lengths, seed=seed, epoch=epoch, batch_size=batch_size)
+    batches = batching.global_batches(lengths, seed=seed, epoch=epoch, batch_size=batch_size)
     assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
     assert sum(len(batch) < batch_size for batch in batches) <= 1
-    again = order.global_batches(lengths, seed=seed, epoch=epoch, batch_size=batch_size)
+    again = batching.global_batches(lengths, seed=seed, epoch=epoch, batch_size=batch_size)
     assert again == batches
 
 
@@ -24,7 +24,7 @@ def test_epochs_and_seeds_differ_and_batches_are_of_like_length():
     lengths = [rng.randrange(10, 1000) for _ in range(512)]
 
     def batches(seed: int, epoch: int) -> list[list[int]]:
-        return order.global_batches(lengths, seed=seed, epoch=epoch, batch_size=8)
+        return batching.global_batches(lengths, seed=seed, epoch=epoch, batch_size=8)
 
     assert batches(0, 0) != batches(0, 1) != batches(1, 1)
     spread = [
@@ -35,14 +35,16 @@ def test_epochs_and_seeds_differ_and_batches_are_of_like_length():
 
 @given(lengths_of_rows, st.integers(1, 8), st.integers(1, 8))
 def test_micro_batches_give_ranks_equal_work_and_every_row_its_weight_once(lengths, world, size):
-    dealt = order.micro_batches(range(len(lengths)), lengths, world=world, size=size)
+    dealt = batching.micro_batches(range(len(lengths)), lengths, world=world, size=size)
     check(dealt, lengths, world)
     assert all(len(micro.rows) <= size for rank in dealt for micro in rank)
 
 
 @given(lengths_of_rows, st.integers(1, 8), st.integers(1, 800))
 def test_packs_keep_rows_whole_and_hold_no_more_than_they_may(lengths, world, max_tokens):
-    dealt = order.packed_batches(range(len(lengths)), lengths, world=world, max_tokens=max_tokens)
+    dealt = batching.packed_batches(
+        range(len(lengths)), lengths, world=world, max_tokens=max_tokens
+    )
     check(dealt, lengths, world)
     for rank in dealt:
         for micro in rank:
@@ -61,5 +63,5 @@ def check(dealt, lengths, world):
 
 def test_packing_needs_far_fewer_micro_batches_where_rows_are_short():
     lengths = [1000] * 32
-    packed = order.packed_batches(range(32), lengths, world=2, max_tokens=8192)
+    packed = batching.packed_batches(range(32), lengths, world=2, max_tokens=8192)
     assert [len(rank) for rank in packed] == [2, 2]

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from jobspec import record
-from jobspec.paths import JobPaths
-from jobspec.record import End, Reason
-from worker import checkpoints, seals
-from worker.checkpoints import WriteSpeed
-from worker.past import Past, look, stop_takes_s
-from worker.seals import Seal
+from jobspec.records import base as records
+from jobspec.records.base import End, Reason
+from jobspec.storage.layout import JobPaths
+from worker.checkpoints import directories, integrity
+from worker.checkpoints.directories import WriteSpeed
+from worker.checkpoints.integrity import Seal
+from worker.supervisor.attempt_history import Past, look, stop_takes_s
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def attempt(job: JobPaths, number: int, micro: int = 4, **end) -> None:
     paths.dir.mkdir(parents=True)
     plan = {"world_size": 2, "per_device_train_batch_size": micro}
     paths.manifest.write_text(json.dumps({"plan": plan, "unknown": 1}))
-    paths.end.write_bytes(record.encode(End(**end)))
+    paths.end.write_bytes(records.encode(End(**end)))
 
 
 def test_a_first_attempt_has_no_past(job):
@@ -58,7 +58,7 @@ def test_the_useful_time_is_a_start_a_step_and_two_saves(job):
     paths.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"torn')
     state = paths.checkpoints / "step-2"
     state.mkdir(parents=True)
-    seals.seal(state, Seal(attempt=1, step=2, world=2, zero_stage=2, save_s=20.0))
+    integrity.seal(state, Seal(attempt=1, step=2, world=2, zero_stage=2, save_s=20.0))
     assert look(job, 2).useful_s == pytest.approx(100 + 7 + 40)
 
 
@@ -67,7 +67,7 @@ def test_the_newest_state_says_which_ranks_can_take_it_up(job):
         attempt(job, number, reason=Reason.PREEMPTED)
         state = job.attempt(number).checkpoints / f"step-{step}"
         state.mkdir(parents=True)
-        seals.seal(state, Seal(attempt=number, step=step, world=world, zero_stage=2))
+        integrity.seal(state, Seal(attempt=number, step=step, world=world, zero_stage=2))
     found = look(job, 3).state
     assert found is not None
     assert (found.step, found.world, found.fits(2), found.fits(4)) == (9, 2, True, False)
@@ -81,6 +81,6 @@ def test_a_stop_takes_a_step_and_a_save_measured_before_there_was_one(job):
     assert stop_takes_s(paths) == 0.0
     paths.checkpoints.mkdir()
     speed = WriteSpeed(size=100, bytes_per_s=25.0, save_s=4.0)
-    checkpoints.speed_file(paths).write_bytes(record.encode(speed))
+    directories.speed_file(paths).write_bytes(records.encode(speed))
     paths.metrics.write_text('{"step": 1, "loss": 1.0, "step_s": 7.0}\n')
     assert stop_takes_s(paths) == 11.0

@@ -13,7 +13,7 @@ from queuekit import fast_dir
 from benchmarks import queues, survive
 from benchmarks.common import figure, medians, table, turns
 from benchmarks.peers import SIZE, WAYS, installed, number_of, payload
-from jobspec.spec import canonical
+from jobspec.spec.schema import canonical
 
 OF_THIS_MACHINE = [name for name in WAYS if installed(name)]
 

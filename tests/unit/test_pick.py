@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from queuekit import fails_with, fast_dir, faulty
 
-from jobspec.entries import Entry
-from jobspec.paths import RootPaths, Ticket
-from jobspec.pick import Picker
-from jobspec.record import State
-from jobspec.spec import JobSpec, ModelSpec, canonical, job_id
+from jobspec.queue.candidates import Picker
+from jobspec.queue.entries import Entry
+from jobspec.records.base import State
+from jobspec.spec.schema import JobSpec, ModelSpec, canonical, job_id
+from jobspec.storage.layout import RootPaths, Ticket
 
 MANY = 300
 

@@ -9,11 +9,11 @@ import msgspec
 import pynvml
 import pytest
 
-from jobspec import record
-from jobspec.queue import Queue
-from jobspec.record import Format
-from worker import preflight, versions
-from worker.preflight import Fitness
+from jobspec.queue.queue import Queue
+from jobspec.records import base as records
+from jobspec.records.base import Format
+from worker.host import preflight, versions
+from worker.host.preflight import Fitness
 
 
 def test_a_healthy_node_is_fit_and_nothing_is_left_behind(tmp_path: Path):
@@ -28,9 +28,9 @@ def test_a_healthy_node_is_fit_and_nothing_is_left_behind(tmp_path: Path):
 def test_a_root_of_another_layout_is_left_alone_by_a_running_worker(tmp_path: Path):
     paths = Queue.create(tmp_path).paths
     assert preflight.wrong_root(paths.root) == []
-    layout = record.read(paths.format, Format)
+    layout = records.read(paths.format, Format)
     assert layout is not None
-    paths.format.write_bytes(record.encode(msgspec.structs.replace(layout, layout=99)))
+    paths.format.write_bytes(records.encode(msgspec.structs.replace(layout, layout=99)))
     fitness = Fitness(paths.root, Path("/tmp"))
     (finding,) = [each for each in fitness.findings() if each.check == "layout"]
     assert "has layout" in finding.message

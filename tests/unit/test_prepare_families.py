@@ -17,10 +17,10 @@ from preparekit import BARE, DATA, TAGS, assistant, chat, needs_data, real_chat,
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from jobspec.errors import ModelError
-from worker import tokens
-from worker.reading import Scan
-from worker.rows import IGNORED, Chat, Encoded, Kind, Refusal, encode_row, parse_row
-from worker.templates import ChatTemplate
+from worker.data import tokenizer as tokens
+from worker.data.chat_template import ChatTemplate
+from worker.data.encode import IGNORED, Chat, Encoded, Kind, Refusal, encode_row, parse_row
+from worker.data.jsonl import Scan
 
 THINK = "<think>\nTwo and two.\n</think>\n\nIt is 4."
 ROWS = {

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from queuekit import W, entries, fails_with, faulty, hidden, score_spec, stems
 
-from jobspec import fs, record
 from jobspec.errors import DiskFull, JobNotFound, JobspecError, TransitionRefused
-from jobspec.paths import parse_entry
-from jobspec.queue import Queue
-from jobspec.record import Enqueued, State
-from jobspec.spec import canonical
+from jobspec.queue.queue import Queue
+from jobspec.records import base as records
+from jobspec.records.base import Enqueued, State
+from jobspec.spec.schema import canonical
+from jobspec.storage import fs
+from jobspec.storage.layout import parse_entry
 
 # Enqueue
 
@@ -30,7 +31,7 @@ def test_enqueue_writes_the_canonical_bytes_everywhere(queue: Queue) -> None:
     assert entry.read_bytes() == canonical(spec)
     parsed = parse_entry(entry.name)
     assert parsed is not None and parsed[0].job == job.id
-    facts = record.read(job.paths.enqueue, Enqueued)
+    facts = records.read(job.paths.enqueue, Enqueued)
     assert facts is not None and facts.priority == 60
     assert facts.enqueued_at == job.enqueued_at
     assert not job.paths.ticket.exists()

@@ -8,8 +8,8 @@ import pytest
 from queuekit import V, W, fails_with, faulty, score_spec
 
 from jobspec.errors import JobspecError
-from jobspec.queue import Queue
-from jobspec.record import WorkerRecord
+from jobspec.queue.queue import Queue
+from jobspec.records.base import WorkerRecord
 
 
 def test_drain_is_a_mark_that_retire_removes(queue: Queue) -> None:

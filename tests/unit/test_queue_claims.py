@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from queuekit import V, W, entries, fails_with, faulty, loses_reply, score_spec, stems
 
-from jobspec import fs, take
 from jobspec.errors import DiskFull, JobNotFound, JobspecError
-from jobspec.queue import Queue
-from jobspec.record import State
+from jobspec.queue import acquire
+from jobspec.queue.queue import Queue
+from jobspec.records.base import State
+from jobspec.storage import fs
 
 
 def test_claims_go_by_priority(queue: Queue) -> None:
@@ -135,7 +136,7 @@ def test_two_processes_under_one_worker_id_do_not_both_win(queue: Queue) -> None
     pending = queue.paths.state(State.PENDING) / second.ticket.name
     assert not pending.exists()
     assert fs.move_once(pending, second.path(queue.paths))
-    assert take.settle(queue.paths, second, twin._token, owned=True) is None
+    assert acquire.settle(queue.paths, second, twin._token, owned=True) is None
     assert first.held() is True
     first.finish("succeeded")
 

@@ -10,10 +10,10 @@ import pytest
 from queuekit import W, score_spec, stems
 
 from jobspec.errors import JobspecError
-from jobspec.paths import Ticket
-from jobspec.queue import Queue
-from jobspec.record import Reason, State
-from jobspec.spec import canonical, digest
+from jobspec.queue.queue import Queue
+from jobspec.records.base import Reason, State
+from jobspec.spec.schema import canonical, digest
+from jobspec.storage.layout import Ticket
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b'{"name": "other"}'])

@@ -9,10 +9,10 @@ import shutil
 import pytest
 from queuekit import V, W, entries, fails_with, faulty, loses_reply, score_spec, stems
 
-from jobspec import record
 from jobspec.errors import ClaimLost
-from jobspec.queue import Queue
-from jobspec.record import End, Reason, Result, State
+from jobspec.queue.queue import Queue
+from jobspec.records import base as records
+from jobspec.records.base import End, Reason, Result, State
 
 
 def test_finish_leaves_result_end_and_links(queue: Queue) -> None:
@@ -26,7 +26,7 @@ def test_finish_leaves_result_end_and_links(queue: Queue) -> None:
     assert found.end is not None and found.end.worker == W
     assert str(found.paths.result.readlink()) == "attempts/1/result.json"
     assert str(found.paths.final_model.readlink()) == "attempts/1/final_model"
-    result = record.read(found.paths.result, Result)
+    result = records.read(found.paths.result, Result)
     assert result is not None and result.metrics == {"bench/x": 0.5}
     assert claim.held() is False
 
@@ -39,7 +39,7 @@ def test_links_can_be_remade_by_anybody(queue: Queue) -> None:
     job.paths.result.unlink()
     job.paths.result.symlink_to("nonsense")
     Queue(queue.paths.root).publish_derived(job.id)
-    assert record.read(job.paths.result, Result) is not None
+    assert records.read(job.paths.result, Result) is not None
 
 
 def test_finish_keeps_the_end_that_its_caller_wrote(queue: Queue) -> None:
@@ -59,7 +59,7 @@ def test_a_commit_remakes_a_directory_that_a_purge_took(queue: Queue) -> None:
     assert claim is not None
     shutil.rmtree(claim.dir.dir)
     claim.finish("succeeded", {"metrics": {"a": 1.0}})
-    assert record.read(job.paths.result, Result) is not None
+    assert records.read(job.paths.result, Result) is not None
 
 
 def test_requeue_makes_the_next_attempt(queue: Queue) -> None:

@@ -14,17 +14,17 @@ from clikit import tuned_spec
 from queuekit import fork
 from relaykit import Writing, make_queue, start
 
-from jobspec import fs
 from jobspec.errors import JobspecError
-from jobspec.paths import RootPaths
-from jobspec.queue import Queue
-from jobspec.record import Format, Reason
-from jobspec.relay import runs
+from jobspec.queue.queue import Queue
+from jobspec.records.base import Format, Reason
+from jobspec.relay import wandb_run
 from jobspec.relay.cursor import Cursor, Cursors, Sent, target
+from jobspec.relay.lock import Fenced, sole
 from jobspec.relay.reader import Reader
-from jobspec.relay.runs import RelayError, Row
 from jobspec.relay.verify import pages, verdict
-from jobspec.relay.writer import Fenced, sole
+from jobspec.relay.wandb_run import RelayError, Row
+from jobspec.storage import fs
+from jobspec.storage.layout import RootPaths
 
 
 @pytest.fixture
@@ -36,12 +36,12 @@ def rows(*identities: tuple[int, int]) -> list[Row]:
     return [Row(attempt, seq, {"attempt": attempt, "seq": seq}) for attempt, seq in identities]
 
 
-def train(queue: Queue, job: str, **how: bool) -> runs.Run:
-    (found,) = [run for run in runs.of_job(queue.job(job), **how) if run.kind == "train"]
+def train(queue: Queue, job: str, **how: bool) -> wandb_run.Run:
+    (found,) = [run for run in wandb_run.of_job(queue.job(job), **how) if run.kind == "train"]
     return found
 
 
-def steps(run: runs.Run) -> list[Any]:
+def steps(run: wandb_run.Run) -> list[Any]:
     return [row.values["train/step"] for row in run.rows]
 
 
@@ -114,7 +114,7 @@ def test_jobs_that_moved_while_they_were_read_wait_for_the_next_pass(queue: Queu
     jobs = [start(queue), start(queue, 2e-5)]
     before = queue.jobs()
     jobs[0].claim.requeue(Reason.PREEMPTED)
-    assert runs.unchanged(before, queue.jobs()) == {jobs[1].job}
+    assert wandb_run.unchanged(before, queue.jobs()) == {jobs[1].job}
 
 
 def test_an_evaluation_done_again_counts_once_a_changed_one_for_the_first(queue: Queue) -> None:
@@ -125,7 +125,7 @@ def test_an_evaluation_done_again_counts_once_a_changed_one_for_the_first(queue:
     job = Writing(queue, queue.claim("next-0123456789abcdef"))  # type: ignore[arg-type] # it waits
     job.row(phase="eval", epoch=1.0, score=0.1)
     job.row(phase="eval", epoch=2.0, score=0.3)
-    (run,) = [run for run in runs.of_job(queue.job(job.job)) if run.kind == "eval"]
+    (run,) = [run for run in wandb_run.of_job(queue.job(job.job)) if run.kind == "eval"]
     assert [(row.attempt, row.values["eval/score"]) for row in run.rows] == [(1, 0.1), (2, 0.3)]
 
 
@@ -147,7 +147,7 @@ def test_a_spec_that_can_not_be_read_is_named(queue: Queue) -> None:
     fs.remove(queue.paths.job(job.job).spec)
     fs.publish(job.claim.entry.path(queue.paths), b"{}")
     with pytest.raises(JobspecError, match=job.job):
-        runs.of_job(queue.job(job.job))
+        wandb_run.of_job(queue.job(job.job))
 
 
 # Reading on
@@ -170,7 +170,9 @@ def test_reading_on_finds_what_reading_all_finds(queue: Queue) -> None:
         lambda: job.steps(7, 9),
     ):
         act()
-        again = {run.kind: run for run in runs.of_job(queue.job(job.job)) if runs.is_worth(run)}
+        again = {
+            run.kind: run for run in wandb_run.of_job(queue.job(job.job)) if wandb_run.is_worth(run)
+        }
         found = {run.kind: run for run in reader.read(queue.job(job.job))}
         assert repr(found) == repr(again)
     assert steps(found["train"]) == [0, 1, 2, 3, 4, 5, 6, 7, 8]
@@ -186,7 +188,7 @@ def test_reading_on_reads_no_line_twice(queue: Queue, monkeypatch: pytest.Monkey
     job.steps(0, 3)
     reader.read(queue.job(job.job))
     job.steps(3, 5)
-    monkeypatch.setattr(runs, "of_job", None)  # what reads all
+    monkeypatch.setattr(wandb_run, "of_job", None)  # what reads all
     (run,) = reader.read(queue.job(job.job))
     assert steps(run) == [0, 1, 2, 3, 4]
 

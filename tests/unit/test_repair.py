@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from queuekit import W, entries, hidden, score_spec
 
-from jobspec import repair
-from jobspec.paths import Ticket
-from jobspec.queue import Queue
-from jobspec.record import End, Reason, State
-from jobspec.spec import canonical
+from jobspec.queue import fsck
+from jobspec.queue.queue import Queue
+from jobspec.records.base import End, Reason, State
+from jobspec.spec.schema import canonical
+from jobspec.storage.layout import Ticket
 
 
 def only_entry(queue: Queue) -> Path:
@@ -27,7 +27,7 @@ def test_a_sound_queue_is_left_alone(queue: Queue) -> None:
     claim = queue.claim(W)
     assert claim is not None
     before = {path: path.lstat().st_mtime_ns for path in queue.paths.root.rglob("*")}
-    assert queue.fsck() == repair.Repairs()
+    assert queue.fsck() == fsck.Repairs()
     assert {path: path.lstat().st_mtime_ns for path in queue.paths.root.rglob("*")} == before
     assert claim.held() is True
     assert job.id in entries(queue)
@@ -145,10 +145,10 @@ def test_only_dead_writers_leavings_are_swept(queue: Queue) -> None:
     job = queue.enqueue(score_spec())
     child = os.fork()
     if child == 0:
-        from jobspec import temps
+        from jobspec.storage import tempfiles
 
         for place in (queue.paths.root / "x", queue.paths.workers / "y", job.paths.dir / "z"):
-            temps.beside(place).touch()
+            tempfiles.beside(place).touch()
         os._exit(0)
     os.waitpid(child, 0)
     mine = queue.paths.jobs / ".nfs0001"
@@ -161,16 +161,16 @@ def test_two_repairs_at_once_make_one_entry(queue: Queue, monkeypatch) -> None:
     """The second repair looked before the first one moved, and moves after a worker claimed."""
     job = queue.enqueue(score_spec())
     only_entry(queue).unlink()
-    real = repair._carry_out
+    real = fsck._carry_out
     claims = []
 
     def overtaken(*args) -> None:
-        monkeypatch.setattr(repair, "_carry_out", real)
+        monkeypatch.setattr(fsck, "_carry_out", real)
         Queue(queue.paths.root).fsck()
         claims.append(Queue(queue.paths.root).claim(W))
         real(*args)
 
-    monkeypatch.setattr(repair, "_carry_out", overtaken)
+    monkeypatch.setattr(fsck, "_carry_out", overtaken)
     queue.fsck()
     assert claims[0] is not None and claims[0].held() is True
     assert entries(queue) == {job.id: ["running"]}
@@ -180,15 +180,15 @@ def test_a_repair_beside_an_enqueue_makes_one_entry(queue: Queue, monkeypatch) -
     """The ticket is moved, and claimed, just before the repair looks for it."""
     job = queue.enqueue(score_spec())
     only_entry(queue).rename(job.paths.ticket)
-    real = repair._plan
+    real = fsck._plan
 
     def overtaken(paths):
-        monkeypatch.setattr(repair, "_plan", real)
+        monkeypatch.setattr(fsck, "_plan", real)
         assert Queue(queue.paths.root).enqueue(score_spec()).already
         assert Queue(queue.paths.root).claim(W) is not None
         return real(paths)
 
-    monkeypatch.setattr(repair, "_plan", overtaken)
+    monkeypatch.setattr(fsck, "_plan", overtaken)
     assert queue.fsck().rebuilt == []
     assert entries(queue) == {job.id: ["running"]}
 

@@ -1,4 +1,4 @@
-"""jobspec.report and jobspec.results: what status, show and results tell, from real queues."""
+"""jobspec.monitoring.status and jobspec.results.table: what status, show and results tell, from real queues."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ from clikit import (
     tuned_spec,
 )
 
-from jobspec import report, results
-from jobspec.queue import Queue
-from jobspec.record import Reason, State
-from jobspec.spec import ResourcesSpec
+from jobspec.monitoring import status
+from jobspec.queue.queue import Queue
+from jobspec.records.base import Reason, State
+from jobspec.results import table as results
+from jobspec.spec.schema import ResourcesSpec
 
 
-def look(queue: Queue) -> report.Status:
+def look(queue: Queue) -> status.Status:
     jobs = queue.jobs()
-    return report.status(queue, jobs, report.select(jobs, None))
+    return status.status(queue, jobs, status.select(jobs, None))
 
 
-def only_row(queue: Queue) -> report.JobRow:
+def only_row(queue: Queue) -> status.JobRow:
     (row,) = look(queue).jobs
     return row
 
@@ -102,13 +103,13 @@ def test_selection_keeps_every_running_job_and_the_newest_ended(queue: Queue) ->
     ids = [succeed(queue, base_spec(notes=str(n)), {}).id for n in range(4)]
     running = [take(queue, base_spec(notes=f"r{n}")).job for n in range(3)]
     waiting = [queue.enqueue(base_spec(notes=f"p{n}")).id for n in range(3)]
-    chosen = report.select(queue.jobs(), 2)
+    chosen = status.select(queue.jobs(), 2)
     shown = [job.id for job in chosen.jobs]
     assert set(shown[:3]) == set(running)
     assert shown[3:5] == waiting[:2]
     assert shown[5:] == [ids[3], ids[2]]
     assert chosen.hidden == {State.PENDING: 1, State.SUCCEEDED: 2}
-    assert report.select(queue.jobs(), None).hidden == {}
+    assert status.select(queue.jobs(), None).hidden == {}
 
 
 def test_workers_are_alive_while_their_record_is_young(queue: Queue) -> None:
@@ -213,7 +214,7 @@ def test_all_that_is_known_of_a_job(queue: Queue) -> None:
     claim.end(ended(Reason.PREEMPTED, message="stopped by Slurm", step=400))
     claim.requeue("preempted")
     again = claim_next(queue)
-    told = report.job_report(queue.job(again.job))
+    told = status.job_report(queue.job(again.job))
     first, second = told.attempts
     assert (first.reason, first.message, first.step) == ("preempted", "stopped by Slurm", 400)
     assert (first.wall_s, first.overhead_s) == (3659.0, 0.75)

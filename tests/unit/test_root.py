@@ -10,7 +10,7 @@ import pytest
 from queuekit import fast_dir, killed_at, score_spec
 
 from jobspec.errors import RootError
-from jobspec.queue import Queue
+from jobspec.queue.queue import Queue
 
 
 def test_create_opens_what_is_there(tmp_path: Path) -> None:

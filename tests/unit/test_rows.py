@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from preparekit import BARE, CHATML, OPENING, TOOLS, assistant, chat, encoded, row, supervised, user
 
 from jobspec.errors import DataError
-from worker.rows import Refusal, encode_row, parse_row
-from worker.templates import ThinkTags
+from worker.data.chat_template import ThinkTags
+from worker.data.encode import Refusal, encode_row, parse_row
 
 
 def test_context_is_not_trained_and_the_newline_after_the_end_is_not_there() -> None:

@@ -24,8 +24,8 @@ from preparekit import (
 )
 
 from jobspec.errors import TemplateError
-from worker.rows import IGNORED, Kind, Row, parse_row
-from worker.templates import ChatTemplate
+from worker.data.chat_template import ChatTemplate
+from worker.data.encode import IGNORED, Kind, Row, parse_row
 
 TEMPLATES = DATA / "templates"
 
@@ -206,7 +206,7 @@ def template_files() -> list[Path]:
 def test_renders_what_transformers_renders(file: Path) -> None:
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    from worker.templates import Unrenderable
+    from worker.data.chat_template import Unrenderable
 
     special = {"bos_token": "<s>", "eos_token": "</s>"}
     ours = ChatTemplate({"default": file.read_text()}, special)

@@ -19,8 +19,8 @@ from preparekit import (
     user,
 )
 
-from worker.rows import Chat, Kind
-from worker.templates import ChatTemplate
+from worker.data.chat_template import ChatTemplate
+from worker.data.encode import Chat, Kind
 
 DROPS = "{% for m in messages %}{% if m.role != 'tool' %}" + CHATML.split("-%}", 1)[1].replace(
     "{%- endfor -%}", "{% endif %}{% endfor %}"
@@ -171,12 +171,12 @@ def test_a_token_across_the_header_is_refused() -> None:
     from preparekit import byte_tokenizer
     from tokenizers import AddedToken
 
-    from worker import tokens
+    from worker.data import tokenizer
 
     made = byte_tokenizer()
     made.add_tokens([AddedToken("\n<think>", normalized=False)])
     ends = {"<|im_end|>": made.token_to_id("<|im_end|>")}
-    codec = tokens.Codec(tokens.Answer(made.to_str(), {}, {}, ends))
+    codec = tokenizer.Codec(tokenizer.Answer(made.to_str(), {}, {}, ends))
     template = ChatTemplate({"default": OPENING}, {})
     format_ = Chat(template, codec, TAGS, max_length=1000)
     found = refused(row(user("a"), assistant("<think>b</think>c")), format_)
@@ -187,14 +187,14 @@ def test_a_token_across_the_header_is_refused() -> None:
 def test_a_tokenizer_that_cannot_spell_the_answer_is_refused() -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    from worker import tokens
+    from worker.data import tokenizer
 
     words = {token: i for i, token in enumerate(["a", "<", ">", "\n", " ", "<|im_end|>", "?"])}
     made = Tokenizer(models.BPE(words, [], unk_token="?"))
     made.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     made.decoder = decoders.Fuse()
     made.add_special_tokens(["<|im_end|>"])
-    codec = tokens.Codec(tokens.Answer(made.to_str(), {}, {}, {"<|im_end|>": 5}))
+    codec = tokenizer.Codec(tokenizer.Answer(made.to_str(), {}, {}, {"<|im_end|>": 5}))
     format_ = Chat(ChatTemplate({"default": BARE}, {}), codec, TAGS, max_length=100)
     encoded(row(user("a"), assistant("aa")), format_)
     found = refused(row(user("a"), assistant("aba")), format_)

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from evalkit import DATA, needs_data
 
-from jobspec import intervals
-from worker import score
-from worker.samples import Asked, Generation, Plan, Sampling
-from worker.tasks import FILTER, TaskSettings, make_task
-from worker.verify import Judge
+from jobspec.results import confidence
+from worker.evaluation import scoring
+from worker.evaluation.lm_eval_task import FILTER, TaskSettings, make_task
+from worker.evaluation.math_grader import Judge
+from worker.inference.requests import Asked, Generation, Plan, Sampling
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +46,8 @@ def asked(answer: str = "70", name: str = "q", *, opens: bool = False, **fields:
     return Asked(id=name, answer=answer, opens_think=opens, **fields)
 
 
-def numbers(form: Any, k: int, scores: Sequence[score.QuestionScore]) -> dict[str, float | None]:
-    return {name: metric(scores) for name, metric in score.metrics(form, k).items()}
+def numbers(form: Any, k: int, scores: Sequence[scoring.QuestionScore]) -> dict[str, float | None]:
+    return {name: metric(scores) for name, metric in scoring.metrics(form, k).items()}
 
 
 def test_a_model_of_known_chances(judge: Judge) -> None:
@@ -57,7 +57,7 @@ def test_a_model_of_known_chances(judge: Judge) -> None:
     for i, count in enumerate(counts):
         texts = ["\\boxed{70}"] * count + ["\\boxed{71}"] * (k - count)
         rows.append((asked(name=str(i)), drawn(texts)))
-    scores = score.score(plan(k), rows, judge)
+    scores = scoring.score(plan(k), rows, judge)
     found = numbers("aime", k, scores)
     means = [1, 0.5, 0.25, 0]
     assert found["avg_at_32"] == pytest.approx(56 / 128)
@@ -71,25 +71,25 @@ def test_a_model_of_known_chances(judge: Judge) -> None:
     assert found["pass_at_32"] == 0.75
     # Won; tied at 16 to 16; lost; lost.
     assert found["maj_at_32"] == pytest.approx((1 + 0.5 + 0 + 0) / 4)
-    found = score.intervals(scores, k)
+    found = scoring.intervals(scores, k)
     pq = 0.4375 * 0.5625
-    of_samples = intervals.wilson(0.4375, 32 / 31 * pq / noise**2)
+    of_samples = confidence.wilson(0.4375, 32 / 31 * pq / noise**2)
     assert found["samples"] == pytest.approx(of_samples)
-    t = intervals.t_quantile(3)
-    assert found["questions"] == pytest.approx(intervals.wilson(0.4375, 4 / 3 * pq / spread**2, t))
+    t = confidence.t_quantile(3)
+    assert found["questions"] == pytest.approx(confidence.wilson(0.4375, 4 / 3 * pq / spread**2, t))
 
 
 def test_every_metric_is_there() -> None:
     beside = ["stderr", "sampling_stderr", "truncated_frac", "unclosed_think_frac",
               "no_answer_frac", "mean_response_tokens"]  # fmt: skip
-    assert list(score.metrics("math", 1)) == ["math_verify", *beside]
-    assert list(score.metrics("math", 4)) == [
+    assert list(scoring.metrics("math", 1)) == ["math_verify", *beside]
+    assert list(scoring.metrics("math", 4)) == [
         "math_verify", "avg_at_4", *beside, "pass_at_1", "pass_at_2", "pass_at_4", "maj_at_4"
     ]  # fmt: skip
-    assert list(score.metrics("math", 2))[:2] == ["math_verify", "avg_at_2"]
-    assert list(score.metrics("math", 2))[-3:] == ["pass_at_1", "pass_at_2", "maj_at_2"]
-    assert list(score.metrics("aime", 1)) == ["avg_at_1", *beside, "pass_at_1", "maj_at_1"]
-    assert list(score.metrics("aime", 2)) == [
+    assert list(scoring.metrics("math", 2))[:2] == ["math_verify", "avg_at_2"]
+    assert list(scoring.metrics("math", 2))[-3:] == ["pass_at_1", "pass_at_2", "maj_at_2"]
+    assert list(scoring.metrics("aime", 1)) == ["avg_at_1", *beside, "pass_at_1", "maj_at_1"]
+    assert list(scoring.metrics("aime", 2)) == [
         "avg_at_2", *beside, "pass_at_1", "pass_at_2", "maj_at_2"
     ]  # fmt: skip
 
@@ -97,13 +97,13 @@ def test_every_metric_is_there() -> None:
 def test_a_model_that_never_closes_its_thoughts_scores_nothing(judge: Judge) -> None:
     rows = [(asked(opens=True), drawn(["It is \\boxed{70}."] * 2))]
     rows += [(asked(name="r"), drawn(["<think>It is \\boxed{70}."] * 2))]
-    found = numbers("aime", 2, score.score(plan(2), rows, judge))
+    found = numbers("aime", 2, scoring.score(plan(2), rows, judge))
     assert (found["avg_at_2"], found["unclosed_think_frac"], found["no_answer_frac"]) == (0, 1, 1)
 
 
 def test_a_model_that_never_opens_one_is_read_whole(judge: Judge) -> None:
     rows = [(asked(), drawn(["It is \\boxed{70}."] * 2))]
-    found = numbers("aime", 2, score.score(plan(2), rows, judge))
+    found = numbers("aime", 2, scoring.score(plan(2), rows, judge))
     assert (found["avg_at_2"], found["unclosed_think_frac"], found["no_answer_frac"]) == (1, 0, 0)
 
 
@@ -111,7 +111,7 @@ def test_a_response_cut_off_is_wrong_whatever_it_says(judge: Judge) -> None:
     texts = ["\\boxed{70}", "<think>\\boxed{70}"]
     for form in ("aime", "math"):
         rows = [(asked(), drawn(texts, finish="length"))]
-        found = numbers(form, 2, score.score(plan(2, form), rows, judge))
+        found = numbers(form, 2, scoring.score(plan(2, form), rows, judge))
         assert found["avg_at_2"] == 0
         assert (found["truncated_frac"], found["unclosed_think_frac"]) == (1, 0.5)
         assert found["no_answer_frac"] == 1
@@ -119,7 +119,7 @@ def test_a_response_cut_off_is_wrong_whatever_it_says(judge: Judge) -> None:
 
 def test_response_lengths_are_averaged(judge: Judge) -> None:
     rows = [(asked(), drawn(["a"], tokens=10)), (asked(name="r"), drawn(["b"], tokens=30))]
-    found = numbers("aime", 1, score.score(plan(1), rows, judge))
+    found = numbers("aime", 1, scoring.score(plan(1), rows, judge))
     assert found["mean_response_tokens"] == 20
     assert found["sampling_stderr"] is None
 
@@ -130,14 +130,14 @@ def test_math_is_judged_against_the_solution_where_there_is_one(judge: Judge) ->
         (asked("\\frac34", name="r"), drawn(["so \\boxed{0.25}"])),
         (asked("\\frac34", name="s"), drawn(["so \\boxed{0.75}"])),
     ]
-    scores = score.score(plan(1, "math"), rows, judge)
+    scores = scoring.score(plan(1, "math"), rows, judge)
     assert [s.correct for s in scores] == [1, 0, 1]
     assert [s.samples[0].answer for s in scores] == ["0.75", "0.25", "0.75"]
 
 
 def test_an_aime_answer_is_an_integer_written_out(judge: Judge) -> None:
     rows = [(asked("70"), drawn(["\\boxed{140/2}", "\\boxed{070}"]))]
-    (found,) = score.score(plan(2), rows, judge)
+    (found,) = scoring.score(plan(2), rows, judge)
     assert [(s.right, s.answer) for s in found.samples] == [(False, None), (True, "70")]
 
 
@@ -145,8 +145,8 @@ def test_stop_strings_of_the_stock_protocol_cut_the_answer_only(judge: Judge) ->
     text = "<think>Problem: hm</think>\\boxed{70}\nProblem: next \\boxed{1}"
     rows = [(asked(), drawn([text]))]
     stock = plan(1, stop_after_thinking=["Problem:"])
-    assert score.score(stock, rows, judge)[0].correct == 1
-    assert score.score(plan(1), rows, judge)[0].correct == 0
+    assert scoring.score(stock, rows, judge)[0].correct == 1
+    assert scoring.score(plan(1), rows, judge)[0].correct == 0
 
 
 def test_the_difference_to_the_stock_reader(judge: Judge) -> None:
@@ -156,7 +156,7 @@ def test_the_difference_to_the_stock_reader(judge: Judge) -> None:
     doc = {"solution": "$\\boxed{7}$", "answer": "7"}
     unfinished, finished = "<think>maybe \\boxed{7}", "surely \\boxed{7}"
     question = asked("7", solution=doc["solution"])
-    scores = score.score(
+    scores = scoring.score(
         plan(1, "math"), [(question, drawn([unfinished])), (question, drawn([finished]))], judge
     )
     stock = [process_results(doc, [text])["math_verify"] for text in (unfinished, finished)]
@@ -180,7 +180,7 @@ def test_math500_is_judged_as_the_stock_task_judges_it(judge: Judge) -> None:
         (asked(row["answer"], row["unique_id"], solution=row["solution"]), drawn([text]))
         for row, text in zip(rows, texts, strict=True)
     ]
-    ours = [found.correct for found in score.score(plan(1, "math"), pairs, judge)]
+    ours = [found.correct for found in scoring.score(plan(1, "math"), pairs, judge)]
     stock = [
         process_results(row, [text])["math_verify"] for row, text in zip(rows, texts, strict=True)
     ]
@@ -234,7 +234,7 @@ def test_the_task_repeats_each_question_and_hands_over_all_samples(judge: Judge)
     from lm_eval.api.model import LM
     from lm_eval.tasks import TaskManager
 
-    from jobspec.benchmarks import Benchmark, Question
+    from jobspec.benchmarks.registry import Benchmark, Question
 
     class Answers(LM):
         """Gives repetition n of question i the answer i + n."""
@@ -265,13 +265,13 @@ def test_the_task_repeats_each_question_and_hands_over_all_samples(judge: Judge)
     )  # fmt: skip
     seen: dict[str, list[str]] = {}
 
-    def judge_task(samples: Any) -> Sequence[score.QuestionScore]:
+    def judge_task(samples: Any) -> Sequence[scoring.QuestionScore]:
         seen.update({name: [row.text for row in rows] for name, rows in samples.items()})
-        return score.score(
+        return scoring.score(
             plan(4), [(asked(q.answer, q.id), samples[q.id]) for q in questions], judge
         )
 
-    task = make_task(bench, settings, score.metrics("aime", 4), judge_task)
+    task = make_task(bench, settings, scoring.metrics("aime", 4), judge_task)
     found: Any = simple_evaluate(
         model=Answers(), tasks=[task], bootstrap_iters=0, log_samples=False,
         task_manager=TaskManager(include_defaults=False),

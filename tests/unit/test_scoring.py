@@ -23,8 +23,8 @@ from transformers import (  # noqa: E402
     Qwen3Config,
 )
 
-from worker import scoring  # noqa: E402
-from worker.feed import IGNORED, moved, pad, scored  # noqa: E402
+from worker.training import loss as scoring  # noqa: E402
+from worker.training.dataset import IGNORED, moved, pad, scored  # noqa: E402
 
 VOCABULARY = 203
 SHAPE: dict[str, Any] = WIDTHS | {

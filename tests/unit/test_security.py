@@ -17,11 +17,11 @@ import pytest
 from clikit import PATIENCE_S, REPOSITORY, base_spec, environment, jobspec, tuned_spec
 from queuekit import score_spec
 
-from jobspec import new, secrecy
-from jobspec import spec as specs
 from jobspec.errors import RootError, SpecError
-from jobspec.queue import Queue
-from jobspec.spec import JobSpec
+from jobspec.queue.queue import Queue
+from jobspec.spec import builder, secrets
+from jobspec.spec import schema as specs
+from jobspec.spec.schema import JobSpec
 
 # Made up, and of the right shapes.
 HF = "hf_" + "aB3dE" * 7
@@ -116,9 +116,9 @@ SECRETS = [
 
 @pytest.mark.parametrize(("place", "kind", "changed"), SECRETS)
 def test_what_looks_like_a_secret_is_found(place: str, kind: str, changed: dict[str, Any]) -> None:
-    assert next(secrecy.find(decoded(**changed))) == (place, kind)
+    assert next(secrets.find(decoded(**changed))) == (place, kind)
     with pytest.raises(SpecError) as caught:
-        secrecy.refuse(decoded(**changed))
+        secrets.refuse(decoded(**changed))
     told = f"{caught.value} {caught.value.hint}"
     assert HF not in told and WANDB not in told and WANDB_NEW not in told
 
@@ -134,14 +134,14 @@ def test_what_looks_like_a_secret_is_found(place: str, kind: str, changed: dict[
     ],
 )
 def test_what_only_resembles_a_secret_is_left_alone(changed: dict[str, Any]) -> None:
-    assert list(secrecy.find(decoded(**changed))) == []
-    assert list(secrecy.find(tuned_spec())) == []  # with the SHA-256 of its data
+    assert list(secrets.find(decoded(**changed))) == []
+    assert list(secrets.find(tuned_spec())) == []  # with the SHA-256 of its data
 
 
 def test_the_specs_of_the_repository_hold_no_secrets() -> None:
     files = sorted((REPOSITORY / "specs").glob("*.json"))
     assert files
-    assert [list(secrecy.find(specs.load(file))) for file in files] == [[]] * len(files)
+    assert [list(secrets.find(specs.load(file))) for file in files] == [[]] * len(files)
 
 
 def holds(directory: Path, secret: str) -> list[Path]:
@@ -167,7 +167,7 @@ def test_neither_python_nor_new_writes_a_secret(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="looks like"):
         queue.enqueue(score_spec(notes=HF))
     with pytest.raises(SpecError, match="looks like"):
-        new.write([base_spec(notes=HF)], tmp_path / "specs")
+        builder.write([base_spec(notes=HF)], tmp_path / "specs")
     assert queue.jobs() == [] and holds(tmp_path, HF) == []
 
 

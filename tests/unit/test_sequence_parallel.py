@@ -16,8 +16,8 @@ import torch.distributed as dist  # noqa: E402
 from transformers import AutoModelForCausalLM, Olmo3Config  # noqa: E402
 
 from jobspec.errors import SpecError  # noqa: E402
-from worker import attention  # noqa: E402
-from worker.feed import IGNORED, Shard, pack, scored, shard  # noqa: E402
+from worker.kernels import varlen_attention  # noqa: E402
+from worker.training.dataset import IGNORED, Shard, pack, scored, shard  # noqa: E402
 
 RANKS = 4  # two groups of two
 DEGREE = 2
@@ -53,7 +53,7 @@ def line(seed: int = 0) -> tuple[list[Any], list[Any]]:
 def model() -> Any:
     torch.manual_seed(0)
     config = Olmo3Config.from_dict(CONFIG.to_dict())
-    made = AutoModelForCausalLM.from_config(config, attn_implementation=attention.register())
+    made = AutoModelForCausalLM.from_config(config, attn_implementation=varlen_attention.register())
     for weight in made.parameters():
         if weight.dim() > 1:
             torch.nn.init.normal_(weight, std=0.2)
@@ -64,7 +64,7 @@ def loss_and_gradients(inputs: dict[str, Any]) -> dict[str, Any]:
     """The summed loss of a line, or of a part of it, and the gradient of every weight."""
     made = model()
     if dist.is_initialized():
-        attention.share(made.config, DEGREE)
+        varlen_attention.share(made.config, DEGREE)
     labels = inputs.pop("shift_labels")
     logits = made(**inputs, use_cache=False).logits
     loss = torch.nn.functional.cross_entropy(logits[0], labels[0], reduction="sum")
@@ -76,7 +76,7 @@ def kept(tokens: int, part: Shard) -> int:
     """Bytes that a rank's forward pass keeps for the backward pass, weights and masks aside."""
     made = model()
     if part.count > 1:
-        attention.share(made.config, part.count)
+        varlen_attention.share(made.config, part.count)
     weights = {weight.untyped_storage().data_ptr() for weight in made.parameters()}
     storages: dict[int, int] = {}
 
@@ -93,7 +93,9 @@ def kept(tokens: int, part: Shard) -> int:
         logits = made(**inputs, use_cache=False).logits
         loss = torch.nn.functional.cross_entropy(logits[0], labels[0], reduction="sum")
     assert loss.isfinite()
-    for mask in attention._masks.values():  # one for all layers and steps, a row's length squared
+    for (
+        mask
+    ) in varlen_attention._masks.values():  # one for all layers and steps, a row's length squared
         storages.pop(mask.untyped_storage().data_ptr(), None)
     return sum(storages.values())
 
@@ -166,5 +168,5 @@ def test_a_part_keeps_the_lines_positions_bounds_and_next_tokens() -> None:
 
 def test_heads_that_do_not_come_out_even_are_refused() -> None:
     with pytest.raises(SpecError, match="`3` devices can't share 4 attention heads") as caught:
-        attention.share(model().config, 3)
+        varlen_attention.share(model().config, 3)
     assert caught.value.place == "$.train.sequence_parallel"

@@ -31,7 +31,15 @@ def sit(directory: Path, isolation: str, *behaviour: str) -> list[str]:
     """The sitter's command for two ranks; behaviour: seconds:exit code, a rank each."""
     script = directory / "rank.py"
     script.write_text(SCRIPT)
-    sitter = [sys.executable, "-m", "worker.sitter", "--ranks", "2", "--isolation", isolation]
+    sitter = [
+        sys.executable,
+        "-m",
+        "worker.process.rank_launcher",
+        "--ranks",
+        "2",
+        "--isolation",
+        isolation,
+    ]
     return [*sitter, "--", sys.executable, str(script), str(directory), *behaviour]
 
 

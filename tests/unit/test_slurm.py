@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from worker import slurm
-from worker.loop import worker_id
-from worker.slurm import Slurm
+from worker.host import scheduler_env
+from worker.host.scheduler_env import Slurm
+from worker.supervisor.worker import worker_id
 
 
 def test_without_slurm_nothing_ends():
-    found = slurm.read({})
+    found = scheduler_env.read({})
     assert found == Slurm()
     assert found.time_left_s() == float("inf")
     assert found.ends_at_utc is None
@@ -14,17 +14,17 @@ def test_without_slurm_nothing_ends():
 
 def test_a_first_run_has_no_restart_count():
     env = {"SLURM_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": "3", "SLURM_CLUSTER_NAME": "c"}
-    found = slurm.read({**env, "SLURM_JOB_END_TIME": "1000000000"})
+    found = scheduler_env.read({**env, "SLURM_JOB_END_TIME": "1000000000"})
     assert (found.job, found.array_task, found.restart_count) == ("77", "3", 0)
     assert found.time_left_s(now=999_999_400) == 600
     assert found.ends_at_utc == "2001-09-09T01:46:40Z"
-    assert slurm.read({**env, "SLURM_RESTART_COUNT": "2"}).restart_count == 2
+    assert scheduler_env.read({**env, "SLURM_RESTART_COUNT": "2"}).restart_count == 2
 
 
 def test_all_nodes_are_used_from_the_batch_script_and_one_from_a_step():
     env = {"SLURM_JOB_ID": "77", "SLURM_JOB_NUM_NODES": "2"}
-    assert slurm.read(env).nodes == 2
-    assert slurm.read({**env, "SLURM_STEP_ID": "0"}).nodes == 1
+    assert scheduler_env.read(env).nodes == 2
+    assert scheduler_env.read({**env, "SLURM_STEP_ID": "0"}).nodes == 1
 
 
 def test_a_worker_id_names_its_job_and_is_never_repeated():
@@ -36,5 +36,5 @@ def test_a_worker_id_names_its_job_and_is_never_repeated():
 
 def test_an_element_is_called_as_people_call_it():
     env = {"SLURM_JOB_ID": "78", "SLURM_ARRAY_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": "1"}
-    assert slurm.read(env).element == "77_1" and slurm.read(env).job == "78"
-    assert slurm.read({"SLURM_JOB_ID": "78"}).element == "78"
+    assert scheduler_env.read(env).element == "77_1" and scheduler_env.read(env).job == "78"
+    assert scheduler_env.read({"SLURM_JOB_ID": "78"}).element == "78"

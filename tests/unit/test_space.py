@@ -10,13 +10,14 @@ import msgspec
 import pytest
 from clikit import base_spec, claim_next, ended, fail, jobspec, jobspec_json, succeed, take
 
-from jobspec import new, space
-from jobspec.claim import Claim
-from jobspec.footprint import footprint, together
-from jobspec.paths import AttemptPaths
-from jobspec.queue import Queue
-from jobspec.record import Reason, State
-from jobspec.spec import JobSpec, LoraSpec
+from jobspec.estimates.disk_need import footprint, together
+from jobspec.maintenance import disk
+from jobspec.queue.claim import Claim
+from jobspec.queue.queue import Queue
+from jobspec.records.base import Reason, State
+from jobspec.spec import builder
+from jobspec.spec.schema import JobSpec, LoraSpec
+from jobspec.storage.layout import AttemptPaths
 
 
 def fill(attempt: AttemptPaths) -> None:
@@ -109,15 +110,15 @@ def test_du_tells_the_parts_apart(queue: Queue, tmp_path: Path) -> None:
 
 
 def test_what_vanishes_meanwhile_counts_nothing(queue: Queue, tmp_path: Path) -> None:
-    assert space.size_of(tmp_path / "none") == 0
-    assert space.drop(queue.paths.job("x-0123456789").attempt(1).trash) == 0
+    assert disk.size_of(tmp_path / "none") == 0
+    assert disk.drop(queue.paths.job("x-0123456789").attempt(1).trash) == 0
 
 
 # --- what it will take
 
 
 def spec(model: str, **train: Any) -> JobSpec:
-    made = new.build(new.Request(models=[model], data="/data/a.jsonl"))[0]
+    made = builder.build(builder.Request(models=[model], data="/data/a.jsonl"))[0]
     assert made.train is not None
     return msgspec.structs.replace(made, train=msgspec.structs.replace(made.train, **train))
 
@@ -146,8 +147,8 @@ def test_enqueue_says_what_jobs_take_and_warns_of_too_little(tmp_path: Path) -> 
     data = tmp_path / "rows.jsonl"
     data.write_text('{"messages": [{"role": "user", "content": "a"}, '
                     '{"role": "assistant", "content": "<think>b</think> c"}]}\n')  # fmt: skip
-    request = new.Request(models=["Qwen/Qwen3-8B"], data=str(data))
-    ((path, _),) = new.write(new.build(request), tmp_path / "specs")
+    request = builder.Request(models=["Qwen/Qwen3-8B"], data=str(data))
+    ((path, _),) = builder.write(builder.build(request), tmp_path / "specs")
     arguments = ("enqueue", path, "--no-row-check", "--root", tmp_path / "root")
     done = jobspec(*arguments)
     assert "disk: " in done.stderr and "stay, up to" in done.stderr and "free" in done.stderr
@@ -160,4 +161,4 @@ def test_failed_jobs_keep_their_states_in_what_du_calls_freeable(queue: Queue) -
     fail(queue, base_spec(), "no")
     (job,) = queue.jobs(State.FAILED)
     fill(job.paths.attempt(1))
-    assert space.usage(job).freeable == 1000
+    assert disk.usage(job).freeable == 1000

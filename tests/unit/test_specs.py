@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from jobspec import check
-from jobspec import spec as specs
+from jobspec.checks import check
 from jobspec.errors import SpecError
+from jobspec.spec import schema as specs
 
 FILES = sorted((Path(__file__).resolve().parents[2] / "specs").glob("*.json"))
 

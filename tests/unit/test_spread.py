@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 from nodekit import launcher
 
-from jobspec.paths import AttemptPaths
-from worker import launch, node
+from jobspec.storage.layout import AttemptPaths
+from worker.launch import plan
 from worker.phase import EXIT_NODE_LOST
+from worker.process import node_agent
 
 REPO = Path(__file__).parents[2]
 RANK = """
@@ -49,14 +50,14 @@ class Nodes:
         self, *behaviour: str, isolation: str = "auto", before: str = "", each: str = ""
     ) -> list[str]:
         """Behaviour: seconds:exit code, a rank each, the same number on both nodes."""
-        spread = launch.Spread(
+        spread = plan.Spread(
             nodes=2,
             ranks=len(behaviour) // 2,
             tmp=self.dir / "t",
             launcher=launcher(self.dir, before=before, each=each),
             isolation=isolation,
         )
-        command = launch.spread_command("train", AttemptPaths(self.dir), spread)
+        command = plan.spread_command("train", AttemptPaths(self.dir), spread)
         ranks = [sys.executable, str(self.dir / "rank.py"), str(self.dir), *behaviour]
         command[3:3] = ["--grace", "1"]
         last = len(command) - 1 - command[::-1].index("--")
@@ -160,14 +161,16 @@ def test_a_stop_reaches_every_rank_on_every_node(nodes: Nodes) -> None:
 
 
 @pytest.mark.parametrize("isolation", ["auto", "subreaper"])
-@pytest.mark.parametrize("killed", ["worker.head", "launcher.sh", "worker.node"])
+@pytest.mark.parametrize(
+    "killed", ["worker.process.coordinator", "launcher.sh", "worker.process.node_agent"]
+)
 def test_nothing_outlives_what_was_killed(nodes: Nodes, killed: str, isolation: str) -> None:
     """kill -9 of the head (as when its worker dies), of the launcher, and of one node's process."""
     with nodes.started("100:0", "100:0", isolation=isolation) as head:
         os.kill(min(nodes.alive(killed)), signal.SIGKILL)
         wait_for(lambda: not nodes.alive("rank.py"), "a rank is alive", 5.0)
         code = head.wait(15)
-    assert code == (-signal.SIGKILL if killed == "worker.head" else EXIT_NODE_LOST)
+    assert code == (-signal.SIGKILL if killed == "worker.process.coordinator" else EXIT_NODE_LOST)
     wait_for(lambda: not nodes.alive("sleep 1000.", "worker."), "something was left alive", 5.0)
 
 
@@ -201,9 +204,9 @@ def test_who_does_not_know_the_secret_is_no_node(nodes: Nodes) -> None:
 
 
 def test_somebody_elses_directory_is_not_written_to(tmp_path: Path) -> None:
-    assert node.own_directory(tmp_path / "a" / "t") is True
+    assert node_agent.own_directory(tmp_path / "a" / "t") is True
     assert (tmp_path / "a" / "t").stat().st_mode & 0o777 == 0o700
-    assert node.own_directory(tmp_path / "a" / "t") is False
+    assert node_agent.own_directory(tmp_path / "a" / "t") is False
     (tmp_path / "link").symlink_to(tmp_path / "a")
     with pytest.raises(PermissionError, match="somebody else's"):
-        node.own_directory(tmp_path / "link")
+        node_agent.own_directory(tmp_path / "link")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from clikit import base_spec, environment
 
-from jobspec.queue import Queue
+from jobspec.queue.queue import Queue
 
 RUNS = 10
 HELP_LIMIT = 1.5
@@ -70,9 +70,9 @@ HEAVY = {"torch", "transformers", "numpy", "datasets", "lm_eval", "trl", "deepsp
     ("code", "arguments", "most"),
     [
         (CLI, ("--help",), 130),
-        ("import worker.__main__, worker.loop", (), 290),
-        ("import worker.sitter", (), 110),
-        ("import worker.prepare", (), 310),
+        ("import worker.__main__, worker.supervisor.worker", (), 290),
+        ("import worker.process.rank_launcher", (), 110),
+        ("import worker.data.prepare", (), 310),
     ],
 )
 def test_what_starts_often_imports_little(code: str, arguments: tuple[str, ...], most: int) -> None:
@@ -86,7 +86,7 @@ def test_a_rank_imports_no_package_that_it_never_uses(tmp_path: Path) -> None:
     attempt = tmp_path / "attempts" / "1"
     attempt.mkdir(parents=True)
     (tmp_path / "spec.json").write_text('{"train": {"lora": null}}')
-    loaded = modules("import worker.train", str(attempt))
+    loaded = modules("import worker.training.train", str(attempt))
     unused = {"sklearn", "scipy", "wandb", "trio", "peft", "lm_eval", "math_verify", "vllm"}
     real = {name for name in unused & packages(loaded) if name != "peft"}
     assert not real
@@ -100,5 +100,5 @@ def test_looking_loads_nothing_that_moves_jobs(tmp_path: Path) -> None:
     assert not packages(loaded) & HEAVY
     assert len(loaded) <= 170
     movers = {f"jobspec.{name}" for name in ("take", "pick", "publish", "repair", "moves", "claim")}
-    assert "jobspec.queue" in loaded
+    assert "jobspec.queue.queue" in loaded
     assert not loaded & (movers | {"secrets", "socket", "difflib", "random", "tempfile"})

@@ -22,14 +22,14 @@ from clikit import (
 from queuekit import fast_dir
 from terminalkit import Terminal
 
-from jobspec.cli import screen
-from jobspec.entries import Entry, Job
-from jobspec.paths import RootPaths, Ticket
-from jobspec.queue import Queue
-from jobspec.record import Reason, State
-from jobspec.report import JobRow, Status
-from jobspec.spec import ResourcesSpec
-from jobspec.workers import WorkerRow
+from jobspec.cli import status_view
+from jobspec.monitoring.status import JobRow, Status
+from jobspec.monitoring.workers import WorkerRow
+from jobspec.queue.entries import Entry, Job
+from jobspec.queue.queue import Queue
+from jobspec.records.base import Reason, State
+from jobspec.spec.schema import ResourcesSpec
+from jobspec.storage.layout import RootPaths, Ticket
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def two_hundred(root: RootPaths) -> tuple[Status, list[Job]]:
 
 @pytest.mark.parametrize("height", [3, 8, 24, 60])
 def test_two_hundred_jobs_leave_room_for_the_workers(height: int) -> None:
-    drawn = screen.lines(*two_hundred(RootPaths(Path("/scratch/queue"))), height=height)
+    drawn = status_view.lines(*two_hundred(RootPaths(Path("/scratch/queue"))), height=height)
     assert len(drawn) <= height
     text = click.unstyle("\n".join(drawn))
     assert "200 running" in text and "200 workers alive (200 busy, 0 idle)" in text
@@ -163,6 +163,6 @@ def test_two_hundred_jobs_leave_room_for_the_workers(height: int) -> None:
 
 
 def test_without_a_height_every_job_is_drawn(tmp_path: Path) -> None:
-    drawn = screen.lines(*two_hundred(RootPaths(tmp_path)))
-    assert sum("job-" in line for line in drawn) == 200 + screen.WORKERS
+    drawn = status_view.lines(*two_hundred(RootPaths(tmp_path)))
+    assert sum("job-" in line for line in drawn) == 200 + status_view.WORKERS
     assert "and 188 more" in drawn[-1]

@@ -11,16 +11,16 @@ import msgspec
 import pytest
 from preparekit import assistant, model_dir, user, write_rows
 
-from jobspec import record
-from jobspec.paths import JobPaths
-from jobspec.queue import Queue
-from jobspec.record import End, Reason, State
-from jobspec.spec import DataSpec, JobSpec, ModelSpec
-from worker import checkpoints, seals
-from worker.attempt import Attempt, Ended
-from worker.launch import Devices
-from worker.loop import Options, Worker
-from worker.seals import FileSeal, Seal
+from jobspec.queue.queue import Queue
+from jobspec.records import base as records
+from jobspec.records.base import End, Reason, State
+from jobspec.spec.schema import DataSpec, JobSpec, ModelSpec
+from jobspec.storage.layout import JobPaths
+from worker.checkpoints import directories, integrity
+from worker.checkpoints.integrity import FileSeal, Seal
+from worker.launch.plan import Devices
+from worker.supervisor.attempt import Attempt, Ended
+from worker.supervisor.worker import Options, Worker
 
 
 def stopped_job(queue: Queue, size: int, model: str = "m", data: str = "/d") -> JobPaths:
@@ -32,7 +32,7 @@ def stopped_job(queue: Queue, size: int, model: str = "m", data: str = "/d") -> 
     state = job.paths.attempt(1).checkpoints / "step-5"
     state.mkdir(parents=True)
     files = {"zero_pp_rank_0_mp_rank_00_optim_states.pt": FileSeal(size=size, sha256="")}
-    seals.seal(state, Seal(attempt=1, step=5, world=2, zero_stage=2, files=files))
+    integrity.seal(state, Seal(attempt=1, step=5, world=2, zero_stage=2, files=files))
     assert claim.requeue(Reason.PREEMPTED) is State.PENDING
     return job.paths
 
@@ -113,11 +113,11 @@ def test_a_job_refused_for_its_input_keeps_its_earlier_states(tmp_path: Path) ->
         assert Attempt(worker, claim).run().state is State.FAILED
     finally:
         shutil.rmtree(worker.tmp)
-    end = record.read(job.attempt(2).end, End)
+    end = records.read(job.attempt(2).end, End)
     assert end is not None
     assert (end.phase, end.reason) == ("prepare", Reason.FAILED)
     assert "$.data.sha256" in end.message
     assert end.hint
-    kept = checkpoints.newest(job.attempt(2))
+    kept = directories.newest(job.attempt(2))
     assert kept is not None
     assert kept.name == "step-5"

@@ -10,12 +10,14 @@ import pytest
 from clikit import jobspec, jobspec_json
 from preparekit import assistant, model_dir, spec, user, write_rows
 
-from jobspec import hardware, memory, shape, training
-from jobspec import spec as specs
 from jobspec.errors import JobspecError
-from jobspec.memory import GIB, Setting
-from jobspec.shape import Shape
-from jobspec.spec import JobSpec, LoraSpec, TrainSpec
+from jobspec.estimates import memory, training_time
+from jobspec.estimates.memory import GIB, Setting
+from jobspec.models import config as shape
+from jobspec.models import devices
+from jobspec.models.config import Shape
+from jobspec.spec import schema as specs
+from jobspec.spec.schema import JobSpec, LoraSpec, TrainSpec
 
 QWEN, OLMO = "Qwen/Qwen3-8B", "allenai/Olmo-3-7B-Think"
 
@@ -90,14 +92,14 @@ def test_more_devices_less_each_and_stages_in_their_order() -> None:
 
 
 def test_full_tuning_of_eight_billion_does_not_fit_one_card_of_141_gb() -> None:
-    usable = hardware.device("h200").usable_gib
+    usable = devices.device("h200").usable_gib
     assert gib(known(QWEN)) > usable and gib(known(OLMO)) > usable
-    assert gib(known(QWEN), 4) < hardware.device("h100-94").usable_gib
+    assert gib(known(QWEN), 4) < devices.device("h100-94").usable_gib
 
 
 def test_an_unknown_device_is_refused() -> None:
     with pytest.raises(JobspecError, match="`h1000` is no device"):
-        hardware.device("h1000")
+        devices.device("h1000")
 
 
 # the command
@@ -158,7 +160,7 @@ def test_steps_passes_and_hours_come_from_the_rows(tmp_path: Path) -> None:
     assert one["steps"] == {"optimizer_steps": 15, "passes": 20, "packed_passes": 10}
     told = one["training"]
     assert told["tokens"] == 3 * one["rows"]["train"]["tokens"]
-    assert told["assumed_mfu"] == training.ASSUMED_MFU
+    assert told["assumed_mfu"] == training_time.ASSUMED_MFU
     assert told["hours"] == pytest.approx(told["tokens"] / told["tokens_per_second"] / 3600)
     said = jobspec(*args).stderr
     assert (

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from jobspec import record
-from jobspec.paths import AttemptPaths
-from jobspec.record import PhaseError, Progress, Reason
-from jobspec.spec import DataSpec, JobSpec, ModelSpec
-from worker.launch import Plan
+from jobspec.records import base as records
+from jobspec.records.base import PhaseError, Progress, Reason
+from jobspec.spec.schema import DataSpec, JobSpec, ModelSpec
+from jobspec.storage.layout import AttemptPaths
+from worker.launch.plan import Plan
 from worker.phase import EXIT_DISK, EXIT_MEMORY, EXIT_NODE_LOST, EXIT_REFUSED, EXIT_STOPPED
-from worker.verdict import Circumstances, judge
+from worker.supervisor.exit_reason import Circumstances, judge
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def about(tmp_path: Path):
 
 
 def leave(about: Circumstances, **error) -> None:
-    about.paths.error.write_bytes(record.encode(PhaseError(phase="train", **error)))
+    about.paths.error.write_bytes(records.encode(PhaseError(phase="train", **error)))
 
 
 def test_bad_input_is_final_and_says_itself_why(about):
@@ -79,6 +79,6 @@ def test_an_end_without_a_word_is_unexplained_only_before_the_first_step(about):
     assert (verdict.reason, verdict.unexplained, verdict.again) == (Reason.FAILED, True, True)
     assert verdict.message == "train exited 139: Segmentation fault"
     progress = Progress(phase="train", done=1, total=9, unit="steps")
-    about().paths.progress.write_bytes(record.encode(progress))
+    about().paths.progress.write_bytes(records.encode(progress))
     verdict = judge("train", 139, about())
     assert (verdict.unexplained, verdict.again) == (False, False)

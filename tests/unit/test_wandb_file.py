@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from jobspec.relay import wandbfile
-from jobspec.relay.runs import RelayError
+from jobspec.relay import wandb_file
+from jobspec.relay.wandb_run import RelayError
 
 BLOCK = 1 << 15
 RECORDS = [b"first", b"a" * 40_000, b"", b"b" * 33_000, *(b"row %d" % i for i in range(50))]
@@ -48,7 +48,7 @@ def file(tmp_path: Path) -> Path:
 
 def read(file: Path, data: bytes) -> list[bytes]:
     file.write_bytes(data)
-    return list(wandbfile.records(file))
+    return list(wandb_file.records(file))
 
 
 def headers(data: bytes) -> Iterator[int]:

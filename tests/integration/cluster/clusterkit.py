@@ -16,11 +16,11 @@ import msgspec
 from slurmkit import Slurm, until
 from waykit import REPO, hurry, patient_model, rows, tiny_spec, with_model
 
-from jobspec import record
-from jobspec.entries import Job
-from jobspec.queue import Queue
-from jobspec.record import State
-from jobspec.spec import JobSpec
+from jobspec.queue.entries import Job
+from jobspec.queue.queue import Queue
+from jobspec.records import base as records
+from jobspec.records.base import State
+from jobspec.spec.schema import JobSpec
 
 PATIENCE_S = 400.0  # of a machine that has much else to do
 
@@ -171,7 +171,7 @@ def resumed_from(job: Job, attempt: int) -> dict[str, Any]:
 
 
 def reason(job: Job, attempt: int) -> str | None:
-    end = record.read(job.paths.attempt(attempt).end, record.End)
+    end = records.read(job.paths.attempt(attempt).end, records.End)
     return None if end is None else end.reason.value
 
 

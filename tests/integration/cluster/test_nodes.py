@@ -8,8 +8,8 @@ import time
 import pytest
 from clusterkit import Cluster, processes_with, reason, resumed_from
 
-from jobspec.entries import Job
-from jobspec.record import ClaimRecord, read
+from jobspec.queue.entries import Job
+from jobspec.records.base import ClaimRecord, read
 
 pytestmark = [pytest.mark.slurm, pytest.mark.container, pytest.mark.deepspeed]
 

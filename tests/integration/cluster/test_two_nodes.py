@@ -23,8 +23,8 @@ from waykit import (
     with_model,
 )
 
-from jobspec import record
-from jobspec.record import End, Reason, State
+from jobspec.records import base as records
+from jobspec.records.base import End, Reason, State
 
 pytestmark = [pytest.mark.slurm, pytest.mark.deepspeed]
 
@@ -54,7 +54,7 @@ def test_a_job_on_two_nodes_goes_on_after_its_srun_was_killed(
         sys.stdout.write(log.read_text() if log.exists() else "no log")
         slurm.call("scancel", "--quiet", number)
     assert queue.job(job.id).state is State.SUCCEEDED
-    end = record.read(first.end, End)
+    end = records.read(first.end, End)
     assert end is not None and end.reason is Reason.NODE, end
     plan = msgspec.json.decode(second.manifest.read_bytes())["plan"]
     assert (plan["nodes"], plan["world_size"]) == (2, 2)

@@ -16,11 +16,12 @@ from moosefs import MooseFS
 from queuekit import entries, fork, race, score_spec, stopped_at
 
 from benchmarks import soak
-from jobspec import fs, record
-from jobspec.claim import Claim
-from jobspec.queue import Queue
-from jobspec.record import Result, State
-from jobspec.spec import canonical
+from jobspec.queue.claim import Claim
+from jobspec.queue.queue import Queue
+from jobspec.records import base as records
+from jobspec.records.base import Result, State
+from jobspec.spec.schema import canonical
+from jobspec.storage import fs
 
 pytestmark = pytest.mark.shared_fs
 W, V = "node1-00000000000000aa", "node2-00000000000000bb"
@@ -91,7 +92,7 @@ def test_what_one_node_publishes_the_other_sees_whole(roots: Roots) -> None:
         assert claim is not None and claim.job == job.id
         assert claim.entry.path(theirs.paths).read_bytes() == canonical(claim.spec)
         claim.finish("succeeded", {"metrics": {"n": float(number)}})
-        result = record.read(job.paths.result, Result)
+        result = records.read(job.paths.result, Result)
         assert result is not None and result.metrics == {"n": float(number)}
 
 
@@ -141,7 +142,7 @@ def test_an_attempt_stopped_anywhere_in_its_commit_spoils_nothing(roots: Roots) 
 
         code = stopped_at(index, finish, other)
         found = queue.job(job.id)
-        result = record.read(found.paths.result, Result)
+        result = records.read(found.paths.result, Result)
         assert found.state is State.SUCCEEDED and len(entries(queue)[job.id]) == 1
         assert result is not None and result.metrics == {"attempt": float(found.attempt)}
         assert code in (None, found.attempt - 1)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from enginekit import SAMPLING
 
-from worker.draw import draw, uniforms
-from worker.samples import Sampling
+from worker.inference.requests import Sampling
+from worker.inference.sampling import draw, uniforms
 
 
 def test_a_sample_s_stream_depends_on_its_seed_alone() -> None:

@@ -14,11 +14,11 @@ import pytest
 import torch
 from enginekit import CONFIGS, END, SAMPLING, make_engine, prompts
 
-from worker.engine_vllm import VllmEngine
-from worker.engines import Engine, Weights
-from worker.generate import plan_chunks
-from worker.responses import Responses
-from worker.samples import Request, Sampling
+from worker.evaluation.generation import plan_chunks
+from worker.inference.decode import Responses
+from worker.inference.engine import Engine, Weights
+from worker.inference.requests import Request, Sampling
+from worker.inference.vllm import VllmEngine
 
 
 @pytest.mark.parametrize("family", CONFIGS)

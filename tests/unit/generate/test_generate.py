@@ -10,10 +10,10 @@ import msgspec
 import pytest
 from enginekit import SAMPLING, make_engine, prompts
 
-from jobspec.evaluation import read_generations
-from worker.engines import Engine
-from worker.generate import NotIndependentError, generate, plan_chunks, refuse_copies
-from worker.samples import Asked, Chunk, Generation, Plan, Sampling, Store
+from jobspec.records.evaluation import read_generations
+from worker.evaluation.generation import NotIndependentError, generate, plan_chunks, refuse_copies
+from worker.inference.engine import Engine
+from worker.inference.requests import Asked, Chunk, Generation, Plan, Sampling, Store
 
 
 def test_chunks_are_fixed_by_what_is_asked(tokenizer: Any) -> None:

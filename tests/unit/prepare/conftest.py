@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from preparekit import model_dir, spec, sums, write_rows
 
-from jobspec.paths import RootPaths
-from worker.prepare import prepare
+from jobspec.storage.layout import RootPaths
+from worker.data.prepare import prepare
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from preparekit import spec, sums, write_rows
 
-from jobspec.paths import RootPaths
-from worker import overlap
-from worker.prepare import prepare
+from jobspec.storage.layout import RootPaths
+from worker.data import contamination
+from worker.data.prepare import prepare
 
 QUESTION = (
     "Every morning Aya goes for a 9-kilometer-long walk and stops at a coffee shop afterwards. "
@@ -46,7 +46,7 @@ def test_benchmark_questions_in_the_data_are_counted(
 
 def test_a_run_of_thirteen_words_is_found_and_twelve_are_not() -> None:
     words = QUESTION.split()
-    index = overlap.Index.of([QUESTION])
+    index = contamination.Index.of([QUESTION])
     thirteen = " ".join(words[2:14])  # `9-kilometer-long` counts as three
     assert index.find(f"so {thirteen} it is") == {0}
     assert index.find(f"so {' '.join(words[2:12])} it is") == set()

@@ -24,9 +24,9 @@ from preparekit import (
 from queuekit import stems
 
 from jobspec.errors import DataError, TemplateError
-from jobspec.paths import JobPaths, RootPaths
-from worker.prepare import prepare, preview
-from worker.rows import IGNORED
+from jobspec.storage.layout import JobPaths, RootPaths
+from worker.data.encode import IGNORED
+from worker.data.prepare import prepare, preview
 
 
 def test_the_phase_leaves_rows_and_a_report(root: RootPaths, model: Path, data: Path) -> None:

@@ -28,8 +28,8 @@ from preparekit import (
 )
 from queuekit import stems
 
-from jobspec.paths import RootPaths
-from worker.prepare import prepare
+from jobspec.storage.layout import RootPaths
+from worker.data.prepare import prepare
 
 
 def test_prepared_rows_are_found_again_without_any_heavy_import(
@@ -66,8 +66,8 @@ def test_tokenizing_does_not_import_torch_either(
         "import sys\n"
         "from pathlib import Path\n"
         "from jobspec import spec\n"
-        "from jobspec.paths import RootPaths\n"
-        "from worker.prepare import prepare\n"
+        "from jobspec.storage.layout import RootPaths\n"
+        "from worker.data.prepare import prepare\n"
         "prepare(spec.load(sys.argv[1]), RootPaths(Path(sys.argv[2])))\n"
         "print(sorted({'torch', 'transformers', 'datasets'} & set(sys.modules)))\n"
     )
@@ -133,7 +133,7 @@ def test_many_at_once_make_one_directory(
     root: RootPaths, model: Path, data: Path, tmp_path: Path
 ) -> None:
     file = write_spec(tmp_path / "spec.json", spec(model, data))
-    command = [sys.executable, "-m", "worker.prepare", "--check", str(file)]
+    command = [sys.executable, "-m", "worker.data.prepare", "--check", str(file)]
     started = [
         subprocess.Popen([*command, "--root", str(root.root)], cwd=ROOT, stdout=subprocess.PIPE)
         for _ in range(4)
@@ -149,7 +149,7 @@ def test_killed_in_the_middle_it_leaves_nothing_under_the_key(
 ) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", sums(20_000))
     file = write_spec(tmp_path / "spec.json", spec(model, rows))
-    command = [sys.executable, "-m", "worker.prepare", "--check", str(file)]
+    command = [sys.executable, "-m", "worker.data.prepare", "--check", str(file)]
     with subprocess.Popen([*command, "--root", str(root.root)], cwd=ROOT) as process:
         try:
             wait_for(lambda: list(root.prepared.glob(".tmp-*/piece-*")))
@@ -173,7 +173,7 @@ def test_a_full_disk_leaves_nothing(model: Path, kept_tokenizers: Path, tmp_path
     script = (
         f"mount -t tmpfs -o size={size} none {mount} || exit 99; mkdir -p {mount}/cache; "
         f"cp -r {kept_tokenizers} {mount}/cache/tokenizers; "
-        f"{sys.executable} -m worker.prepare --check {file} --root {mount}; code=$?; "
+        f"{sys.executable} -m worker.data.prepare --check {file} --root {mount}; code=$?; "
         f"ls -A {mount}/cache/prepared >&2; exit $code"
     )
     if shutil.which("unshare") is None:
@@ -196,7 +196,7 @@ def test_a_root_that_takes_nothing_is_named(model: Path, kept_tokenizers: Path) 
     """Run as nobody, where the tests run as root, whom nothing is forbidden."""
     code = (
         "import os, sys\nfrom pathlib import Path\n"
-        "from jobspec import spec\nfrom jobspec.paths import RootPaths\n"
+        "from jobspec import spec\nfrom jobspec.storage.layout import RootPaths\n"
         "from worker import prepare\n"
         "prepare.Inputs.of(spec.load(sys.argv[2]), RootPaths(Path(sys.argv[4])))\n"
         "if os.geteuid() == 0:\n    os.seteuid(65534)\n"

@@ -23,10 +23,10 @@ from preparekit import (
 from queuekit import stems
 
 from jobspec.errors import DataError
-from jobspec.paths import RootPaths
-from worker import shelf, split
-from worker.prepare import _passes, prepare
-from worker.reading import Scan
+from jobspec.storage.layout import RootPaths
+from worker.data import dataset_cache, split
+from worker.data.jsonl import Scan
+from worker.data.prepare import _passes, prepare
 
 
 def test_chunks_and_processes_change_nothing(root: RootPaths, model: Path, tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_chunks_and_processes_change_nothing(root: RootPaths, model: Path, tmp_p
     tables = [read_split(root, whole, name) for name in ("train", "eval")]
     shutil.rmtree(root.prepared)
     code = (
-        "import worker.reading as reading\n"
+        "import worker.data.jsonl as reading\n"
         "reading._MIN_BYTES, reading._CHUNKS = 1000, 10_000\n"
         "from worker import prepare\n"
         "prepare.main()"
@@ -62,7 +62,7 @@ def test_the_longest_micro_batch_is_of_the_kind_that_will_be_trained(
     sizes = {"max_length": 256, "global_batch_size": 10, "per_device_train_batch_size": 2}
     made = spec(model, rows, data__eval_split_ratio=0.0, train=sizes | {"packing": packing})
     directory = root.root / prepare(made, root)["dir"] / "train"
-    longest = max(shelf.counts(directory)[0])
+    longest = max(dataset_cache.counts(directory)[0])
     found = _passes(made, directory)
     # Two rows of some 60 tokens as they come, or the four that fit into 256.
     assert found["passes"] == {"unpacked": 15, "packed": 9}

@@ -12,11 +12,11 @@ import pytest
 from preparekit import model_dir, run_prepare, spec, write_rows
 from queuekit import stems
 
-from jobspec import spec as specs
 from jobspec.errors import DataError, ModelError, SpecError, TemplateError
-from jobspec.paths import RootPaths
-from jobspec.spec import JobSpec
-from worker.prepare import prepare
+from jobspec.spec import schema as specs
+from jobspec.spec.schema import JobSpec
+from jobspec.storage.layout import RootPaths
+from worker.data.prepare import prepare
 
 
 def wrong_inputs(model: Path, data: Path, tmp: Path) -> Iterator[tuple[str, JobSpec, Any, str]]:

@@ -1,0 +1,1 @@
+"""What is known about each benchmark: questions, prompt, answers, protocol, published scores."""

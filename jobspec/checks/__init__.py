@@ -1,0 +1,1 @@
+"""What `validate` and `enqueue` check before a job may enter the queue."""

@@ -1,0 +1,144 @@
+"""The rows of a spec's data, proved by the worker's own code in a process of its own.
+
+`python -m worker.data.prepare --check` renders and verifies every row as training will; it runs from
+this environment, or from the image where `$JOBSPEC_WORKER_COMMAND` says how (a prefix that takes
+Python's place: `apptainer exec worker.sif python`). Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from jobspec import worker_command
+from jobspec.benchmarks import lm_eval_names as tasknames
+from jobspec.errors import DataError
+from jobspec.spec import schema as specs
+from jobspec.spec.schema import JobSpec
+from jobspec.storage.layout import RootPaths
+
+
+class DroppedRow(msgspec.Struct, frozen=True):
+    """A row that can't be trained on; `row` is counted from 1."""
+
+    row: int
+    kind: str
+    reason: str
+
+
+class RowReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What the row check found; what a later worker adds is ignored. Lengths are in tokens.
+
+    `dropped`: rows by kind of reason; `first_dropped`: the first row of each kind.
+    `passes`: forward passes an epoch on one device, `unpacked` and `packed`; `train`: rows, tokens
+    and trained tokens of the rows that are trained on.
+    """
+
+    rows_in: int = 0
+    rows_selected: int = 0
+    rows_train: int = 0
+    rows_eval: int = 0
+    dropped: dict[str, int] = {}
+    first_dropped: list[DroppedRow] = []
+    prompts: int = 0
+    tokens: int = 0
+    trained_tokens: int = 0
+    length_percentiles: dict[str, float] = {}
+    train: dict[str, int] = {}
+    passes: dict[str, int] = {}
+    longest_micro_batch: int = 0
+    rows_without_thinking: int = 0
+    rows_with_think_end_token: int = 0
+    think_end_in_template: bool = False
+    cached: bool = False
+    seconds: float = 0.0
+
+
+class _Message(msgspec.Struct):
+    role: str
+
+
+class _Row(msgspec.Struct):
+    messages: list[_Message]
+
+
+def check_lines(path: Path) -> None:
+    """Read every line as a row whose last message is the assistant's. Raises DataError."""
+    decoder = msgspec.json.Decoder(_Row)
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                row = decoder.decode(line)
+            except msgspec.MsgspecError as error:
+                raise DataError(
+                    f"not a row of `messages`: {error}",
+                    file=path,
+                    place=f"row {number}",
+                    hint='each line holds one JSON object, as {"messages": [{"role": …, …}, …]}',
+                ) from error
+            if not row.messages or row.messages[-1].role != "assistant":
+                raise DataError(
+                    "its last message is not the assistant's",
+                    file=path,
+                    place=f"row {number}",
+                    hint="what is trained is the final assistant turn: end the row with one",
+                )
+
+
+def check_rows(spec: JobSpec, root: Path) -> RowReport:
+    """Have the worker's code render and verify every row, as training will.
+
+    Raises:
+        JobspecError: what it refused, or that it is not installed here.
+    """
+    with _spec_file(spec) as file, _somewhere(root) as place:
+        asked = run_prepare(["--check", file, "--root", place])
+    return msgspec.convert(asked, RowReport)
+
+
+def preview(spec: JobSpec, root: Path, row: int) -> dict[str, Any]:
+    """What one row (counted from 1) trains, as the worker's code renders it."""
+    with _spec_file(spec) as file, _somewhere(root) as place:
+        return run_prepare(["--preview", file, "--row", str(row), "--root", place])
+
+
+def run_prepare(arguments: Sequence[str]) -> dict[str, Any]:
+    """Run `python -m worker.data.prepare`; its JSON answer, or its refusal as the error it names."""
+    return worker_command.ask(
+        "worker.data.prepare", arguments, what="the rows can't be checked", without="--no-row-check"
+    )
+
+
+def lm_eval_names() -> set[str] | None:
+    """Every task lm-eval knows, here or in the image; None where it is not installed."""
+    if not os.environ.get(worker_command.WORKER_COMMAND):
+        return tasknames.lm_eval_names()
+    asked = worker_command.run(tasknames.__name__)
+    names = json.loads(asked.stdout) if asked.returncode == 0 else None
+    return None if names is None else set(names)
+
+
+@contextmanager
+def _spec_file(spec: JobSpec) -> Generator[str]:
+    """The completed spec in a file for a subprocess to read."""
+    with tempfile.TemporaryDirectory(prefix="jobspec-") as folder:
+        path = Path(folder) / f"{spec.name}.json"
+        path.write_bytes(specs.canonical(spec))
+        yield str(path)
+
+
+@contextmanager
+def _somewhere(root: Path) -> Generator[str]:
+    """The root, or where there is none yet a temporary one: checking makes no root."""
+    if RootPaths(root).format.exists():
+        yield str(root)
+        return
+    with tempfile.TemporaryDirectory(prefix="jobspec-") as folder:
+        yield folder

@@ -1,0 +1,226 @@
+"""`jobspec status` as lines of text: what the records of jobspec.monitoring.status look like to people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import click
+
+from jobspec.cli.output import Cell, Column, Table, bar, duration, plural, terminal_width
+from jobspec.monitoring import reasons, workers
+from jobspec.monitoring.status import JobRow, PastRow, Status
+from jobspec.monitoring.workers import WorkerRow
+from jobspec.queue.entries import Job
+from jobspec.records.base import End, State
+from jobspec.results import table
+
+COLOURS = {
+    State.PENDING: None,
+    State.RUNNING: "cyan",
+    State.SUCCEEDED: "green",
+    State.FAILED: "red",
+    State.CANCELLED: "yellow",
+}
+WORKERS = 12  # rows of workers; `jobspec workers` has them all
+_WORKER_COLOURS = {"silent": "red", "busy": "cyan", "draining": "yellow"}
+_JOB_COLUMNS = (
+    Column("job"),
+    Column("state"),
+    Column("", 4),
+    Column("eta", 7, right=True),
+    Column("figures", 6, least=15),
+    Column("try", 5, right=True),
+    Column("host", 3),
+    Column("worker", 1),
+)
+_WORKER_COLUMNS = (
+    Column("worker"),
+    Column("state"),
+    Column("busy", 8, right=True),
+    Column("slurm", 7),
+    Column("host", 3),
+    Column("gpus", 4),
+    Column("job", 5, least=14),
+    Column("phase", 2),
+    Column("seen", 6, right=True),
+)
+_FIGURES = ("loss", "tokens_per_second", "eval_loss")
+
+
+def lines(now: Status, jobs: Sequence[Job], height: int | None = None) -> list[str]:
+    """The whole screen.
+
+    Args:
+        now: what is told.
+        jobs: the jobs of its rows.
+        height: at most that many lines, the table of jobs giving way; None for no limit.
+    """
+    top, foot = _headline(now), list(_worker_lines(now))
+    if now.nothing_runs is not None:
+        top.append(click.style(f"nothing is claimed: {now.nothing_runs}", fg="yellow"))
+    table = ["", *job_table(now.jobs, jobs).lines()] if now.jobs else []
+    if now.left_out:
+        rest = ", ".join(f"{count:,} {state}" for state, count in now.left_out.items())
+        foot = [click.style(f"and {rest} more (--all, --state)", dim=True), *foot]
+    if height is not None:
+        foot = foot[: max(2, height // 3)]
+        table = cut(table, height - len(top) - len(foot))
+    return [*top, *table, *foot][:height]
+
+
+def cut(drawn: list[str], room: int) -> list[str]:
+    """The first lines of a table, and a word on how many there are."""
+    if len(drawn) <= room:
+        return drawn
+    if room < 1:
+        return []
+    return [*drawn[: room - 1], click.style(f"… {len(drawn)} lines", dim=True)]
+
+
+def _headline(now: Status) -> list[str]:
+    """The root and the counts; on two lines where one is too short for them."""
+    parts = [
+        click.style(f"{count:,} {state}", fg=COLOURS[State(state)])
+        for state, count in now.counts.items()
+        if count
+    ]
+    total = plural(sum(now.counts.values()), "job")
+    counts = f"{total}: {', '.join(parts)}" if parts else total
+    root = click.style(now.root, bold=True)
+    one = f"{root}  {counts}"
+    return [one] if len(click.unstyle(one)) <= terminal_width() else [root, counts]
+
+
+def job_table(rows: Sequence[JobRow], jobs: Sequence[Job]) -> Table:
+    """A row a job, with notes on why it failed, came back or waits."""
+    table = Table(_JOB_COLUMNS)
+    for row, job in zip(rows, jobs, strict=True):
+        state = State(row.state)
+        table.add(
+            row.job,
+            Cell(state_and_phase(row), COLOURS[state], dim=state is State.CANCELLED),
+            "" if row.progress is None else bar(row.progress),
+            duration(row.eta_s),
+            figures(row),
+            str(row.attempt) if row.attempt > 1 else "",
+            row.host or "",
+            row.worker or "",
+            notes=_notes(row, job.end if row.reason in reasons.LOSSES else None),
+        )
+    return table
+
+
+def state_and_phase(row: JobRow) -> str:
+    """`running train 43%`, `succeeded 2h 05m`: the state, and how far or how long."""
+    if row.state == State.RUNNING:
+        share = "" if row.progress is None else f"{row.progress:4.0%}"
+        return f"{row.state} {row.phase or 'starting'}{share}"
+    started, ended = workers.age_s(row.started_at), workers.age_s(row.ended_at)
+    took = duration(started - ended) if started is not None and ended is not None else ""
+    return f"{row.state} {took}".rstrip()
+
+
+def figures(row: JobRow) -> str:
+    """The loss and speed of a running job, the scores of a finished one."""
+    found = table.main_metrics(row.metrics)
+    if found:
+        return ", ".join(f"{short(name)} {value:.3f}" for name, (_, value) in found.items())
+    names = _FIGURES if row.phase == "train" else tuple(row.metrics)
+    known = [(name, row.metrics.get(name)) for name in names]
+    parts = [_figure(name, value) for name, value in known if value is not None]
+    if not parts and row.done is not None and row.total:
+        parts = [f"{row.done:,.0f}/{row.total:,.0f} {row.unit or ''}".rstrip()]
+    return ", ".join(parts[:3])
+
+
+def _figure(name: str, value: float) -> str:
+    return f"{value:,.0f} tok/s" if name == "tokens_per_second" else f"{name} {value:.4g}"
+
+
+def short(benchmark: str) -> str:
+    """A benchmark's name where there is little room."""
+    return benchmark.removeprefix("minerva_")
+
+
+def _notes(row: JobRow, end: End | None) -> list[Cell]:
+    """Why a job failed and what to do; why one that waits or runs again came back."""
+    notes = [Cell(row.waits_for, "yellow")] if row.waits_for else []
+    if row.reason not in reasons.LOSSES:
+        return notes
+    if row.state != State.FAILED:
+        return [*notes, *(Cell(line, dim=True) for line in _came_back(row))]
+    used_up = row.reason_count is not None and row.reason_count == row.reason_limit
+    why = reasons.why(row.reason, row.reason_count if used_up else None, row.reason_limit)
+    told = end.message if end is not None else ""
+    notes.append(Cell(f"{why}: {told}" if told and told != why else why, "red"))
+    if end is not None and end.hint:
+        notes.append(Cell(f"hint: {end.hint}", "cyan"))
+    earlier = [*map(_past, row.attempts[:-1])]
+    return [*notes, Cell(f"before: {', '.join(earlier)}", dim=True)] if earlier else notes
+
+
+def _came_back(row: JobRow) -> Iterator[str]:
+    """Each attempt and why it ended, the last one with what it has used up of its budget."""
+    last = row.attempts[-1]
+    why = reasons.why(last.reason, row.reason_count, row.reason_limit)
+    if len(row.attempts) == 1:
+        yield f"attempt {_past(last, why)}"
+    else:
+        yield f"attempts {', '.join(map(_past, row.attempts[:-1]))}, {_past(last, why)}"
+
+
+def _past(past: PastRow, why: str | None = None) -> str:
+    """`3: bad node at step 400 on gpu7`."""
+    step = "" if past.step is None else f" at step {past.step:,}"
+    host = f" on {past.host}" if past.host else ""
+    again = ", retried" if past.retried else ""
+    return (
+        f"{past.attempt}: {why or reasons.REASONS.get(past.reason, past.reason)}{step}{host}{again}"
+    )
+
+
+def _worker_lines(now: Status) -> Iterator[str]:
+    live = [worker for worker in now.workers if worker.alive]
+    busy = sum(worker.job is not None for worker in live)
+    silent = [worker for worker in now.workers if not worker.alive and worker.job]
+    yield ""
+    idle = f" ({busy} busy, {len(live) - busy} idle{_mean_share(live)})" if live else ""
+    yield f"{plural(len(live), 'worker')} alive{idle}" + (
+        click.style(f", {len(silent)} silent with a job", fg="yellow") if silent else ""
+    )
+    # Those with something to tell first; who lies silent without a job has left, or will be swept.
+    told = sorted([*silent, *live], key=lambda row: (row.alive, not row.note, row.state == "busy"))
+    if told:
+        yield ""
+        yield from worker_table(told[:WORKERS]).lines()
+    if len(told) > WORKERS:
+        yield click.style(f"and {len(told) - WORKERS:,} more (`jobspec workers`)", dim=True)
+    if now.quarantine:
+        yield ""
+    for host in now.quarantine:
+        why = now.aside.get(host)
+        yield click.style(f"quarantined: {host}{f': {why}' if why else ''}", fg="yellow")
+
+
+def _mean_share(live: Sequence[WorkerRow]) -> str:
+    shares = [worker.busy_frac for worker in live if worker.busy_frac is not None]
+    return f"; busy {sum(shares) / len(shares):.0%} of their time" if shares else ""
+
+
+def worker_table(rows: Sequence[WorkerRow]) -> Table:
+    """A row a worker; what a worker says of itself stands below it."""
+    table = Table(_WORKER_COLUMNS)
+    for row in rows:
+        table.add(
+            row.worker,
+            Cell(row.state, _WORKER_COLOURS.get(row.state)),
+            "" if row.busy_frac is None else f"{row.busy_frac:.0%}",
+            row.slurm_job or "",
+            row.host,
+            f"{row.gpus}× {row.gpu_name or 'GPU'}" if row.gpus else "",
+            row.job or "",
+            row.phase or "",
+            "" if row.age_s is None else f"{duration(row.age_s)} ago",
+            notes=[Cell(row.note, "yellow")] if row.note else [],
+        )
+    return table

@@ -1,0 +1,1 @@
+"""The HTML page of a queue, as a file and live."""

@@ -1,0 +1,151 @@
+"""The report: one self-contained HTML page of a queue, for a browser without network.
+
+`render` makes the page of `jobspec report`, `content` the part of it that `jobspec serve` renews.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib import import_module, resources
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from jobspec.dashboard.charts import PHASE_COLOURS, Figure, figures
+from jobspec.dashboard.runs import Run, read
+from jobspec.errors import JobspecError
+from jobspec.monitoring import reasons, status, workers
+from jobspec.records import base as records
+from jobspec.records.base import State
+from jobspec.results import table
+from jobspec.spec import builder
+
+if TYPE_CHECKING:
+    from jobspec.queue.entries import Job
+    from jobspec.queue.queue import Queue
+
+
+class PhaseRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Hours, and hours on a GPU, that all runs spent in a phase, and the share that was lost."""
+
+    phase: str
+    hours: float
+    gpu_hours: float
+    lost_frac: float
+
+
+def render(queue: Queue, jobs: Sequence[Job], *, live: bool = False) -> str:
+    """The whole page.
+
+    Args:
+        jobs: those to report on.
+        live: renew itself from the server it came from, whose address it knows.
+
+    Raises:
+        JobspecError: jinja2 or plotly is not installed.
+    """
+    page = _environment().get_template("page.html.j2")
+    return page.render(
+        **_told(queue, jobs), plotly=_plotly(), style=_text("style.css"), script=_text("page.js"),
+        live=live,
+    )  # fmt: skip
+
+
+def content(queue: Queue, jobs: Sequence[Job]) -> str:
+    """What stands in the page's `main`."""
+    return _environment().get_template("content.html.j2").render(**_told(queue, jobs))
+
+
+def _told(queue: Queue, jobs: Sequence[Job]) -> dict[str, Any]:
+    runs = read(jobs, workers.rows(queue))
+    everything = status.counts(jobs)
+    return {
+        "root": str(queue.paths.root),
+        "made_at": records.utc_now()[:16].replace("T", " "),
+        "counts": {state: count for state, count in everything.items() if count},
+        "runs": runs,
+        "results": table.rows(_readable(jobs, runs)),
+        "benchmarks": list(dict.fromkeys(name for run in runs for name in run.scores)),
+        "figures": figures(runs),
+        "phases": phases(runs),
+        "why": _why,
+        "rate": builder.spell_rate,
+    }
+
+
+def _readable(jobs: Iterable[Job], runs: Sequence[Run]) -> list[Job]:
+    known = {run.row.job for run in runs if run.spec is not None}
+    return [job for job in jobs if job.id in known]
+
+
+def _why(run: Run) -> str:
+    """Why a run is not there yet, or never will be: its reason and attempts in words."""
+    row = run.row
+    if row.state == State.FAILED and row.reason is not None:
+        why = reasons.why(row.reason, row.reason_count, row.reason_limit)
+        return f"{why}: {run.message}" if run.message else why
+    return ", ".join(
+        f"{past.attempt}: {reasons.REASONS.get(past.reason, past.reason)}" for past in row.attempts
+    )
+
+
+def phases(runs: Iterable[Run]) -> list[PhaseRow]:
+    """A row a phase that took any time, and one of all."""
+    spent = [each for run in runs for each in run.spent]
+    rows = [_phase_row(name, [s for s in spent if s.phase == name]) for name in PHASE_COLOURS]
+    return [row for row in [*rows, _phase_row("all", spent)] if row.hours > 0]
+
+
+def _phase_row(name: str, spent: Sequence[Any]) -> PhaseRow:
+    wall_s = sum(each.wall_s for each in spent)
+    return PhaseRow(
+        phase=name,
+        hours=wall_s / 3600,
+        gpu_hours=sum(each.gpu_h for each in spent),
+        lost_frac=sum(each.lost_s for each in spent) / wall_s if wall_s else 0.0,
+    )
+
+
+def _environment() -> Any:
+    try:
+        import jinja2
+    except ModuleNotFoundError as error:
+        raise _missing("jinja2") from error
+    environment: Any = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_text), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    environment.filters["figure"] = _embedded
+    return environment
+
+
+def _embedded(figure: Figure) -> Any:
+    """A figure's JSON for a script element: nothing in it can end the element."""
+    from markupsafe import Markup
+
+    data = msgspec.json.encode({"data": figure.data, "layout": figure.layout}).decode()
+    for letter in "<>&":
+        data = data.replace(letter, f"\\u{ord(letter):04x}")
+    return Markup(data)
+
+
+def _plotly() -> Any:
+    """plotly's library, as it comes with the Python package."""
+    try:
+        from markupsafe import Markup
+
+        offline: Any = import_module("plotly.offline")  # it has no types
+    except ModuleNotFoundError as error:
+        raise _missing("plotly") from error
+    return Markup(offline.get_plotlyjs())
+
+
+def _missing(package: str) -> JobspecError:
+    return JobspecError(
+        f"{package} is not installed, which draws the report",
+        hint='pip install "jobspec[report]"',
+    )
+
+
+def _text(name: str) -> str:
+    return resources.files("jobspec.dashboard").joinpath(name).read_text()

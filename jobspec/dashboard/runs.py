@@ -1,0 +1,191 @@
+"""What the report's page tells of each run, read from its files: curves, scores, time, origin."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from jobspec.errors import JobspecError
+from jobspec.monitoring import gpu_hours, status
+from jobspec.monitoring.gpu_hours import Spent
+from jobspec.monitoring.status import JobRow
+from jobspec.monitoring.workers import WorkerRow
+from jobspec.records import base as records
+from jobspec.records import metrics
+from jobspec.records.base import Record, State
+from jobspec.results import table
+from jobspec.results.table import Score
+
+if TYPE_CHECKING:
+    from jobspec.queue.entries import Job
+    from jobspec.spec.schema import JobSpec
+
+MOST_POINTS = 400  # of a curve; where there are more steps, a point is the mean of several
+
+
+class Point(msgspec.Struct, frozen=True, kw_only=True):
+    """A point of a curve. `step` is the last of the steps that `value` is the mean of."""
+
+    epoch: float
+    step: int
+    value: float
+
+
+class EpochScores(msgspec.Struct, frozen=True, kw_only=True):
+    """What one of a run's models scored: an epoch's weights, or the final ones."""
+
+    epoch: float
+    scores: dict[str, Score]
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One job. `spec` is null where it is damaged; then there is no more to tell than `row`."""
+
+    row: JobRow
+    spec: Any
+    label: str
+    loss: list[Point]
+    eval_loss: list[Point]
+    scores: dict[str, Score]
+    kind: str
+    by_epoch: list[EpochScores]
+    spent: list[Spent]
+    origin: list[tuple[str, str]]
+    message: str = ""
+
+
+class _Epoch(Record, frozen=True, kw_only=True):
+    epoch: float | None = None
+    metrics: dict[str, float | None] = msgspec.field(default_factory=dict[str, float | None])
+
+
+class _Evaluated(Record, frozen=True, kw_only=True):
+    """Of `eval.json`, the scores of every model of the run."""
+
+    checkpoints: tuple[_Epoch, ...] = ()
+
+
+def read(jobs: Iterable[Job], staff: Sequence[WorkerRow] = ()) -> list[Run]:
+    """Every job's run, by model and learning rate, labelled so that no two are called the same."""
+    found = sorted((_run(job, staff) for job in jobs), key=_order)
+    names = [run.label for run in found]
+    return [
+        run
+        if names.count(run.label) == 1
+        else msgspec.structs.replace(run, label=f"{run.label} {run.row.job[-10:]}")
+        for run in found
+    ]
+
+
+def _order(run: Run) -> tuple[str, float, str, str]:
+    spec: JobSpec | None = run.spec
+    if spec is None:
+        return "", 0.0, run.label, run.row.job
+    rate = spec.train.learning_rate if spec.train is not None else 0.0
+    return spec.model.name, rate, run.label, run.row.job
+
+
+def _run(job: Job, staff: Sequence[WorkerRow]) -> Run:
+    row = status.job_row(job, staff)
+    try:
+        spec = job.spec
+    except (JobspecError, OSError):
+        spec = None
+    scored = next(iter(table.rows([job])), None) if spec is not None else None
+    history = metrics.history(job.paths, "train")
+    return Run(
+        row=row,
+        spec=spec,
+        label=row.name,
+        loss=thinned(list(_points(history, "loss"))),
+        eval_loss=list(_points(history, "eval_loss")),
+        scores=scored.scores if scored is not None else {},
+        kind=scored.kind if scored is not None else "tuned",
+        by_epoch=list(_by_epoch(job, scored, spec)),
+        spent=gpu_hours.spent(job),
+        origin=list(_origin(job, spec)),
+        message=job.end.message if job.state is State.FAILED and job.end is not None else "",
+    )
+
+
+def _points(rows: Iterable[metrics.Row], name: str) -> Iterator[Point]:
+    """A metric's course. Values that are no finite numbers have no place in it."""
+    for row in rows:
+        value, step = _number(row.get(name)), _number(row.get("step"))
+        if value is not None and step is not None:
+            epoch = _number(row.get("epoch"))
+            yield Point(epoch=step if epoch is None else epoch, step=int(step), value=value)
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
+    """At most `most` points, each the mean of equally many neighbours, placed at their last."""
+    size = math.ceil(len(points) / most)
+    if size <= 1:
+        return list(points)
+    groups = [points[at : at + size] for at in range(0, len(points), size)]
+    return [
+        msgspec.structs.replace(
+            group[-1], value=math.fsum(point.value for point in group) / len(group)
+        )
+        for group in groups
+    ]
+
+
+def _by_epoch(
+    job: Job, scored: table.ResultRow | None, spec: JobSpec | None
+) -> Iterator[EpochScores]:
+    found = records.read(job.paths.attempt(job.attempt).done("eval"), _Evaluated)
+    for one in found.checkpoints if found is not None else ():
+        if one.epoch is not None:
+            yield EpochScores(epoch=one.epoch, scores=table.scores(one.metrics))
+    if (found is None or not found.checkpoints) and scored is not None:
+        epochs = spec.train.num_train_epochs if spec is not None and spec.train else 0.0
+        yield EpochScores(epoch=epochs, scores=scored.scores)
+
+
+def _origin(job: Job, spec: JobSpec | None) -> Iterator[tuple[str, str]]:
+    """Where a run comes from: what must be the same for it to come out the same."""
+    yield "job", job.id
+    if spec is not None:
+        revision = spec.model.revision
+        yield "model", spec.model.name + (f" @ {revision}" if revision else "")
+        if spec.data is not None:
+            yield "data", f"{spec.data.path}, SHA-256 {(spec.data.sha256 or '')[:16]}…"
+    facts = _json(job.paths.attempt(job.attempt).manifest)
+    code: dict[str, Any] = facts.get("code") or {}
+    if code.get("commit"):
+        dirty = ", with uncommitted changes" if code.get("dirty") else ""
+        yield "code", f"{code['commit'][:12]}{dirty}"
+    device: dict[str, Any] = facts.get("device") or {}
+    if device:
+        yield "devices", f"{device.get('count')}× {device.get('name') or device.get('kind')}"
+    for name in ("host", "worker", "image", "python", "kernel"):
+        if facts.get(name):
+            yield name, str(facts[name])
+    packages: dict[str, str] = facts.get("packages") or {}
+    if packages:
+        yield "packages", ", ".join(f"{name} {version}" for name, version in packages.items())
+    result = status.result(job)
+    for benchmark, about in (result.protocol if result is not None else {}).items():
+        yield f"protocol of {benchmark}", _protocol(about)
+
+
+def _protocol(facts: dict[str, Any]) -> str:
+    shown = ("protocol", "k", "questions", "shots", "temperature", "top_p", "max_gen_toks")
+    told = [f"{name} {facts[name]}" for name in shown if facts.get(name) is not None]
+    digest = facts.get("prompt_sha256")
+    return ", ".join([*told, *([f"prompts {digest[:12]}…"] if digest else [])])
+
+
+def _json(path: Any) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.MsgspecError):
+        return {}

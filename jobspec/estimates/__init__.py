@@ -1,0 +1,1 @@
+"""Time, memory and disk space that a job will need, before it runs."""

@@ -1,0 +1,148 @@
+"""What scoring a spec will take: tokens at most, tokens as measured before, hours where known.
+
+Nothing is guessed: a typical length is one that a finished job of this root had on that benchmark,
+a speed one that a finished job of the same model reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from jobspec.benchmarks import registry
+from jobspec.errors import JobspecError
+from jobspec.queue.entries import Job
+from jobspec.queue.queue import Queue
+from jobspec.records import base as records
+from jobspec.records.base import Record, State
+from jobspec.spec import schema as specs
+from jobspec.spec.schema import JobSpec
+from jobspec.storage.layout import RootPaths
+
+_QUESTIONS = {registry.MATH: 500, "aime24": 30, "aime25": 30}
+_MOST_JOBS = 200  # of the newest finished ones; older roots must not make a check slow
+
+
+class BenchmarkEstimate(msgspec.Struct, frozen=True, kw_only=True):
+    """One benchmark. Null is not known: the size of lm-eval's own tasks, an unmeasured length.
+
+    `typical_tokens`: questions × k × the mean length that `measured_by` had.
+    """
+
+    benchmark: str
+    questions: int | None
+    k: int
+    max_gen_toks: int
+    tokens_at_most: int | None
+    typical_tokens: int | None = None
+    measured_by: str | None = None
+
+
+class Estimate(msgspec.Struct, frozen=True, kw_only=True):
+    """All benchmarks of a spec; the totals are null where a part of them is.
+
+    `tokens_per_second` is what the finished job `speed_of` reached, whatever its devices were.
+    """
+
+    benchmarks: list[BenchmarkEstimate]
+    tokens_at_most: int | None
+    typical_tokens: int | None
+    tokens_per_second: float | None = None
+    speed_of: str | None = None
+    hours_at_most: float | None = None
+    typical_hours: float | None = None
+
+
+class _Timing(Record, frozen=True, kw_only=True):
+    tokens: float = 0.0
+    generate_s: float = 0.0
+
+
+class _Evaluated(Record, frozen=True, kw_only=True):
+    """Of a finished job's `eval.json`, what tells how long scoring takes."""
+
+    metrics: dict[str, float | None] = msgspec.field(default_factory=dict[str, float | None])
+    timing: _Timing = _Timing()
+
+
+def estimate(spec: JobSpec, root: Path) -> Estimate | None:
+    """What scoring will take; None for a spec that scores nothing."""
+    if spec.eval is None:
+        return None
+    measured = list(_measured(spec.model.name, root))
+    parts = [_benchmark(spec.eval, name, root, measured) for name in spec.eval.benchmarks]
+    most = _total([part.tokens_at_most for part in parts])
+    typical = _total([part.typical_tokens for part in parts])
+    fast = next(((job, found.timing) for job, found in measured if found.timing.generate_s), None)
+    if fast is None:
+        return Estimate(benchmarks=parts, tokens_at_most=most, typical_tokens=typical)
+    rate = fast[1].tokens / fast[1].generate_s
+    return Estimate(
+        benchmarks=parts,
+        tokens_at_most=most,
+        typical_tokens=typical,
+        tokens_per_second=rate,
+        speed_of=fast[0],
+        hours_at_most=_hours(most, rate),
+        typical_hours=_hours(typical, rate),
+    )
+
+
+def _benchmark(
+    settings: specs.EvalSpec, name: str, root: Path, measured: Sequence[tuple[str, _Evaluated]]
+) -> BenchmarkEstimate:
+    sampling = specs.sampling(settings, name)
+    questions, k = _questions(settings, name, root), sampling["avg_k"]
+    samples = None if questions is None else questions * k
+    key = f"bench/{name}/mean_response_tokens"
+    seen = [(job, found.metrics.get(key)) for job, found in measured]
+    job, length = next(((job, mean) for job, mean in seen if mean), (None, None))
+    # Another job may have been allowed longer answers than this one will be.
+    mean = min(length, sampling["max_gen_toks"]) if length is not None else None
+    return BenchmarkEstimate(
+        benchmark=name,
+        questions=questions,
+        k=k,
+        max_gen_toks=sampling["max_gen_toks"],
+        tokens_at_most=None if samples is None else samples * sampling["max_gen_toks"],
+        typical_tokens=None if samples is None or mean is None else round(samples * mean),
+        measured_by=job,
+    )
+
+
+def _questions(settings: specs.EvalSpec, name: str, root: Path) -> int | None:
+    where = registry.directories(settings.benchmark_dir, RootPaths(root).cache / "benchmarks")
+    found = registry.find(name, where)
+    count = len(registry.read(name, found).questions) if found else _QUESTIONS.get(name)
+    limit = specs.sampling(settings, name)["limit"]
+    return count if count is None or limit is None else min(count, limit)
+
+
+def _measured(model: str, root: Path) -> Iterable[tuple[str, _Evaluated]]:
+    """What finished jobs of the same model, tuned or not, left: the newest first."""
+    if not RootPaths(root).format.exists():
+        return
+    done = Queue(root).jobs(State.SUCCEEDED)
+    for job in sorted(done, key=lambda job: job.enqueued_at, reverse=True)[:_MOST_JOBS]:
+        if _model(job) == model:
+            found = records.read(job.paths.attempt(job.attempt).done("eval"), _Evaluated)
+            if found is not None:
+                yield job.id, found
+
+
+def _model(job: Job) -> str | None:
+    try:
+        return job.spec.model.name
+    except (JobspecError, OSError):
+        return None
+
+
+def _total(parts: Sequence[int | None]) -> int | None:
+    known = [part for part in parts if part is not None]
+    return sum(known) if len(known) == len(parts) else None
+
+
+def _hours(tokens: int | None, rate: float) -> float | None:
+    return None if tokens is None or rate <= 0 else tokens / rate / 3600

@@ -1,0 +1,1 @@
+"""Disk usage, clean-up and archives of finished jobs."""

@@ -1,0 +1,344 @@
+"""What `status` and `show` tell, as plain records: the queue's names first, files where they pay.
+
+Counting costs one listing a state. Files are read for the jobs that are shown, and of ended jobs
+only the newest are, so that ten thousand of them cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from jobspec.errors import JobspecError
+from jobspec.monitoring import workers
+from jobspec.monitoring.workers import WorkerRow
+from jobspec.queue import retry_policy
+from jobspec.records import base as records
+from jobspec.records import live_metrics
+from jobspec.records.base import ClaimRecord, End, Progress, Reason, Result, State
+
+if TYPE_CHECKING:
+    from jobspec.queue.entries import Job
+    from jobspec.queue.queue import Queue
+    from jobspec.storage.layout import AttemptPaths
+
+SCHEMA = 1
+SHOWN_FIRST = (State.RUNNING, State.PENDING, State.FAILED, State.SUCCEEDED, State.CANCELLED)
+
+
+class PastRow(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt that did not bring its job to its end, in `status --json`, and why it ended."""
+
+    attempt: int
+    reason: str
+    phase: str | None = None
+    step: int | None = None
+    host: str | None = None
+    retried: bool = False
+
+
+class JobRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One job in `status --json`. Unknown is null; `progress` is the phase's share done, 0 to 1.
+
+    `done` of `total` `unit`s are that share. `reason_count` of the attempts that `reason_limit`
+    allows have ended for this reason. `waits_for`: what a pending job needs and no live worker has.
+    """
+
+    job: str
+    name: str
+    state: str
+    attempt: int
+    phase: str | None = None
+    progress: float | None = None
+    eta_s: float | None = None
+    worker: str | None = None
+    host: str | None = None
+    reason: str | None = None
+    enqueued_at: str | None = None
+    started_at: str | None = None
+    ended_at: str | None = None
+    metrics: dict[str, float | None] = {}
+    reason_count: int | None = None
+    reason_limit: int | None = None
+    done: float | None = None
+    total: float | None = None
+    unit: str | None = None
+    waits_for: str | None = None
+    attempts: list[PastRow] = []
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """`status --json`, field by field. `nothing_runs`: why, where jobs wait and none is claimed.
+
+    `left_out`: jobs by state that the limit on rows left out of `jobs`; `aside`: why each host of
+    `quarantine` is there.
+    """
+
+    schema: int = SCHEMA
+    root: str
+    counts: dict[str, int]
+    jobs: list[JobRow]
+    workers: list[WorkerRow]
+    quarantine: list[str]
+    nothing_runs: str | None = None
+    left_out: dict[str, int] = {}
+    aside: dict[str, str] = {}
+
+
+class AttemptRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt in `show --json`."""
+
+    attempt: int
+    reason: str | None = None
+    message: str = ""
+    hint: str | None = None
+    phase: str | None = None
+    step: int | None = None
+    worker: str = ""
+    host: str = ""
+    started_at: str | None = None
+    ended_at: str | None = None
+    wall_s: float | None = None
+    overhead_s: float | None = None
+    phases: tuple[records.PhaseTime, ...] = ()
+    retried: bool = False
+
+
+class LossRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What one reason has used up of its budget; `limit` is null for what is never counted."""
+
+    reason: str
+    count: int
+    limit: int | None
+
+
+class JobReport(msgspec.Struct, frozen=True, kw_only=True):
+    """`show --json`: all that is known of one job. `manifest`: the newest attempt's provenance."""
+
+    schema: int = SCHEMA
+    job: JobRow
+    priority: int
+    dir: str
+    attempts: list[AttemptRow]
+    losses: list[LossRow]
+    result: Result | None
+    spec: Any
+    manifest: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which jobs are shown of how many: `hidden` counts those left out, by state."""
+
+    jobs: list[Job]
+    hidden: dict[State, int]
+
+
+def select(jobs: Sequence[Job], limit: int | None) -> Selection:
+    """The jobs to show: every running one, of each other state the `limit` most telling.
+
+    Pending ones are the next to be claimed, ended ones the newest.
+    """
+    shown: list[Job] = []
+    hidden: dict[State, int] = {}
+    for state in SHOWN_FIRST:
+        mine = [job for job in jobs if job.state == state]
+        ended = state in records.FINAL
+        mine.sort(key=lambda job: job.enqueued_at if ended else job.entry.ticket, reverse=ended)
+        kept = mine if state is State.RUNNING or limit is None else mine[:limit]
+        shown += kept
+        if len(mine) > len(kept):
+            hidden[state] = len(mine) - len(kept)
+    return Selection(shown, hidden)
+
+
+def counts(jobs: Iterable[Job]) -> dict[str, int]:
+    """Jobs by state, every state named."""
+    count = dict.fromkeys([state.value for state in State], 0)
+    for job in jobs:
+        count[job.state.value] += 1
+    return count
+
+
+def status(queue: Queue, jobs: Sequence[Job], shown: Selection) -> Status:
+    """The queue as it is now.
+
+    Args:
+        jobs: all jobs, for the counts.
+        shown: those to read files for.
+    """
+    staff = workers.rows(queue)
+    aside = {host: mark.reason for host, mark in queue.quarantined().items()}
+    return Status(
+        root=str(queue.paths.root),
+        counts=counts(jobs),
+        jobs=[job_row(job, staff) for job in shown.jobs],
+        workers=staff,
+        quarantine=list(aside),
+        nothing_runs=workers.why_nothing_runs(queue, jobs, staff, aside),
+        left_out={state.value: count for state, count in shown.hidden.items()},
+        aside=aside,
+    )
+
+
+def job_row(job: Job, staff: Sequence[WorkerRow] = ()) -> JobRow:
+    """One job's line: its progress while it runs, its end or its scores afterwards."""
+    attempt = job.paths.attempt(job.attempt)
+    progress = records.read(attempt.progress, Progress) if job.state is State.RUNNING else None
+    end = records.read(attempt.end, End) if job.state in records.FINAL else None
+    worker = job.worker or (end.worker if end else None) or None
+    hosts = {row.worker: row.host for row in staff if row.worker == worker}
+    able = [row for row in staff if row.alive]
+    loss = _loss(job)
+    return JobRow(
+        job=job.id,
+        name=_name(job),
+        state=job.state.value,
+        attempt=job.attempt,
+        phase=(progress.phase if progress else end.phase if end else None) or None,
+        progress=_fraction(progress),
+        eta_s=progress.eta_s if progress else None,
+        worker=worker,
+        host=(end.host if end else hosts.get(worker or "")) or None,
+        reason=job.reason.value if job.reason is not None else None,
+        reason_count=loss.count if loss is not None else None,
+        reason_limit=loss.limit if loss is not None else None,
+        enqueued_at=job.enqueued_at,
+        started_at=_started(attempt, end) if job.state is not State.PENDING else None,
+        ended_at=(end.ended_at if end else None) or None,
+        metrics=_metrics(job, progress),
+        done=progress.done if progress else None,
+        total=progress.total if progress else None,
+        unit=progress.unit if progress else None,
+        waits_for=workers.unmet_need(job, able) if job.state is State.PENDING else None,
+        attempts=_past(job),
+    )
+
+
+def job_report(job: Job, staff: Sequence[WorkerRow] = ()) -> JobReport:
+    """Everything the files say about one job."""
+    from jobspec.records.metrics import attempts  # here, so that `status` need not load it
+
+    return JobReport(
+        job=job_row(job, staff),
+        priority=job.priority,
+        dir=str(job.paths.dir),
+        attempts=[_attempt_row(attempt) for attempt in attempts(job.paths)],
+        losses=_losses(job),
+        result=result(job),
+        spec=job.spec,
+        manifest=_manifest(job),
+    )
+
+
+def _manifest(job: Job) -> dict[str, Any] | None:
+    """What the newest attempt ran on and from; None where it has not said so, or is torn."""
+    try:
+        data = job.paths.attempt(job.attempt).manifest.read_bytes()
+        return msgspec.json.decode(data, type=dict[str, Any])
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def result(job: Job) -> Result | None:
+    """What a succeeded job came to; None for others."""
+    if job.state is not State.SUCCEEDED:
+        return None
+    return records.read(job.paths.attempt(job.attempt).result, Result)
+
+
+def _name(job: Job) -> str:
+    try:
+        return job.spec.name
+    except (JobspecError, OSError):
+        return job.id.rpartition("-")[0]  # a damaged spec must not hide the rest of the queue
+
+
+def _fraction(progress: Progress | None) -> float | None:
+    if progress is None or progress.total <= 0:
+        return None
+    return min(1.0, max(0.0, progress.done / progress.total))
+
+
+def _loss(job: Job) -> LossRow | None:
+    """What the reason that a job shows has used up; None where there is nothing to say of it."""
+    if job.reason is None or job.reason in (Reason.SUCCEEDED, Reason.CANCELLED):
+        return None
+    return next((loss for loss in _losses(job) if loss.reason == job.reason.value), None)
+
+
+def _losses(job: Job) -> list[LossRow]:
+    """What was lost so far; the attempt that runs, succeeded or was cancelled is no loss."""
+    lost = job.attempt if job.state is State.FAILED else job.attempt - 1
+    try:
+        spent = retry_policy.spent(job.paths, lost)
+    except OSError:
+        return []
+    return [LossRow(reason=each.reason.value, count=each.count, limit=each.limit) for each in spent]
+
+
+def _past(job: Job) -> list[PastRow]:
+    """The attempts before the one that runs, waits or succeeded; of a failed job, all."""
+    last = job.attempt if job.state is State.FAILED else job.attempt - 1
+    return [_past_row(job.paths.attempt(number)) for number in range(1, last + 1)]
+
+
+def _past_row(attempt: AttemptPaths) -> PastRow:
+    end = records.read(attempt.end, End) or End(reason=Reason.LOST)
+    claim = None if end.host else records.read(attempt.claim, ClaimRecord)
+    return PastRow(
+        attempt=attempt.number,
+        reason=end.reason.value,
+        phase=end.phase,
+        step=end.step,
+        host=end.host or (claim.host if claim is not None else "") or None,
+        retried=attempt.retry.exists(),
+    )
+
+
+def _metrics(job: Job, progress: Progress | None) -> dict[str, float | None]:
+    found = result(job)
+    if found is not None:
+        return found.metrics
+    if progress is None:
+        return {}
+    newest = live_metrics.newest(job.paths.attempt(job.attempt), progress.phase)
+    return {**progress.metrics, **newest}
+
+
+def _started(attempt: AttemptPaths, end: End | None) -> str | None:
+    claim = records.read(attempt.claim, ClaimRecord)
+    return (claim.claimed_at if claim else None) or (end.started_at if end else None) or None
+
+
+def _attempt_row(attempt: AttemptPaths) -> AttemptRow:
+    end = records.read(attempt.end, End)
+    claim = records.read(attempt.claim, ClaimRecord)
+    retried = attempt.retry.exists()
+    if end is None:
+        return AttemptRow(
+            attempt=attempt.number,
+            worker=claim.worker if claim else "",
+            host=claim.host if claim else "",
+            started_at=_started(attempt, None),
+            retried=retried,
+        )
+    return AttemptRow(
+        attempt=attempt.number,
+        reason=end.reason.value,
+        message=end.message,
+        hint=end.hint,
+        phase=end.phase,
+        step=end.step,
+        worker=end.worker or (claim.worker if claim else ""),
+        host=end.host or (claim.host if claim else ""),
+        started_at=end.started_at or _started(attempt, end),
+        ended_at=end.ended_at or None,
+        wall_s=end.wall_s or None,
+        overhead_s=end.overhead_s,
+        phases=end.phases,
+        retried=retried,
+    )

@@ -1,0 +1,1 @@
+"""The queue of files: entries, claims, heartbeats, retries and repair."""

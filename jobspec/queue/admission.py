@@ -1,0 +1,111 @@
+"""Who shall not claim: everybody (`hold`), a host (`quarantine`), a worker (`drain`)."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from datetime import UTC, datetime, timedelta
+
+from jobspec.errors import DiskFull, JobspecError
+from jobspec.queue.entries import read_bytes, read_record
+from jobspec.records import base as records
+from jobspec.records.base import Hold, Quarantined
+from jobspec.storage import fs
+from jobspec.storage.layout import JOB_PATTERN, WORKER_PATTERN, RootPaths
+
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_STAMP = "%Y-%m-%dT%H:%M:%S.%fZ"
+
+
+def hold(root: RootPaths, reason: str, by: str) -> None:
+    """Let nobody claim until `release`. A full disk may keep its words, but not the mark itself."""
+    fs.touch(root.hold)
+    with contextlib.suppress(DiskFull):
+        fs.publish(root.hold, records.encode(Hold(reason=reason, by=by, at=records.utc_now())))
+
+
+def release(root: RootPaths) -> None:
+    """End a hold."""
+    fs.remove(root.hold)
+
+
+def on_hold(root: RootPaths) -> Hold | None:
+    """Why nobody may claim; None where everybody may."""
+    if not fs.exists(root.hold):
+        return None
+    return read_record(root.hold, Hold) or Hold()
+
+
+def quarantine(root: RootPaths, host: str, *, reason: str, by: str, ttl_s: float) -> None:
+    """Set a host aside for `ttl_s` seconds."""
+    now = datetime.now(UTC)
+    mark = Quarantined(
+        host=host,
+        reason=reason,
+        by=by,
+        at=now.strftime(_STAMP),
+        expires_at=(now + timedelta(seconds=ttl_s)).strftime(_STAMP),
+    )
+    fs.publish(root.quarantine / f"{_checked_host(host)}.json", records.encode(mark))
+
+
+def quarantined(root: RootPaths) -> dict[str, Quarantined]:
+    """The hosts set aside now. A mark that can't be read counts: somebody put it there."""
+    now = datetime.now(UTC).strftime(_STAMP)
+    marks: dict[str, Quarantined] = {}
+    for name in sorted(fs.list_names(root.quarantine)):
+        host = name.removesuffix(".json")
+        if host == name or _HOST.fullmatch(host) is None:
+            continue
+        mark = read_record(root.quarantine / name, Quarantined) or Quarantined(host=host)
+        if not mark.expires_at or mark.expires_at > now:
+            marks[host] = mark
+    return marks
+
+
+def mark_on(root: RootPaths, host: str) -> Quarantined | None:
+    """This host's mark, if it is set aside now: one look, however many are."""
+    named = _HOST.fullmatch(host) is not None
+    data = read_bytes(root.quarantine / f"{host}.json") if named else None
+    if data is None:
+        return None
+    mark = records.parse(data, Quarantined) or Quarantined(host=host)
+    in_force = not mark.expires_at or mark.expires_at > datetime.now(UTC).strftime(_STAMP)
+    return mark if in_force else None
+
+
+def clear(root: RootPaths, host: str) -> None:
+    """Let a host work again."""
+    fs.remove(root.quarantine / f"{_checked_host(host)}.json")
+
+
+def drain(root: RootPaths, worker: str) -> None:
+    """Ask a worker to finish its job and claim nothing more."""
+    fs.touch(root.workers / f"{checked_worker(worker)}.drain")
+
+
+def is_draining(root: RootPaths, worker: str) -> bool:
+    """Whether somebody asked this worker to drain."""
+    return fs.exists(root.workers / f"{checked_worker(worker)}.drain")
+
+
+def checked_worker(worker: str) -> str:
+    """The worker's id, once it is sure to be one file name part. Raises JobspecError."""
+    if WORKER_PATTERN.fullmatch(worker) is None:
+        raise JobspecError(
+            f"`{worker}` is no worker id", hint="1 to 80 of the letters a-z, digits and `-`"
+        )
+    return worker
+
+
+def checked_job(job: str) -> str:
+    """The job's id, once it is sure to be one file name part. Raises JobspecError."""
+    if JOB_PATTERN.fullmatch(job) is None:
+        raise JobspecError(f"`{job}` is no job id", hint="`jobspec status` lists them")
+    return job
+
+
+def _checked_host(host: str) -> str:
+    if _HOST.fullmatch(host) is None:
+        raise JobspecError(f"`{host}` is no host name", hint="letters, digits, `.`, `_` and `-`")
+    return host

@@ -1,0 +1,166 @@
+"""Metric rows of a job: one JSON object a line, one file an attempt, merged into one history.
+
+An attempt that resumed at step s continues its predecessors up to s: what they wrote beyond it was
+superseded. An attempt that says nothing of resuming begins where its own first row stands. What an
+attempt wrote after its end (a reaped worker that was only slow) is nobody's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from jobspec.records import base as records
+from jobspec.records.base import End, Record, Taken
+from jobspec.storage.layout import AttemptPaths, JobPaths
+
+Row = dict[str, Any]
+_decoder = msgspec.json.Decoder(dict[str, Any])
+# A row of these alone measures nothing.
+_BARE = {"attempt", "seq", "time", "phase", "step", "resumed_from"}
+
+
+class Resumed(Record, frozen=True, kw_only=True):
+    """Where an attempt took up the work: the checkpoint of `attempt` at `step`."""
+
+    attempt: int | None = None
+    step: float = 0
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of one file. A line that is no JSON object (the last one, torn) is left out.
+
+    A row without a usable `seq` gets its line's number: it, too, must be told from the others.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return list(_decoded(lines))
+
+
+def _decoded(lines: Iterable[bytes]) -> Iterator[Row]:
+    for number, line in enumerate(lines):
+        try:
+            row = _decoder.decode(line)
+        except msgspec.MsgspecError:
+            row = _with_nan(line)
+        if row is not None:
+            if type(row.get("seq")) is not int:
+                row["seq"] = number
+            yield row
+
+
+def _with_nan(line: bytes) -> Row | None:
+    """A row with `NaN` or `Infinity`, which JSON has no words for but Python writes."""
+    if b"NaN" not in line and b"Infinity" not in line:
+        return None
+    import json  # here, since only such lines need it
+
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return cast("Row", row) if isinstance(row, dict) else None
+
+
+def attempts(job: JobPaths) -> list[AttemptPaths]:
+    """The attempts that left a directory, oldest first."""
+    try:
+        names = [entry.name for entry in job.attempts.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [job.attempt(number) for number in sorted(int(name) for name in names if name.isdigit())]
+
+
+def history(job: JobPaths, phase: str | None = None) -> list[Row]:
+    """The job's rows in order, as if nothing had ever interrupted it.
+
+    Args:
+        phase: only this phase's rows.
+
+    Returns:
+        Rows as they were written; of two attempts that wrote the same step, the later one's.
+    """
+    paths = attempts(job)
+    rows = dict(zip([attempt.number for attempt in paths], _ended(paths), strict=True))
+    names = {str(row.get("phase", "")): None for mine in rows.values() for row in mine}
+    wanted = [name for name in names if phase is None or name == phase]
+    return [row for name in wanted for row in _chain(rows, name)]
+
+
+def _chain(rows: dict[int, list[Row]], phase: str) -> list[Row]:
+    """One phase's rows along the attempts that led to the newest one."""
+    chains: dict[int, list[Row]] = {0: []}
+    newest = 0
+    for number, all_rows in rows.items():
+        mine = [row for row in _once(all_rows) if str(row.get("phase", "")) == phase]
+        if mine:
+            before, step = _resumed(mine, newest)
+            kept = [row for row in chains.get(before, chains[newest]) if _step(row) <= step]
+            chains[number] = kept + [row for row in mine if not row.keys() <= _BARE]
+            newest = number
+        else:
+            chains[number] = chains[newest]
+    return chains[newest]
+
+
+def _resumed(rows: list[Row], previous: int) -> tuple[int, float]:
+    """Which attempt these rows continue, and the last of its steps that they leave standing."""
+    try:
+        resumed = msgspec.convert(rows[0].get("resumed_from"), Resumed)
+        return resumed.attempt or previous, resumed.step
+    except msgspec.ValidationError:
+        pass  # it says nothing of resuming, or nothing we understand: its first step speaks
+    steps = [_step(row) for row in rows if "step" in row]
+    return previous, min(steps) - 1 if steps else float("inf")
+
+
+def latest(rows: Iterable[Row], name: str) -> float | None:
+    """The last value of a metric; None where no row has it."""
+    value = None
+    for row in rows:
+        found = row.get(name)
+        value = found if isinstance(found, int | float) else value
+    return value
+
+
+def _ended(paths: list[AttemptPaths]) -> Iterator[list[Row]]:
+    """Each attempt's rows up to its end, and with the attempt they belong to."""
+    read = [read_rows(attempt.metrics) for attempt in paths]
+    for index, (attempt, rows) in enumerate(zip(paths, read, strict=True)):
+        limit = _end_of(attempt, read[index + 1 :])
+        for row in rows:
+            row["attempt"] = attempt.number  # whose directory it is in, whatever it says
+        yield [row for row in rows if not limit or str(row.get("time", "")) <= limit]
+
+
+def _end_of(attempt: AttemptPaths, later: list[list[Row]]) -> str:
+    """When an attempt ended, empty while it runs.
+
+    By its end.json; else when its claim was taken away, or its successor wrote its first row.
+    """
+    end = records.read(attempt.end, End)
+    if end is not None and end.ended_at:
+        return end.ended_at
+    taken = records.read(attempt.taken, Taken)
+    begun = [str(rows[0].get("time", "~")) for rows in later if rows]
+    return min([*begun, taken.at] if taken is not None and taken.at else begun, default="")
+
+
+def _once(rows: list[Row]) -> Iterator[Row]:
+    """A row whose append was repeated after a lost reply carries the same `seq`: it counts once."""
+    seen: set[Any] = set()
+    for row in rows:
+        seq = row.get("seq")
+        if seq is None or seq not in seen:
+            seen.add(seq)
+            yield row
+
+
+def _step(row: Row) -> float:
+    step = row.get("step")
+    return float(step) if isinstance(step, int | float) else float("-inf")

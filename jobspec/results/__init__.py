@@ -1,0 +1,1 @@
+"""Scores of finished jobs: tables, confidence intervals and comparisons."""

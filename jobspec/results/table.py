@@ -1,0 +1,206 @@
+"""Scores of finished jobs: a row a job, the base model's beside those tuned from it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from jobspec.monitoring import status
+from jobspec.records.base import Result, State
+
+if TYPE_CHECKING:
+    from jobspec.queue.entries import Job
+    from jobspec.spec.schema import JobSpec
+
+SCHEMA = 1
+_KEY = re.compile(r"bench/(?P<benchmark>[^/]+)/(?P<metric>[^/]+)")
+# What stands beside a score and is none itself.
+_BESIDE = re.compile(
+    r"stderr|sampling_stderr|.*_frac|mean_response_tokens|pass_at_\d+|maj_at_\d+|.*_stderr"
+)
+_ENDS = ("low", "high", "sampling_low", "sampling_high")
+
+
+class Score(msgspec.Struct, frozen=True, kw_only=True):
+    """One benchmark's score. `stderr` is over questions, `sampling_stderr` within them.
+
+    `low`, `high`: 95 % interval over questions of this kind. `sampling_low`, `sampling_high`: over
+    other samples of these same questions. How they are made: jobspec/results/confidence.py.
+    """
+
+    metric: str
+    value: float
+    stderr: float | None = None
+    sampling_stderr: float | None = None
+    truncated_frac: float | None = None
+    best: bool = False
+    low: float | None = None
+    high: float | None = None
+    sampling_low: float | None = None
+    sampling_high: float | None = None
+    mean_response_tokens: float | None = None
+    questions: int | None = None
+
+
+class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One job in `results --json`. `learning_rate` is null for a model scored as it is.
+
+    `kind`: `tuned`, `base`, or `calibrated`: as it is, with the settings of its published scores.
+    """
+
+    job: str
+    name: str
+    model: str
+    learning_rate: float | None
+    num_train_epochs: float | None
+    attempt: int
+    scores: dict[str, Score]
+    metrics: dict[str, float | None]
+    kind: str = "tuned"
+
+
+class Results(msgspec.Struct, frozen=True, kw_only=True):
+    """`results --json`, field by field."""
+
+    schema: int = SCHEMA
+    root: str
+    results: list[ResultRow]
+
+
+def rows(jobs: Iterable[Job]) -> list[ResultRow]:
+    """The succeeded jobs' scores, by model, the base model's first, then by learning rate.
+
+    The best score of a benchmark is marked, where there is another of the same metric to beat.
+    """
+    found = [(job, status.result(job)) for job in jobs if job.state is State.SUCCEEDED]
+    made = [_row(job, result) for job, result in found if result is not None]
+    made.sort(key=lambda row: (row.model, row.learning_rate or 0.0, row.name, row.job))
+    return _mark_best(made)
+
+
+def benchmarks(found: Sequence[ResultRow]) -> list[str]:
+    """Every benchmark that some row has, in the order of their first mention."""
+    return list(dict.fromkeys(name for row in found for name in row.scores))
+
+
+def scores(
+    metrics: Mapping[str, float | None], protocol: Mapping[str, Any] | None = None
+) -> dict[str, Score]:
+    """The scores among a result's metrics with their intervals, one a benchmark.
+
+    Args:
+        protocol: the result's own, which says how many questions there were.
+    """
+    return {
+        name: _score(metric, value, f"bench/{name}/", metrics, (protocol or {}).get(name) or {})
+        for name, (metric, value) in main_metrics(metrics).items()
+    }
+
+
+def main_metrics(metrics: Mapping[str, float | None]) -> dict[str, tuple[str, float]]:
+    """Each benchmark's score alone, with the metric it is: its first that is no error or rate."""
+    made: dict[str, tuple[str, float]] = {}
+    for key, value in metrics.items():
+        parts = _KEY.fullmatch(key)
+        if parts is None or value is None or _BESIDE.fullmatch(parts["metric"]):
+            continue
+        made.setdefault(parts["benchmark"], (parts["metric"], value))
+    return made
+
+
+def _score(
+    metric: str,
+    value: float,
+    prefix: str,
+    metrics: Mapping[str, float | None],
+    protocol: Mapping[str, Any],
+) -> Score:
+    from jobspec.results import confidence  # here, since `status` needs none
+
+    error, noise = metrics.get(prefix + "stderr"), metrics.get(prefix + "sampling_stderr")
+    questions, k = _count(protocol.get("questions"), 2), _count(protocol.get("k"), 1)
+    samples = questions * k if questions and k else None
+    low, high = confidence.over_questions(value, error, questions, k)
+    sampling_low, sampling_high = confidence.over_samples(value, noise, samples, k)
+    return Score(
+        metric=metric,
+        value=value,
+        stderr=error,
+        sampling_stderr=noise,
+        truncated_frac=metrics.get(prefix + "truncated_frac"),
+        low=low,
+        high=high,
+        sampling_low=sampling_low,
+        sampling_high=sampling_high,
+        mean_response_tokens=metrics.get(prefix + "mean_response_tokens"),
+        questions=questions,
+    )
+
+
+def _count(found: object, least: int) -> int | None:
+    return found if isinstance(found, int) and found >= least else None
+
+
+def to_csv(found: Sequence[ResultRow]) -> str:
+    """A line a job: what it is, every metric under its own key, the intervals of each score."""
+    import csv
+    import io
+
+    keys = list(dict.fromkeys(key for row in found for key in row.metrics))
+    ends = [(name, end) for name in benchmarks(found) for end in _ENDS]
+    facts = ["job", "name", "model", "learning_rate", "num_train_epochs", "attempt"]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*facts, *keys, *(f"bench/{name}/{end}" for name, end in ends)])
+    for row in found:
+        values = [getattr(row, fact) for fact in facts] + [row.metrics.get(key) for key in keys]
+        values += [getattr(row.scores.get(name), end, None) for name, end in ends]
+        writer.writerow(["" if value is None else value for value in values])
+    return out.getvalue()
+
+
+def _row(job: Job, result: Result) -> ResultRow:
+    spec = job.spec
+    return ResultRow(
+        job=job.id,
+        name=spec.name,
+        model=spec.model.name,
+        learning_rate=spec.train.learning_rate if spec.train else None,
+        num_train_epochs=spec.train.num_train_epochs if spec.train else None,
+        attempt=job.attempt,
+        scores=scores(result.metrics, result.protocol),
+        metrics=result.metrics,
+        kind=_kind(spec),
+    )
+
+
+def _kind(spec: JobSpec) -> str:
+    if spec.train is not None:
+        return "tuned"
+    return "calibrated" if spec.name.startswith("calibrate-") else "base"
+
+
+def _mark_best(made: list[ResultRow]) -> list[ResultRow]:
+    values: dict[tuple[str, str], list[float]] = {}
+    for row in made:
+        for name, score in row.scores.items():
+            values.setdefault((name, score.metric), []).append(score.value)
+    return [
+        msgspec.structs.replace(
+            row,
+            scores={
+                name: msgspec.structs.replace(
+                    score, best=_is_best(score, values[name, score.metric])
+                )
+                for name, score in row.scores.items()
+            },
+        )
+        for row in made
+    ]
+
+
+def _is_best(score: Score, rivals: list[float]) -> bool:
+    return len(rivals) > 1 and score.value == max(rivals) > min(rivals)

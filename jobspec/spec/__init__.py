@@ -1,0 +1,1 @@
+"""The job spec: its fields, its rules, its identity, and how specs are built."""

@@ -1,0 +1,238 @@
+"""Specs built from options, each overriding the one before.
+
+```
+preset of the model's family → --smoke → --learning-rate, --epochs, --data … → --set k=v
+```
+Every spec is written whole, so that a file says all it means and later defaults change nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from jobspec.errors import SpecError
+from jobspec.spec import schema as specs
+from jobspec.spec import secrets
+from jobspec.spec.schema import JobSpec
+from jobspec.storage import fs
+
+DEFAULT_DATA = "data/train.jsonl"
+
+# Sampling the publishers scored their models with. First match wins, on the name without its owner.
+# Source: Qwen3 technical report, Tables 17 and 18; Qwen3-2507 model cards; Olmo 3 report,
+# Table 16 and A.8.1.
+PRESETS: tuple[tuple[str, dict[str, Any]], ...] = (
+    (r"qwen3.*instruct", {"eval": {"temperature": 0.7, "top_p": 0.8, "top_k": 20}}),
+    (r"qwen3", {"eval": {"temperature": 0.6, "top_p": 0.95, "top_k": 20}}),
+    (r"olmo-?3", {"eval": {"temperature": 0.6, "top_p": 0.95}}),
+)
+
+# Small enough for two CPU cores and a tiny model; nothing of it is meant to score well.
+SMOKE: dict[str, Any] = {
+    "data": {"max_train_samples": 64, "max_dropped_frac": 1.0},
+    "train": {"num_train_epochs": 1, "max_length": 1024},
+    "eval": {"limit": 2, "avg_k": 2, "max_gen_toks": 512},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What `jobspec new` was asked for. Several models or rates: their grid."""
+
+    models: Sequence[str]
+    learning_rates: Sequence[float] = ()
+    epochs: float | None = None
+    benchmarks: Sequence[str] = ()
+    data: str | None = None
+    name: str | None = None
+    settings: Sequence[str] = ()
+    smoke: bool = False
+    train: bool = True
+
+
+def build(request: Request) -> list[JobSpec]:
+    """The specs asked for, in grid order.
+
+    Raises:
+        SpecError: naming the field that is wrong, with a suggestion.
+    """
+    rates: Sequence[float | None] = request.learning_rates or (None,)
+    if not request.train:
+        rates = (None,)
+    grid = list(itertools.product(request.models, rates))
+    built = [_build_one(request, model, rate, len(grid) > 1) for model, rate in grid]
+    names = [spec.name for spec in built]
+    for name in names:
+        if names.count(name) > 1:
+            raise SpecError(
+                f"two specs of the grid would be named `{name}`",
+                hint="name each model and each learning rate once",
+            )
+    return built
+
+
+def default_data() -> str:
+    """$JOBSPEC_DATA, else `data/train.jsonl`."""
+    return os.environ.get("JOBSPEC_DATA") or DEFAULT_DATA
+
+
+def write(built: Sequence[JobSpec], directory: Path) -> list[tuple[Path, bool]]:
+    """Write `<directory>/<name>.json` for each spec; none where one of the names is taken.
+
+    Returns:
+        The paths, and whether each was written; False where the same spec was there already.
+
+    Raises:
+        SpecError: another spec stands under a name; specs are never overwritten.
+    """
+    for spec in built:
+        secrets.refuse(spec)
+    places = [(directory / f"{spec.name}.json", specs.canonical(spec)) for spec in built]
+    fresh = [_is_free(path, data) for path, data in places]
+    directory.mkdir(parents=True, exist_ok=True)
+    for (path, data), is_fresh in zip(places, fresh, strict=True):
+        if is_fresh:
+            fs.publish(path, data)
+    return [(path, is_fresh) for (path, _), is_fresh in zip(places, fresh, strict=True)]
+
+
+def _is_free(path: Path, data: bytes) -> bool:
+    try:
+        if path.read_bytes() == data:
+            return False
+    except FileNotFoundError:
+        return True
+    raise SpecError(
+        "exists and says something else; specs are immutable",
+        file=path,
+        hint="choose another --name or another directory with -o",
+    )
+
+
+def _build_one(request: Request, model: str, rate: float | None, grid: bool) -> JobSpec:
+    fields: dict[str, Any] = {"name": "unnamed", "model": {"name": model}}
+    _merge(fields, _preset(model))
+    if request.smoke:
+        _merge(fields, SMOKE)
+    _merge(fields, _chosen(request, rate))
+    touched = [apply(fields, setting) for setting in request.settings]
+    if not request.train or fields.get("train", {}) is None:
+        fields["train"] = None
+        if request.data is None and not any(path[0] == "data" for path in touched):
+            fields["data"] = None
+    if "name" not in [path[0] for path in touched]:
+        fields["name"] = _name(request, fields, grid)
+    return decode(fields, request.settings)
+
+
+def _preset(model: str) -> dict[str, Any]:
+    short = model.rstrip("/").rpartition("/")[2].lower()
+    for pattern, fields in PRESETS:
+        if re.match(pattern, short):
+            return fields
+    return {}
+
+
+def _chosen(request: Request, rate: float | None) -> dict[str, Any]:
+    chosen: dict[str, Any] = {"data": {"path": request.data or default_data()}}
+    if rate is not None:
+        chosen["train"] = {"learning_rate": rate}
+    if request.epochs is not None:
+        chosen.setdefault("train", {})["num_train_epochs"] = request.epochs
+    if request.benchmarks:
+        chosen["eval"] = {"benchmarks": list(request.benchmarks)}
+    return chosen
+
+
+def _merge(into: dict[str, Any], fields: dict[str, Any]) -> None:
+    for key, value in fields.items():
+        if isinstance(value, dict):
+            _merge(into.setdefault(key, {}), value)  # pyright: ignore[reportUnknownArgumentType] - JSON
+        else:
+            into[key] = value
+
+
+def apply(fields: dict[str, Any], setting: str) -> list[str]:
+    """Apply one `train.seed=7`; the value is JSON where it parses as JSON, else text."""
+    path, equals, raw = setting.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise SpecError(
+            f"`--set {setting}` is not of the form `group.field=value`",
+            hint="for example --set train.num_train_epochs=1",
+        )
+    here = fields
+    for key in keys[:-1]:
+        if not isinstance(here.get(key), dict):
+            here[key] = {}
+        here = here[key]
+    here[keys[-1]] = _value(raw)
+    return keys
+
+
+def _value(raw: str) -> Any:
+    try:
+        return msgspec.json.decode(raw.encode())
+    except msgspec.DecodeError:
+        return raw
+
+
+def decode(fields: dict[str, Any], settings: Sequence[str]) -> JobSpec:
+    """Check the fields as a spec; a number set where text is meant (a revision) becomes text."""
+    try:
+        return specs.decode(msgspec.json.encode(fields))
+    except SpecError as error:
+        parted = (setting.partition("=") for setting in settings)
+        raw = {f"$.{path.strip()}": value for path, _, value in parted}
+        if error.place not in raw or not error.message.startswith("Expected `str"):
+            raise
+        *groups, last = error.place.removeprefix("$.").split(".")
+        here = fields
+        for group in groups:
+            here = here[group]
+        if here[last] == raw[error.place]:
+            raise
+        here[last] = raw[error.place]
+    return decode(fields, settings)
+
+
+def _name(request: Request, fields: dict[str, Any], grid: bool) -> str:
+    if request.name and not grid:
+        return request.name
+    train = fields.get("train", {})
+    if train is None:
+        varied = "base"
+    else:
+        varied = f"lr{spell_rate(train.get('learning_rate', specs.TrainSpec().learning_rate))}"
+    parts = [request.name] if request.name else []
+    parts += [slug(fields["model"]["name"]), varied]
+    return "-".join(parts + ["smoke"] * request.smoke)
+
+
+def slug(model: str) -> str:
+    """The part of a name that a model gives: `Qwen/Qwen3-8B` → `qwen3-8b`."""
+    short = model.rstrip("/").rpartition("/")[2].lower()
+    return re.sub(r"[^a-z0-9._]+", "-", short).strip("-._") or "model"
+
+
+def spell_rate(rate: Any) -> str:
+    """A learning rate as people write it: 1e-5, 2.5e-6, 0.001 → 1e-3."""
+    if not isinstance(rate, int | float) or rate <= 0:
+        return str(rate)
+    mantissa, _, exponent = f"{rate:.6e}".partition("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def missing_data(spec: JobSpec) -> str | None:
+    """What to say where the data a spec names is not there yet: that refuses nothing here."""
+    if spec.data is None or Path(spec.data.path).is_file():
+        return None
+    return f"data file `{spec.data.path}` does not exist yet; name it with --data or $JOBSPEC_DATA"

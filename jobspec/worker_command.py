@@ -1,0 +1,126 @@
+"""The worker's programs, run from here: in this environment, or in the image.
+
+`$JOBSPEC_WORKER_COMMAND` is a prefix that takes Python's place: `apptainer exec worker.sif python`.
+A program answers with JSON on stdout; where it refuses, with `{"error": {...}}` and exit code 3.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from jobspec.errors import JobspecError
+from jobspec.queue import root as roots
+
+WORKER_COMMAND = "JOBSPEC_WORKER_COMMAND"
+REFUSED = 3  # the exit code of a worker program that gave its reason as JSON
+
+
+def worker_python() -> list[str]:
+    """The Python that has the worker's packages: this one, or the image's."""
+    return shlex.split(os.environ.get(WORKER_COMMAND, "")) or [sys.executable]
+
+
+def run(module: str, arguments: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """Run `python -m module` with the worker's Python, to its end."""
+    command = [*worker_python(), "-m", module, *arguments]
+    try:
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            umask=roots.private_umask(),
+        )
+    except OSError as error:
+        raise _not_run(command, error) from error
+
+
+def ask(module: str, arguments: Sequence[str], *, what: str, without: str = "") -> dict[str, Any]:
+    """Run a worker program and take its answer.
+
+    Args:
+        what: what can't be done if that fails: "the rows can't be checked".
+        without: the option that goes on without it, for the hint.
+
+    Raises:
+        JobspecError: what the program refused; or that it is not installed here, or broke off.
+    """
+    done = run(module, arguments)
+    if done.returncode == 0:
+        return json.loads(done.stdout)
+    refusal = _refusal(done)
+    if refusal is not None:
+        raise refusal
+    missing = re.search(r"No module named '?([\w.]+)'?", done.stderr[-2000:])
+    if missing is not None or "No such file" in done.stderr:
+        raise JobspecError(
+            f"{what} here: `{missing[1] if missing else 'python'}` is missing",
+            hint='`pip install "jobspec[worker]"`, or name the image in '
+            f"${WORKER_COMMAND} (`apptainer exec worker.sif python`)"
+            + (f", or give {without}" if without else ""),
+        )
+    tail = "\n".join(done.stderr.strip().splitlines()[-15:])
+    raise JobspecError(
+        f"{what}: {module} broke off with exit code {done.returncode}:\n{tail}",
+        hint="this is a bug of ours or of the environment"
+        + (f"; {without} goes on without it" if without else ""),
+    )
+
+
+def stream(module: str, arguments: Sequence[str], *, what: str) -> Iterator[dict[str, Any]]:
+    """Run a worker program that takes its time, and yield what it says, an object a line.
+
+    Refusals are among them, as `{"error": {...}}`. What it writes to stderr goes to ours, where
+    people see how far it is.
+
+    Raises:
+        JobspecError: it is not installed here, or broke off.
+    """
+    command = [*worker_python(), "-m", module, *arguments]
+    try:
+        running = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            umask=roots.private_umask(),
+        )
+    except OSError as error:
+        raise _not_run(command, error) from error
+    with running:
+        for line in running.stdout or ():
+            if line.startswith("{"):  # libraries print too
+                yield json.loads(line)
+    if running.returncode not in (0, REFUSED):
+        raise JobspecError(
+            f"{what}: {module} broke off with exit code {running.returncode}",
+            hint='what it said stands above; is `pip install "jobspec[worker]"` done here, '
+            f"or the image named in ${WORKER_COMMAND}?",
+        )
+
+
+def _not_run(command: Sequence[str], error: OSError) -> JobspecError:
+    return JobspecError(
+        f"`{command[0]}` can't be run: {error.strerror}", hint=f"look at ${WORKER_COMMAND}"
+    )
+
+
+def _refusal(done: subprocess.CompletedProcess[str]) -> JobspecError | None:
+    if done.returncode != REFUSED:
+        return None
+    for stream in (done.stdout, done.stderr):
+        for line in [stream, *reversed(stream.splitlines())]:
+            try:
+                error = json.loads(line)["error"]
+                return JobspecError(error.pop("message"), **error)
+            except (ValueError, TypeError, KeyError):
+                continue
+    return None

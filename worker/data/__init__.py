@@ -1,0 +1,1 @@
+"""From rows to tokens and labels: reading, rendering, checking, caching, batching. No torch."""

@@ -1,0 +1,138 @@
+"""Everything that decides what is prepared, but the rows: read, checked and named by one key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobspec.errors import DataError, ModelError, TemplateError, data_changed
+from jobspec.spec.schema import DataSpec, JobSpec, TrainSpec
+from jobspec.storage.layout import RootPaths
+from worker import model_dir as models
+from worker.data import tokenizer
+from worker.data.chat_template import ChatTemplate, ThinkTags
+from worker.data.encode import Chat
+
+# Part of every key: raise it when the same inputs would give other rows, another report, or files
+# of another layout (2: counts beside the rows).
+VERSION = 2
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is prepared, and how. `key` is equal exactly where the outcome is."""
+
+    data: DataSpec
+    train: TrainSpec
+    data_file: Path
+    data_sha256: str
+    tokens: tokenizer.Tokens
+    template: ChatTemplate
+    tags: ThinkTags
+
+    @classmethod
+    def of(cls, spec: JobSpec, root: RootPaths) -> Inputs:
+        """Find, read and check them.
+
+        Raises:
+            DataError: no such file, an empty one, or another than the spec's hash says.
+            ModelError: no such model here, no usable tokenizer, too few positions.
+            TemplateError: no template, or one that can't be read.
+        """
+        data, train = spec.data, spec.train
+        if data is None or train is None:
+            raise DataError("the spec trains nothing", place="$.data", hint="nothing to prepare")
+        file = Path(data.path).expanduser().absolute()
+        sha256 = _hash(file, data.sha256)
+        found = tokenizer.load(spec.model, root)
+        _check_positions(train.max_length, found.model_dir)
+        tags = ThinkTags.closed_by(spec.eval.think_end_token if spec.eval is not None else None)
+        return cls(data, train, file, sha256, found, _template(spec, found), tags)
+
+    @property
+    def key(self) -> str:
+        described = {
+            "version": VERSION,
+            "data": self.data_sha256,
+            "tokenizer": self.tokens.sha256,
+            "template": self.template.identity,
+            "tags": [self.tags.open, self.tags.close],
+            "max_length": self.train.max_length,
+            "eval_split_ratio": self.data.eval_split_ratio,
+            "max_train_samples": self.data.max_train_samples,
+            "require_think": self.data.require_think,
+            "seed": self.train.seed,
+        }
+        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:40]
+
+    def chat(self) -> Chat:
+        """What turns rows into tokens; loads the tokenizer."""
+        return Chat(
+            template=self.template,
+            codec=tokenizer.Codec(self.tokens.answer),
+            tags=self.tags,
+            max_length=self.train.max_length,
+            require_think=self.data.require_think,
+        )
+
+
+def _hash(path: Path, expected: str | None) -> str:
+    place = "$.data.path"
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+            size = file.tell()
+    except OSError as error:
+        raise DataError(
+            f"can't be read: {error.strerror}",
+            file=path,
+            place=place,
+            hint="data.path names a JSONL file that every worker can read",
+        ) from error
+    if size == 0:
+        raise DataError("is empty", file=path, place=place, hint="is it still being written?")
+    if expected is not None and found != expected:
+        raise DataError(
+            data_changed(found, expected),
+            file=path,
+            place="$.data.sha256",
+            hint="put the old data back, or enqueue a new spec: other data, other experiment",
+        )
+    return found
+
+
+def _check_positions(max_length: int, model_dir: Path) -> None:
+    limit = models.max_positions(model_dir)
+    if limit is not None and max_length > limit:
+        raise ModelError(
+            f"max_length {max_length} is beyond the model's {limit} positions",
+            file=model_dir / "config.json",
+            place="$.train.max_length",
+            hint=f"set it to {limit} or less",
+        )
+
+
+def _template(spec: JobSpec, found: tokenizer.Tokens) -> ChatTemplate:
+    given, place = spec.model.chat_template, "$.model.chat_template"
+    sources, file = found.answer.chat_templates, found.model_dir
+    if given is not None:
+        file = Path(given).expanduser().absolute()
+        try:
+            sources = {"default": file.read_text(encoding="utf-8")}
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            hint = "it names a file that holds a Jinja template"
+            raise TemplateError(
+                f"can't be read: {why}", file=file, place=place, hint=hint
+            ) from error
+    if "default" not in sources:
+        raise TemplateError(
+            "the model's tokenizer has no chat template",
+            file=file,
+            place=place,
+            hint="set model.chat_template to a file that holds a Jinja template",
+        )
+    kwargs = spec.eval.chat_template_kwargs if spec.eval is not None else {}
+    return ChatTemplate(sources, found.answer.special_tokens, kwargs=kwargs, file=file)

@@ -1,0 +1,130 @@
+"""Benchmark questions that stand in the training data, by runs of 13 words.
+
+A score on a question the model was trained on says little. The measure is the usual one: a run of
+13 words in common, case and punctuation aside; a question shorter than that counts if all of it is
+found, and is not judged below 6 words.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from jobspec.benchmarks import registry
+from jobspec.spec.schema import EvalSpec
+from jobspec.storage import fs
+from jobspec.storage.layout import RootPaths
+from worker.data import parallel_map
+from worker.data.encode import parse_row
+from worker.data.jsonl import Chunk, Scan
+from worker.data.render_check import texts
+
+WORDS = 13
+_FEWEST = 6
+_VERSION = 1
+_EXAMPLES = 5
+_words = re.compile(r"\w+").findall
+
+
+class Found(msgspec.Struct, frozen=True):
+    """How a benchmark and a data file overlap. `examples` are (question id, row) pairs."""
+
+    questions: int
+    judged: int
+    questions_found: int
+    rows_found: int
+    examples: list[tuple[str, int]] = []
+
+
+@dataclass
+class Index:
+    """The word runs of a benchmark's questions, to be looked for in any text."""
+
+    _runs: dict[tuple[str, ...], list[int]] = field(default_factory=dict)
+    _short: list[tuple[str, int]] = field(default_factory=list)
+    judged: int = 0
+
+    @classmethod
+    def of(cls, questions: Iterable[str]) -> Index:
+        index = cls()
+        for number, question in enumerate(questions):
+            words = _words(question.lower())
+            index.judged += len(words) >= _FEWEST
+            for run in _runs(words):
+                index._runs.setdefault(run, []).append(number)
+            if _FEWEST <= len(words) < WORDS:
+                index._short.append((f" {' '.join(words)} ", number))
+        return index
+
+    def find(self, text: str) -> set[int]:
+        """The questions that stand in a text, by their place in the list."""
+        words = _words(text.lower())
+        runs = self._runs
+        found = {number for run in _runs(words) if run in runs for number in runs[run]}
+        joined = f" {' '.join(words)} "
+        return found.union(number for short, number in self._short if short in joined)
+
+
+def report(
+    asked: EvalSpec | None, data: Path, data_sha256: str, root: RootPaths
+) -> dict[str, dict[str, Any] | None]:
+    """The overlap with each benchmark a spec asks for; None where its questions are not at hand."""
+    if asked is None:
+        return {}
+    where = registry.directories(asked.benchmark_dir, root.cache / "benchmarks")
+    shown: dict[str, dict[str, Any] | None] = {}
+    for name in asked.benchmarks:
+        file = registry.find(name, where)
+        found = None if file is None else _kept(name, file, data, data_sha256, root)
+        shown[name] = None if found is None else msgspec.to_builtins(found)
+    return shown
+
+
+def measure(questions: Sequence[tuple[str, str]], data: Path) -> Found:
+    """The overlap of (id, text) questions with a data file, on every core."""
+    index = Index.of(text for _, text in questions)
+    rows: set[int] = set()
+    pairs: dict[int, int] = {}
+    for hits in parallel_map.in_order(partial(_look, index, data), Scan.of(data).chunks):
+        for row, numbers in hits:
+            rows.add(row)
+            for number in sorted(numbers):
+                pairs.setdefault(number, row)
+    examples = [(questions[number][0], row) for number, row in sorted(pairs.items())]
+    return Found(len(questions), index.judged, len(pairs), len(rows), examples[:_EXAMPLES])
+
+
+def _look(index: Index, data: Path, chunk: Chunk) -> list[tuple[int, set[int]]]:
+    hits: list[tuple[int, set[int]]] = []
+    for number, line in chunk.rows(data):
+        messages = parse_row(line, number, data).messages
+        contents = [text for message in messages for text in texts(message.get("content"))]
+        found = index.find("\n".join(contents))
+        if found:
+            hits.append((number, found))
+    return hits
+
+
+def _kept(name: str, file: Path, data: Path, data_sha256: str, root: RootPaths) -> Found:
+    """The overlap, measured once for each pair of contents."""
+    benchmark = registry.read(name, file)
+    described = f"{_VERSION} {WORDS} {benchmark.sha256} {data_sha256}"
+    path = root.overlap / f"{hashlib.sha256(described.encode()).hexdigest()[:40]}.json"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Found)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        found = measure([(one.id, one.problem) for one in benchmark.questions], data)
+        fs.make_dir(path.parent)
+        fs.publish(path, msgspec.json.encode(found))
+        return found
+
+
+def _runs(words: list[str]) -> Iterable[tuple[str, ...]]:
+    return zip(*(words[start:] for start in range(WORDS)), strict=False)

@@ -1,0 +1,310 @@
+"""One row of a data file → rendered text, token ids and labels, all verified; or why not. Pure.
+
+What is trained: the final assistant turn as the model's chat template renders it, from the first
+token after its header to the end-of-turn token that ends it, thinking included, also where the
+generation prompt opens it. `input_ids = tokens(generation prompt) + tokens(rest of the turn)`: the
+text is never tokenized as a whole, so the prefix trained on is the one met at inference.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from jobspec.errors import DataError
+from worker.data import render_check
+from worker.data.chat_template import ChatTemplate, Message, ThinkTags, Unrenderable, common_prefix
+from worker.data.dataset_cache import IGNORED
+from worker.data.tokenizer import Codec
+
+
+class Kind(StrEnum):
+    """Why a row is not trained on."""
+
+    OVER_LONG = "over_long"
+    NO_THINKING = "no_thinking"
+    UNCLOSED_THINKING = "unclosed_thinking"
+    TEMPLATE_REFUSED = "template_refused"
+    PROMPT_NOT_A_PREFIX = "prompt_not_a_prefix"
+    LOST_IN_RENDERING = "lost_in_rendering"
+    NO_END_TOKEN = "no_end_token"
+    END_TOKEN_INSIDE = "end_token_inside"
+    TOKENS_DIFFER = "tokens_differ"
+
+
+# Where every row fails for one of these, it is the template's doing.
+TEMPLATE_KINDS = (
+    Kind.TEMPLATE_REFUSED,
+    Kind.PROMPT_NOT_A_PREFIX,
+    Kind.LOST_IN_RENDERING,
+    Kind.NO_END_TOKEN,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A well-formed row. `number` counts the file's lines from 1."""
+
+    number: int
+    messages: list[Message]
+    tools: list[Any] | None
+
+    @property
+    def prompt_key(self) -> bytes:
+        """Equal for rows of one prompt: all messages before the final assistant turn."""
+        data = msgspec.json.encode(self.messages[:-1], order="sorted")
+        return hashlib.blake2b(data, digest_size=12).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """Everything that turns a row into tokens."""
+
+    template: ChatTemplate
+    codec: Codec
+    tags: ThinkTags
+    max_length: int
+    require_think: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A verified row. Tokens before `start` are context: their labels are −100."""
+
+    text: str
+    input_ids: list[int]
+    start: int
+    has_thinking: bool
+    thinking_dropped: int
+
+    @property
+    def labels(self) -> list[int]:
+        return [IGNORED] * self.start + self.input_ids[self.start :]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A row that is not trained on; `text` is what was rendered, as far as it came."""
+
+    kind: Kind
+    reason: str
+    text: str = ""
+    length: int | None = None
+
+
+class _RawRow(msgspec.Struct):
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] | str | None = None
+
+
+_decode_row = msgspec.json.Decoder(_RawRow).decode
+_decode_tools = msgspec.json.Decoder(list[dict[str, Any]]).decode
+
+
+def parse_row(line: bytes, number: int, file: Path) -> Row:
+    """Read one line. Raises DataError, naming the file and the row."""
+    place = f"row {number}"
+    try:
+        raw = _decode_row(line)
+        tools = raw.tools or None
+        if isinstance(tools, str):
+            tools = _decode_tools(tools)
+    except msgspec.ValidationError as error:
+        hint = 'a row is {"messages": [{"role": …, "content": …}, …]}, `tools` a list beside it'
+        raise DataError(str(error), file=file, place=place, hint=hint) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        hint = "each line holds one JSON object"
+        message = f"not valid JSON: {error}"
+        raise DataError(message, file=file, place=place, hint=hint) from error
+    wrong = _malformed(raw.messages)
+    if wrong is not None:
+        raise DataError(wrong[0], file=file, place=place, hint=wrong[1])
+    return Row(number, raw.messages, tools)
+
+
+def encode_row(row: Row, chat: Chat) -> Encoded | Refusal:
+    """Render, tokenize and verify one row."""
+    rendered = _render(row, chat)
+    if isinstance(rendered, Refusal):
+        return rendered
+    text, header_end = rendered.text, rendered.header_end
+    found = render_check.trace(row.messages, row.tools, text, header_end, chat.tags)
+    if found.lost is not None:
+        return Refusal(Kind.LOST_IN_RENDERING, found.lost, text)
+    written = render_check.first_block(text[header_end:], chat.tags)
+    if rendered.thought and written is not None and written != rendered.thought:
+        why = f"the turn's first thinking block is not its own: `{_shown(written)}`"
+        return Refusal(Kind.LOST_IN_RENDERING, why, text)
+    end = _end_of_turn(text, max(found.end, len(rendered.prompt)), chat.codec)
+    if end is None:
+        return _no_end(text, chat.codec)
+    tokens = _tokenize(text[:end], rendered.prompt, header_end, chat.codec)
+    if isinstance(tokens, Refusal):
+        return tokens
+    input_ids, start = tokens
+    if len(input_ids) > chat.max_length:
+        why = f"{len(input_ids)} tokens are more than max_length {chat.max_length}"
+        return Refusal(Kind.OVER_LONG, why, text, len(input_ids))
+    thinks = bool(rendered.thought or written)
+    return Encoded(text, input_ids, start, thinks, found.thinking_dropped)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rendered:
+    """A row as text. The final turn begins at `header_end`, at or before the prompt's end."""
+
+    prompt: str
+    text: str
+    header_end: int
+    thought: str | None
+
+
+def _render(row: Row, chat: Chat) -> _Rendered | Refusal:
+    context, final, tags = row.messages[:-1], row.messages[-1], chat.tags
+    try:
+        prompt = chat.template.render(context, row.tools, prompt=True)
+        text = chat.template.render(row.messages, row.tools, prompt=False)
+        opening = chat.template.opening(context, row.tools, prompt, tags)
+    except Unrenderable as error:
+        return Refusal(Kind.TEMPLATE_REFUSED, f"the template refuses the row: {error}")
+    if render_check.is_unclosed(final, tags):
+        why = f"the final turn opens `{tags.open}` and never closes it"
+        return Refusal(Kind.UNCLOSED_THINKING, why, text)
+    thought = render_check.thinking(final, tags)
+    if chat.require_think and not thought:
+        why = "the final turn has no thinking, and `data.require_think` asks for it"
+        return Refusal(Kind.NO_THINKING, why, text)
+    rendered = _Rendered(prompt, text, len(prompt) - len(opening), thought)
+    return rendered if text.startswith(prompt) else _not_a_prefix(rendered, tags)
+
+
+def _malformed(messages: list[dict[str, Any]]) -> tuple[str, str] | None:
+    """What is wrong with a row's messages, and a hint."""
+    hint = "a message is an object with `role` and `content`"
+    for index, message in enumerate(messages):
+        at = f"`messages[{index}]"
+        if not isinstance(message.get("role"), str):
+            return f"{at}.role` is not a text", hint
+        if not _is_content(message.get("content")):
+            return f"{at}.content` is neither a text, nor null, nor a list of parts", hint
+        if not _is_list_of_objects(message.get("tool_calls")):
+            return f"{at}.tool_calls` is not a list of objects", hint
+    if not messages or messages[-1]["role"] != "assistant":
+        last = (
+            f"the last message is of role `{messages[-1]['role']}`" if messages else "no messages"
+        )
+        return f"no final assistant turn: {last}", "each row ends with the turn to be learned"
+    if len(messages) == 1:
+        return "no prompt before the assistant turn", "put what it answers before it"
+    final = messages[-1]
+    if not any(final.get(key) for key in ("content", "tool_calls", "function_calls")):
+        return "the final assistant turn is empty", "leave such rows out"
+    return None
+
+
+def _is_content(content: Any) -> bool:
+    return content is None or isinstance(content, str) or _is_list_of_objects(content)
+
+
+def _is_list_of_objects(value: Any) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, list) and all(isinstance(part, dict) for part in value)
+
+
+def _not_a_prefix(rendered: _Rendered, tags: ThinkTags) -> Refusal:
+    prompt, text = rendered.prompt, rendered.text
+    opening, turn = prompt[rendered.header_end :], text[rendered.header_end :]
+    at_header = bool(opening) and text.startswith(prompt[: rendered.header_end])
+    if at_header and rendered.thought and rendered.thought not in turn:
+        why = "the template drops the thinking of the final turn"
+        return Refusal(Kind.LOST_IN_RENDERING, why, text)
+    if at_header and tags.close not in opening:
+        why = (
+            f"the template's generation prompt opens `{tags.open}`, but the final turn does not "
+            "begin with it: at inference the model could never write this turn"
+        )
+        return Refusal(Kind.NO_THINKING, why, text)
+    same = common_prefix(prompt, text)
+    why = (
+        "the generation prompt is not a prefix of the rendered row, so the model would be trained "
+        f"on a prefix it never gets: the prompt goes on with `{_shown(prompt[same:])}` where the "
+        f"row goes on with `{_shown(text[same:])}`"
+    )
+    if at_header:
+        why += (
+            f" (the prompt already writes `{_shown(opening)}`, the row's turn is `{_shown(turn)}`)"
+        )
+    return Refusal(Kind.PROMPT_NOT_A_PREFIX, why, text)
+
+
+def _end_of_turn(text: str, after: int, codec: Codec) -> int | None:
+    """Where the end-of-turn token ends that closes the final turn; nothing may follow it but
+    whitespace and more end tokens."""
+    if not codec.eos_tokens:
+        return None
+    ends = "|".join(re.escape(token) for token in codec.eos_tokens)
+    found = re.compile(ends).search(text, after)
+    if found is None or not re.compile(rf"(?:\s|{ends})*").fullmatch(text, found.end()):
+        return None
+    return found.end()
+
+
+def _no_end(text: str, codec: Codec) -> Refusal:
+    known = ", ".join(f"`{token}`" for token in codec.eos_tokens) or "none is known"
+    why = f"the rendered row ends in `{_shown(text[-24:])}`, not in an end token ({known})"
+    return Refusal(Kind.NO_END_TOKEN, why, text)
+
+
+def _tokenize(
+    text: str, prompt: str, header_end: int, codec: Codec
+) -> tuple[list[int], int] | Refusal:
+    """(ids, number of context tokens), the ids of the supervised part spelling exactly its text."""
+    prompt_ids = codec.encode(prompt)
+    rest_ids = codec.encode_rest(text[len(prompt) :])
+    opened = _tokens_of_end(prompt_ids, prompt[header_end:], codec)
+    if rest_ids is None or opened is None:
+        why = "no token boundary lies between the turn's header and its first token"
+        return Refusal(Kind.TOKENS_DIFFER, why, text)
+    ids, start = prompt_ids + rest_ids, len(prompt_ids) - opened
+    supervised = ids[start:]
+    spelled, turn = codec.spell(supervised), text[header_end:]
+    # Tokenizers may compose accents (Qwen's do): the same text, in Unicode's own terms.
+    if spelled not in (turn, unicodedata.normalize("NFC", turn)):
+        same = common_prefix(spelled, turn)
+        why = (
+            f"the trained tokens spell `{_shown(spelled[same:])}` "
+            f"where the turn says `{_shown(turn[same:])}`"
+        )
+        return Refusal(Kind.TOKENS_DIFFER, why, text)
+    ends = set(codec.eos_tokens.values())
+    if supervised[-1] not in ends:
+        return _no_end(text, codec)
+    if not ends.isdisjoint(supervised[:-1]):
+        why = "the final turn holds an end-of-turn token in its middle: generation would stop there"
+        return Refusal(Kind.END_TOKEN_INSIDE, why, text)
+    return ids, start
+
+
+def _tokens_of_end(ids: list[int], text: str, codec: Codec) -> int | None:
+    """How many of the last ids spell `text`; None where no whole number of them does."""
+    for count in range(len(ids) + 1):
+        spelled = codec.spell(ids[len(ids) - count :]) if count else ""
+        if spelled == text:
+            return count
+        # A character's last bytes alone are spelled as one of these each.
+        if len(spelled.lstrip("\ufffd")) > len(text):
+            return None
+    return None
+
+
+def _shown(text: str, limit: int = 48) -> str:
+    shown = text[:limit].replace("\n", "\\n")
+    return shown + "…" if len(text) > limit else shown

@@ -1,0 +1,195 @@
+"""Does what a row says survive the template's rendering? Pure text, no tokens.
+
+Templates drop things without a word: turns of a role they do not know, `reasoning_content`, tools,
+everything before a quoted `</think>`. Every piece of every message is looked for in the rendered
+text, verbatim up to outer whitespace, in order. Thinking of earlier turns may go: Qwen3's template,
+among others, drops it by design; it is counted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from worker.data.chat_template import Message, ThinkTags
+
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+_CARRIERS = ("functions", "function_calls")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a message that must be found in the rendered text."""
+
+    text: str
+    what: str
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Survival:
+    """What became of a row's pieces.
+
+    Attributes:
+        lost: what is missing, in words; None if all survived.
+        end: where the last piece ends in the text.
+        thinking_dropped: earlier turns whose thinking the template left out.
+    """
+
+    lost: str | None
+    end: int = 0
+    thinking_dropped: int = 0
+
+
+def trace(
+    messages: list[Message], tools: list[Any] | None, text: str, final: int, tags: ThinkTags
+) -> Survival:
+    """Look for every message, and the tools, in the rendered text.
+
+    Args:
+        text: the whole conversation, rendered.
+        final: where the final turn begins in it, after its header.
+    """
+    squeezed = _squeeze(text[:final])
+    for index, tool in enumerate(tools or (), 1):
+        if _squeeze(_json(tool)) not in squeezed:
+            return Survival(f"the template drops tool {index} (`{_tool_name(tool)}`)")
+    found = _follow(messages, text, final, tags, skip=False)
+    if found.lost is not None:
+        # Thinking that was dropped may stand in the text by chance, further on: read on without it.
+        found = _follow(messages, text, final, tags, skip=True)
+    return found
+
+
+def thinking(message: Message, tags: ThinkTags) -> str | None:
+    """An assistant message's thinking, stripped; None where it has no thinking block at all."""
+    for key in _REASONING:
+        said = message.get(key)
+        if isinstance(said, str) and said.strip():
+            return said.strip()
+    block = _inline_block(texts(message.get("content")), tags)
+    return None if block is None else block[0].strip()
+
+
+def first_block(turn: str, tags: ThinkTags) -> str | None:
+    """The thinking that a rendered turn begins with, stripped; None where it begins otherwise."""
+    block = _inline_block([turn], tags)
+    return None if block is None else block[0].strip()
+
+
+def is_unclosed(message: Message, tags: ThinkTags) -> bool:
+    """Whether an assistant message opens a thinking block and never closes it."""
+    text = "".join(texts(message.get("content")))
+    return text.lstrip().startswith(tags.open) and tags.close not in text
+
+
+def _follow(
+    messages: list[Message], text: str, final: int, tags: ThinkTags, *, skip: bool
+) -> Survival:
+    cursor, dropped = 0, 0
+    for index, message in enumerate(messages):
+        is_final = index == len(messages) - 1
+        cursor = max(cursor, final) if is_final else cursor
+        limit = len(text) if is_final else final
+        for piece in _pieces(message, index, tags, is_final=is_final):
+            at = -1 if skip and piece.optional else text.find(piece.text, cursor, limit)
+            if at >= 0:
+                cursor = at + len(piece.text)
+            elif piece.optional:
+                dropped += 1
+            else:
+                return Survival(_lost(piece, tags))
+        lost = _lost_call(message, text[cursor:limit])
+        if lost is not None:
+            return Survival(f"the template drops {lost} of {_name(message, index)}")
+    return Survival(None, cursor, dropped)
+
+
+def _pieces(message: Message, index: int, tags: ThinkTags, *, is_final: bool) -> Iterator[Piece]:
+    name = _name(message, index)
+    said = texts(message.get("content"))
+    if message["role"] == "assistant":
+        reasoning = [message[key] for key in _REASONING if isinstance(message.get(key), str)]
+        block = None if reasoning else _inline_block(said, tags)
+        if block is not None:
+            reasoning, said = [block[0]], [block[1]]
+        for part in reasoning:
+            if part.strip():
+                yield Piece(part.strip(), f"the thinking of {name}", optional=not is_final)
+    said += [message[key] for key in _CARRIERS if isinstance(message.get(key), str)]
+    for part in said:
+        if part.strip():
+            yield Piece(part.strip(), f"the content of {name}")
+
+
+def _inline_block(said: list[str], tags: ThinkTags) -> tuple[str, str] | None:
+    """(thinking, answer) of a content that begins with a closed thinking block."""
+    if len(said) != 1 or not said[0].lstrip().startswith(tags.open):
+        return None
+    inside, close, answer = said[0].lstrip()[len(tags.open) :].partition(tags.close)
+    return (inside, answer) if close else None
+
+
+def texts(content: Any) -> list[str]:
+    """The texts of a message's content, which may be one, none, or a list of parts."""
+    if isinstance(content, str):
+        return [content]
+    parts = content if isinstance(content, list) else []
+    return [part["text"] for part in parts if isinstance(part.get("text"), str)]
+
+
+def _lost(piece: Piece, tags: ThinkTags) -> str:
+    quoted = f", which quotes `{tags.close}`" if tags.close in piece.text else ""
+    return f"the template drops or changes {piece.what}{quoted}"
+
+
+def _lost_call(message: Message, region: str) -> str | None:
+    """What of a message's tool calls is not in the text that follows its content."""
+    calls = message.get("tool_calls") or ()
+    squeezed = _squeeze(region) if calls else ""
+    for call in calls:
+        function = call.get("function") or call
+        name, arguments = function.get("name"), function.get("arguments")
+        if not isinstance(name, str) or name not in region:
+            return f"the tool call `{name}`"
+        if isinstance(arguments, str):
+            arguments = _parsed(arguments)
+        if _squeeze(_json(arguments)) in squeezed:
+            continue
+        values = arguments.items() if isinstance(arguments, dict) else [("", arguments)]
+        for key, value in values:
+            if key not in region or not _is_in(value, region, squeezed):
+                return f"the argument `{key}` of the tool call `{name}`"
+    return None
+
+
+def _is_in(value: Any, region: str, squeezed: str) -> bool:
+    return _squeeze(_json(value)) in squeezed or (isinstance(value, str) and value in region)
+
+
+def _parsed(arguments: str) -> Any:
+    try:
+        return json.loads(arguments)
+    except ValueError:
+        return arguments
+
+
+def _squeeze(text: str) -> str:
+    """Without whitespace, so that JSON is found however it is indented."""
+    return re.sub(r"\s+", "", text)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _tool_name(tool: Any) -> str:
+    function = tool.get("function", tool) if isinstance(tool, dict) else {}
+    return str(function.get("name", "?")) if isinstance(function, dict) else "?"
+
+
+def _name(message: Message, index: int) -> str:
+    return f"message {index + 1} (`{message['role']}`)"

@@ -1,0 +1,1 @@
+"""`jobspec demo`: a tiny model and tiny data through the whole pipeline."""

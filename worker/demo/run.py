@@ -1,0 +1,178 @@
+"""The whole way on this machine, in minutes: `jobspec demo`, also `python -m worker.demo.run`.
+
+In a temporary root: makes a tiny model, rows and a benchmark (worker.demo.tiny_model), enqueues the untrained
+model and two learning rates with the commands a user would type, runs one worker until the queue is
+empty, and prints the scores. The model must learn: avg@k at most 0.05 before, at least 0.8 after,
+for the better rate. That number proves masks, template, training, saving, loading and scoring at
+once. The questions were trained on: it says nothing about generalization.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from jobspec.queue.queue import Queue
+from jobspec.records import base as records
+from jobspec.records.base import Progress, State
+from worker.demo import tiny_model
+
+RATES = ("5e-3", "5e-4")
+UNTRAINED_AT_MOST = 0.05
+TUNED_AT_LEAST = 0.8
+METRIC = f"bench/{tiny_model.BENCHMARK}/avg_at_4"
+_SETTINGS = {
+    "model.dtype": "float32",
+    "train.num_train_epochs": 10,
+    "train.max_length": 512,
+    "train.per_device_train_batch_size": 4,
+    "train.gradient_checkpointing": False,
+    "eval.avg_k": 4,
+    "eval.max_gen_toks": 48,
+}
+
+
+def main() -> None:
+    """Run the demo; exits 1 where the model did not learn."""
+    parser = argparse.ArgumentParser(prog="python -m worker.demo.run", description=__doc__)
+    parser.add_argument("--root", type=Path, help="where to work; kept (default: a temporary one)")
+    args = parser.parse_args()
+    if args.root is not None:
+        args.root.mkdir(parents=True, exist_ok=True)
+        sys.exit(run(args.root.absolute()))
+    with tempfile.TemporaryDirectory(prefix="jobspec-demo-") as directory:
+        sys.exit(run(Path(directory)))
+
+
+def run(directory: Path) -> int:
+    """The demo in `directory`. Returns the exit code."""
+    started = time.monotonic()
+    _say("makes a tiny Olmo-3 (byte-level tokens, random weights), its rows and its benchmark")
+    tiny_model.make(directory)
+    queue = Queue.create(directory / "root", heartbeat_s=2.0, lease_s=20.0)
+    specs = _specs(directory)
+    _jobspec("enqueue", *specs, "--root", str(queue.paths.root))
+    _work(queue)
+    _jobspec("status", "--root", str(queue.paths.root))
+    _jobspec("results", "--root", str(queue.paths.root))
+    code = _judge(queue)
+    _say(f"took {time.monotonic() - started:.0f} s")
+    return code
+
+
+def _specs(directory: Path) -> list[str]:
+    """Specs written by `jobspec new`: two learning rates, and the model as it is."""
+    model = str(directory / "model")
+    common = [
+        "--model",
+        model,
+        "--benchmarks",
+        tiny_model.BENCHMARK,
+        "-o",
+        str(directory / "specs"),
+    ]
+    common += ["--set", f"eval.benchmark_dir={json.dumps(str(directory / 'benchmarks'))}"]
+    settings = [part for key, value in _SETTINGS.items() for part in _set(key, value)]
+    rates = [part for rate in RATES for part in ("--learning-rate", rate)]
+    data = ["--data", str(directory / "train.jsonl"), "--name", "demo"]
+    tuned = _jobspec("new", *common, *rates, *data, *settings)
+    kept = [
+        part for key, value in _SETTINGS.items() if "train" not in key for part in _set(key, value)
+    ]
+    untrained = ["--set", "train=null", "--set", "data=null", "--name", "demo-untrained"]
+    return _jobspec("new", *common, *untrained, *kept) + tuned
+
+
+def _set(key: str, value: object) -> tuple[str, str]:
+    return "--set", f"{key}={json.dumps(value)}"
+
+
+def _work(queue: Queue) -> None:
+    """One worker until the queue is empty, its progress shown as it goes."""
+    command = [sys.executable, "-m", "worker", "--root", str(queue.paths.root), "--drain"]
+    _say("$ jobspec-worker --drain", bare=True)
+    log = queue.paths.root / "worker.log"
+    shown = ""
+    with log.open("wb") as stream:
+        worker = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
+        while worker.poll() is None:
+            line = _progress(queue)
+            if line != shown:
+                _say(line, over=True)
+                shown = line
+            time.sleep(0.5)
+    _say("", over=True)
+    if worker.returncode != 0:
+        sys.stderr.write(log.read_text())
+        sys.exit(f"the worker exited {worker.returncode}")
+
+
+def _progress(queue: Queue) -> str:
+    ended = sum(job.state not in (State.PENDING, State.RUNNING) for job in queue.jobs())
+    running = queue.jobs(State.RUNNING)
+    if not running:
+        return f"{ended} of 3 jobs ended"
+    job = running[0]
+    attempt = job.paths.attempt(job.attempt)
+    parts = [f"{ended} of 3 jobs ended", job.id]
+    now = records.read(attempt.progress, Progress)
+    if now is None:
+        return " · ".join([*parts, "starts"])
+    parts += [now.phase, f"{now.done:.0f}/{now.total:.0f} {now.unit}"]
+    loss = now.metrics.get("loss")
+    return " · ".join([*parts, f"loss {loss:.3f}"] if loss is not None else parts)
+
+
+def _judge(queue: Queue) -> int:
+    """Whether the tuned model learned what the untrained one did not know."""
+    scores: dict[bool, list[float]] = {True: [], False: []}
+    for job in queue.jobs(State.SUCCEEDED):
+        result = records.read(job.paths.result, records.Result)
+        score = None if result is None else result.metrics.get(METRIC)
+        if score is not None:
+            scores[job.spec.train is not None].append(score)
+    if len(scores[False]) != 1 or len(scores[True]) != len(RATES):
+        _say("not every job succeeded: see `jobspec show JOB`")
+        return 1
+    before, after = scores[False][0], max(scores[True])
+    learned = before <= UNTRAINED_AT_MOST and after >= TUNED_AT_LEAST
+    _say(
+        f"avg@4 on 26 questions it was trained on: {before:.3f} before, {after:.3f} after: "
+        + ("it learned" if learned else "it did NOT learn")
+    )
+    return 0 if learned else 1
+
+
+def _jobspec(*arguments: str) -> list[str]:
+    """Show and run a command of the command line; its output's lines."""
+    _say(f"$ {shlex.join(['jobspec', *arguments])}", bare=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "jobspec.cli", *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    sys.stdout.write(done.stdout)
+    sys.stdout.flush()
+    if done.returncode != 0:
+        sys.exit(done.returncode)
+    return done.stdout.split()
+
+
+def _say(line: str, *, bare: bool = False, over: bool = False) -> None:
+    """A line for the person who watches; `over` replaces the last one on a terminal."""
+    if over and sys.stderr.isatty():
+        sys.stderr.write(f"\r\033[K{line}")
+    elif line:
+        sys.stderr.write(line + "\n" if bare else f"demo: {line}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Makes a tiny model of the Olmo-3 architecture, its training rows and its benchmark, for the demo.
+
+    python -m worker.demo.tiny_model DIR
+
+The model has random weights, a byte-level tokenizer and a chat template that opens `<think>` as
+Olmo-3-Think's does; the rows teach sums of two digits with a think trace; the benchmark, in the
+AIME form, asks some of the sums that were trained, so that a score says whether the way from rows
+to score is sound, and nothing about generalization.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from jobspec.benchmarks import registry
+
+TEMPLATE = """\
+{%- for message in messages -%}
+<|im_start|>{{ message['role'] }}
+{{ message['content'] }}
+{%- if message['role'] == 'assistant' and loop.last -%}
+{{ eos_token }}
+{%- else -%}
+<|im_end|>
+{% endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+<|im_start|>assistant
+<think>
+{%- endif -%}
+"""
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+BENCHMARK = "aime_demo"
+
+
+def make(directory: Path) -> None:
+    """Write `model/`, `train.jsonl` and `benchmarks/aime_demo.jsonl` below `directory`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed, which comes along, else talks of it
+    make_model(directory / "model")
+    make_rows(directory)
+
+
+def make_model(path: Path, *, hidden: int = 64, layers: int = 2, seed: int = 0) -> None:
+    """A randomly initialised Olmo-3 with a tokenizer of 256 bytes and four special tokens."""
+    import torch
+    from transformers import Olmo3Config, Olmo3ForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+    tokenizer = make_tokenizer()
+    torch.manual_seed(seed)
+    config = Olmo3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=4 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=2048,
+        sliding_window=256,
+        tie_word_embeddings=False,
+        initializer_range=0.1,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="float32",
+    )
+    Olmo3ForCausalLM(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+
+
+def make_tokenizer() -> Any:
+    """A byte-level tokenizer without merges: every text round-trips, one token a byte."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(alphabet)}
+    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, eos_token=SPECIAL[0], pad_token=SPECIAL[3]
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL[1:3])})
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def make_rows(directory: Path, *, repeats: int = 6, seed: int = 0) -> None:
+    """Places of letters in the alphabet: rows with think traces, and a benchmark that asks them."""
+    rows = [_row(letter) for letter in LETTERS for _ in range(repeats)]
+    random.Random(seed).shuffle(rows)
+    _write(directory / "train.jsonl", rows)
+    asked = [
+        {"id": letter, "problem": _question(letter), "answer": str(_place(letter))}
+        for letter in LETTERS
+    ]
+    (directory / "benchmarks").mkdir(exist_ok=True)
+    _write(directory / "benchmarks" / f"{BENCHMARK}.jsonl", asked)
+
+
+def _question(letter: str) -> str:
+    # Said six times, a letter stands out of the prompt's bytes: minutes of training suffice.
+    return f"Which place in the alphabet has the letter {letter * 6}?"
+
+
+def _place(letter: str) -> int:
+    return LETTERS.index(letter) + 1
+
+
+def _row(letter: str) -> dict[str, Any]:
+    place = _place(letter)
+    answer = f"<think>{letter} is number {place}.</think>\n\n\\boxed{{{place}}}"
+    return {
+        "messages": [
+            {"role": "user", "content": registry.prompt(_question(letter))},
+            {"role": "assistant", "content": answer},
+        ]
+    }
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]))

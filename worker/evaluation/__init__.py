@@ -1,0 +1,1 @@
+"""Benchmarks through lm-eval: generation, answer extraction, grading and metrics."""

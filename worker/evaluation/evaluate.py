@@ -1,0 +1,200 @@
+"""The eval phase: score a model on the spec's benchmarks. `python -m worker.evaluation.evaluate ATTEMPT_DIR`.
+
+Reads the attempt's `final_model` (and its epochs, with `eval.checkpoints: all`), or the spec's
+model where nothing is trained. Leaves samples and verdicts in `ATTEMPT_DIR/eval/<benchmark>/`,
+those of epochs in `eval/checkpoints/<epoch>/<benchmark>/`, and last of all `eval.json`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jobspec.benchmarks import registry as files
+from jobspec.benchmarks.registry import Benchmark
+from jobspec.errors import ModelError
+from jobspec.spec.schema import EvalSpec
+from worker.evaluation import benchmark_download
+from worker.model_dir import find_model
+from worker.phase import Phase, run
+
+# Read by libraries as they are imported.
+_ENVIRONMENT = {
+    # OpenMP threads that spin while they wait make decoding ten times slower on a busy machine.
+    "OMP_WAIT_POLICY": "passive",
+    # Progress bars are no use in a log.
+    "TQDM_DISABLE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
+class Scored(NamedTuple):
+    """A model to score: `final`, or an epoch's weights."""
+
+    name: str
+    directory: Path
+    epoch: float | None = None
+
+    def samples(self, evaluations: Path) -> Path:
+        """Where its benchmarks go below an attempt's `eval/`."""
+        return evaluations if self.name == "final" else evaluations / "checkpoints" / self.name
+
+
+def main() -> None:
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    run("eval", evaluate)
+
+
+def evaluate(phase: Phase) -> None:
+    """Score the attempt's models and publish `eval.json`."""
+    settings = phase.spec.eval
+    assert settings is not None, "a job without `eval` has no eval phase"
+    cache = phase.root.cache / "benchmarks"
+    where = files.directories(settings.benchmark_dir, cache)
+    own = [name for name in settings.benchmarks if benchmark_download.is_own(name, where)]
+    loaded = [benchmark_download.load(name, where, cache) for name in own]
+    models = find_models(phase)
+
+    from worker.evaluation.lm_eval_native import Foreign
+    from worker.evaluation.math_grader import Judge
+    from worker.imports.quiet import import_transformers
+
+    import_transformers()
+    foreign = Foreign([n for n in settings.benchmarks if n not in own], settings, where)
+    reports: list[dict[str, Any]] = []
+    with Judge() as judge:
+        for model in models:
+            scoring = _Scoring(phase, settings, model, (len(reports), len(models)))
+            reports.append(scoring.run(loaded, foreign, judge))
+            phase.metric(**_position(model), **reports[-1]["metrics"])
+    summary = {**reports[-1], "seconds": round(phase.elapsed_s, 3)}
+    if len(models) > 1:
+        summary["checkpoints"] = curve(models, reports)
+    phase.finish(summary)
+
+
+def find_models(phase: Phase) -> list[Scored]:
+    """The models to score, the final one last.
+
+    Raises:
+        ModelError: the trained model is not there, or the spec's model is not on this machine.
+    """
+    spec = phase.spec
+    if spec.train is None:
+        return [Scored("final", find_model(spec.model, phase.root))]
+    final = phase.paths.final_model
+    if not (final / "config.json").is_file():
+        raise ModelError(
+            "there is no trained model to score",
+            file=final,
+            hint="the train phase makes it; `jobspec logs JOB --phase train` says why it did not",
+        )
+    assert spec.eval is not None
+    epochs = _epochs(phase.paths.checkpoints) if spec.eval.checkpoints == "all" else []
+    return [*epochs, Scored("final", final, phase.read_done("train").get("epochs"))]
+
+
+def _epochs(checkpoints: Path) -> list[Scored]:
+    """Weights kept of earlier epochs, in order."""
+    found = [
+        Scored(path.name, path, float(path.name.removeprefix("epoch-")))
+        for path in checkpoints.glob("epoch-*")
+        if path.name.removeprefix("epoch-").isdigit() and (path / "config.json").is_file()
+    ]
+    return sorted(found, key=lambda model: model.epoch or 0)
+
+
+def curve(models: Sequence[Scored], reports: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The epochs' scores in order, each with the benchmarks it is the best of."""
+    mains = reports[-1]["main"]
+    best = {
+        metric: max(range(len(reports)), key=lambda i: reports[i]["metrics"][metric])
+        for metric in mains
+    }
+    return [
+        {
+            "name": model.name,
+            "epoch": model.epoch,
+            "metrics": report["metrics"],
+            "best_of": [metric for metric in mains if best[metric] == i],
+        }
+        for i, (model, report) in enumerate(zip(models, reports, strict=True))
+    ]
+
+
+def report_of(results: Sequence[Any]) -> dict[str, Any]:
+    """Results of one model under the names they are reported by."""
+    return {
+        "metrics": {
+            f"bench/{result.benchmark}/{name}": value
+            for result in results
+            for name, value in result.metrics.items()
+        },
+        "main": [f"bench/{result.benchmark}/{next(iter(result.metrics))}" for result in results],
+        "intervals": {result.benchmark: result.intervals for result in results},
+        "protocol": {result.benchmark: result.protocol for result in results},
+    }
+
+
+class _Scoring:
+    """One of the phase's models on its way through every benchmark."""
+
+    def __init__(
+        self, phase: Phase, settings: EvalSpec, model: Scored, place: tuple[int, int]
+    ) -> None:
+        self.phase = phase
+        self.settings = settings
+        self.model = model
+        self.place = place
+
+    def run(self, loaded: Sequence[Benchmark], foreign: Any, judge: Any) -> dict[str, Any]:
+        import torch
+
+        from worker.evaluation.lm_eval_model import load_tokenizer
+        from worker.evaluation.runner import Session
+        from worker.inference.engine import choose
+
+        spec, directory = self.phase.spec, self.model.directory
+        choice = choose(
+            self.settings.backend, spec.model, directory, gpus=torch.cuda.device_count()
+        )
+        tokenizer = load_tokenizer(
+            str(directory),
+            template=None if spec.train is not None else spec.model.chat_template,
+            trust_remote_code=spec.model.trust_remote_code,
+        )
+        session = Session(
+            self.phase.job.job,
+            self.settings,
+            choice,
+            tokenizer,
+            directory=self.model.samples(self.phase.paths.eval),
+            earlier=self._earlier(),
+            report=self._progress,
+        )
+        try:
+            results = session.run(loaded, judge)
+        finally:
+            session.close()
+        return report_of([*results, *foreign.run(choice, tokenizer)]) | {"timing": session.timing}
+
+    def _earlier(self) -> list[Path]:
+        """Where earlier attempts left samples of this model, newest first."""
+        numbers = range(self.phase.paths.number - 1, 0, -1)
+        return [self.model.samples(self.phase.job.attempt(n).eval) for n in numbers]
+
+    def _progress(self, done: int, total: int) -> None:
+        index, count = self.place
+        self.phase.progress(index * total + done, count * total, "samples")
+
+
+def _position(model: Scored) -> dict[str, Any]:
+    return {} if model.epoch is None else {"epoch": model.epoch}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""Generate: every benchmark's samples as chunks fixed in advance, kept as they finish."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from jobspec.errors import JobspecError
+from worker.inference.engine import Engine
+from worker.inference.requests import Chunk, Generation, Request, Sampling, Store, sample_seed
+
+_IMPOSSIBLE = -30.0  # natural log: odds of 1 in 10^13 are not chance
+_LONG_TOKENS = 64
+
+
+class NotIndependentError(JobspecError):
+    """The samples of a question are copies of each other: no statistic over them means anything."""
+
+
+class Drawn(NamedTuple):
+    """Samples by question, a dictionary a benchmark; tokens drawn now and the seconds it took."""
+
+    samples: list[dict[str, list[Generation]]]
+    tokens: int
+    seconds: float
+
+
+class _Watch:
+    """Measures from the first chunk's being asked for: loading a model is no part of its rate."""
+
+    def __init__(self, chunks: Sequence[Chunk]) -> None:
+        self._chunks = chunks
+        self._started: float | None = None
+
+    def chunks(self) -> Iterator[Chunk]:
+        self._started = time.monotonic()
+        yield from self._chunks
+
+    @property
+    def elapsed_s(self) -> float:
+        return 0.0 if self._started is None else time.monotonic() - self._started
+
+
+def plan_chunks(
+    job: str,
+    benchmark: str,
+    prompts: Mapping[str, tuple[int, ...]],
+    k: int,
+    sampling: Sampling,
+    *,
+    rows: int,
+) -> list[Chunk]:
+    """Cut questions × samples into chunks, long prompts first so that a batch has little padding.
+
+    The result depends on the job, the questions and the settings alone: an interrupted run and an
+    uninterrupted one ask for the same chunks.
+    """
+    order = sorted(prompts, key=lambda name: (-len(prompts[name]), name))
+    requests = [
+        Request(
+            question=name,
+            sample=sample,
+            seed=sample_seed(job, benchmark, name, sample),
+            prompt=prompts[name],
+        )
+        for name in order
+        for sample in range(k)
+    ]
+    if len({request.seed for request in requests}) < len(requests):
+        raise NotIndependentError("two samples have the same seed", place=benchmark)
+    cuts = range(0, len(requests), rows)
+    return [
+        Chunk(
+            benchmark=benchmark,
+            index=index,
+            sampling=sampling,
+            requests=tuple(requests[start : start + rows]),
+        )
+        for index, start in enumerate(cuts)
+    ]
+
+
+def generate(
+    engine: Callable[[int], Engine],
+    work: Sequence[tuple[Store, Sequence[Chunk]]],
+    report: Callable[[int, int], None],
+) -> Drawn:
+    """Draw what no attempt has drawn yet, publishing each chunk as it finishes.
+
+    Args:
+        engine: given how many samples are left to draw, makes the engine; not called for none.
+        work: each benchmark's store and its chunks.
+        report: told (samples done, samples in all).
+
+    Returns:
+        For each benchmark its samples by question, in order of sample; tokens and seconds.
+    """
+    stores = {_name(chunk): store for store, chunks in work for chunk in chunks}
+    every = [chunk for _, chunks in work for chunk in chunks]
+    total = sum(len(chunk.requests) for chunk in every)
+    results: dict[tuple[str, int], list[Generation]] = {}
+    for chunk in every:
+        rows = stores[_name(chunk)].finished(chunk)
+        if rows is not None:
+            results[_name(chunk)] = rows
+    done = sum(map(len, results.values()))
+    report(done, total)
+    left = [chunk for chunk in every if _name(chunk) not in results]
+    watch = _Watch(left)
+    tokens = 0
+    for chunk, rows in engine(total - done).run(watch.chunks()) if left else ():
+        stores[_name(chunk)].save(chunk, rows)
+        results[_name(chunk)] = rows
+        done += len(rows)
+        tokens += sum(row.tokens for row in rows)
+        report(done, total)
+    samples = [_by_question([results[_name(chunk)] for chunk in chunks]) for _, chunks in work]
+    return Drawn(samples, tokens, watch.elapsed_s)
+
+
+def refuse_copies(samples: Mapping[str, Sequence[Generation]], sampling: Sampling) -> None:
+    """Raise NotIndependentError where a question's samples are equal and not by chance.
+
+    A model may be sure of its text, and then equal samples are right. So where the engine reports
+    log-probabilities, the chance that the others repeat the first is what is judged; where it does
+    not, only a benchmark whose every question has long samples, all equal, is refused.
+    """
+    groups = [rows for rows in samples.values() if len(rows) > 1]
+    if sampling.temperature == 0 or not groups:
+        return
+    equal = [rows for rows in groups if len({row.text for row in rows}) == 1]
+    for rows in equal:
+        chances = [row.logprob for row in rows[1:] if row.logprob is not None]
+        if len(chances) == len(rows) - 1 and sum(chances) < _IMPOSSIBLE:
+            raise _copies(rows)
+    unknown = [rows for rows in equal if rows[0].logprob is None and rows[0].tokens >= _LONG_TOKENS]
+    if len(unknown) == len(groups):
+        raise _copies(unknown[0])
+
+
+def _copies(rows: Sequence[Generation]) -> NotIndependentError:
+    return NotIndependentError(
+        f"all {len(rows)} samples of `{rows[0].question}` are the same {rows[0].tokens} tokens",
+        hint="the engine ignores the seed of each sample; report this with the engine's version",
+    )
+
+
+def _name(chunk: Chunk) -> tuple[str, int]:
+    return chunk.benchmark, chunk.index
+
+
+def _by_question(chunks: Iterable[Sequence[Generation]]) -> dict[str, list[Generation]]:
+    samples: dict[str, list[Generation]] = {}
+    for row in (row for chunk in chunks for row in chunk):
+        samples.setdefault(row.question, []).append(row)
+    for rows in samples.values():
+        rows.sort(key=lambda row: row.sample)
+    return samples

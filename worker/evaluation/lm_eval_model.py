@@ -1,0 +1,126 @@
+"""The model as lm-eval sees it: prompts in, k independent samples a question out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jinja2
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+
+from jobspec.errors import ModelError, TemplateError
+from worker.evaluation.answer_extraction import Thinking
+from worker.inference.requests import Generation
+
+# Of each task: prompts by question id.
+Prompts = Mapping[str, Mapping[str, str]]
+Samples = Mapping[str, Mapping[str, list[Generation]]]
+
+
+class SamplingLM(LM):
+    """Answers lm-eval's `generate_until` with samples that `draw` makes or finds on disk.
+
+    lm-eval repeats a request k times in a row; the n-th repetition gets sample n, whose seed is its
+    own. lm-eval's response cache stays off: keyed by prompt, it would give all k the same text.
+    """
+
+    def __init__(
+        self, tokenizer: Any, chat_kwargs: Mapping[str, Any], draw: Callable[[Prompts], Samples]
+    ) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self._chat_kwargs = dict(chat_kwargs)
+        self._draw = draw
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Any]:
+        """One Generation a request, in order. All benchmarks come in one call.
+
+        lm-eval says `str`, and hands what it gets to the task's filter unread.
+        """
+        prompts: dict[str, dict[str, str]] = {}
+        for request in requests:
+            prompts.setdefault(str(request.task_name), {})[request.doc["id"]] = request.args[0]
+        samples = self._draw(prompts)
+        asked: Counter[tuple[str, str]] = Counter()
+        answers = []
+        for request in requests:
+            name = (str(request.task_name), request.doc["id"])
+            answers.append(samples[name[0]][name[1]][asked[name]])
+            asked[name] += 1
+        return answers
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """The conversation as the model's own template renders it. Raises TemplateError."""
+        try:
+            return self.tokenizer.apply_chat_template(
+                chat_history,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                **self._chat_kwargs,
+            )
+        except jinja2.TemplateError as error:
+            raise TemplateError(
+                f"the chat template refuses the question: {error}",
+                file=self.tokenizer.name_or_path,
+                hint="see `model.chat_template` and `eval.chat_template_kwargs`",
+            ) from error
+
+    def opens_think(self, thinking: Thinking | None) -> bool:
+        """Whether the template's own opening of the answer leaves a think block open."""
+        turn = [{"role": "user", "content": "Hi"}]
+        asked, bare = (self.apply_chat_template(turn, prompt) for prompt in (True, False))
+        shared = 0
+        while shared < min(len(asked), len(bare)) and asked[shared] == bare[shared]:
+            shared += 1
+        return thinking is not None and thinking.left_open(asked[shared:])
+
+    @property
+    def tokenizer_name(self) -> str:
+        return str(self.tokenizer.name_or_path).replace("/", "__")
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        return self.tokenizer.chat_template if chat_template else None
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        raise NotImplementedError("tasks scored by likelihood go to lm-eval's own model classes")
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        raise NotImplementedError("tasks scored by likelihood go to lm-eval's own model classes")
+
+
+def load_tokenizer(directory: str, *, template: str | None, trust_remote_code: bool) -> Any:
+    """The model's tokenizer, its chat template replaced by the file `template` where given.
+
+    Raises:
+        ModelError: the directory has no tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            directory, trust_remote_code=trust_remote_code, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            "no tokenizer can be loaded",
+            file=directory,
+            hint="a checkpoint to score needs its tokenizer files beside the weights",
+        ) from error
+    if template is not None:
+        tokenizer.chat_template = _read_template(template)
+    return tokenizer
+
+
+def _read_template(path: str) -> str:
+    from pathlib import Path
+
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8")
+    except OSError as error:
+        raise TemplateError(
+            f"can't be read: {error.strerror}", file=path, place="$.model.chat_template"
+        ) from error

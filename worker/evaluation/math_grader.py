@@ -1,0 +1,180 @@
+"""MATH answers judged by math_verify, in processes that may be killed.
+
+`math_verify` limits itself by `signal.alarm`, which a long regular expression or a huge integer in
+C code never hears. So it runs in child processes, and a child that is silent for too long is killed
+and replaced: that answer is wrong, the run goes on.
+
+Protocol: one JSON line `[gold, response]` in, one JSON line `[right, extracted or null]` out.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+import msgspec
+
+# math_verify's own, obeyed where Python code runs: 5 s for each of two parses and a comparison.
+HARD_LIMIT_S = 20.0
+_MEMORY_BYTES = 4 * 1024**3
+_SHOWN = 200
+
+
+class Judged(NamedTuple):
+    """Whether a response is right, and what was read out of it (None: nothing)."""
+
+    right: bool
+    extracted: str | None
+
+
+class _Child:
+    """One math_verify process; started when first needed, replaced after a kill."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def judge(self, gold: str, response: str) -> Judged:
+        process = self._process or self._start()
+        line = msgspec.json.encode([gold, response, self._limit_s]) + b"\n"
+        try:
+            answer = self._exchange(process, line)
+            return msgspec.json.decode(answer, type=Judged)
+        except (OSError, TimeoutError, msgspec.DecodeError):
+            self.close()
+            return Judged(False, None)
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.communicate()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        package_root = str(Path(__file__).resolve().parent.parent.parent)
+        path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH")]))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "worker.evaluation.math_grader"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        assert self._process.stdout is not None
+        self._read_line(self._process.stdout.fileno(), time.monotonic() + 60 + self._limit_s)
+        return self._process
+
+    def _exchange(self, process: subprocess.Popen[bytes], line: bytes) -> bytes:
+        assert process.stdin is not None and process.stdout is not None
+        deadline = time.monotonic() + self._limit_s
+        process.stdin.write(line)
+        process.stdin.flush()
+        return self._read_line(process.stdout.fileno(), deadline)
+
+    @staticmethod
+    def _read_line(descriptor: int, deadline: float) -> bytes:
+        """One line; TimeoutError after the deadline, EOFError (an OSError here) if it died."""
+        read = b""
+        while not read.endswith(b"\n"):
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([descriptor], [], [], left)[0]:
+                raise TimeoutError
+            part = os.read(descriptor, 1 << 16)
+            if not part:
+                raise BrokenPipeError
+            read += part
+        return read
+
+
+class Judge:
+    """Judges responses on a few processes at a time. Use as a context manager."""
+
+    def __init__(self, processes: int | None = None, limit_s: float = HARD_LIMIT_S) -> None:
+        self._count = processes or min(len(os.sched_getaffinity(0)), 8)
+        self._limit_s = limit_s
+        self._local = threading.local()
+        self._children: list[_Child] = []
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> Judge:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._pool is None:
+            return
+        # What is still being judged when an error passes through here is of no use to anybody.
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for child in self._children:
+            child.close()
+        self._pool.shutdown()
+        for child in self._children:
+            child.close()
+
+    def judge(self, pairs: Sequence[tuple[str, str]]) -> list[Judged]:
+        """Judge (gold, response) pairs, in order; equal pairs once.
+
+        An answer that takes longer than the limit, or the child's memory, is wrong.
+        """
+        distinct = list(dict.fromkeys(pairs))
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._count)
+        verdicts = dict(zip(distinct, self._pool.map(self._one, distinct), strict=True))
+        return [verdicts[pair] for pair in pairs]
+
+    def _one(self, pair: tuple[str, str]) -> Judged:
+        child = getattr(self._local, "child", None)
+        if child is None:
+            child = self._local.child = _Child(self._limit_s)
+            self._children.append(child)
+        return child.judge(*pair)
+
+
+def _serve(lines: Iterator[bytes]) -> None:
+    """The child: judge a line at a time until the input ends."""
+    from math_verify import parse, verify
+
+    logging.disable(logging.CRITICAL)
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    _answer(b"ready")
+    for line in lines:
+        gold, response, limit_s = msgspec.json.decode(line)
+        _die_after(limit_s)
+        try:
+            target = parse(response)
+            right = bool(verify(gold=parse(gold), target=target))
+            extracted = str(target[-1])[:_SHOWN] if target else None
+        except (Exception, RecursionError, MemoryError):  # any failure to read it is a wrong answer
+            right, extracted = False, None
+        _answer(msgspec.json.encode([right, extracted]))
+
+
+def _die_after(limit_s: float) -> None:
+    """Let the kernel end this process if one answer takes too much CPU, parent or no parent."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    soft = int(used.ru_utime + used.ru_stime + limit_s) + 2
+    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
+
+
+def _answer(line: bytes) -> None:
+    sys.stdout.buffer.write(line + b"\n")
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    _serve(iter(sys.stdin.buffer))

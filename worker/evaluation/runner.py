@@ -1,0 +1,310 @@
+"""One model scored on our benchmarks: prompts, context check, chunks, lm-eval, scores."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from jobspec.benchmarks.registry import Benchmark
+from jobspec.errors import ModelError, TemplateError
+from jobspec.records import evaluation
+from jobspec.records.evaluation import Asked, Generation, Plan, QuestionScore
+from jobspec.spec import schema as specs
+from jobspec.spec.schema import EvalSpec
+from jobspec.storage import fs
+from worker.evaluation import scoring
+from worker.evaluation.answer_extraction import Thinking
+from worker.evaluation.generation import generate, plan_chunks, refuse_copies
+from worker.evaluation.lm_eval_model import Prompts, Samples, SamplingLM
+from worker.evaluation.lm_eval_task import FILTER, TaskSettings, make_task
+from worker.evaluation.math_grader import Judge
+from worker.evaluation.scoring import Result
+from worker.imports.quiet import quiet
+from worker.inference import gpu_groups
+from worker.inference.engine import Engine, EngineChoice
+from worker.inference.pool import EnginePool
+from worker.inference.requests import Chunk, Sampling, Store
+
+_SAMPLED_BLOCKS = 16
+_BLOCK_BYTES = 1 << 16
+
+
+class Session:
+    """Scores one model. Writes only below `directory`; `earlier` are the same of older attempts."""
+
+    def __init__(
+        self,
+        job: str,
+        settings: EvalSpec,
+        choice: EngineChoice,
+        tokenizer: Any,
+        *,
+        directory: Path,
+        earlier: Sequence[Path] = (),
+        report: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self.job = job
+        self.settings = settings
+        self.choice = choice
+        self.tokenizer = tokenizer
+        self.directory = directory
+        self.earlier = earlier
+        self.report = report
+        self.thinking = Thinking.from_end(settings.think_end_token)
+        self._engine: Engine | None = None
+        self._length = 0
+        self.timing: dict[str, float] = {"tokens": 0, "generate_s": 0.0}
+        self._works: dict[str, _Work] = {}
+
+    def run(self, benchmarks: Sequence[Benchmark], judge: Judge) -> list[Result]:
+        """Score the model on our benchmarks, in one call of lm-eval's."""
+        import lm_eval
+        from lm_eval.tasks import TaskManager
+
+        if not benchmarks:
+            return []
+        self._works = {benchmark.name: self._work(benchmark) for benchmark in benchmarks}
+        lm = SamplingLM(self.tokenizer, self.settings.chat_template_kwargs, self._draw)
+        chat = self._chat()
+        opens = chat and lm.opens_think(self.thinking)
+        for work in self._works.values():
+            work.opens_think = opens
+        with quiet():
+            # Its decorator hides the signature from type checkers.
+            simple_evaluate: Any = lm_eval.simple_evaluate
+            found = simple_evaluate(
+                model=lm,
+                tasks=[self._task(work, judge) for work in self._works.values()],
+                apply_chat_template=chat,
+                fewshot_as_multiturn=True,
+                bootstrap_iters=0,
+                log_samples=False,
+                task_manager=TaskManager(include_defaults=False),
+            )
+        return [self._result(work, found["results"][name]) for name, work in self._works.items()]
+
+    def close(self) -> None:
+        """Give the engine's memory back."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+    def engine(self, samples: int) -> Engine:
+        """The engine, or several on one list, to draw `samples` with; started when needed."""
+        self.close()
+        groups = gpu_groups.groups(Path(self.choice.weights.directory))
+        choice = msgspec.structs.replace(self.choice, context=self._length)
+        if choice.devices == 0 and len(groups) == 1:
+            self._engine = choice.load(self.tokenizer)
+        else:
+            self._engine = EnginePool(choice, groups, samples=samples)
+        return self._engine
+
+    def _chat(self) -> bool:
+        """Whether prompts go through a chat template; only the stock protocol does without one."""
+        if self.tokenizer.chat_template:
+            return True
+        if self.settings.protocol == "stock":
+            return False
+        raise TemplateError(
+            "the model has no chat template, and the published protocol asks in chat",
+            file=self.choice.weights.directory,
+            hint="give one in `model.chat_template`, or set eval.protocol to `stock`",
+        )
+
+    def _work(self, benchmark: Benchmark) -> _Work:
+        settings = specs.sampling(self.settings, benchmark.name)
+        limit = settings.pop("limit")
+        shots = settings.pop("num_fewshot")
+        k = settings.pop("avg_k")
+        sampling = Sampling(**settings)
+        if limit is not None:
+            asked = benchmark.questions[:limit]
+            benchmark = msgspec.structs.replace(benchmark, questions=asked)
+        task = TaskSettings(
+            k=k,
+            protocol=self.settings.protocol,
+            num_fewshot=shots,
+            generation_kwargs=msgspec.structs.asdict(sampling),
+        )
+        return _Work(benchmark, task, sampling)
+
+    def _task(self, work: _Work, judge: Judge) -> Any:
+        form = work.benchmark.form
+
+        def judge_task(samples: Mapping[str, Sequence[Generation]]) -> Sequence[QuestionScore]:
+            rows = [(question, samples[question.id]) for question in work.asked]
+            work.scores = scoring.score(work.plan, rows, judge)
+            return work.scores
+
+        return make_task(
+            work.benchmark, work.settings, scoring.metrics(form, work.settings.k), judge_task
+        )
+
+    def _draw(self, prompts: Prompts) -> Samples:
+        """Make or find every sample of every benchmark, all of them in one list of work."""
+        for name, texts in prompts.items():
+            self._tokenize(self._works[name], texts)
+        self._length = max(self._check_context(work) for work in self._works.values())
+        works = list(self._works.values())
+        stores = [self._open(work) for work in works]
+        listed = [(store, work.chunks) for store, work in zip(stores, works, strict=True)]
+        drawn = generate(self.engine, listed, self.report)
+        self.timing = {"tokens": drawn.tokens, "generate_s": round(drawn.seconds, 3)}
+        samples = dict(zip(self._works, drawn.samples, strict=True))
+        for name, work in self._works.items():
+            refuse_copies(samples[name], work.sampling)
+        return samples
+
+    def _tokenize(self, work: _Work, texts: Mapping[str, str]) -> None:
+        names = list(texts)
+        # A chat template writes every special token itself.
+        plain = not self._chat()
+        every = [texts[name] for name in names]
+        ids = self.tokenizer(every, add_special_tokens=plain, verbose=False)["input_ids"]
+        work.prompts = {name: tuple(row) for name, row in zip(names, ids, strict=True)}
+        questions = {question.id: question for question in work.benchmark.questions}
+        work.asked = [
+            Asked(
+                id=name,
+                answer=questions[name].answer,
+                solution=questions[name].solution,
+                prompt=texts[name],
+                prompt_tokens=len(work.prompts[name]),
+                opens_think=work.opens_think,
+            )
+            for name in names
+        ]
+
+    def _check_context(self, work: _Work) -> int:
+        """The tokens a benchmark's longest sequence takes. Raises ModelError if it does not fit."""
+        longest = max(work.asked, key=lambda question: question.prompt_tokens)
+        needed = longest.prompt_tokens + work.sampling.max_gen_toks
+        if needed > self.choice.context:
+            raise ModelError(
+                f"max_gen_toks {work.sampling.max_gen_toks} and the prompt of `{longest.id}` "
+                f"({longest.prompt_tokens} tokens) make {needed}; "
+                f"the model's context is {self.choice.context}",
+                place=f"{work.benchmark.name}: $.eval.max_gen_toks",
+                hint=f"at most {self.choice.context - longest.prompt_tokens} fits",
+            )
+        return needed
+
+    def _open(self, work: _Work) -> Store:
+        """Plan a benchmark's chunks and open its store."""
+        name = work.benchmark.name
+        longest = max(question.prompt_tokens for question in work.asked)
+        rows = self.choice.rows(work.sampling, longest)
+        work.chunks = plan_chunks(
+            self.job, name, work.prompts, work.settings.k, work.sampling, rows=rows
+        )
+        work.plan = Plan(
+            key=self._key(work, rows),
+            benchmark=name,
+            form=work.benchmark.form,
+            k=work.settings.k,
+            chunks=len(work.chunks),
+            think_end_token=self.settings.think_end_token,
+            protocol=self._protocol(work),
+        )
+        earlier = [directory / name for directory in self.earlier]
+        store = Store(self.directory / name, work.plan, earlier)
+        store.open(work.asked)
+        return store
+
+    def _key(self, work: _Work, rows: int) -> str:
+        """What must be equal for samples of two attempts to belong together."""
+        weights = msgspec.structs.replace(self.choice.weights, directory="")
+        parts = [
+            self.job,
+            work.benchmark.name,
+            fingerprint(Path(self.choice.weights.directory)),
+            self.choice.name,
+            weights,
+            work.sampling,
+            work.settings.k,
+            rows,
+            sorted(work.prompts.items()),
+        ]
+        return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+
+    def _protocol(self, work: _Work) -> dict[str, Any]:
+        """Everything a number has to be read with."""
+        form = work.benchmark.form
+        texts = msgspec.json.encode([[question.id, question.prompt] for question in work.asked])
+        return {
+            "protocol": self.settings.protocol,
+            "shots": work.settings.shots(form),
+            "chat_template": self._chat(),
+            "chat_template_kwargs": self.settings.chat_template_kwargs,
+            "prompt_sha256": hashlib.sha256(texts).hexdigest(),
+            "k": work.settings.k,
+            **msgspec.structs.asdict(work.sampling),
+            "think_end_token": self.settings.think_end_token,
+            "opens_think": work.opens_think,
+            "stop_after_thinking": work.settings.stops(form),
+            "questions": len(work.asked),
+            "benchmark_sha256": work.benchmark.sha256,
+            "lm_eval_version": importlib.metadata.version("lm_eval"),
+            "math_verify_version": importlib.metadata.version("math-verify"),
+            **self.choice.facts(),
+        }
+
+    def _result(self, work: _Work, found: Mapping[str, Any]) -> Result:
+        """lm-eval's numbers under our names; the verdicts are published beside the samples."""
+        name = work.benchmark.name
+        directory = self.directory / name
+        fs.publish(directory / evaluation.SCORES, evaluation.to_lines(work.scores))
+        if self.settings.log_samples:
+            fs.publish(
+                directory / "samples.jsonl", evaluation.to_lines(evaluation.samples(directory))
+            )
+        names = scoring.metrics(work.benchmark.form, work.settings.k)
+        return Result(
+            benchmark=name,
+            metrics={metric: found[f"{metric},{FILTER}"] for metric in names},
+            intervals=scoring.intervals(work.scores, work.settings.k),
+            protocol=work.plan.protocol,
+        )
+
+
+class _Work:
+    """One benchmark on its way: filled in as lm-eval asks for its parts."""
+
+    plan: Plan
+
+    def __init__(self, benchmark: Benchmark, settings: TaskSettings, sampling: Sampling) -> None:
+        self.benchmark = benchmark
+        self.settings = settings
+        self.sampling = sampling
+        self.opens_think = False
+        self.prompts: dict[str, tuple[int, ...]] = {}
+        self.asked: list[Asked] = []
+        self.chunks: list[Chunk] = []
+        self.scores: list[QuestionScore] = []
+
+
+def fingerprint(directory: Path) -> str:
+    """Tells one set of weights from another without reading all of it.
+
+    Small files count whole; of each weight file its size, its head and blocks spread over it, every
+    one of which training changes.
+    """
+    digest = hashlib.sha256()
+    files = sorted(path for path in directory.iterdir() if path.is_file())
+    for path in files:
+        size = path.stat().st_size
+        digest.update(msgspec.json.encode([path.name, size]))
+        with path.open("rb") as file:
+            if size <= _SAMPLED_BLOCKS * _BLOCK_BYTES:
+                digest.update(file.read())
+                continue
+            for block in range(_SAMPLED_BLOCKS):
+                file.seek(block * (size - _BLOCK_BYTES) // (_SAMPLED_BLOCKS - 1))
+                digest.update(file.read(_BLOCK_BYTES))
+    return digest.hexdigest()

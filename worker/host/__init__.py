@@ -1,0 +1,1 @@
+"""Facts about this machine: GPUs, driver, disk, scheduler. No torch."""

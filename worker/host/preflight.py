@@ -1,0 +1,256 @@
+"""Is this node fit to take a job? Checked before every claim; a node that is not takes none."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobspec.errors import JobspecError, RootError
+from jobspec.queue.root import group_allowed, open_root
+from jobspec.storage.layout import RootPaths
+from worker.host import gpus, versions
+from worker.launch.plan import Devices
+
+SOCKET_PATH_MAX = 107  # sun_path holds 108 bytes with its final NUL: unix(7)
+_ASK_EVERY_S = 60.0
+_RARELY_S = 600.0
+_SKEW_S = 120.0
+_ALLOCATE_TIMEOUT_S = 120.0
+_ALLOCATE = """
+import torch
+for index in range(torch.cuda.device_count()):
+    torch.ones(1 << 20, device=f"cuda:{index}").sum().item()
+assert torch.cuda.device_count(), "torch sees no GPU: driver and CUDA build do not match"
+"""
+_SITE_TIMEOUT_S = 60.0
+_ENGINE_SOCKET = 64  # the longest name seen below TMPDIR: an evaluation engine's IPC socket
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check that failed, in words, with what to do. `of_node`: another node may do better."""
+
+    check: str
+    message: str
+    hint: str
+    of_node: bool = True
+
+
+class Fitness:
+    """Is this node fit? Remembers for a minute what is costly to ask."""
+
+    def __init__(self, root: Path, tmp: Path) -> None:
+        self._root = root
+        self._tmp = tmp
+        self._asked_at = float("-inf")
+        self._site: list[Finding] = []
+        self._rarely_at = float("-inf")
+        self._rare: list[Finding] = []
+        self._unfit_since: float | None = None
+
+    def findings(self) -> list[Finding]:
+        """What makes the node unfit now; an empty list if nothing."""
+        now = time.monotonic()
+        if now - self._asked_at > _ASK_EVERY_S:
+            self._asked_at = now
+            self._site = [*missing_gpus(), *site_check()]
+        if now - self._rarely_at > _RARELY_S:
+            self._rarely_at = now
+            self._rare = [
+                *wrong_root(self._root),
+                *wrong_versions(),
+                *skewed_clock(self._root),
+                *unallocatable_gpus(),
+            ]
+        found = [*self._site, *self._rare, *check(self._root, self._tmp)]
+        if not any(finding.of_node for finding in found):
+            self._unfit_since = None
+        elif self._unfit_since is None:
+            self._unfit_since = now
+        return found
+
+    def forget(self) -> None:
+        """Ask anew at the next look: a job has just failed."""
+        self._asked_at = self._rarely_at = float("-inf")
+
+    @property
+    def unfit_s(self) -> float:
+        """Seconds the node has been unfit without a break."""
+        return 0.0 if self._unfit_since is None else time.monotonic() - self._unfit_since
+
+
+def missing_gpus(env: Mapping[str, str] = os.environ) -> list[Finding]:
+    """GPUs that do not answer though a driver is there, or Slurm gave them, or with bad memory."""
+    promised = env.get("SLURM_GPUS_ON_NODE", "")
+    try:
+        found = gpus.visible()
+    except gpus.GpuError as error:
+        return [Finding("gpu", error.message, error.hint or "see the driver")]
+    if promised.isdigit() and int(promised) > len(found):
+        message = f"CUDA unavailable: Slurm gave {promised} GPUs, {len(found)} answer"
+        return [Finding("gpu", message, "nvidia-smi on this node says more")]
+    broken = [gpu for gpu in found if gpu.uncorrected_errors]
+    return [
+        Finding("ecc", f"{gpu.name} has uncorrectable memory errors", "tell the site's staff")
+        for gpu in broken
+    ]
+
+
+def unallocatable_gpus() -> list[Finding]:
+    """GPUs that answer but on which nothing can be allocated: tried with torch, in a process."""
+    if not gpus.answering():
+        return []
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _ALLOCATE],
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=_ALLOCATE_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired:
+        return [Finding("gpu", "a GPU does not answer an allocation", "nvidia-smi says more")]
+    if done.returncode == 0:
+        return []
+    said = done.stderr.strip().splitlines() or ["no word"]
+    return [Finding("gpu", f"CUDA can't allocate: {said[-1][:200]}", "nvidia-smi says more")]
+
+
+def wrong_versions() -> list[Finding]:
+    """Packages other than the project asks for, or a driver older than torch's CUDA."""
+    found = [
+        Finding("versions", words, "make the environment or the image anew from this version")
+        for words in versions.unmet_requirements()
+    ]
+    driver = gpus.cuda_of_driver()
+    if driver is not None and gpus.answering():
+        words = versions.cuda_disagreement(driver, versions.cuda_of_torch())
+        if words is not None:
+            hint = "install the torch build for this driver, or use nodes with a newer one"
+            found.append(Finding("driver", words, hint))
+    return found
+
+
+def wrong_root(root: Path) -> list[Finding]:
+    """A root that is not, or no longer, a queue of this version's layout that may be trusted."""
+    try:
+        open_root(RootPaths(root), group=group_allowed())
+    except RootError as error:
+        return [Finding("layout", str(error), error.hint or "see the root", of_node=False)]
+    except OSError:
+        return []  # it does not answer: no verdict, and the claim will say so
+    return []
+
+
+def skewed_clock(root: Path, clock: Callable[[], float] = time.time) -> list[Finding]:
+    """A clock far from the filesystem's: tickets sort and marks expire by it."""
+    probe = root / f".probe-{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        probe.touch()
+        skew_s = probe.stat().st_mtime - clock()
+    except OSError:
+        return []  # not of the clock; whether the root can be written is another check
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+    if abs(skew_s) <= _SKEW_S:
+        return []
+    message = (
+        f"this clock is {abs(skew_s):.0f} s {'behind' if skew_s > 0 else 'ahead of'} the root's"
+    )
+    return [Finding("clock", message, "let the site's staff set it")]
+
+
+def site_check(env: Mapping[str, str] = os.environ) -> list[Finding]:
+    """The site's own check: the program `JOBSPEC_PREFLIGHT` names must exit 0 within a minute."""
+    program = env.get("JOBSPEC_PREFLIGHT")
+    if not program:
+        return []
+    try:
+        done = subprocess.run(
+            [program], capture_output=True, check=False, text=True, timeout=_SITE_TIMEOUT_S
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return [Finding("site", f"`{program}`: {error}", "see JOBSPEC_PREFLIGHT")]
+    if done.returncode == 0:
+        return []
+    said = (done.stdout + done.stderr).strip().splitlines()
+    message = said[-1][:200] if said else f"exit code {done.returncode}"
+    return [Finding("site", f"`{program}`: {message}", "the site's check failed")]
+
+
+def can_write(root: Path, size: int = 1 << 24) -> bool:
+    """Whether 16 MiB can be written below `root`: a quota shows in nothing else."""
+    probe = root / f".probe-{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        with probe.open("wb") as stream:
+            stream.write(bytes(size))
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError:
+        return False
+    finally:
+        probe.unlink(missing_ok=True)
+    return True
+
+
+def devices(wanted: int | None = None) -> Devices:
+    """The GPUs this process may use, else processes on the CPU.
+
+    Args:
+        wanted: take this many; default all GPUs, or two processes on the CPU (one on one core).
+
+    Raises:
+        JobspecError: fewer GPUs than wanted.
+    """
+    found = gpus.answering()  # where the driver fails, no job is taken: see `missing_gpus`
+    if found:
+        if wanted is not None and wanted > len(found):
+            raise JobspecError(
+                f"{wanted} GPUs asked for, {len(found)} are visible",
+                hint="ask for fewer, or give the job more: nvidia-smi -L and CUDA_VISIBLE_DEVICES",
+            )
+        return Devices(wanted or len(found), "cuda", found[0].name, found[0].memory_gib)
+    cores = len(os.sched_getaffinity(0))
+    return Devices(wanted or min(2, cores))
+
+
+def check(root: Path, tmp: Path, *, min_free_gib: float = 1.0) -> list[Finding]:
+    """What makes this node unfit now; an empty list if nothing."""
+    found: list[Finding] = []
+    if len(str(tmp)) + _ENGINE_SOCKET > SOCKET_PATH_MAX:
+        found.append(
+            Finding(
+                "tmpdir",
+                f"TMPDIR `{tmp}` is too long for a socket",
+                "set a short one, as /tmp/$USER",
+            )
+        )
+    for name, place in (("root", root), ("tmpdir", tmp)):
+        free_gib = shutil.disk_usage(place).free / 2**30
+        if free_gib < min_free_gib:
+            message = f"{free_gib:.1f} GiB are free on `{place}`"
+            found.append(Finding(name, message, "make room there", of_node=name != "root"))
+    try:
+        with tempfile.TemporaryFile(dir=tmp) as probe:
+            probe.write(b"0" * 4096)
+    except OSError as error:
+        found.append(Finding("tmpdir", f"`{tmp}` can't be written: {error.strerror}", "mend it"))
+    return found
+
+
+def short_tmp() -> Path:
+    """A new node-local directory for this worker, short enough for sockets."""
+    base = Path(os.environ.get("SLURM_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
+    if len(str(base)) + len("/jsw-12345678") + _ENGINE_SOCKET > SOCKET_PATH_MAX:
+        base = Path("/tmp")
+    return Path(tempfile.mkdtemp(prefix="jsw-", dir=base))

@@ -1,0 +1,1 @@
+"""Keeps imports of heavy libraries short and quiet."""

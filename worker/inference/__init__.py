@@ -1,0 +1,1 @@
+"""Engines that generate text: Transformers and vLLM, one per group of GPUs."""

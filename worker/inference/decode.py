@@ -1,0 +1,51 @@
+"""From token ids to a Generation: one way for every engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from worker.inference.requests import Generation, Request
+
+
+class Responses:
+    """Decodes responses of one model.
+
+    Args:
+        tokenizer: the model's.
+        generation_config: its end tokens join the tokenizer's own.
+    """
+
+    def __init__(self, tokenizer: Any, generation_config: Any) -> None:
+        self._tokenizer = tokenizer
+        stated = getattr(generation_config, "eos_token_id", None)
+        ids = stated if isinstance(stated, list) else [stated]
+        self.eos = frozenset(i for i in (*ids, tokenizer.eos_token_id) if i is not None)
+
+    def generation(
+        self,
+        request: Request,
+        tokens: list[int],
+        *,
+        logprob: float | None = None,
+        stopped: bool = False,
+    ) -> Generation:
+        """The Generation of a request; special tokens are kept in the text, the end token is not.
+
+        It ended by itself if its last token is an end token, or if the engine says `stopped`.
+        """
+        last = bool(tokens) and tokens[-1] in self.eos
+        ended = last or stopped
+        text = self._tokenizer.decode(
+            tokens[:-1] if last else tokens,
+            skip_special_tokens=False,
+            clean_up_tokenization_spaces=False,
+        )
+        return Generation(
+            question=request.question,
+            sample=request.sample,
+            seed=request.seed,
+            text=text,
+            tokens=len(tokens),
+            finish="stop" if ended else "length",
+            logprob=None if logprob is None else round(logprob, 4),
+        )

@@ -1,0 +1,134 @@
+"""The engines that draw samples: their one interface, and which of them a spec gets."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from jobspec.errors import ModelError
+from jobspec.spec.schema import ModelSpec
+from worker.inference.requests import Chunk, Generation, Sampling
+from worker.model_dir import max_positions, read_json
+
+_HF_MOST_ROWS = 64  # more gains nothing on a CPU, and a kill would lose more
+_HF_CACHE_BYTES = 4 * 1024**3
+_VLLM_ROWS = 8  # the unit of storage only: many chunks are in flight at a time
+_VERSIONS = {"hf": ("transformers", "torch"), "vllm": ("vllm", "torch")}
+
+
+class Weights(msgspec.Struct, frozen=True, kw_only=True):
+    """The model to score: its directory, and how it is loaded."""
+
+    directory: str
+    dtype: str = "bfloat16"
+    attn_implementation: str = "auto"
+    trust_remote_code: bool = False
+
+
+class Engine(Protocol):
+    """Draws samples. Every sample depends on its own seed, never on another's."""
+
+    def run(self, chunks: Iterator[Chunk]) -> Iterator[tuple[Chunk, list[Generation]]]:
+        """Pull chunks as capacity allows, yield each with its samples in the order asked."""
+        ...
+
+    def close(self) -> None:
+        """Give memory and processes back."""
+        ...
+
+
+class EngineChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """Which engine runs where, known before anything heavy is loaded."""
+
+    name: str
+    weights: Weights
+    context: int
+    devices: int = 0
+
+    def facts(self) -> dict[str, Any]:
+        """What runs, for the record beside each number."""
+        return {
+            "engine": self.name,
+            "engine_versions": {
+                package: importlib.metadata.version(package) for package in _VERSIONS[self.name]
+            },
+            "dtype": self.weights.dtype,
+            "device": "cuda" if self.devices else "cpu",
+        }
+
+    def rows(self, sampling: Sampling, longest_prompt: int) -> int:
+        """How many samples make a chunk: a function of model and settings, not of the machine."""
+        if self.name == "vllm":
+            return _VLLM_ROWS
+        config = read_json(Path(self.weights.directory) / "config.json")
+        row_bytes = _cache_bytes(config) * (longest_prompt + sampling.max_gen_toks)
+        return max(1, min(_HF_MOST_ROWS, _HF_CACHE_BYTES // max(1, row_bytes)))
+
+    def load(self, tokenizer: Any = None, *, in_flight: int = 256) -> Engine:
+        """Load the weights into this process, on the devices it sees.
+
+        Args:
+            tokenizer: the model's, where it is loaded already.
+            in_flight: samples to hold at a time, where the engine can hold many.
+        """
+        if tokenizer is None:
+            from transformers import AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(
+                self.weights.directory, trust_remote_code=self.weights.trust_remote_code
+            )
+        if self.name == "vllm":
+            from worker.inference.vllm import VllmEngine
+
+            return VllmEngine.load(
+                self.weights, tokenizer, context=self.context, in_flight=in_flight
+            )
+        from worker.inference.hf import HfEngine
+
+        return HfEngine.load(self.weights, tokenizer)
+
+
+def choose(backend: str, model: ModelSpec, directory: Path, *, gpus: int) -> EngineChoice:
+    """The engine for `eval.backend` and the devices at hand.
+
+    Raises:
+        ModelError: on a GPU `auto` needs vLLM and it is not installed; `hf` there must be named,
+            since it would cost weeks where vLLM costs hours. Or the model's context is not stated.
+    """
+    name = "hf" if backend == "hf" or (backend == "auto" and gpus == 0) else "vllm"
+    if name == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise ModelError(
+            "vLLM is not installed here, and it is the engine for GPUs",
+            place="$.eval.backend",
+            hint="pip install 'jobspec[vllm]', or ask for the slow one by name: backend `hf`",
+        )
+    context = max_positions(directory)
+    if context is None:
+        raise ModelError(
+            "config.json does not say how long a sequence may be",
+            file=directory,
+            hint="add max_position_embeddings to it",
+        )
+    # Without bfloat16 arithmetic a CPU is several times faster in float32, and no less exact.
+    dtype = model.dtype if gpus else "float32"
+    weights = Weights(
+        directory=str(directory),
+        dtype=dtype,
+        attn_implementation=model.attn_implementation,
+        trust_remote_code=model.trust_remote_code,
+    )
+    return EngineChoice(name=name, weights=weights, context=context, devices=gpus)
+
+
+def _cache_bytes(config: dict[str, Any]) -> int:
+    """Bytes of key-value cache a token takes, in float32."""
+    config = {**config, **(config.get("text_config") or {})}
+    heads = config.get("num_attention_heads") or 1
+    width = config.get("head_dim") or (config.get("hidden_size") or heads) // heads
+    kept = config.get("num_key_value_heads") or heads
+    return 2 * 4 * (config.get("num_hidden_layers") or 1) * kept * width

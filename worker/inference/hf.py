@@ -1,0 +1,152 @@
+"""The engine that runs anywhere: transformers' models under a decoding loop of our own.
+
+One chunk is one batch, padded on the left; samples of one question share the work on its prompt.
+The chunk's composition never changes, and every sample has its own random stream, so a chunk gives
+the same text whenever it is run again on the same kind of machine.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worker.inference.decode import Responses
+from worker.inference.engine import Weights
+from worker.inference.requests import Chunk, Generation, Request, Sampling
+from worker.inference.sampling import draw, uniforms
+from worker.kernels.gqa_decode import group_queries
+
+
+class HfEngine:
+    """Transformers on the CPU, or on one GPU where it was asked for by name."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model = model
+        group_queries(model)
+        self.responses = Responses(tokenizer, model.generation_config)
+        accepted = inspect.signature(model.forward).parameters
+        self._extras: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        self._positions = "position_ids" in accepted
+
+    @classmethod
+    def load(cls, weights: Weights, tokenizer: Any) -> HfEngine:
+        """Load the weights onto the GPU where there is one."""
+        from transformers import AutoModelForCausalLM
+
+        gpu = torch.cuda.is_available()
+        extra = (
+            {}
+            if weights.attn_implementation == "auto"
+            else {"attn_implementation": weights.attn_implementation}
+        )
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            weights.directory,
+            dtype=getattr(torch, weights.dtype),
+            trust_remote_code=weights.trust_remote_code,
+            **extra,
+        )
+        return cls(model.to("cuda" if gpu else "cpu").eval(), tokenizer)
+
+    def run(self, chunks: Iterator[Chunk]) -> Iterator[tuple[Chunk, list[Generation]]]:
+        """One chunk after the other, each as one batch."""
+        for chunk in chunks:
+            with torch.inference_mode():
+                yield chunk, self._chunk(chunk)
+
+    def close(self) -> None:
+        """Nothing to give back before the process ends."""
+
+    def _chunk(self, chunk: Chunk) -> list[Generation]:
+        batch = _Batch(self, chunk.requests, chunk.sampling)
+        drawn = batch.decode()
+        return [
+            self.responses.generation(request, tokens, logprob=logprob)
+            for request, (tokens, logprob) in zip(chunk.requests, drawn, strict=True)
+        ]
+
+    def forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Any:
+        """One pass of the model; only the last position's logits are computed where it can."""
+        extras = dict(self._extras)
+        if self._positions:
+            extras["position_ids"] = positions
+        return self.model(
+            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **extras
+        )
+
+
+class _Batch:
+    """One batch being decoded. Rows leave it when half of those still in it have ended."""
+
+    def __init__(self, engine: HfEngine, requests: tuple[Request, ...], sampling: Sampling) -> None:
+        self.engine = engine
+        self.sampling = sampling
+        self.device = engine.model.device
+        self.count = len(requests)
+        prompts = list(dict.fromkeys(request.prompt for request in requests))
+        where = {prompt: i for i, prompt in enumerate(prompts)}
+        self.owner = torch.tensor([where[r.prompt] for r in requests], device=self.device)
+        self.ids, self.mask = self._padded(prompts)
+        length = sampling.max_gen_toks
+        self.streams = torch.stack([uniforms(r.seed, length) for r in requests]).to(self.device)
+        self.tokens = torch.zeros(self.count, length, dtype=torch.long, device=self.device)
+        self.logprobs = torch.zeros(self.count, dtype=torch.float64, device=self.device)
+        self.lengths = torch.full((self.count,), length, device=self.device)
+        self.eos = torch.tensor(sorted(engine.responses.eos), device=self.device)
+
+    def _padded(self, prompts: list[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
+        """Prompts padded on the left: ids and mask, int64 [prompts, longest]."""
+        longest = max(map(len, prompts))
+        ids = torch.zeros(len(prompts), longest, dtype=torch.long, device=self.device)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+            mask[row, longest - len(prompt) :] = 1
+        return ids, mask
+
+    def decode(self) -> list[tuple[list[int], float]]:
+        """Every row's tokens, its end token included, and their summed log-probability."""
+        positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
+        out = self.engine.forward(self.ids, self.mask, positions, None)
+        cache = out.past_key_values
+        cache.batch_select_indices(self.owner)
+        logits = out.logits[:, -1][self.owner]
+        mask, position = self.mask[self.owner], positions[self.owner, -1:]
+        alive = torch.arange(self.count, device=self.device)
+        seen = self._nothing_seen(logits)
+        for step in range(self.sampling.max_gen_toks):
+            token = self._draw(step, alive, logits, seen)
+            running = self.lengths[alive] > step + 1
+            if step + 1 == self.sampling.max_gen_toks or not bool(running.any()):
+                break
+            if int(running.sum()) * 2 <= len(alive):
+                alive, token, mask = alive[running], token[running], mask[running]
+                position = position[running]
+                seen = None if seen is None else seen[running]
+                cache.batch_select_indices(running.nonzero()[:, 0])
+            mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=-1)
+            position = position + 1
+            out = self.engine.forward(token[:, None], mask, position, cache)
+            cache, logits = out.past_key_values, out.logits[:, -1]
+        rows = zip(self.tokens.tolist(), self.lengths.tolist(), strict=True)
+        drawn = [tokens[:length] for tokens, length in rows]
+        return list(zip(drawn, self.logprobs.tolist(), strict=True))
+
+    def _draw(self, step: int, alive: Tensor, logits: Tensor, seen: Tensor | None) -> Tensor:
+        token, logprob = draw(logits, self.streams[alive, step], self.sampling, seen)
+        self.tokens[alive, step] = token
+        before = self.lengths[alive] > step
+        self.logprobs[alive] += logprob.double() * before
+        ended = torch.isin(token, self.eos) & before
+        self.lengths[alive[ended]] = step + 1
+        if seen is not None:
+            seen.scatter_(1, token[:, None], True)
+        return token
+
+    def _nothing_seen(self, logits: Tensor) -> Tensor | None:
+        if not self.sampling.presence_penalty:
+            return None
+        return torch.zeros_like(logits, dtype=torch.bool)

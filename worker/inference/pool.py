@@ -1,0 +1,168 @@
+"""Several engines on one list of work: each in a process of its own, pulling its next chunk.
+
+Nobody is given a fixed share, so no slow share is waited for. The parent owns the list and the
+files; a child knows one engine and a socket. Children also give GPU memory back by ending, which
+is how one model follows another.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from jobspec.errors import ModelError
+from worker.inference.engine import EngineChoice
+from worker.inference.requests import Chunk, Generation
+
+_MOST_IN_FLIGHT = 256
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """Parent → child, first: which engine, and how many samples it may hold at a time."""
+
+    choice: EngineChoice
+    in_flight: int
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """Parent → child, in answer to Next: a chunk, or None where the list is empty."""
+
+    chunk: Chunk | None
+
+
+class Next(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Child → parent: there is room for another chunk."""
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Child → parent: a chunk's samples."""
+
+    benchmark: str
+    index: int
+    rows: list[Generation]
+
+
+class Finished(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Child → parent, last: every chunk it took is done."""
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Child → parent, last: why it gives up."""
+
+    kind: Literal["refused", "memory", "other"]
+    message: str
+    hint: str | None = None
+
+
+Message = Next | Done | Finished | Failed
+_messages = msgspec.msgpack.Decoder(Message)
+
+
+class EngineDiedError(RuntimeError):
+    """An engine's process ended without a word, or by a fault that is not the spec's."""
+
+
+class EnginePool:
+    """Engines, one a group of devices. Good for one `run`.
+
+    Args:
+        choice: the engine each child loads.
+        groups: each child's environment: the devices it sees, and switches for them.
+        samples: how many there are to draw in all.
+    """
+
+    def __init__(
+        self, choice: EngineChoice, groups: Sequence[Mapping[str, str]], *, samples: int
+    ) -> None:
+        # One engine holds at most half of an even share: the rest is for whoever is fast.
+        share = max(1, min(_MOST_IN_FLIGHT, samples // (2 * len(groups))))
+        start = Start(choice=choice, in_flight=share if len(groups) > 1 else _MOST_IN_FLIGHT)
+        threads = max(1, len(os.sched_getaffinity(0)) // len(groups))
+        self._children = [
+            _Child(start, {"OMP_NUM_THREADS": str(threads), **switches}) for switches in groups
+        ]
+
+    def run(self, chunks: Iterator[Chunk]) -> Iterator[tuple[Chunk, list[Generation]]]:
+        """Give every engine a chunk as often as it asks; yield chunks as they are finished.
+
+        Raises:
+            EngineDiedError, MemoryError, ModelError: an engine could not go on; what was yielded
+                before counts.
+        """
+        held: dict[tuple[str, int], Chunk] = {}
+        busy: dict[Any, _Child] = {child.connection: child for child in self._children}
+        while busy:
+            for ready in wait(list(busy)):
+                child = busy[ready]
+                message = child.receive()
+                if isinstance(message, Done):
+                    yield held.pop((message.benchmark, message.index)), message.rows
+                elif isinstance(message, Next):
+                    chunk = next(chunks, None)
+                    if chunk is not None:
+                        held[chunk.benchmark, chunk.index] = chunk
+                    child.send(Work(chunk=chunk))
+                elif isinstance(message, Finished):
+                    del busy[ready]
+                else:
+                    raise _error(message)
+
+    def close(self) -> None:
+        """End the children, whatever they do."""
+        for child in self._children:
+            child.close()
+
+
+class _Child:
+    """One engine's process and the parent's end of its socket."""
+
+    def __init__(self, start: Start, switches: Mapping[str, str]) -> None:
+        ours, theirs = socket.socketpair()
+        root = str(Path(__file__).resolve().parent.parent.parent)
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "worker.inference.pool_main", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **switches, "PYTHONPATH": path},
+            )
+        self.connection = Connection(ours.detach())
+        self.send(start)
+
+    def send(self, message: msgspec.Struct) -> None:
+        try:
+            self.connection.send_bytes(msgspec.msgpack.encode(message))
+        except OSError as error:
+            raise self._died() from error
+
+    def receive(self) -> Message:
+        try:
+            return _messages.decode(self.connection.recv_bytes())
+        except (EOFError, OSError) as error:
+            raise self._died() from error
+
+    def close(self) -> None:
+        self.connection.close()
+        self.process.kill()
+        self.process.wait()
+
+    def _died(self) -> EngineDiedError:
+        return EngineDiedError(f"an engine's process ended with code {self.process.wait()}")
+
+
+def _error(failed: Failed) -> Exception:
+    """The child's failure as the parent's own exception, of the class the phase tells apart."""
+    if failed.kind == "refused":
+        return ModelError(failed.message, hint=failed.hint)
+    if failed.kind == "memory":
+        return MemoryError(failed.message)
+    return EngineDiedError(failed.message)

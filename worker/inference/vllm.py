@@ -1,0 +1,140 @@
+"""The engine for GPUs: vLLM, fed sample by sample, so that a slow sample holds up no other.
+
+Written to the interface of vLLM 0.32: `LLM(...).llm_engine` with `add_request` and `step`. Text is
+decoded by our own tokenizer from token ids, as the hf engine does, so both read alike.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from worker.inference.decode import Responses
+from worker.inference.engine import Weights
+from worker.inference.requests import Chunk, Generation, Request, Sampling
+
+IN_FLIGHT = 256  # samples an engine holds at a time; more wait in vLLM's queue to no use
+
+
+class VllmEngine:
+    """One vLLM engine on the devices this process sees.
+
+    Args:
+        llm: a `vllm.LLM`, or whatever has its `llm_engine`.
+        module: the vllm package, for its `SamplingParams` and `TokensPrompt`.
+        in_flight: samples held at a time; chunks are pulled while there is room.
+    """
+
+    def __init__(
+        self, llm: Any, module: Any, responses: Responses, *, in_flight: int = IN_FLIGHT
+    ) -> None:
+        self._llm: Any = llm
+        self._module = module
+        self._responses = responses
+        self._in_flight = in_flight
+
+    @classmethod
+    def load(
+        cls,
+        weights: Weights,
+        tokenizer: Any,
+        *,
+        context: int,
+        in_flight: int = IN_FLIGHT,
+    ) -> VllmEngine:
+        """Start vLLM with prefix caching, for sequences of `context` tokens at most."""
+        import torch
+        import vllm  # pyright: ignore[reportMissingImports] - the extra `vllm`
+        from transformers import GenerationConfig
+
+        llm = vllm.LLM(
+            model=weights.directory,
+            dtype=weights.dtype,
+            trust_remote_code=weights.trust_remote_code,
+            max_model_len=context,
+            # The process sees the devices of one engine only.
+            tensor_parallel_size=max(1, torch.cuda.device_count()),
+            enable_prefix_caching=True,
+            # Its own all-reduce is peer access too: see worker.inference.gpu_groups.
+            disable_custom_all_reduce=os.environ.get("NCCL_P2P_DISABLE") == "1",
+            # Nothing of generation_config may shape a draw that the spec does not ask for.
+            generation_config="vllm",
+            disable_log_stats=True,
+        )
+        stated = GenerationConfig.from_pretrained(weights.directory)
+        return cls(llm, vllm, Responses(tokenizer, stated), in_flight=in_flight)
+
+    def run(self, chunks: Iterator[Chunk]) -> Iterator[tuple[Chunk, list[Generation]]]:
+        """Hold `in_flight` samples at a time; a chunk is yielded when its last one ends."""
+        engine = self._llm.llm_engine
+        open_chunks: dict[int, _Open] = {}
+        numbers = itertools.count()
+        more = True
+        while more or open_chunks:
+            while more and sum(held.left for held in open_chunks.values()) < self._in_flight:
+                chunk = next(chunks, None)
+                more = chunk is not None
+                if chunk is not None:
+                    number = next(numbers)
+                    open_chunks[number] = _Open(chunk)
+                    self._submit(engine, number, chunk)
+            for output in engine.step() if open_chunks else ():
+                if not output.finished:
+                    continue
+                number, place = (int(part) for part in output.request_id.split("."))
+                held = open_chunks[number]
+                held.fill(place, self._generation(held.chunk.requests[place], output.outputs[0]))
+                if held.left == 0:
+                    del open_chunks[number]
+                    yield held.chunk, held.rows
+
+    def close(self) -> None:
+        """Drop the engine; its processes end with it."""
+        self._llm = None
+
+    def _submit(self, engine: Any, number: int, chunk: Chunk) -> None:
+        for place, request in enumerate(chunk.requests):
+            prompt = self._module.TokensPrompt(prompt_token_ids=list(request.prompt))
+            params = self._module.SamplingParams(**self._fields(request, chunk.sampling))
+            engine.add_request(f"{number}.{place}", prompt, params)
+
+    def _fields(self, request: Request, sampling: Sampling) -> dict[str, Any]:
+        """Every sampling field, so that no default of vLLM's shapes a draw."""
+        return {
+            "n": 1,
+            "seed": request.seed,
+            "max_tokens": sampling.max_gen_toks,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k or 0,
+            "min_p": sampling.min_p or 0.0,
+            "presence_penalty": sampling.presence_penalty or 0.0,
+            "frequency_penalty": 0.0,
+            "repetition_penalty": 1.0,
+            "stop": None,
+            "stop_token_ids": sorted(self._responses.eos),
+            "detokenize": False,
+        }
+
+    def _generation(self, request: Request, completion: Any) -> Generation:
+        stopped = completion.finish_reason == "stop"
+        return self._responses.generation(request, list(completion.token_ids), stopped=stopped)
+
+
+class _Open:
+    """A chunk of which not every sample has ended."""
+
+    def __init__(self, chunk: Chunk) -> None:
+        self.chunk = chunk
+        self.left = len(chunk.requests)
+        self._rows: list[Generation | None] = [None] * self.left
+
+    def fill(self, place: int, row: Generation) -> None:
+        self._rows[place] = row
+        self.left -= 1
+
+    @property
+    def rows(self) -> list[Generation]:
+        return [row for row in self._rows if row is not None]

@@ -1,0 +1,1 @@
+"""How a phase is started: devices, command line, environment, provenance. No torch."""

@@ -1,0 +1,228 @@
+"""Runs a phase's ranks on several nodes: one `worker.process.node_agent` on each, held together from here.
+
+    python -m worker.process.coordinator --nodes N --launcher COMMAND -- PYTHON -m worker.process.node_agent ARG...
+
+The launcher (srun, on Slurm) starts the command after `--` once on each node; each node calls back
+over TCP and proves by a secret that it is meant. That connection carries everything: which node it
+is and where rank 0 is met, stops, exit codes. So nothing depends on how a launcher passes signals
+and codes on, or on whether it cleans up: where this process, its worker, the launcher or a node is
+killed, connections end, and each node kills what it runs.
+
+The exit code is 0, or that of the first rank that failed anywhere, or EXIT_NODE_LOST.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hmac
+import os
+import secrets
+import select
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from worker.phase import EXIT_NODE_LOST, EXIT_STOPPED
+from worker.process.channel import Link
+from worker.process.rank_launcher import GRACE_S, die_with_parent
+
+SECRET = "JOBSPEC_NODE_SECRET"
+_TICK_S = 0.05
+_LAST_WORDS_S = 2.0  # for what a node said just before the launcher ended
+
+
+@dataclass
+class Node:
+    """One node's connection, what it said of itself, and its ranks' code once they have ended."""
+
+    link: Link
+    host: str
+    order: int
+    port: int
+    code: int | None = None
+
+
+class Head:
+    """The nodes of one phase, from the launcher's start to the last one's end."""
+
+    def __init__(self, command: list[str], args: argparse.Namespace) -> None:
+        self._count = args.nodes
+        self._grace_s = args.grace
+        self._listener = _listen()
+        self._unknown: list[Link] = []
+        self._nodes: list[Node] = []
+        self._secret = secrets.token_hex(16)
+        self._asked_to_stop = False
+        self._failed: int | None = None
+        self._deadline = time.monotonic() + args.patience
+        self._launcher_ended = float("inf")
+        port, me = self._listener.getsockname()[1], os.getpid()
+        where = ",".join(f"{name}:{port}" for name in _own_names())
+        for sig in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(sig, self.stop)
+        started = shlex.split(args.launcher.format(nodes=args.nodes))
+        started += [*command[:3], "--head", where]
+        self._launcher = subprocess.Popen(
+            [*started, *command[3:]],
+            env={**os.environ, SECRET: self._secret, "JOBSPEC_NODES": str(self._count)},
+            stdin=subprocess.DEVNULL,
+            preexec_fn=lambda: die_with_parent(signal.SIGKILL, me),  # noqa: PLW1509 - one thread
+        )
+
+    def stop(self, signum: int, frame: FrameType | None) -> None:
+        """Signal handler: ask every rank on every node to stop at a point they agree on."""
+        self._asked_to_stop = True
+
+    def run(self) -> int:
+        """Wait for all nodes' ranks. Returns the exit code."""
+        try:
+            while not self._has_ended():
+                self._listen_to_all()
+                self._pass_stop_on()
+                self._look_at_launcher()
+            return self._failed or 0
+        finally:
+            self._end_all()
+
+    def _has_ended(self) -> bool:
+        here = len(self._nodes) == self._count
+        if here and all(node.code is not None for node in self._nodes):
+            return True
+        if time.monotonic() < self._deadline:
+            return False
+        if not here:
+            self._fail(EXIT_NODE_LOST, f"{len(self._nodes)} of {self._count} nodes came", 0.0)
+        return True
+
+    def _listen_to_all(self) -> None:
+        links = [*self._unknown, *(node.link for node in self._nodes if node.link.open)]
+        ready, _, _ = select.select([self._listener, *links], [], [], _TICK_S)
+        for source in ready:
+            if not isinstance(source, Link):
+                with contextlib.suppress(OSError):
+                    self._unknown.append(Link(self._listener.accept()[0]))
+                continue
+            known = next((node for node in self._nodes if node.link is source), None)
+            if known is None:
+                self._greet(source)
+            else:
+                self._hear(known)
+
+    def _greet(self, link: Link) -> None:
+        """Take a connection for a node's once it shows the secret; close it if it shows another."""
+        messages = link.receive()
+        if not messages and link.open:
+            return
+        self._unknown.remove(link)
+        hello = messages[0] if messages else {}
+        known = hmac.compare_digest(str(hello.get("secret")).encode(), self._secret.encode())
+        if not known or len(self._nodes) == self._count:
+            link.close()
+            return
+        node = Node(link, str(hello["host"]), int(hello["order"]), int(hello["port"]))
+        self._nodes.append(node)
+        if hello.get("unfit"):
+            self._fail(EXIT_NODE_LOST, f"{node.host} is unfit: {hello['unfit']}", 0.0)
+        elif len(self._nodes) == self._count:
+            self._deadline = float("inf")
+            self._go()
+
+    def _go(self) -> None:
+        """Number the nodes, and tell each where rank 0 is met.
+
+        An address is one that was seen to work: that by which the first node reached this process
+        or, where both are on one host, that by which each node did.
+        """
+        self._nodes.sort(key=lambda node: (node.order, node.host))
+        first = self._nodes[0]
+        near = first.link.here == first.link.there
+        for number, node in enumerate(self._nodes):
+            address = None if near else first.link.there
+            node.link.send(go=number, nodes=self._count, address=address, port=first.port)
+
+    def _hear(self, node: Node) -> None:
+        for message in node.link.receive():
+            if "exit" in message:
+                node.code = int(message["exit"])
+                if node.code:
+                    self._fail(node.code, "", self._grace_s)
+        if not node.link.open and node.code is None:
+            node.code = EXIT_NODE_LOST
+            self._fail(EXIT_NODE_LOST, f"{node.host} went without a word", 0.0)
+
+    def _fail(self, code: int, why: str, grace_s: float) -> None:
+        """The first failure counts; the others get `grace_s` to end by themselves."""
+        self._deadline = min(self._deadline, time.monotonic() + grace_s)
+        if self._failed is None:
+            self._failed = code
+            if why:
+                sys.stderr.write(f"head: {why}\n")
+
+    def _pass_stop_on(self) -> None:
+        if not self._asked_to_stop:
+            return
+        self._asked_to_stop = False
+        if len(self._nodes) < self._count:  # nothing has begun
+            self._fail(EXIT_STOPPED, "", 0.0)
+        for node in self._nodes:
+            node.link.send(stop=True)
+
+    def _look_at_launcher(self) -> None:
+        if self._failed is not None or self._launcher.poll() is None:
+            return
+        self._launcher_ended = min(self._launcher_ended, time.monotonic())
+        heard = time.monotonic() > self._launcher_ended + _LAST_WORDS_S
+        if heard or len(self._nodes) < self._count:
+            why = f"the launcher ended with {self._launcher.returncode}, its nodes had not"
+            self._fail(EXIT_NODE_LOST, why, 0.0)
+
+    def _end_all(self) -> None:
+        """Let go of the nodes, which then end what they run, and of the launcher."""
+        for link in (*self._unknown, *(node.link for node in self._nodes)):
+            link.close()
+        self._listener.close()
+        if len(self._nodes) < self._count:
+            self._launcher.terminate()  # those it has not started yet would look for us in vain
+        try:
+            self._launcher.wait(self._grace_s)
+        except subprocess.TimeoutExpired:
+            self._launcher.kill()
+            self._launcher.wait()
+
+
+def _listen() -> socket.socket:
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    return socket.create_server(("", 0), family=family, dualstack_ipv6=both, backlog=1024)
+
+
+def _own_names() -> list[str]:
+    """The names by which other nodes may find this one, the likeliest first."""
+    names = [socket.gethostname(), os.environ.get("SLURMD_NODENAME", "")]
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line, hold the nodes, exit with their code."""
+    parser = argparse.ArgumentParser(prog="python -m worker.process.coordinator")
+    parser.add_argument("--nodes", type=int, required=True)
+    parser.add_argument("--launcher", required=True, help="{nodes} in it becomes their number")
+    parser.add_argument("--parent", type=int, default=os.getppid(), help="PID of the worker")
+    parser.add_argument("--patience", type=float, default=600.0, help="seconds for all to come")
+    parser.add_argument("--grace", type=float, default=GRACE_S, help="seconds after a failure")
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    args: Any = parser.parse_args(argv)
+    command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    die_with_parent(signal.SIGKILL, args.parent)
+    sys.exit(Head(command, args).run())
+
+
+if __name__ == "__main__":
+    main()

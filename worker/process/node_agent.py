@@ -1,0 +1,152 @@
+"""One node of several: started by the launcher, told by the head, runs its ranks under a sitter.
+
+    python -m worker.process.node_agent --head HOST:PORT,... --ranks R --tmp DIR --log FILE -- COMMAND ARG...
+
+It lives as long as its connection to the head: when that ends, for whatever reason, its ranks are
+killed. Rank 0's node writes to `--log` itself, node k to `<log>.node<k>.log`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import select
+import shutil
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from jobspec.storage.layout import AttemptPaths
+from worker.host.preflight import missing_gpus
+from worker.phase import EXIT_NODE_LOST
+from worker.process.channel import Link
+from worker.process.child import Child
+from worker.process.coordinator import SECRET
+
+_TICK_S = 0.05
+_CONNECT_S = 10.0
+
+
+def main() -> None:
+    """Parse the command line, run this node's ranks, exit 0 once the head knows their code.
+
+    A launcher might end the other nodes for any other exit code before they have ended themselves.
+    """
+    parser = argparse.ArgumentParser(prog="python -m worker.process.node_agent")
+    parser.add_argument("--head", required=True)
+    parser.add_argument("--ranks", type=int, required=True)
+    parser.add_argument("--tmp", type=Path, required=True)
+    parser.add_argument("--log", type=Path, required=True)
+    parser.add_argument("--isolation", default="auto")
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    args = parser.parse_args()
+    args.command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    for sig in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(sig, signal.SIG_IGN)  # until there is somebody to stop: the head will say so
+    secret = os.environ.pop(SECRET, "")
+    link = connect(args.head.split(","), _CONNECT_S)
+    made = own_directory(args.tmp)
+    try:
+        link.send(secret=secret, **about_me())
+        sys.exit(Ranks(link, args).run())
+    finally:
+        if made:
+            shutil.rmtree(args.tmp, ignore_errors=True)
+
+
+class Ranks:
+    """This node's ranks, from the head's word to start to their end."""
+
+    def __init__(self, link: Link, args: argparse.Namespace) -> None:
+        self._link = link
+        self._args = args
+        self._child: Child | None = None
+        self._asked_to_stop = False
+        for sig in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(sig, self._on_signal)
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        self._asked_to_stop = True  # schedulers signal every process of a step
+
+    def run(self) -> int:
+        """Returns 0 if the ranks have ended and the head was told how.
+
+        Where they have not, this process's end is the sitter's sign to end them, and what they
+        started with them; killed from here, a subreaper would leave its daemons.
+        """
+        while self._link.open:
+            if self._child is not None and (code := self._child.wait(0)) is not None:
+                self._link.send(exit=code)
+                return 0
+            self._listen()
+        return EXIT_NODE_LOST
+
+    def _listen(self) -> None:
+        ready, _, _ = select.select([self._link], [], [], _TICK_S)
+        for message in self._link.receive() if ready else []:
+            if "go" in message:
+                self._child = self._start(message)
+            if "stop" in message:
+                self._asked_to_stop = True
+        if self._asked_to_stop and self._child is not None:
+            self._asked_to_stop = False
+            self._child.stop()
+
+    def _start(self, go: dict[str, Any]) -> Child:
+        args, number = self._args, int(go["go"])
+        sitter = [sys.executable, "-m", "worker.process.rank_launcher", "--ranks", str(args.ranks)]
+        sitter += ["--first", str(number * args.ranks), "--world", str(go["nodes"] * args.ranks)]
+        sitter += ["--address", go["address"] or self._link.there, "--port", str(go["port"])]
+        sitter += ["--parent", str(os.getpid()), "--isolation", args.isolation]
+        log = AttemptPaths(args.log.parent).log(args.log.stem, number)
+        return Child([*sitter, "--", *args.command], os.environ, log)
+
+
+def connect(places: list[str], timeout_s: float) -> Link:
+    """The head at the first of its names that answers."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        for place in places:
+            host, _, port = place.rpartition(":")
+            with contextlib.suppress(OSError):
+                return Link(socket.create_connection((host, int(port)), timeout=10.0))
+        if time.monotonic() > deadline:
+            sys.stderr.write(f"node {socket.gethostname()}: no head at {', '.join(places)}\n")
+            sys.exit(EXIT_NODE_LOST)
+        time.sleep(0.2)
+
+
+def about_me() -> dict[str, Any]:
+    """Who this node is, a free port for rank 0 if it is the first, and what makes it unfit."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    # The scheduler's order keeps neighbours together; other launchers leave the batch step's 0.
+    order = int(os.environ.get("SLURM_PROCID") or 0)
+    unfit = "; ".join(finding.message for finding in missing_gpus())
+    return {"host": socket.gethostname(), "order": order, "port": port, "unfit": unfit or None}
+
+
+def own_directory(path: Path) -> bool:
+    """Make the worker's node-local directory here too. Returns whether it had to be made.
+
+    Raises:
+        PermissionError: it is somebody else's.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True)
+    except FileExistsError:
+        status = path.lstat()
+        if status.st_uid != os.getuid() or not path.is_dir() or path.is_symlink():
+            raise PermissionError(f"`{path}` is somebody else's") from None
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main()

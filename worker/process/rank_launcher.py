@@ -1,0 +1,228 @@
+"""Starts a phase's ranks and sees to it that none of them outlives the worker. Stdlib only.
+
+    python -m worker.process.rank_launcher --ranks 2 [--port P] -- COMMAND ARG...
+
+With `--first`, `--world` and `--address` its ranks are those of one node of several.
+
+Ranks run in a PID namespace of their own where the kernel allows one: its first process dies with
+this one, this one dies with the worker (PR_SET_PDEATHSIG), and the kernel then ends everything in
+the namespace, sessions and daemons included. Where it does not, this process is a subreaper that
+kills every descendant before it leaves, and ranks carry PDEATHSIG themselves.
+
+SIGTERM and SIGUSR2 go to the ranks as SIGUSR2, each time, and to nobody else: a launcher that dies
+of its own signal leaves orphans. The exit code is 0, or that of the first rank that failed.
+
+Source: prctl(2), pid_namespaces(7), unshare(2).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_CLONE_NEWNS = 0x00020000
+_CLONE_NEWUSER = 0x10000000
+_CLONE_NEWPID = 0x20000000
+_MS_REC_PRIVATE = 0x4000 | 0x40000
+
+GRACE_S = 10.0  # what the other ranks get to end by themselves after one has
+EXIT_ORPHANED = 70
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def die_with_parent(sig: int, parent: int) -> None:
+    """Ask the kernel for `sig` when the parent ends.
+
+    RACE: the parent may have died before the call; then it is no longer our parent.
+    """
+    _libc.prctl(_PR_SET_PDEATHSIG, sig, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(EXIT_ORPHANED)
+
+
+def enter_pid_namespace() -> bool:
+    """Let this process's next children live in a new PID namespace; False where not allowed."""
+    uid, gid = os.getuid(), os.getgid()
+    if _libc.unshare(_CLONE_NEWPID | _CLONE_NEWNS) == 0:
+        return True
+    if _libc.unshare(_CLONE_NEWUSER | _CLONE_NEWPID | _CLONE_NEWNS) != 0:
+        return False
+    # Without these maps every file would seem to belong to nobody.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+    return True
+
+
+def mount_own_proc() -> None:
+    """Let /proc show the new namespace's processes. Refused in some containers, and not needed."""
+    _libc.mount(b"none", b"/", None, _MS_REC_PRIVATE, None)
+    _libc.mount(b"proc", b"/proc", b"proc", 0, None)
+
+
+class Ranks:
+    """The ranks of one phase, from their start to the last one's end."""
+
+    def __init__(self, command: list[str], args: argparse.Namespace) -> None:
+        among = Among(args.first, args.world, args.address)
+        me = os.getpid()
+        self._ranks = [
+            subprocess.Popen(
+                command,
+                env=rank_environment(rank, args.ranks, args.port, among),
+                preexec_fn=lambda: die_with_parent(signal.SIGKILL, me),  # noqa: PLW1509 - one thread
+            )
+            for rank in range(args.ranks)
+        ]
+
+    def stop(self, signum: int, frame: FrameType | None) -> None:
+        """Signal handler: ask every rank to stop at a point they agree on."""
+        for rank in self._ranks:
+            with contextlib.suppress(ProcessLookupError):
+                rank.send_signal(signal.SIGUSR2)
+
+    def wait(self) -> int:
+        """Wait for all ranks; once one failed, the others get GRACE_S. Returns the exit code."""
+        failed: int | None = None
+        deadline = float("inf")
+        while True:
+            codes = [rank.poll() for rank in self._ranks]
+            if failed is None:
+                failed = next((code for code in codes if code), None)
+                deadline = time.monotonic() + GRACE_S if failed is not None else deadline
+            if None not in codes:
+                return _exit_code(failed or 0)
+            if time.monotonic() > deadline:
+                self.kill()
+            _reap_orphans({rank.pid for rank in self._ranks})
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """End every rank at once."""
+        for rank in self._ranks:
+            rank.kill()
+
+
+@dataclass(frozen=True)
+class Among:
+    """Which ranks of how many these are, and where rank 0 is met; by default they are all."""
+
+    first: int = 0
+    world: int | None = None
+    address: str = "127.0.0.1"
+
+
+ALONE = Among()
+
+
+def rank_environment(rank: int, count: int, port: int, among: Among = ALONE) -> dict[str, str]:
+    """The variables torch.distributed's `env://` rendezvous reads, for rank `rank` of this node."""
+    return {
+        **os.environ,
+        "RANK": str(among.first + rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(among.world or count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": among.address,
+        "MASTER_PORT": str(port),
+    }
+
+
+def main() -> None:
+    """Parse the command line, sit, exit with the ranks' code."""
+    parser = argparse.ArgumentParser(prog="python -m worker.process.rank_launcher")
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--first", type=int, default=0, help="number of the first rank here")
+    parser.add_argument("--world", type=int, help="ranks on all nodes; default those here")
+    parser.add_argument("--address", default="127.0.0.1", help="where rank 0 is met")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--parent", type=int, default=os.getppid(), help="PID of the worker")
+    parser.add_argument("--isolation", choices=("auto", "subreaper"), default="auto")
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    args = parser.parse_args()
+    command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    if args.isolation == "auto" and enter_pid_namespace():
+        sys.exit(_sit_in_namespace(command, args))
+    sys.exit(_sit_as_subreaper(command, args))
+
+
+def _sit_in_namespace(command: list[str], args: argparse.Namespace) -> int:
+    die_with_parent(signal.SIGKILL, args.parent)
+    init = os.fork()
+    if init == 0:
+        # Inside the namespace the parent's PID reads 0, now and later: PDEATHSIG alone tells.
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        mount_own_proc()
+        ranks = Ranks(command, args)
+        _handle(ranks.stop)
+        os._exit(ranks.wait())
+
+    _handle(lambda signum, frame: os.kill(init, signal.SIGUSR2))
+    _, status = os.waitpid(init, 0)
+    return _exit_code(os.waitstatus_to_exitcode(status))
+
+
+def _sit_as_subreaper(command: list[str], args: argparse.Namespace) -> int:
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    die_with_parent(signal.SIGTERM, args.parent)
+    ranks = Ranks(command, args)
+
+    def stop_or_die(signum: int, frame: FrameType | None) -> None:
+        if os.getppid() != args.parent:
+            _kill_descendants()
+            os._exit(EXIT_ORPHANED)
+        ranks.stop(signum, frame)
+
+    _handle(stop_or_die)
+    code = ranks.wait()
+    _kill_descendants()
+    return code
+
+
+def _handle(handler: Callable[[int, FrameType | None], None]) -> None:
+    for sig in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(sig, handler)
+
+
+def _kill_descendants() -> None:
+    """Kill children until none is left: orphans of the killed become ours."""
+    children = Path("/proc/thread-self/children")
+    while pids := children.read_text().split():
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        for pid in pids:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(int(pid), 0)
+
+
+def _reap_orphans(ranks: set[int]) -> None:
+    """Collect ended processes that were left to us; Popen collects the ranks themselves."""
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+            if ended.si_pid in ranks:
+                return
+            os.waitpid(ended.si_pid, 0)
+
+
+def _exit_code(code: int) -> int:
+    """A shell's spelling of an exit by signal: 128 + its number."""
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The worker process: claims jobs and runs their attempts, phase by phase. No torch."""

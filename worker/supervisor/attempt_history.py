@@ -1,0 +1,128 @@
+"""What a job's earlier attempts say about the next: where it failed, what fits, how long."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from jobspec.records import base as records
+from jobspec.records.base import End, Reason, Record
+from jobspec.records.live_metrics import last_lines
+from jobspec.storage.layout import AttemptPaths, JobPaths
+from worker.checkpoints import directories, integrity
+from worker.checkpoints.integrity import Seal
+
+_STEPS_LOOKED_AT = 20
+_TAIL_BYTES = 65536
+
+
+@dataclass(frozen=True)
+class Past:
+    """Facts of a job's earlier attempts.
+
+    Attributes:
+        failed_on: the host where the last attempt failed before its first step, unexplained.
+        micro: rows a micro-batch may have, after attempts that ran out of memory; None: any.
+        state: the seal of the newest resume state; None where there is none to go on from.
+        useful_s: the seconds below which another attempt would bring nothing; None if not known.
+    """
+
+    failed_on: str | None = None
+    micro: int | None = None
+    state: Seal | None = None
+    useful_s: float | None = None
+
+
+class _Plan(Record, frozen=True, kw_only=True):
+    per_device_train_batch_size: int = 1
+
+
+class _Manifest(Record, frozen=True, kw_only=True):
+    plan: _Plan | None = None
+
+
+class _Row(Record, frozen=True, kw_only=True):
+    loss: float | None = None
+    step_s: float | None = None
+
+
+def look(job: JobPaths, attempt: int) -> Past:
+    """Read what attempts before `attempt` left."""
+    earlier = [job.attempt(number) for number in range(1, attempt)]
+    if not earlier:
+        return Past()
+    end = records.read(earlier[-1].end, End)
+    return Past(
+        failed_on=end.host if end is not None and end.unexplained else None,
+        micro=_micro(earlier),
+        state=_state(earlier),
+        useful_s=_useful_s(earlier),
+    )
+
+
+def _micro(earlier: list[AttemptPaths]) -> int | None:
+    """Half of the smallest micro-batch that did not fit."""
+    too_large: list[int] = []
+    for paths in earlier:
+        end = records.read(paths.end, End)
+        manifest = records.read(paths.manifest, _Manifest)
+        ran_out = end is not None and end.reason is Reason.OOM and end.phase == "train"
+        if ran_out and manifest is not None and manifest.plan is not None:
+            too_large.append(manifest.plan.per_device_train_batch_size)
+    return max(1, min(too_large) // 2) if too_large else None
+
+
+def _state(earlier: list[AttemptPaths]) -> Seal | None:
+    if any(paths.done("train").exists() for paths in earlier):
+        return None
+    found = [
+        seal
+        for paths in earlier
+        for state in directories.states(paths)
+        if (seal := integrity.read_seal(state)) is not None
+    ]
+    return max(found, key=lambda seal: (seal.step, seal.converted is not None), default=None)
+
+
+def _useful_s(earlier: list[AttemptPaths]) -> float | None:
+    """From claim to a step that is saved: start, one step, and a save twice over to be safe."""
+    step_s = [s for paths in earlier if (s := step_s_of(paths.metrics)) is not None]
+    if not step_s:
+        return None
+    saves = [
+        seal.save_s
+        for paths in earlier
+        for state in directories.states(paths)
+        if (seal := integrity.read_seal(state)) is not None
+    ]
+    starts = [end.first_step_s for p in earlier if (end := records.read(p.end, End)) is not None]
+    start_s = max((s for s in starts if s is not None), default=60.0)
+    return start_s + statistics.median(step_s) + 2 * max(saves, default=30.0)
+
+
+def stop_takes_s(attempt: AttemptPaths) -> float:
+    """Seconds from a stop's signal to its sealed state: the rest of a step, and a save."""
+    return directories.save_s(attempt) + (step_s_of(attempt.metrics) or 0.0)
+
+
+def step_s_of(metrics: Path) -> float | None:
+    """The median seconds of the last steps; None before the first."""
+    seen = [row.step_s for row in _tail(metrics) if row.step_s]
+    return statistics.median(seen) if seen else None
+
+
+def _tail(metrics: Path) -> list[_Row]:
+    try:
+        lines = last_lines(metrics, _TAIL_BYTES)
+    except OSError:
+        return []
+    rows: list[_Row] = []
+    for line in lines[-_STEPS_LOOKED_AT:]:
+        try:
+            rows.append(msgspec.json.decode(line, type=_Row))
+        except msgspec.MsgspecError:
+            continue
+    return rows

@@ -1,0 +1,391 @@
+"""The worker: preflight → claim, or wait → phases → commit → again. Never imports torch.
+
+One thread does it all: the same loop that watches a phase beats the heart, so a worker whose loop
+hangs falls silent and its job is given to another.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import shutil
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from jobspec.cluster import reaping
+from jobspec.cluster.slurm import Slurm
+from jobspec.errors import DiskFull, JobspecError
+from jobspec.queue.claim import Claim
+from jobspec.queue.heartbeat import new_worker_id
+from jobspec.queue.queue import Queue
+from jobspec.records import base as records
+from jobspec.records.base import State, WorkerRecord
+from jobspec.spec import schema as specs
+from jobspec.spec.schema import JobSpec
+from jobspec.storage.layout import Ticket
+from worker.host import preflight, scheduler_env
+from worker.launch import plan
+from worker.launch.plan import Devices
+from worker.supervisor.attempt import Attempt, Ended
+from worker.supervisor.attempt_history import Past, look
+from worker.supervisor.idle import Waiter
+
+EXIT_DONE = 0
+EXIT_UNFIT = 4
+EXIT_REQUEUE = 75  # asks the batch script to requeue this array element: work remains
+QUARANTINE_S = 3600.0
+_RECORD_EVERY_S = 60.0
+_MARK_EVERY_S = 300.0
+_FAST_S = 60.0
+_FOR_SPACE = "disk:"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a worker behaves. Times in seconds; `None` means without limit."""
+
+    drain: bool = False
+    max_jobs: int | None = None
+    idle_timeout_s: float | None = None
+    time_limit_s: float | None = None
+    stall_s: float = 3600.0
+    grace_s: float = 600.0
+    devices: int | None = None
+    isolation: str = "auto"
+    min_claim_s: float = 60.0
+    stop_margin_s: float = 30.0
+    unfit_timeout_s: float = 600.0
+    poll: bool = False
+    launcher: str = plan.SRUN
+
+
+@dataclass
+class Signals:
+    """What signals asked for. Repeated ones are one; a second SIGINT means at once."""
+
+    stop: bool = False
+    requeue: bool = False
+    at_once: bool = False
+    _asked_at: float = 0.0
+
+    def run_out(self) -> None:
+        """The worker's own time ends: like SIGUSR2."""
+        if not self.stop:
+            self._asked_at = time.monotonic()
+            self.stop = self.requeue = True
+
+    def asked_s(self) -> float:
+        """Seconds since the first word of a stop; 0 where there was none."""
+        return time.monotonic() - self._asked_at if self.stop else 0.0
+
+    def install(self) -> None:
+        """Handle SIGTERM, SIGINT and SIGUSR2. SIGUSR1 is NCCL's."""
+        for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+            signal.signal(sig, self._on_signal)
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGINT and self.stop:
+            self.at_once = True
+        if not self.stop:
+            self._asked_at = time.monotonic()
+            self.requeue = signum == signal.SIGUSR2
+        self.stop = True
+
+
+class Worker:
+    """One worker process on one node."""
+
+    def __init__(self, queue: Queue, options: Options, devices: Devices) -> None:
+        self.queue = queue
+        self.options = options
+        self.devices = devices
+        self.slurm = scheduler_env.read()
+        self.id = worker_id(self.slurm)
+        self.host = short_host()
+        self.signals = Signals()
+        self.tmp = preflight.short_tmp()
+        self._started_at = records.utc_now()
+        self._started = time.monotonic()
+        self._next_beat = 0.0
+        self._next_record = 0.0
+        self._busy_s = 0.0
+        self._busy_since: float | None = None
+        self._shown: dict[str, Any] = {}
+        self._finished = 0
+        self._failures = 0
+        self._next_mark, self._mark_again_s = 0.0, 1.0
+        self._others: bool | None = None
+        self._pasts: dict[Ticket, Past] = {}
+        self._word, self._next_word = Slurm(), 0.0
+        self._fitness = preflight.Fitness(self.root, self.tmp)
+
+    def run(self) -> int:
+        """Work until told or left to stop. Returns the process's exit code."""
+        self.signals.install()
+        what = f"{self.devices.count} × {self.devices.name or 'cpu'}"
+        if self.devices.nodes > 1:
+            what = f"{self.devices.nodes} nodes, each {what}"
+        say(f"worker {self.id}: {what}, root {self.root}")
+        try:
+            self.beat()
+            return self._work()
+        finally:
+            self.queue.retire(self.id)
+            shutil.rmtree(self.tmp, ignore_errors=True)
+
+    @property
+    def root(self) -> Path:
+        return self.queue.paths.root
+
+    def beat(self, **shown: Any) -> None:
+        """Beat if it is time, with the worker's record if what it shows has changed, or is old.
+
+        Raises:
+            OSError: the root does not answer.
+        """
+        now = time.monotonic()
+        changed = any(self._shown.get(name) != value for name, value in shown.items())
+        self._shown |= shown
+        job = self._shown.get("job")
+        if (job is None) != (self._busy_since is None):
+            self._busy_s = self._busy_until(now)
+            self._busy_since = None if job is None else now
+        if changed or now >= self._next_record:
+            self._next_record = now + _RECORD_EVERY_S
+            self.queue.heartbeat(self.id, self._record(), job=job)
+        elif now >= self._next_beat:
+            self.queue.heartbeat(self.id, job=job)
+        else:
+            return
+        self._next_beat = now + self.queue.format.heartbeat_s
+
+    def _busy_until(self, now: float) -> float:
+        """Seconds with a job so far."""
+        return self._busy_s + (0.0 if self._busy_since is None else now - self._busy_since)
+
+    @property
+    def next_beat_in_s(self) -> float:
+        return max(0.0, self._next_beat - time.monotonic())
+
+    def time_left_s(self) -> float:
+        """Seconds this worker still has, by Slurm or by `--time-limit`."""
+        limit = self.options.time_limit_s
+        own = float("inf") if limit is None else limit - (time.monotonic() - self._started)
+        return min(own, self.slurm.time_left_s())
+
+    def fits(self, spec: JobSpec) -> bool:
+        """Whether this worker's devices can do a job."""
+        wants = spec.resources
+        if wants.gpu_memory_gib is not None and self.devices.on_gpu:
+            if (self.devices.memory_gib or 0) < wants.gpu_memory_gib:
+                return False
+        elif wants.gpu_memory_gib is not None:
+            return False
+        try:
+            plan.plan(spec, self.devices)
+        except JobspecError:
+            return False
+        return True
+
+    def _work(self) -> int:
+        waiter = Waiter(self.queue.paths, poll=self.options.poll)
+        while True:
+            if (code := self._reason_to_leave(waiter)) is not None:
+                return code
+            if self._fitness.unfit_s > self.options.unfit_timeout_s:
+                return EXIT_UNFIT
+            claim = self._claim()
+            if claim is None:
+                if not self.queue.saw_drain(self.id):
+                    self._idle(waiter)
+                continue
+            waiter.reset()
+            ended = Attempt(self, claim).run()
+            self._finished += 1
+            say(
+                f"{claim.job} attempt {claim.attempt}: {ended.state or 'given up'}, {ended.message}"
+            )
+            self.beat(job=None, attempt=None, phase=None)
+            self._back_off(ended)
+
+    def _reason_to_leave(self, waiter: Waiter) -> int | None:
+        options = self.options
+        if self.signals.stop:
+            wants_more = self.signals.requeue and self._work_remains()
+            return EXIT_REQUEUE if wants_more else EXIT_DONE
+        if options.max_jobs is not None and self._finished >= options.max_jobs:
+            return EXIT_DONE
+        if self.time_left_s() < options.min_claim_s:
+            say("too little time is left to begin a job")
+            return EXIT_REQUEUE if self._work_remains() else EXIT_DONE
+        if self.queue.saw_drain(self.id):
+            return EXIT_DONE
+        if options.drain and not self._work_remains():
+            return EXIT_DONE
+        limit = options.idle_timeout_s
+        if limit is not None and waiter.idle_s >= limit and not self._work_remains():
+            return EXIT_DONE
+        return None
+
+    def _work_remains(self) -> bool:
+        """Whether jobs wait that this worker could do, or claims run that may yet fall to it."""
+        try:
+            return self.queue.has_work(self.fits)
+        except OSError:
+            return True  # the root does not answer: unknown is not nothing
+
+    def _claim(self) -> Claim | None:
+        try:
+            self._reap()  # first: its listing also shows whether this worker is to drain
+            if self.queue.saw_drain(self.id) or not self._is_fit():
+                return None
+            self._others = None
+            claim = self.queue.claim(self.id, self.fits, self._takes_now)
+            if claim is None and self.queue.was_held and self._try_release():
+                claim = self.queue.claim(self.id, self.fits, self._takes_now)
+            return claim
+        except DiskFull as error:
+            self.hold_for_space(str(error))
+        except OSError as error:
+            say(f"the root does not answer: {error}")
+        return None
+
+    def _reap(self) -> None:
+        """Take back what the dead hold; whom Slurm knows to be dead is not waited for."""
+        self.queue.reap()
+        if time.monotonic() >= self._next_word:
+            self._next_word = time.monotonic() + 2 * self.queue.format.heartbeat_s
+            reaping.reap(self.queue, self._word, silent_only=True)
+
+    def _is_fit(self) -> bool:
+        """Whether this node may claim; a node that may not is shown, and set aside."""
+        findings = self._fitness.findings()
+        note = "; ".join(finding.message for finding in findings)
+        mark = self.queue.quarantined_host(self.host)
+        if not note and mark is not None:
+            note = f"this host is in quarantine: {mark.reason}"
+        broken = [finding.message for finding in findings if finding.of_node]
+        if not broken:
+            self._mark_again_s = 1.0
+        if broken and mark is None and time.monotonic() >= self._next_mark:
+            # Asked ever more rarely: it may be refused, and reads every worker's record.
+            self._mark_again_s = min(2 * self._mark_again_s, _MARK_EVERY_S)
+            self._next_mark = time.monotonic() + self._mark_again_s
+            self.queue.quarantine(self.host, broken[0], QUARANTINE_S, self.id, certain=False)
+        self.beat(note=note or None)
+        return not note
+
+    def _takes_now(self, ticket: Ticket) -> bool:
+        """Whether to take a job now: enough time is left, and it did not fail here just before."""
+        past = self._past(ticket)
+        if self.time_left_s() < (past.useful_s or self.options.min_claim_s):
+            return False
+        if past.state is not None and not self._has_room(ticket, past):
+            return False  # to convert its state: a worker with as many devices needs none
+        return past.failed_on != self.host or not self._others_live()
+
+    def _has_room(self, ticket: Ticket, past: Past) -> bool:
+        """Whether the resume state fits this worker's ranks, or there is space to convert it."""
+        assert past.state is not None
+        try:
+            spec = specs.load(self.queue.paths.job(ticket.job).spec)
+            world = plan.plan(spec, self.devices, most_rows=past.micro).world
+        except JobspecError:
+            return True  # whoever claims it will say what is wrong
+        free = shutil.disk_usage(self.root).free
+        return past.state.fits(world) or past.state.conversion_space < free
+
+    def _past(self, ticket: Ticket) -> Past:
+        if ticket.attempt == 1:
+            return Past()
+        if ticket not in self._pasts:
+            self._pasts[ticket] = look(self.queue.paths.job(ticket.job), ticket.attempt)
+        return self._pasts[ticket]
+
+    def _others_live(self) -> bool:
+        if self._others is None:  # once a look, not once a job
+            aside = self.queue.quarantined()
+            hosts = {seen.record.host for seen in self.queue.workers() if seen.beating}
+            self._others = bool(hosts - {self.host} - aside.keys())
+        return self._others
+
+    def blame(self, host: str | None, job: str) -> None:
+        """Set aside the host where a job failed unexplained that succeeded on this one."""
+        if host is not None and host != self.host:
+            reason = f"{job} failed there before its first step and succeeded on {self.host}"
+            self.queue.quarantine(host, reason, QUARANTINE_S, self.id, certain=False)
+
+    def hold_for_space(self, why: str) -> None:
+        """The root is full: let everybody wait, nobody drain, until there is space again."""
+        try:
+            self.queue.hold(reason=why, by=f"{_FOR_SPACE}{self.id}")
+        except OSError as error:
+            say(f"the queue can't be put on hold: {error}")
+
+    def _try_release(self) -> bool:
+        """End a hold for space once a write of some size succeeds again."""
+        hold = self.queue.on_hold()
+        if hold is None or not hold.by.startswith(_FOR_SPACE) or not preflight.can_write(self.root):
+            return False
+        self.queue.release()
+        return True
+
+    def _idle(self, waiter: Waiter) -> None:
+        until = time.monotonic() + waiter.next_wait_s()
+        while time.monotonic() < until and not self.signals.stop:
+            self.beat()
+            if waiter.wait(min(until - time.monotonic(), self.next_beat_in_s, 1.0)):
+                return
+
+    def _back_off(self, ended: Ended) -> None:
+        """After failures within seconds, wait ever longer, so that no host eats the queue."""
+        if ended.state is State.SUCCEEDED or ended.wall_s > _FAST_S:
+            self._failures = 0
+            return
+        self._failures += 1
+        self._fitness.forget()
+        until = time.monotonic() + random.uniform(0.5, 1.5) * min(60.0, 2.0**self._failures)
+        while time.monotonic() < until and not self.signals.stop:
+            self.beat()
+            time.sleep(min(0.2, max(0.0, until - time.monotonic())))
+
+    def _record(self) -> WorkerRecord:
+        return WorkerRecord(
+            worker=self.id,
+            host=self.host,
+            pid=os.getpid(),
+            started_at=self._started_at,
+            updated_at=records.utc_now(),
+            gpus=self.devices.total if self.devices.on_gpu else 0,
+            gpu_name=self.devices.name,
+            gpu_memory_gib=self.devices.memory_gib,
+            slurm_cluster=self.slurm.cluster,
+            slurm_job=self.slurm.job,
+            slurm_restart_count=self.slurm.restart_count,
+            slurm_element=self.slurm.element,
+            ends_at=self.slurm.ends_at_utc,
+            busy_s=self._busy_until(time.monotonic()),
+            **self._shown,
+        )
+
+
+def worker_id(where: scheduler_env.Slurm) -> str:
+    """Host and Slurm ids for people, and what makes it this process's own."""
+    run = (where.job, str(where.restart_count)) if where.job else ()
+    return new_worker_id(short_host(), *run)
+
+
+def short_host() -> str:
+    """This host's name up to the first dot."""
+    return platform.node().split(".")[0].lower() or "host"
+
+
+def say(message: str) -> None:
+    """A line in the worker's own log."""
+    print(f"{records.utc_now()} {message}", file=sys.stderr, flush=True)  # noqa: T201 - the log

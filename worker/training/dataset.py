@@ -1,0 +1,270 @@
+"""Prepared rows on their way to a rank: which rows a step has, and the tensors they become."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from worker.data import batching, dataset_cache
+from worker.data.batching import MicroBatch
+from worker.data.dataset_cache import IGNORED
+
+
+@dataclass(frozen=True)
+class Step:
+    """One rank's share of one step. `lengths` and `trained_tokens` count the whole global batch."""
+
+    micros: tuple[MicroBatch, ...]
+    lengths: tuple[int, ...]
+    trained_tokens: int
+
+
+@dataclass
+class Rows:
+    """Prepared rows: ids and labels by index, lengths and trained-token counts at hand."""
+
+    data: Any
+    lengths: list[int]
+    trained: list[int]
+
+    @classmethod
+    def open(cls, path: Path) -> Rows:
+        """Open rows saved by the prepare phase, memory-mapped: only their counts are read now."""
+        import datasets
+
+        data = datasets.load_from_disk(str(path))
+        assert isinstance(data, datasets.Dataset)
+        return cls(data, *dataset_cache.counts(path))
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which part of each line's tokens a rank holds under sequence parallelism."""
+
+    index: int = 0
+    count: int = 1
+
+
+WHOLE = Shard()
+
+
+@dataclass
+class Schedule:
+    """How rows become steps for one of `world` ranks, or groups of ranks that share their rows."""
+
+    rows: Rows
+    seed: int
+    batch_size: int
+    micro: int
+    rank: int = 0
+    world: int = 1
+    packing: bool = False
+    max_tokens: int = 0
+    shard: Shard = WHOLE
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self.rows) / self.batch_size)
+
+    def steps(self, epoch: int) -> Iterator[Step]:
+        """This rank's steps of one epoch, in order."""
+        lengths = self.rows.lengths
+        batches = batching.global_batches(
+            lengths, seed=self.seed, epoch=epoch, batch_size=self.batch_size
+        )
+        for batch in batches:
+            yield self.step(batch)
+
+    def step(self, batch: list[int]) -> Step:
+        """This rank's share of a global batch."""
+        lengths = self.rows.lengths
+        if self.packing:
+            dealt = batching.packed_batches(
+                batch, lengths, world=self.world, max_tokens=self.max_tokens
+            )
+        else:
+            dealt = batching.micro_batches(batch, lengths, world=self.world, size=self.micro)
+        return Step(
+            micros=tuple(dealt[self.rank]),
+            lengths=tuple(lengths[row] for row in batch),
+            trained_tokens=sum(self.rows.trained[row] for row in batch),
+        )
+
+    def in_order(self) -> Iterator[Step]:
+        """This rank's steps over all rows as they lie, for evaluation."""
+        rows = sorted(range(len(self.rows)), key=self.rows.lengths.__getitem__)
+        for start in range(0, len(rows), self.batch_size):
+            yield self.step(rows[start : start + self.batch_size])
+
+
+class EpochSampler(Sampler[Step]):
+    """Yields steps; the Trainer tells it the epoch and, after a resume, skips what was done."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
+        self._epoch = 0
+
+    @property
+    def batch_sampler(self) -> EpochSampler:
+        # The Trainer looks for `set_epoch` one level below what `skip_first_batches` wraps, and
+        # without a resume at that same place: this is there.
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the Trainer before it iterates."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._schedule.steps_per_epoch
+
+    def __iter__(self) -> Iterator[Any]:
+        # A DataLoader's batch sampler yields lists of indices; one index here is one step.
+        return ([step] for step in self._schedule.steps(self._epoch))
+
+
+class StepDataset(torch.utils.data.Dataset):
+    """Turns a Step into its micro-batches' tensors."""
+
+    def __init__(
+        self, rows: Rows, pad_token_id: int, *, padded: bool, shard: Shard = WHOLE
+    ) -> None:
+        self._rows = rows
+        self._pad = pad_token_id
+        self._padded = padded
+        self._shard = shard
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, step: Step) -> dict[str, Any]:
+        return {
+            "micros": [self._tensors(micro) for micro in step.micros],
+            "lengths": step.lengths,
+            "trained_tokens": step.trained_tokens,
+        }
+
+    def _tensors(self, micro: MicroBatch) -> dict[str, torch.Tensor]:
+        rows = [self._rows.data[row] for row in micro.rows]
+        ids = [torch.tensor(row["input_ids"]) for row in rows]
+        labels = [torch.tensor(row["labels"]) for row in rows]
+        if micro.weight == 0:
+            labels = [torch.full_like(label, IGNORED) for label in labels]
+        if self._padded:
+            line = pad(ids, labels, self._pad)
+        elif self._shard.count > 1:
+            line = shard(ids, labels, self._pad, self._shard)
+        else:
+            line = pack(ids, labels)
+        return line | scored(line)
+
+
+def pad(ids: list[torch.Tensor], labels: list[torch.Tensor], token: int) -> dict[str, torch.Tensor]:
+    """Rows side by side, padded on the right to the longest.
+
+    Returns:
+        int64 [rows, tokens] `input_ids`, `labels`, with more than one row also `attention_mask`.
+    """
+    pad_rows = torch.nn.utils.rnn.pad_sequence
+    batch = {
+        "input_ids": pad_rows(ids, batch_first=True, padding_value=token),
+        "labels": pad_rows(labels, batch_first=True, padding_value=IGNORED),
+    }
+    if len(ids) > 1:
+        ones = [torch.ones_like(row) for row in ids]
+        batch["attention_mask"] = pad_rows(ones, batch_first=True)
+    return batch
+
+
+def pack(ids: list[torch.Tensor], labels: list[torch.Tensor]) -> dict[str, Any]:
+    """Rows one after the other in one line, kept apart by position ids and sequence bounds.
+
+    Returns:
+        int64 [1, tokens] `input_ids`, `labels`, `position_ids`, int32 [rows + 1] `cu_seq_lens_*`,
+        on the host the rows' lengths and the longest.
+    """
+    lengths = tuple(len(row) for row in ids)
+    bounds = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
+    for label in labels:
+        label[0] = IGNORED  # a row's first token is never predicted from another row
+    return {
+        "input_ids": torch.cat(ids)[None],
+        "labels": torch.cat(labels)[None],
+        "position_ids": torch.cat([torch.arange(len(row)) for row in ids])[None],
+        "cu_seq_lens_q": bounds,
+        "cu_seq_lens_k": bounds,
+        "max_length_q": max(lengths),
+        "max_length_k": max(lengths),
+        "row_lengths": lengths,
+    }
+
+
+def shard(
+    ids: list[torch.Tensor], labels: list[torch.Tensor], token: int, part: Shard
+) -> dict[str, Any]:
+    """One rank's tokens of a line whose length is filled up to a multiple of the ranks.
+
+    Labels are shifted before the line is cut: a part's last token predicts the next part's first.
+    Positions and bounds stay the whole line's.
+
+    Returns:
+        int64 [1, tokens / ranks] `input_ids`, `shift_labels`, `position_ids`; bounds as `pack`.
+    """
+    missing = -sum(len(row) for row in ids) % part.count
+    if missing:
+        ids = [*ids, torch.full((missing,), token)]
+        labels = [*labels, torch.full((missing,), IGNORED)]
+    line = pack(ids, labels)
+    shifted = torch.nn.functional.pad(line.pop("labels")[:, 1:], (0, 1), value=IGNORED)
+    line["shift_labels"] = shifted
+    for name in ("input_ids", "shift_labels", "position_ids"):
+        line[name] = line[name].chunk(part.count, dim=1)[part.index].contiguous()
+    return line
+
+
+def scored(line: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Where a micro-batch's hidden states are scored, and against which tokens.
+
+    Found here, on the host: a device asked how many they are would have to be waited for.
+
+    Returns:
+        int64 [trained tokens] `positions` in the line, or in lines one after the other, `targets`.
+    """
+    shifted = line.get("shift_labels")
+    if shifted is None:
+        shifted = torch.nn.functional.pad(line["labels"][:, 1:], (0, 1), value=IGNORED)
+    labels = shifted.reshape(-1)
+    (positions,) = (labels != IGNORED).nonzero(as_tuple=True)
+    return {"positions": positions, "targets": labels[positions]}
+
+
+def loader(dataset: StepDataset, sampler: EpochSampler) -> DataLoader:
+    """Steps one after the other; where there is a GPU, in memory that it copies from unattended."""
+
+    def collate(items: list[Any]) -> Any:
+        return items[0]
+
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=0,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def moved(line: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """A micro-batch on a device, the copies not waited for."""
+    return {
+        name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        for name, value in line.items()
+    }

@@ -1,0 +1,126 @@
+"""What a training step takes on this rank: seconds, those spent waiting for rows, memory."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import torch
+
+from jobspec.estimates import memory
+from jobspec.estimates.memory import Memory
+from jobspec.models import config as shapes
+
+_RUNTIME_GIB = 0.04  # what libraries load and allocate on a CPU with the first step
+
+if TYPE_CHECKING:
+    from jobspec.spec.schema import JobSpec
+    from worker.training.dataset import Schedule
+    from worker.training.flops import Shape
+    from worker.training.trainer import StepRecord
+
+
+class Meter:
+    """A step's clock. A step begins when its rows are asked for and ends with its optimizer."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self.wait_s = 0.0
+
+    @contextlib.contextmanager
+    def fetching(self) -> Iterator[None]:
+        """Begin a step, and count what fetching its rows takes."""
+        self._began = time.monotonic()
+        yield
+        self.wait_s = time.monotonic() - self._began
+
+    @property
+    def step_s(self) -> float:
+        """Seconds since the step began."""
+        return time.monotonic() - self._began
+
+
+def peak_memory_gib() -> float:
+    """This rank's high-water mark: what its device allocated, on a CPU the process's resident set.
+
+    Source: proc_pid_status(5), VmHWM; unlike getrusage's figure it starts anew with `execve`.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 2**20
+    return 0.0
+
+
+class Rates:
+    """Speed and use of the devices, from a step's work and its seconds."""
+
+    def __init__(self, shape: Shape, devices: int, peak: float | None, *, recomputed: bool) -> None:
+        """Args:
+        peak: FLOP/s that one device can do; None where that is not known.
+        recomputed: whether the layers run forward twice (gradient checkpointing).
+        """
+        self._shape = shape
+        self._devices = devices
+        self._peak = peak * devices if peak else None
+        self._recomputed = recomputed
+
+    def of(self, step: StepRecord, step_s: float) -> dict[str, float | None]:
+        """A step's part of its metric row."""
+        speed = sum(step.lengths) / step_s
+        needed = self._shape.step(step.lengths, step.trained_tokens)
+        again = self._shape.again(step.lengths, step.trained_tokens, layers=self._recomputed)
+        return {
+            "step_s": step_s,
+            "tokens_per_second": speed,
+            "tokens_per_second_per_device": speed / self._devices,
+            "mfu": needed / step_s / self._peak if self._peak else None,
+            "hfu": (needed + again) / step_s / self._peak if self._peak else None,
+            "peak_memory_gib": step.peak_memory_gib,
+            "data_wait_share": step.wait_s / step_s,
+        }
+
+
+def forecast(spec: JobSpec, config: Any, schedule: Schedule, base_gib: float) -> Memory | None:
+    """What `jobspec validate` would say of this run's memory, its longest micro-batch known.
+
+    Args:
+        config: the model's, of Transformers.
+        base_gib: this rank's peak before the model was there; on a GPU nothing is allocated then.
+
+    Returns:
+        None for families whose shape `jobspec.models.config` can't read.
+    """
+    found = shapes.of(config.get_text_config().to_dict())
+    if found is None or spec.train is None:
+        return None
+    lengths = schedule.rows.lengths
+    micros = (micro for step in schedule.steps(0) for micro in step.micros)
+    longest = max(sum(lengths[row] for row in micro.rows) for micro in micros)
+    on_gpu = torch.cuda.is_available()
+    setting = memory.Setting(
+        train=spec.train,
+        dtype=spec.model.dtype,
+        devices=schedule.world * schedule.shard.count,
+        tokens=-(-longest // schedule.shard.count),
+        on_gpu=on_gpu,
+        base_gib=base_gib + (0.0 if on_gpu else _RUNTIME_GIB),
+    )
+    return memory.predict(found, setting)
+
+
+def compared(predicted: Memory | None, measured_gib: float | None) -> dict[str, Any] | None:
+    """A prediction beside what was measured, for the attempt's record."""
+    if predicted is None or measured_gib is None:
+        return None
+    return {
+        "predicted_gib": predicted.total,
+        "measured_gib": measured_gib,
+        "ratio": predicted.total / measured_gib,
+        "parts": msgspec.structs.asdict(predicted),
+    }
