@@ -24,7 +24,7 @@ from typing import NamedTuple
 from jobspec.benchmarks.registry import Form
 from jobspec.records.evaluation import Asked, Generation, Plan
 from jobspec.spec.schema import EvalSpec
-from tests.evalkit import DATA, environment, make_attempt, stories_model
+from tests.support.evaluations import DATA, environment, make_attempt, stories_model
 from worker.evaluation import scoring
 from worker.evaluation.math_grader import Judge
 

@@ -26,10 +26,10 @@ from typing import Any
 import psutil
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY / "tests"))
+sys.path.insert(0, str(REPOSITORY))
 
-from relaykit import Writing, make_queue, start  # noqa: E402 - the path comes first
-from wandbkit import KEY  # noqa: E402
+from tests.support.relays import Writing, make_queue, start  # noqa: E402 - the path comes first
+from tests.support.wandb_server import KEY  # noqa: E402
 
 
 def main() -> None:
@@ -141,7 +141,7 @@ def counts(url: str) -> dict[str, int]:
 @contextlib.contextmanager
 def server() -> Iterator[str]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "wandbkit"],
+        [sys.executable, "-m", "tests.support.wandb_server"],
         cwd=REPOSITORY / "tests",
         stdout=subprocess.PIPE,
         text=True,

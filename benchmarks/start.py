@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def _make_model(place: Path) -> None:
-    code = "import sys, pathlib; from worker import tiny; tiny.make(pathlib.Path(sys.argv[1]))"
+    code = "import sys, pathlib; from worker.demo import tiny_model; tiny_model.make(pathlib.Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", code, str(place)], cwd=REPO, check=True)
 
 

@@ -20,9 +20,9 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "tests"))
+sys.path.insert(0, str(HERE.parent))
 
-from browserkit import Browser, browser  # noqa: E402 - a helper of the tests
+from tests.support.browser import Browser, browser  # noqa: E402 - a helper of the tests
 
 COLUMNS = 118
 MIDWAY = "status.ansi"

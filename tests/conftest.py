@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import pytest
+
+from jobspec.queue.queue import Queue
 
 if TYPE_CHECKING:
     from xdist.remote import Producer
@@ -15,8 +17,8 @@ TOGETHER = ("tests/integration/shared_fs", "tests/integration/cluster")  # each 
 # The longest go first, so that processes end together: those that wait, then those that compute.
 FIRST = (
     "tests/integration/cluster",
-    "tests/integration/test_losses.py",
-    "tests/integration/test_way.py",
+    "tests/integration/test_failures.py",
+    "tests/integration/test_end_to_end.py",
     "tests/integration/test_train_modes.py",
     "tests/integration/test_resume.py",
     "tests/integration",
@@ -51,3 +53,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Schedul
             return room(nodeid)
 
     return ByRoom(config, log)
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Queue:
+    """An empty queue; a file that needs another one defines its own."""
+    return Queue.create(tmp_path / "root")

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from queuekit import V, W, entries, hidden, score_spec
 
 from jobspec.errors import DiskFull
 from jobspec.queue.queue import Queue
 from jobspec.records.base import WorkerRecord
+from tests.support.queues import V, W, entries, hidden, score_spec
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from queuekit import V, W, entries, fast_dir, hidden, killed_at, score_spec
 
 from jobspec.queue.claim import Claim
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
 from jobspec.records.base import FINAL, End, Reason, Result, State, WorkerRecord
 from jobspec.spec.schema import canonical
+from tests.support.queues import V, W, entries, fast_dir, hidden, killed_at, score_spec
 
 
 @dataclass

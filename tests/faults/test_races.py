@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from queuekit import V, W, entries, fast_dir, race, score_spec, stopped_at
 
 from jobspec.errors import ClaimLost, TransitionRefused
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
 from jobspec.records.base import Result, State
+from tests.support.queues import V, W, entries, fast_dir, race, score_spec, stopped_at
 
 
 @pytest.fixture

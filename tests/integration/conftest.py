@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from waykit import REPO
+
+from tests.support.workers import REPO
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from evalkit import ROOT, needs_data, stories_model
 
 from jobspec.errors import ModelError
 from jobspec.spec.schema import ModelSpec
+from tests.support.evaluations import ROOT, needs_data, stories_model
 from worker.evaluation.generation import plan_chunks
 from worker.evaluation.lm_eval_model import load_tokenizer
 from worker.inference.engine import EngineChoice, choose

@@ -16,7 +16,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from evalkit import (
+
+from jobspec.records import evaluation
+from jobspec.records.base import Progress
+from jobspec.spec.schema import BenchmarkOverrides, EvalSpec
+from jobspec.storage.layout import AttemptPaths
+from tests.support.evaluations import (
     DATA,
     aime_file,
     command,
@@ -30,11 +35,6 @@ from evalkit import (
     run_phase,
     stories_model,
 )
-
-from jobspec.records import evaluation
-from jobspec.records.base import Progress
-from jobspec.spec.schema import BenchmarkOverrides, EvalSpec
-from jobspec.storage.layout import AttemptPaths
 
 pytestmark = needs_data
 BESIDE = {

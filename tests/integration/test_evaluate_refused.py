@@ -8,7 +8,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from evalkit import (
+
+from jobspec.records.base import PhaseError
+from jobspec.spec.schema import EvalSpec
+from jobspec.storage.layout import AttemptPaths
+from tests.support.evaluations import (
     aime_file,
     make_attempt,
     make_trained_attempt,
@@ -17,10 +21,6 @@ from evalkit import (
     run_phase,
     stories_model,
 )
-
-from jobspec.records.base import PhaseError
-from jobspec.spec.schema import EvalSpec
-from jobspec.storage.layout import AttemptPaths
 
 pytestmark = needs_data
 ROW = {"id": "a", "problem": "What?", "answer": 7}

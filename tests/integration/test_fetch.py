@@ -9,11 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evalkit import DATA, environment, make_attempt, needs_data, run_phase, stories_model
-from hubkit import Repositories, hub
 
 from jobspec.spec import schema as specs
 from jobspec.spec.schema import EvalSpec, JobSpec, ModelSpec
+from tests.support.evaluations import (
+    DATA,
+    environment,
+    make_attempt,
+    needs_data,
+    run_phase,
+    stories_model,
+)
+from tests.support.hub import Repositories, hub
 
 pytestmark = needs_data
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clikit import jobspec, jobspec_json
-from hubkit import COMMIT, Repositories, hub
-from terminalkit import Terminal
 
 from jobspec.spec import schema as specs
 from jobspec.spec.schema import EvalSpec, JobSpec, ModelSpec
 from jobspec.storage.layout import RootPaths
+from tests.support.commands import jobspec, jobspec_json
+from tests.support.hub import COMMIT, Repositories, hub
+from tests.support.terminal import Terminal
 from worker.model_dir import find_model
 
 MODEL = {

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from queuekit import CALLS, score_spec
 
 from benchmarks import fleet, idle
 from jobspec.queue.queue import Queue
 from jobspec.storage import fs
+from tests.support.queues import CALLS, score_spec
 
 LIMIT = 30
 needs_strace = pytest.mark.skipif(idle.missing() is not None, reason=idle.missing() or "")

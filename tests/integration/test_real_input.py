@@ -10,7 +10,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from waykit import REPO, drain, queue_at, rows
 
 from jobspec.records import base as records
 from jobspec.records.base import State
@@ -22,6 +21,7 @@ from jobspec.spec.schema import (
     ModelSpec,
     TrainSpec,
 )
+from tests.support.workers import REPO, drain, queue_at, rows
 from worker.demo.tiny_model import TEMPLATE
 
 DATA = Path(os.environ.get("JOBSPEC_TEST_DATA", REPO.parent / "shared" / "data"))

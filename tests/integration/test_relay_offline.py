@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clikit import environment, scores
-from relaykit import make_queue, relay, start, told
-from wandbkit import Server
 
 from jobspec.queue.queue import Queue
 from jobspec.relay import wandb_file
 from jobspec.relay.client import connect
 from jobspec.relay.offline import Offline
+from tests.support.commands import environment, scores
+from tests.support.relays import make_queue, relay, start, told
+from tests.support.wandb_server import Server
 
 pytestmark = pytest.mark.wandb
 

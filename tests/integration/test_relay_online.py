@@ -14,14 +14,14 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
-from clikit import claim_next, jobspec_json, scores, tuned_spec
-from relaykit import Watching, Writing, later, lines, make_queue, relay, start, told
-from wandbkit import KEY, Run, Server
 
 from jobspec.queue.queue import Queue
 from jobspec.relay.client import Link, Refused
 from jobspec.spec.schema import JobSpec
 from jobspec.storage import fs
+from tests.support.commands import claim_next, jobspec_json, scores, tuned_spec
+from tests.support.relays import Watching, Writing, later, lines, make_queue, relay, start, told
+from tests.support.wandb_server import KEY, Run, Server
 
 pytestmark = pytest.mark.wandb
 

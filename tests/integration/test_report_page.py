@@ -13,10 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import groupkit
 import pytest
-from browserkit import Browser, browser
-from clikit import (
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from jobspec.queue.queue import Queue
+from tests.support import example_root
+from tests.support.browser import Browser, browser
+from tests.support.commands import (
     PATIENCE_S,
     Talking,
     base_spec,
@@ -28,17 +32,13 @@ from clikit import (
     take,
     tuned_spec,
 )
-from queuekit import fast_dir
-from selenium.webdriver.common.by import By
-from selenium.webdriver.common.keys import Keys
-
-from jobspec.queue.queue import Queue
+from tests.support.queues import fast_dir
 
 
 @pytest.fixture(scope="module")
 def group() -> Iterator[Queue]:
     with fast_dir() as directory:
-        yield groupkit.make(directory / "root")
+        yield example_root.make(directory / "root")
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from rankkit import Forge, Run, Strike, forge, start
-from waykit import queue_at, tiny_spec
 
 from jobspec.queue.queue import Queue
 from jobspec.spec.schema import JobSpec
+from tests.support.ranks import Forge, Run, Strike, forge, start
+from tests.support.workers import queue_at, tiny_spec
 from worker.checkpoints import directories
 
 pytestmark = pytest.mark.deepspeed

@@ -6,11 +6,11 @@ import json
 from typing import Any
 
 import pytest
-from clikit import jobspec, jobspec_json
-from evalkit import aime_file, needs_data, questions, read_lines, stories_model
-from waykit import drain, queue_at
 
 from jobspec.queue.queue import Queue
+from tests.support.commands import jobspec, jobspec_json
+from tests.support.evaluations import aime_file, needs_data, questions, read_lines, stories_model
+from tests.support.workers import drain, queue_at
 
 pytestmark = needs_data
 SETTINGS = {"avg_k": 4, "max_gen_toks": 16, "temperature": 1.0}

@@ -1,6 +1,6 @@
 """What a training step costs beside its work, counted in real ranks; other families' whole way.
 
-Ranks count while they train (census.py): no GPU is needed to see how often one would be waited for.
+Ranks count while they train (tests.support.counting_forks): no GPU is needed to see how often one would be waited for.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from rankkit import Forge, forge, rank_env, start
-from waykit import queue_at, tiny_spec, with_model
 
 from jobspec.queue.queue import Queue
 from jobspec.spec.schema import JobSpec
+from tests.support.ranks import Forge, forge, rank_env, start
+from tests.support.workers import queue_at, tiny_spec, with_model
 
 pytestmark = pytest.mark.deepspeed
 
@@ -27,7 +27,7 @@ MIB = 2**20
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forge]:
-    with forge(tmp_path_factory.mktemp("census"), "census.py") as made:
+    with forge(tmp_path_factory.mktemp("census"), "counting_forks.py") as made:
         yield made
 
 

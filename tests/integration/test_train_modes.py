@@ -8,16 +8,16 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from nodekit import launcher
-from rankkit import Forge, Run, forge, start
 from safetensors.numpy import load_file
-from waykit import drain, queue_at, ranks_of, rows, tiny_spec
 
 from jobspec.queue.queue import Job, Queue
 from jobspec.records import base as records
 from jobspec.records.base import End, State
 from jobspec.spec.schema import LoraSpec
 from jobspec.storage.layout import AttemptPaths, JobPaths
+from tests.support.nodes import launcher
+from tests.support.ranks import Forge, Run, forge, start
+from tests.support.workers import drain, queue_at, ranks_of, rows, tiny_spec
 
 pytestmark = pytest.mark.deepspeed
 

@@ -22,13 +22,13 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
-from queuekit import entries, score_spec
 
 from jobspec.errors import ClaimLost, TransitionRefused
 from jobspec.queue.claim import Claim
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
 from jobspec.records.base import FINAL, Result, State
+from tests.support.queues import entries, score_spec
 
 HEARTBEAT_S, LEASE_S = 10.0, 60.0
 WORKERS = [f"w-{number:016x}" for number in range(3)]

@@ -7,10 +7,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import clusterkit
 import pytest
-import servicekit
-import slurmkit
+
+from tests.support import cluster as clusterkit
+from tests.support import services
+from tests.support import slurm as slurmkit
 
 APPTAINER = "JOBSPEC_TEST_APPTAINER"  # the program, and the image it runs: `build-sif` makes it
 SIF = "JOBSPEC_TEST_SIF"
@@ -18,7 +19,7 @@ SIF = "JOBSPEC_TEST_SIF"
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[slurmkit.Slurm]:
-    yield from servicekit.started(slurmkit.missing, slurmkit.running, "sl-")
+    yield from services.started(slurmkit.missing, slurmkit.running, "sl-")
 
 
 @pytest.fixture

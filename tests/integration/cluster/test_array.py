@@ -8,8 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from clusterkit import Cluster, processes_with, score_spec
-from waykit import tiny_spec
+
+from tests.support.cluster import Cluster, processes_with, score_spec
+from tests.support.workers import tiny_spec
 
 pytestmark = [pytest.mark.slurm, pytest.mark.container, pytest.mark.deepspeed]
 

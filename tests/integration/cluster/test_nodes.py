@@ -6,10 +6,10 @@ import json
 import time
 
 import pytest
-from clusterkit import Cluster, processes_with, reason, resumed_from
 
 from jobspec.queue.entries import Job
 from jobspec.records.base import ClaimRecord, read
+from tests.support.cluster import Cluster, processes_with, reason, resumed_from
 
 pytestmark = [pytest.mark.slurm, pytest.mark.container, pytest.mark.deepspeed]
 

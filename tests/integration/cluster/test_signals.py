@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from clusterkit import Cluster, depth, processes_with, reason, resumed_from, score_spec
-from slurmkit import KILL_WAIT_S
-from waykit import rows
+
+from tests.support.cluster import Cluster, depth, processes_with, reason, resumed_from, score_spec
+from tests.support.slurm import KILL_WAIT_S
+from tests.support.workers import rows
 
 pytestmark = [pytest.mark.slurm, pytest.mark.container, pytest.mark.deepspeed]
 

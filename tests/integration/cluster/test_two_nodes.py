@@ -9,8 +9,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from slurmkit import Slurm
-from waykit import (
+
+from jobspec.records import base as records
+from jobspec.records.base import End, Reason, State
+from tests.support.slurm import Slurm
+from tests.support.workers import (
     DEADLINE_S,
     REPO,
     hurry,
@@ -22,9 +25,6 @@ from waykit import (
     until,
     with_model,
 )
-
-from jobspec.records import base as records
-from jobspec.records.base import End, Reason, State
 
 pytestmark = [pytest.mark.slurm, pytest.mark.deepspeed]
 

@@ -6,16 +6,17 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-import moosefs
 import pytest
-import servicekit
+
+from tests.support import moosefs as moosefs
+from tests.support import services
 
 _numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
 def shared() -> Iterator[moosefs.MooseFS]:
-    yield from servicekit.started(moosefs.missing, moosefs.running, "mfs-")
+    yield from services.started(moosefs.missing, moosefs.running, "mfs-")
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clikit import environment
+
+from tests.support.commands import environment
 
 pytestmark = pytest.mark.shared_fs
 

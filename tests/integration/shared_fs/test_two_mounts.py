@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from moosefs import MooseFS
-from queuekit import entries, fork, race, score_spec, stopped_at
 
 from benchmarks import soak
 from jobspec.queue.claim import Claim
@@ -22,6 +20,8 @@ from jobspec.records import base as records
 from jobspec.records.base import Result, State
 from jobspec.spec.schema import canonical
 from jobspec.storage import fs
+from tests.support.moosefs import MooseFS
+from tests.support.queues import entries, fork, race, score_spec, stopped_at
 
 pytestmark = pytest.mark.shared_fs
 W, V = "node1-00000000000000aa", "node2-00000000000000bb"

@@ -1,0 +1,70 @@
+"""`status --watch` in a real terminal: redrawn in place, resized, left with Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from jobspec.queue.queue import Queue
+from tests.support.commands import PATIENCE_S, base_spec, jobspec, take
+from tests.support.terminal import Terminal
+
+
+@pytest.fixture
+def watching(queue: Queue) -> Iterator[Terminal]:
+    arguments = ("status", "--watch", "--interval", "600", "--root", str(queue.paths.root))
+    terminal = Terminal(*arguments, columns=160)
+    yield terminal
+    terminal.close()
+
+
+def test_watch_redraws_at_once_when_resized_and_ends_with_ctrl_c(
+    queue: Queue, watching: Terminal
+) -> None:
+    watching.read_until("\x1b[?1049h")
+    watching.read_until("0 workers alive")
+    claim = take(queue, base_spec())
+    # The interval is ten minutes: only the change of size can bring the next frame.
+    watching.resize(80)
+    os.kill(watching.process.pid, signal.SIGWINCH)
+    frame = watching.read_until("1 worker alive")
+    assert "\x1b[H" in frame and claim.job in frame and "WORKER" not in frame
+    watching.resize(160)
+    os.kill(watching.process.pid, signal.SIGWINCH)
+    assert "WORKER" in watching.read_until("1 worker alive")
+    os.kill(watching.process.pid, signal.SIGINT)
+    watching.read_until("\x1b[?1049l")
+    assert claim.job in watching.read_until("1 worker alive"), "the last frame stays on the screen"
+    assert watching.process.wait(PATIENCE_S) == 0
+
+
+def test_watch_fits_a_screen_that_is_too_low(queue: Queue) -> None:
+    for n in range(8):
+        take(queue, base_spec(notes=str(n)))
+    arguments = ("status", "--watch", "--interval", "600", "--root", str(queue.paths.root))
+    terminal = Terminal(*arguments, columns=100, lines=8)
+    try:
+        terminal.read_until("\x1b[H")
+        frame = terminal.read_until("\x1b[J")
+        assert frame.count("\n") <= 8 and "8 running" in frame and "1 worker alive" in frame
+    finally:
+        terminal.close()
+
+
+def test_watch_needs_a_terminal(queue: Queue) -> None:
+    done = jobspec("status", "--watch", "--root", queue.paths.root, code=2)
+    assert "needs a terminal" in done.stderr
+
+
+def test_status_in_a_terminal_has_colours_and_its_width(queue: Queue) -> None:
+    take(queue, base_spec())
+    terminal = Terminal("status", "--root", str(queue.paths.root), columns=60)
+    try:
+        text = terminal.read_until("1 worker alive")
+        assert "\x1b[36m" in text
+        assert "WORKER" not in text
+    finally:
+        terminal.close()

@@ -1,0 +1,166 @@
+"""Whom Slurm's word makes dead: `squeue` and `scontrol` are stand-ins here, real in integration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobspec.cluster import autoscale, reaping, site
+from jobspec.cluster.slurm import Run, Slurm
+from jobspec.queue.queue import Queue
+from jobspec.records.base import State, WorkerRecord
+from tests.support.commands import base_spec
+
+W = "n1-7-0-00000000000000aa"
+RUN = Run("here", "7", 1)
+
+
+class Stub:
+    """A `squeue` that tells of one job."""
+
+    def __init__(self, directory: Path) -> None:
+        self._squeue = directory / "squeue"
+        (directory / "scontrol").write_text("#!/bin/sh\necho 'ClusterName = here'\n")
+        (directory / "scontrol").chmod(0o755)
+        self.calls = directory / "calls"
+        self.says("7 RUNNING 1 jobspec")
+
+    def says(self, *lines: str, code: int = 0) -> None:
+        told = "\n".join(lines)
+        script = f"#!/bin/sh\necho x >>{self.calls}\ncat <<END\n{told}\nEND\nexit {code}\n"
+        self._squeue.write_text(script)
+        self._squeue.chmod(0o755)
+
+    def count(self) -> int:
+        return self.calls.read_text().count("x") if self.calls.exists() else 0
+
+
+@pytest.fixture
+def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stub:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    monkeypatch.setenv("PATH", str(programs), prepend=":")
+    return Stub(programs)
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ("7 COMPLETED 1 jobspec", True),
+        ("7 CANCELLED 1 jobspec", True),
+        ("7 NODE_FAIL 1 jobspec", True),
+        ("7 TIMEOUT 1 jobspec", True),
+        ("7 RUNNING 1 jobspec", None),
+        ("7 COMPLETING 1 jobspec", None),  # it may still be saving
+        ("7 PENDING 2 jobspec", False),
+        ("7 RUNNING 2 jobspec", False),
+        ("7 COMPLETING 2 jobspec", None),
+        ("7 COMPLETED 0 jobspec", None),  # an earlier run of it says nothing of this one
+        ("8 COMPLETED 1 jobspec", None),
+        ("", None),
+    ],
+)
+def test_a_run_is_over_by_its_own_state_alone(stub: Stub, line: str, word: bool | None) -> None:
+    stub.says(line)
+    assert Slurm().ended([RUN]).get(RUN) is word
+
+
+def test_another_clusters_run_is_nobodys_business(stub: Stub) -> None:
+    stub.says("7 COMPLETED 1 jobspec")
+    assert Slurm().ended([Run("elsewhere", "7", 1)]) == {} and stub.count() == 0
+
+
+def test_a_controller_that_does_not_answer_is_left_alone_for_a_while(stub: Stub) -> None:
+    now = [0.0]
+    slurm = Slurm(clock=lambda: now[0])
+    stub.says(code=1)
+    assert slurm.ended([RUN]) == {} and slurm.ended([RUN]) == {} and stub.count() == 1
+    assert slurm.elements("jobspec", "ada") is None
+    now[0] = 301.0
+    stub.says("7 FAILED 1 jobspec")
+    assert slurm.ended([RUN]) == {RUN: True}
+
+
+def running(tmp_path: Path, beat_s: float = 15.0) -> tuple[Queue, list[float]]:
+    now = [0.0]
+    root = tmp_path / "root"
+    queue = Queue.create(root, heartbeat_s=beat_s, lease_s=10 * beat_s, clock=lambda: now[0])
+    queue.enqueue(base_spec())
+    record = WorkerRecord(
+        worker=W, slurm_cluster="here", slurm_job="7", slurm_restart_count=1, host="n1"
+    )
+    queue.heartbeat(W, record)
+    claim = queue.claim(W)
+    assert claim is not None
+    queue.heartbeat(W, record, job=claim.job)
+    return queue, now
+
+
+def test_a_worker_whose_run_has_ended_is_reaped_at_once(tmp_path: Path, stub: Stub) -> None:
+    queue, _ = running(tmp_path)
+    queue.reap()
+    assert reaping.reap(queue, Slurm()) == []
+    stub.says("7 COMPLETED 1 jobspec")
+    assert len(reaping.reap(queue, Slurm())) == 1
+    (job,) = queue.jobs()
+    assert (job.state, job.attempt) == (State.PENDING, 2)
+
+
+def test_a_later_run_takes_nothing_from_a_worker_that_beats(tmp_path: Path, stub: Stub) -> None:
+    queue, now = running(tmp_path)
+    stub.says("7 RUNNING 2 jobspec")
+    job = queue.jobs()[0].id
+    for _ in range(6):  # a partitioned node: Slurm has restarted the job, its worker lives on
+        queue.reap()
+        assert reaping.reap(queue, Slurm()) == []
+        now[0] += 15.0
+        queue.heartbeat(W, job=job)
+    for _ in range(3):
+        assert reaping.reap(queue, Slurm(), silent_only=True) == []
+        queue.reap()
+        now[0] += 15.0
+    queue.reap()
+    assert reaping.reap(queue, Slurm(), silent_only=True) == [job]
+
+
+def test_a_living_queue_asks_slurm_nothing(tmp_path: Path, stub: Stub) -> None:
+    queue, _ = running(tmp_path)
+    queue.reap()
+    reaping.reap(queue, Slurm(), silent_only=True)
+    assert stub.count() == 0
+
+
+def test_one_look_of_a_process_that_knew_nothing_is_enough(tmp_path: Path, stub: Stub) -> None:
+    """As from cron: it stays for some beats where a later run makes a death likely."""
+    queue, _ = running(tmp_path, beat_s=0.1)
+    stub.says("7 PENDING 2 jobspec")
+    fresh = Queue(queue.paths.root)
+    assert len(reaping.watch(fresh, Slurm())) == 1
+    assert reaping.watch(fresh, Slurm()) == []
+
+
+def test_scale_adds_what_is_missing_and_no_more(tmp_path: Path, stub: Stub) -> None:
+    queue, _ = running(tmp_path, beat_s=0.1)
+    for number in range(4):
+        queue.enqueue(base_spec(notes=f"{number}"))
+    settings = site.Site(root=str(queue.paths.root), sif="/s")
+    stub.says("9 RUNNING 0 jobspec", "10 PENDING 0 jobspec", "11 COMPLETING 0 jobspec")
+    seen = autoscale.need(queue, settings, Slurm(), 4, "ada")
+    assert (seen.work, seen.have, seen.missing) == (5, 2, 2)
+    assert autoscale.need(queue, settings, Slurm(), 9, "ada").missing == 3
+    queue.hold("quota", by="ada")
+    assert autoscale.need(queue, settings, Slurm(), 9, "ada").missing == 0
+
+
+def test_one_process_at_a_time_has_the_turn(tmp_path: Path) -> None:
+    with autoscale.turn(tmp_path) as mine:
+        assert mine
+        with autoscale.turn(tmp_path) as theirs:
+            assert not theirs
+    with autoscale.turn(tmp_path) as again:
+        assert again
+        (held,) = (tmp_path / "slurm").iterdir()
+        held.rename(held.with_name("turn.20200101T000000.gone-1"))  # its holder died long ago
+        with autoscale.turn(tmp_path) as taken:
+            assert taken

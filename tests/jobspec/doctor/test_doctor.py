@@ -1,0 +1,376 @@
+"""The doctor: measured on real directories, and on two that only pretend to be one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from jobspec.doctor import diagnosis, probes
+from jobspec.doctor.measurements import (
+    Clocks,
+    Costs,
+    Diagnosis,
+    Found,
+    Free,
+    Lag,
+    Measured,
+    Place,
+    Race,
+    ServerClock,
+    Timing,
+    joined,
+)
+from jobspec.doctor.participant import Seat
+from jobspec.doctor.run import examine
+from jobspec.doctor.session import meet, meet_across
+from jobspec.queue.queue import Queue
+from jobspec.records.base import Format
+from jobspec.storage import mounts, tempfiles
+from tests.support.commands import environment, jobspec, jobspec_json
+from tests.support.queues import race
+from worker.host import preflight
+
+PLACE = Place(
+    path="/scratch/me",
+    filesystem="lustre",
+    source="mds:/scratch",
+    mounted_at="/scratch",
+    local=False,
+    options=["rw"],
+    longest_name=255,
+    room=Free(free_gib=500.0, free_inodes=10**9),
+)
+TMP = msgspec.structs.replace(PLACE, path="/tmp", filesystem="ext4", local=True)
+FAST = Timing(count=20, median_s=0.001, longest_s=0.01)
+MEASURED = Measured(
+    costs=Costs(publish=FAST, rename=FAST, listing=FAST),
+    broken=[],
+    server_clock=ServerClock(ahead_s=0.0, error_s=0.01, whole_seconds=False),
+    here=Found(
+        members=["0", "1"],
+        lags=[Lag(kind="created", actor="0", watcher="1", median_s=0.001, longest_s=0.002)],
+        noticed={"1": True},
+    ),
+)
+
+
+def verdicts(told: Diagnosis | list[Any]) -> dict[str, set[str]]:
+    """The verdicts on each check."""
+    found: dict[str, set[str]] = {}
+    for check in told.checks if isinstance(told, Diagnosis) else told:
+        found.setdefault(check.check, set()).add(check.verdict)
+    return found
+
+
+def judged(place: Place = PLACE, tmpdir: Place = TMP, **changed: Any) -> list[Any]:
+    measured = msgspec.structs.replace(MEASURED, **changed)
+    return diagnosis.checks(Path("/nowhere/root"), place, tmpdir, measured, None)
+
+
+def worst(found: list[Any], check: str) -> Any:
+    """The finding of that name that is not well."""
+    (one,) = [each for each in found if each.check == check and each.verdict != "ok"]
+    return one
+
+
+def across(**changed: Any) -> Found:
+    return msgspec.structs.replace(MEASURED.here, members=["a", "b"], **changed)
+
+
+def test_a_directory_that_a_root_may_be_made_in(tmp_path: Path) -> None:
+    root = tmp_path / "scratch" / "root"
+    started = time.monotonic()
+    told = jobspec_json("doctor", "--root", root, code=None)
+    assert time.monotonic() - started < 30
+    assert told["schema"] == 1 and told["place"]["path"] == str(tmp_path)
+    assert list(tmp_path.iterdir()) == []  # not even the root
+    here = told["measured"]["here"]
+    assert len(here["members"]) == 4 and here["silent"] == []
+    (won,) = here["races"]
+    assert (won["doubled"], won["unclaimed"], sum(won["won"])) == (0, 0, won["files"])
+    assert won["losers"] == {"ENOENT": 3 * won["files"]}
+    assert {lag["kind"] for lag in here["lags"]} == {"created", "renamed away", "replaced"}
+    assert all(0 <= lag["longest_s"] < 1 and not lag["missed"] for lag in here["lags"])
+    assert set(here["noticed"].values()) == {mounts.is_local(tmp_path)}
+    assert abs(told["measured"]["server_clock"]["ahead_s"]) < 2
+    assert told["measured"]["broken"] == []
+    assert told["advice"]["heartbeat_s"] == 15 and told["advice"]["lease_s"] == 150
+    bad = [check for check in told["checks"] if check["verdict"] == "bad"]
+    assert [check["check"] for check in bad if check["check"] != "space"] == []
+
+
+def test_a_queue_as_people_see_it(tmp_path: Path) -> None:
+    root = Queue.create(tmp_path / "root", heartbeat_s=0.2, lease_s=1.0).paths.root
+    before = sorted(tmp_path.rglob("*"))
+    done = jobspec("doctor", "--root", root, "--seconds", "4", code=None)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert "a queue of ours, safe and writable" in done.stdout
+    assert "lease 1 s: live workers may be taken for dead" in done.stdout
+    assert 'set "heartbeat_s": 15, "lease_s": 150 in FORMAT' in done.stdout
+    assert "recommended: heartbeat 15 s, lease 150 s" in done.stdout
+
+
+def test_what_others_may_write_to_is_bad(tmp_path: Path) -> None:
+    root = Queue.create(tmp_path / "root").paths.root
+    (root / "queue").chmod(0o757)
+    done = jobspec("doctor", "--root", root, "--seconds", "4", code=1)
+    assert "others may write to it" in done.stdout and "chmod o-w" in done.stdout
+    (root / "queue").chmod(0o755)
+    tmp_path.chmod(0o777)
+    told = diagnosis.checks(root, probes.place_of(root), TMP, None, None)
+    assert "chmod +t" in worst(told, "root").hint
+    tmp_path.chmod(0o1777)
+    told = diagnosis.checks(root, probes.place_of(root), TMP, None, None)
+    assert verdicts(told)["root"] == {"ok"}
+
+
+def test_where_nothing_can_be_written() -> None:
+    done = jobspec("doctor", "--root", "/proc/none", code=1)
+    assert "/proc can't be written" in done.stdout and "hint: " in done.stdout
+
+
+def test_what_a_dead_doctor_left_is_swept(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        dead.wait()
+    left = tempfiles.beside(tmp_path / "doctor-across-0123abcd-gone")
+    left = left.with_name(left.name.replace(f"-{os.getpid()}-", f"-{dead.pid}-"))
+    left.mkdir()
+    (left / "called.json").write_text('{"members": [], "turns": []}')
+    told = examine(tmp_path, seconds=4)
+    assert told.measured is not None
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- across hosts
+
+
+def test_nobody_comes(tmp_path: Path) -> None:
+    left = tempfiles.beside(tmp_path / "doctor-across-ffffffff-dead")
+    left.mkdir()  # a killed one's: it makes no `seen`
+    assert meet_across(tmp_path, "a", 2, 1.0, within_s=0.5) is None
+    assert list(tmp_path.iterdir()) == [left]
+    told = judged(missed_peers="of 1 others not all came")
+    assert "within a minute" in worst(told, "visibility").hint
+
+
+def test_a_clock_that_is_wrong_is_seen_across_hosts(tmp_path: Path) -> None:
+    def take_part(name: str, ahead_s: float) -> Any:
+        with Seat(tmp_path, "across", name, clock=lambda: time.time() + ahead_s) as seat:
+            return msgspec.to_builtins(meet(seat, 2, within_s=20.0))
+
+    told = race([lambda: take_part("a", 0.0), lambda: take_part("b", 100.0)])
+    for each in told:
+        found = msgspec.convert(each, Found)
+        ahead = {clocks.watcher: clocks for clocks in found.clocks}
+        assert abs(ahead["b"].ahead_s - 100.0) <= ahead["b"].error_s + 0.001
+        assert abs(ahead["a"].ahead_s + 100.0) <= ahead["a"].error_s + 0.001
+        assert all(0 <= (lag.longest_s or 0.0) < 1 and not lag.missed for lag in found.lags)
+        assert [(race.doubled, race.unclaimed) for race in found.races] == [(0, 0), (0, 0)]
+        wrong = [c for c in judged(across=found) if c.check == "clock" and c.verdict == "warn"]
+        assert len(wrong) == 2 and "100 s ahead" in " ".join(each.told for each in wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+LAG_S = 0.02
+
+
+@contextlib.contextmanager
+def mirrored(one: Path, other: Path) -> Iterator[None]:
+    """Two directories kept alike by copying, late: a filesystem that has no atomic rename."""
+    stop = threading.Event()
+
+    def copy_for_ever() -> None:
+        while not stop.wait(LAG_S):
+            for source, target, whose in ((one, other, "a"), (other, one, "b")):
+                for seat in source.glob(f".tmp-*-doctor-across-*-{whose}"):
+                    copy_tree(seat, target / seat.name)
+                for seat in target.glob(f".tmp-*-doctor-across-*-{whose}"):
+                    if not (source / seat.name).exists():
+                        shutil.rmtree(seat, ignore_errors=True)
+
+    thread = threading.Thread(target=copy_for_ever)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Make `target` like `source`; what changes meanwhile is copied next time."""
+    with contextlib.suppress(OSError):
+        target.mkdir(exist_ok=True)
+        here, there = ({path.name for path in each.iterdir()} for each in (source, target))
+        for name in there - here:
+            path = target / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for name in here:
+            path = source / name
+            if stat.S_ISDIR(path.stat().st_mode):
+                copy_tree(path, target / name)
+            elif name not in there or name.startswith("thing."):
+                shutil.copyfile(path, target / name)
+
+
+def test_a_filesystem_that_is_late_and_lets_two_win_is_bad(tmp_path: Path) -> None:
+    roots = [tmp_path / "a", tmp_path / "b"]
+    for root in roots:
+        root.mkdir()
+    with mirrored(*roots):
+        command = [sys.executable, "-m", "jobspec.cli", "doctor", "--json", "--seconds", "8"]
+        command += ["--wait-for", "2"]
+        started = [
+            subprocess.Popen(
+                [*command, "--root", str(root), "--peer", root.name],
+                env=environment(),
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for root in roots
+        ]
+        answers = [
+            (json.loads(process.communicate()[0]), process.returncode) for process in started
+        ]
+    for told, code in answers:
+        assert code == 1
+        found = told["measured"]["across"]
+        assert sorted(found["members"]) == ["a", "b"]
+        created = [lag["longest_s"] for lag in found["lags"] if lag["kind"] == "created"]
+        assert len(created) == 2 and all(LAG_S / 4 < lag < 2 for lag in created)
+        assert any(race["doubled"] > 100 for race in found["races"])
+        words = [check["told"] for check in told["checks"] if check["verdict"] == "bad"]
+        assert any("won twice" in each for each in words)
+        assert told["measured"]["here"]["races"][0]["doubled"] == 0
+    assert [list(root.iterdir()) for root in roots] == [[], []]
+
+
+# --- what follows from figures
+
+
+def test_what_one_watcher_missed_once_was_not_noticed() -> None:
+    seen, missed = Found(noticed={"a": True, "b": True}), Found(noticed={"a": False, "c": True})
+    assert joined(seen, missed).noticed == {"a": False, "b": True, "c": True}
+    assert joined(missed, seen).noticed == {"a": False, "b": True, "c": True}
+
+
+def test_all_is_well() -> None:
+    assert set().union(*verdicts(judged()).values()) == {"ok"}
+
+
+def test_a_late_view_makes_the_lease_longer_and_the_polls_rarer() -> None:
+    late = [Lag(kind="created", actor="a", watcher="b", median_s=60.0, longest_s=61.0)]
+    measured = msgspec.structs.replace(MEASURED, across=across(lags=late))
+    told = diagnosis.advise(PLACE, measured, 300.0)
+    assert told.lease_s >= 2 * (15 + 61) + 30 and told.poll_s >= 61
+    assert told.notifications is False
+    assert diagnosis.advise(PLACE, MEASURED, 2.5).lease_s == 150
+
+
+def test_changes_that_were_not_seen_are_bad_and_unknown() -> None:
+    late = [Lag(kind="replaced", actor="a", watcher="b", median_s=None, longest_s=None, missed=1)]
+    found = across(lags=late)
+    assert "not seen in time" in worst(judged(across=found), "visibility").told
+    measured = msgspec.structs.replace(MEASURED, across=found)
+    assert "larger --seconds" in diagnosis.advise(PLACE, measured, 2.5).why
+    silent = across(lags=[], silent=["b"])
+    assert "b did not answer" in worst(judged(across=silent), "visibility").told
+
+
+def test_a_slow_rename_makes_the_heartbeat_slower() -> None:
+    slow = Timing(count=2, median_s=2.0, longest_s=3.0)
+    costs = msgspec.structs.replace(MEASURED.costs, rename=slow)
+    told = diagnosis.advise(PLACE, msgspec.structs.replace(MEASURED, costs=costs), 2.5)
+    assert told.heartbeat_s == 60 and told.lease_s >= 600
+    assert "is the server busy" in worst(judged(costs=costs), "cost").hint
+
+
+def test_format_is_compared_with_what_is_recommended() -> None:
+    told = diagnosis.advise(PLACE, MEASURED, 2.5)
+    (short,) = diagnosis.compare(Format(heartbeat_s=1.0, lease_s=10.0), told)
+    assert short.verdict == "warn" and '"lease_s": 150' in (short.hint or "")
+    (well,) = diagnosis.compare(Format(), told)
+    assert well.verdict == "ok"
+    assert list(diagnosis.compare(None, told)) == []
+
+
+def test_clocks_room_names_and_mounts() -> None:
+    behind = ServerClock(ahead_s=-90.0, error_s=0.5, whole_seconds=True)
+    assert "90 s behind" in worst(judged(server_clock=behind), "clock").told
+    ahead = Clocks(actor="a", watcher="b", ahead_s=20.0, error_s=15.0, round_trip_s=30.0)
+    assert verdicts(judged(across=across(clocks=[ahead])))["clock"] == {"ok"}  # it may be 5 s
+    full = msgspec.structs.replace(PLACE, room=Free(free_gib=0.2, free_inodes=3))
+    assert verdicts(judged(full))["space"] == {"bad", "warn"}
+    encrypted = msgspec.structs.replace(PLACE, longest_name=143)
+    assert "up to 191" in worst(judged(encrypted), "names").told
+    soft = msgspec.structs.replace(PLACE, options=["rw", "soft"])
+    assert "hard mount" in worst(judged(soft), "filesystem").hint
+    far = msgspec.structs.replace(TMP, local=False)
+    assert "a directory of the node" in worst(judged(tmpdir=far), "tmpdir").hint
+
+
+def test_losers_that_are_told_something_else_are_worth_a_word() -> None:
+    odd = Race(actor="0", files=5, won=[3, 2], doubled=0, unclaimed=0, lost_replies=1,
+               losers={"ENOENT": 4, "EPERM": 1})  # fmt: skip
+    told = judged(here=msgspec.structs.replace(MEASURED.here, races=[odd]))
+    assert verdicts(told)["race"] == {"ok", "warn"}
+    nobody = msgspec.structs.replace(odd, unclaimed=2)
+    told = judged(here=msgspec.structs.replace(MEASURED.here, races=[nobody]))
+    assert "2 by nobody" in worst(told, "race").told
+
+
+def test_notifications_that_do_not_come_mean_polling() -> None:
+    local = msgspec.structs.replace(PLACE, local=True)
+    deaf = msgspec.structs.replace(MEASURED.here, noticed={"1": False})
+    assert "--poll" in worst(judged(local, here=deaf), "notifications").hint
+    told = diagnosis.advise(local, msgspec.structs.replace(MEASURED, here=deaf), 2.5)
+    assert told.notifications is False
+    assert diagnosis.advise(local, MEASURED, 2.5).notifications is True
+    others = across(noticed={"b": False})
+    assert "--poll" in worst(judged(local, across=others), "notifications").hint
+    assert verdicts(judged(PLACE, across=others))["notifications"] == {"ok"}
+
+
+def test_a_long_tmpdir_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = tmp_path / ("d" * 60)
+    deep.mkdir()
+    done = jobspec("doctor", "--root", tmp_path, "--seconds", "4", code=None, TMPDIR=str(deep))
+    assert "is too long: sockets in it" in done.stdout and "TMPDIR=/tmp" in done.stdout
+
+
+def test_the_worker_has_the_same_limits() -> None:
+    assert preflight.SOCKET_PATH_MAX == probes.SOCKET_PATH_MAX
+    assert preflight._ENGINE_SOCKET == probes.ENGINE_SOCKET
+    tmp = preflight.short_tmp()
+    tmp.rmdir()
+    assert len(f"/{tmp.name}") == probes.WORKER_TMP
+
+
+def test_broken_promises_of_a_directory_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert list(probes.broken_promises(tmp_path)) == []
+    for name in ("_replaces", "_refuses_taken", "_syncs_directories", "_links"):
+        monkeypatch.setattr(probes, name, lambda space: False)
+    told = list(probes.broken_promises(tmp_path))
+    assert len(told) == 4
+    assert verdicts(judged(broken=told))["rename"] == {"bad"}
+
+
+def test_the_mount_table_is_read() -> None:
+    assert mounts.mount_of(Path("/proc/self")).kind == "proc"
+    assert not mounts.is_local(Path("/proc"))
+    assert mounts.mount_of(Path("/no/such/path")) == mounts.mount_of(Path("/"))

@@ -1,0 +1,173 @@
+"""gc, du and what enqueue says of the disk: on real directories, and against real resume states."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from jobspec.estimates.disk_need import footprint, together
+from jobspec.maintenance import disk
+from jobspec.queue.claim import Claim
+from jobspec.queue.queue import Queue
+from jobspec.records.base import Reason, State
+from jobspec.spec import builder
+from jobspec.spec.schema import JobSpec, LoraSpec
+from jobspec.storage.layout import AttemptPaths
+from tests.support.commands import (
+    base_spec,
+    claim_next,
+    ended,
+    fail,
+    jobspec,
+    jobspec_json,
+    succeed,
+    take,
+)
+
+
+def fill(attempt: AttemptPaths) -> None:
+    """What training leaves, each file of another size."""
+    for number, name in enumerate(
+        (
+            *("checkpoints/step-20/optim.pt", "checkpoints/step-20.universal/optim.pt"),
+            *("checkpoints/.epoch-2.partial/model.safetensors", "trash/step-10.7/optim.pt"),
+            *("checkpoints/epoch-1/model.safetensors", "final_model/model.safetensors"),
+            *("eval/aime24/generations-00000.jsonl", "train.log"),
+        )
+    ):
+        path = attempt.dir / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(10**number))
+
+
+DROPPED = 1111
+KEPT = 11110000
+
+
+def finished(queue: Queue, spec: JobSpec, reason: Reason | None) -> Claim:
+    """A job that left all that, and succeeded, failed or runs yet."""
+    claim = take(queue, spec)
+    fill(claim.dir)
+    if reason is Reason.SUCCEEDED:
+        claim.end(ended(reason))
+        claim.finish("succeeded")
+    elif reason is Reason.FAILED:
+        claim.end(ended(reason))
+        claim.finish("failed")
+    return claim
+
+
+def left(claim: Claim) -> set[str]:
+    checkpoints = {path.name for path in claim.dir.checkpoints.iterdir()}
+    return checkpoints | {path.name for path in claim.dir.dir.iterdir() if path.is_dir()}
+
+
+def test_gc_drops_what_a_succeeded_job_needs_no_more(queue: Queue) -> None:
+    claim = finished(queue, base_spec(), Reason.SUCCEEDED)
+    root = queue.paths.root
+    before = jobspec_json("gc", "--dry-run", "--root", root)
+    assert before["bytes"] == DROPPED and before["dry_run"] and "trash" in left(claim)
+    assert jobspec_json("gc", "--root", root)["freed"] == {claim.job: DROPPED}
+    assert left(claim) == {"epoch-1", "checkpoints", "final_model", "eval"}
+    assert not list(claim.dir.dir.rglob(".*"))
+    assert jobspec_json("gc", "--root", root)["bytes"] == 0
+
+
+def test_gc_leaves_running_jobs_alone_and_what_a_retry_resumes_from(queue: Queue) -> None:
+    failed = finished(queue, base_spec(notes="failed"), Reason.FAILED)
+    runs = finished(queue, base_spec(notes="runs"), None)
+    root = queue.paths.root
+    assert jobspec_json("gc", "--root", root)["freed"] == {failed.job: 1000}  # its trash
+    assert "step-20" in left(failed) and {"step-20", "trash"} <= left(runs)
+    jobspec("gc", "--failed", "--state", "cancelled", "--root", root)
+    assert "step-20" in left(failed)
+    jobspec("gc", "--failed", "--root", root)
+    assert "step-20" not in left(failed) and {"step-20", "trash"} <= left(runs)
+
+
+def test_states_of_every_attempt_go(queue: Queue) -> None:
+    first = take(queue, base_spec())
+    fill(first.dir)
+    first.end(ended(Reason.PREEMPTED))
+    first.requeue("preempted")
+    second = claim_next(queue)
+    second.end(ended(Reason.SUCCEEDED))
+    second.finish("succeeded")
+    jobspec("gc", "--root", queue.paths.root)
+    assert "step-20" not in left(first)
+
+
+def test_du_tells_the_parts_apart(queue: Queue, tmp_path: Path) -> None:
+    finished(queue, base_spec(), Reason.SUCCEEDED)
+    succeed(queue, base_spec(notes="small"), {})
+    (queue.paths.cache / "hub").mkdir(parents=True, exist_ok=True)
+    (queue.paths.cache / "hub" / "blob").write_bytes(bytes(5000))
+    (queue.paths.cache / "hub" / "link").symlink_to("blob")
+    found = jobspec_json("du", "--root", queue.paths.root, JOBSPEC_QUOTA_GIB="0.5")
+    (large, small) = found["jobs"]
+    parts = large["job"]
+    assert (parts["states"], parts["epochs"], parts["model"]) == (DROPPED, 10**4, 10**5)
+    assert parts["eval"] == 10**6 and parts["rest"] > 10**7 and parts["freeable"] == DROPPED
+    assert large["total"] >= KEPT + DROPPED and small["total"] < 10**5
+    assert found["cache"] == 5000 and found["room"]["quota"] == 2**29
+    shown = jobspec("du", "--root", queue.paths.root, JOBSPEC_QUOTA_GIB="0.5")
+    assert "of the quota of 512 MiB used" in shown.stdout and "1.1 KiB" in shown.stderr
+
+
+def test_what_vanishes_meanwhile_counts_nothing(queue: Queue, tmp_path: Path) -> None:
+    assert disk.size_of(tmp_path / "none") == 0
+    assert disk.drop(queue.paths.job("x-0123456789").attempt(1).trash) == 0
+
+
+# --- what it will take
+
+
+def spec(model: str, **train: Any) -> JobSpec:
+    made = builder.build(builder.Request(models=[model], data="/data/a.jsonl"))[0]
+    assert made.train is not None
+    return msgspec.structs.replace(made, train=msgspec.structs.replace(made.train, **train))
+
+
+def test_the_disk_that_qwen3_8b_takes(tmp_path: Path) -> None:
+    full = footprint(spec("Qwen/Qwen3-8B", num_train_epochs=8.0, save_total_limit=3), tmp_path)
+    assert full is not None
+    weights = 8_190_735_360 * 2  # bytes of its safetensors, bfloat16
+    assert full.stays == pytest.approx(4 * weights, rel=0.01)
+    assert full.peak == pytest.approx(4 * weights + 3 * 7 * weights, rel=0.01)
+    short = footprint(spec("Qwen/Qwen3-8B", num_train_epochs=1.0), tmp_path)
+    assert short is not None and short.stays == pytest.approx(weights, rel=0.01)
+    lora = footprint(spec("Qwen/Qwen3-8B", num_train_epochs=1.0, lora=LoraSpec()), tmp_path)
+    assert lora is not None and lora.peak < 5 * weights
+
+
+def test_jobs_together_and_models_of_no_known_size(tmp_path: Path) -> None:
+    specs = [base_spec(), spec("no/such"), spec("Qwen/Qwen3-8B"), spec("Qwen/Qwen3-8B")]
+    found = together(specs, tmp_path)
+    one = footprint(specs[-1], tmp_path)
+    assert one is not None and (found.stays, found.peak) == (2 * one.stays, 2 * one.peak)
+    assert found.unknown == ["no/such"]
+
+
+def test_enqueue_says_what_jobs_take_and_warns_of_too_little(tmp_path: Path) -> None:
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"messages": [{"role": "user", "content": "a"}, '
+                    '{"role": "assistant", "content": "<think>b</think> c"}]}\n')  # fmt: skip
+    request = builder.Request(models=["Qwen/Qwen3-8B"], data=str(data))
+    ((path, _),) = builder.write(builder.build(request), tmp_path / "specs")
+    arguments = ("enqueue", path, "--no-row-check", "--root", tmp_path / "root")
+    done = jobspec(*arguments)
+    assert "disk: " in done.stderr and "stay, up to" in done.stderr and "free" in done.stderr
+    again = json.loads(jobspec(*arguments, "--json").stdout)
+    assert again["disk"] == {"stays": 0, "peak": 0, "unknown": []}  # no second job
+    assert again["room"]["free"] > 0
+
+
+def test_failed_jobs_keep_their_states_in_what_du_calls_freeable(queue: Queue) -> None:
+    fail(queue, base_spec(), "no")
+    (job,) = queue.jobs(State.FAILED)
+    fill(job.paths.attempt(1))
+    assert disk.usage(job).freeable == 1000

@@ -1,0 +1,287 @@
+"""jobspec.monitoring.status and jobspec.results.table: what status, show and results tell, from real queues."""
+
+from __future__ import annotations
+
+import csv
+import io
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+
+from jobspec.monitoring import status
+from jobspec.queue.queue import Queue
+from jobspec.records.base import Reason, State
+from jobspec.results import table as results
+from jobspec.spec.schema import ResourcesSpec
+from tests.support.commands import (
+    WORKER,
+    base_spec,
+    beat,
+    claim_next,
+    ended,
+    fail,
+    report_progress,
+    scores,
+    succeed,
+    take,
+    tuned_spec,
+)
+
+
+def look(queue: Queue) -> status.Status:
+    jobs = queue.jobs()
+    return status.status(queue, jobs, status.select(jobs, None))
+
+
+def only_row(queue: Queue) -> status.JobRow:
+    (row,) = look(queue).jobs
+    return row
+
+
+def test_an_empty_queue(queue: Queue) -> None:
+    now = look(queue)
+    assert set(now.counts.values()) == {0} and list(now.counts) == [s.value for s in State]
+    assert (now.jobs, now.workers, now.quarantine) == ([], [], [])
+
+
+def test_a_pending_job(queue: Queue) -> None:
+    job = queue.enqueue(base_spec())
+    row = only_row(queue)
+    assert (row.job, row.name, row.state, row.attempt) == (job.id, "qwen3-8b-base", "pending", 1)
+    assert (row.phase, row.reason, row.started_at, row.worker) == (None, None, None, None)
+
+
+def test_a_running_job_shows_its_progress(queue: Queue) -> None:
+    claim = take(queue, base_spec())
+    assert only_row(queue).progress is None
+    report_progress(claim, 43, loss=0.25)
+    row = only_row(queue)
+    assert (row.state, row.phase, row.progress, row.eta_s) == ("running", "train", 0.43, 7421)
+    assert (row.worker, row.host) == (WORKER, "gpu012")
+    assert row.metrics == {"loss": 0.25}
+    assert row.started_at == "2026-11-22T10:00:00.000000Z"
+
+
+def test_progress_stays_between_nothing_and_all(queue: Queue) -> None:
+    claim = take(queue, base_spec())
+    report_progress(claim, 200)
+    assert only_row(queue).progress == 1.0
+
+
+def test_a_succeeded_job_shows_its_scores(queue: Queue) -> None:
+    succeed(queue, base_spec(), scores(0.9, 0.7))
+    row = only_row(queue)
+    assert (row.state, row.reason, row.progress) == ("succeeded", "succeeded", None)
+    assert row.metrics["bench/aime24/avg_at_32"] == 0.7
+    assert row.ended_at == "2026-11-22T11:01:00.000000Z"
+
+
+def test_a_failed_job_says_why(queue: Queue) -> None:
+    fail(queue, base_spec(), "row 17: no")
+    row = only_row(queue)
+    assert (row.state, row.reason, row.phase) == ("failed", "failed", "prepare")
+
+
+def test_a_job_that_came_back_says_why(queue: Queue) -> None:
+    claim = take(queue, base_spec())
+    claim.end(ended(Reason.WALLTIME, step=400))
+    claim.requeue("walltime")
+    row = only_row(queue)
+    assert (row.state, row.attempt, row.reason) == ("pending", 2, "walltime")
+
+
+def test_a_damaged_spec_does_not_hide_the_queue(queue: Queue) -> None:
+    job = queue.enqueue(base_spec())
+    for path in (job.paths.spec, job.entry.path(queue.paths)):
+        path.chmod(0o644)
+        path.write_bytes(b"{")
+    assert only_row(queue).name == "qwen3-8b-base"
+
+
+def test_selection_keeps_every_running_job_and_the_newest_ended(queue: Queue) -> None:
+    ids = [succeed(queue, base_spec(notes=str(n)), {}).id for n in range(4)]
+    running = [take(queue, base_spec(notes=f"r{n}")).job for n in range(3)]
+    waiting = [queue.enqueue(base_spec(notes=f"p{n}")).id for n in range(3)]
+    chosen = status.select(queue.jobs(), 2)
+    shown = [job.id for job in chosen.jobs]
+    assert set(shown[:3]) == set(running)
+    assert shown[3:5] == waiting[:2]
+    assert shown[5:] == [ids[3], ids[2]]
+    assert chosen.hidden == {State.PENDING: 1, State.SUCCEEDED: 2}
+    assert status.select(queue.jobs(), None).hidden == {}
+
+
+def test_workers_are_alive_while_their_record_is_young(queue: Queue) -> None:
+    gone = "gone-0123456789abcdef"
+    beat(queue, WORKER, None)
+    beat(queue, gone, None, updated_at="2020-01-01T00:00:00.000000Z")
+    alive = {row.worker: row.alive for row in look(queue).workers}
+    assert alive == {WORKER: True, gone: False}
+
+
+def test_why_nothing_runs(queue: Queue) -> None:
+    def why() -> str:
+        return look(queue).nothing_runs or ""
+
+    assert why() == ""
+    queue.enqueue(base_spec(resources=ResourcesSpec(gpus=16)))
+    own = f"jobspec-worker --root {queue.paths.root}"
+    assert why() == f"no worker alive; start some: jobspec submit --array 0-3, or here: {own}"
+    beat(queue, WORKER, None)
+    assert why() == "the next job waits for 16 GPUs, workers have 8"
+    beat(queue, WORKER, None, gpus=16, gpu_memory_gib=79.6)
+    assert why() == ""
+    queue.enqueue(base_spec(notes="y", resources=ResourcesSpec(gpu_memory_gib=94)))
+    queue.cancel(queue.jobs()[0].id)
+    assert why() == "the next job needs 94 GiB a GPU, workers' have 79.6"
+    queue.hold("quota is full")
+    assert "on hold: quota is full" in why()
+    queue.release()
+    take(queue, base_spec(notes="another"))
+    assert why() == ""
+
+
+def test_why_workers_that_could_do_a_job_leave_it(queue: Queue) -> None:
+    def why() -> str:
+        return look(queue).nothing_runs or ""
+
+    queue.enqueue(base_spec())
+    beat(queue, WORKER, None, note="GPU 3 does not answer")
+    assert why() == "every live worker says: GPU 3 does not answer"
+    queue.quarantine("gpu012", "ECC errors", 3600)
+    assert why() == "every live worker's host is quarantined (gpu012: ECC errors)"
+    queue.drain(WORKER)
+    assert "every live worker is draining" in why()
+    beat(queue, "gpu013-0123456789abcdef", None)
+    assert why() == ""
+
+
+def test_a_pending_job_says_what_no_worker_has_though_others_run(queue: Queue) -> None:
+    take(queue, base_spec())
+    beat(queue, "gpu013-0123456789abcdef", None, gpus=2, gpu_memory_gib=94)
+    queue.enqueue(base_spec(notes="a", resources=ResourcesSpec(gpus=16)))
+    queue.enqueue(base_spec(notes="b", resources=ResourcesSpec(gpus=4, gpu_memory_gib=94)))
+    queue.enqueue(base_spec(notes="c", resources=ResourcesSpec(gpus=8)))
+    now = look(queue)
+    assert now.nothing_runs is None
+    assert [row.waits_for for row in now.jobs] == [
+        *(None, "waits for 16 GPUs, workers have at most 8"),
+        *("needs 94 GiB a GPU, workers' have 0", None),
+    ]
+
+
+def test_what_workers_show_of_themselves(queue: Queue) -> None:
+    started = (datetime.now(UTC) - timedelta(hours=2)).isoformat()
+    beat(queue, WORKER, None, slurm_job="4711_3", started_at=started, busy_s=5400.0, phase="train")
+    (row,) = look(queue).workers
+    assert (row.state, row.slurm_job, row.phase) == ("idle", "4711_3", None)
+    assert row.busy_frac == pytest.approx(0.75, abs=0.01)
+    take(queue, base_spec())
+    assert look(queue).workers[0].state == "busy"
+    queue.drain(WORKER)
+    assert look(queue).workers[0].state == "draining"
+    assert look(queue).workers[0].busy_frac is None  # a worker of a version that does not count
+
+
+def test_attempts_and_why_each_ended(queue: Queue) -> None:
+    claim = take(queue, base_spec())
+    claim.end(ended(Reason.WALLTIME, step=400))
+    claim.requeue("walltime")
+    claim_next(queue)
+    queue.reap(worker=WORKER, now=True)  # it left no word; its claim says where it was
+    row = only_row(queue)
+    assert [(a.attempt, a.reason, a.step, a.host) for a in row.attempts] == [
+        (1, "walltime", 400, "gpu012"),
+        (2, "lost", None, "gpu012"),
+    ]
+
+
+def test_a_running_job_shows_its_newest_loss_and_its_mean_speed(queue: Queue) -> None:
+    claim = take(queue, base_spec())
+    report_progress(claim, 43, loss=0.9, eval_loss=0.5)
+    rows = [{"phase": "train", "step": n, "loss": 1 / n, "pad": "x" * 400} for n in range(1, 100)]
+    rows += [{"phase": "train", "step": n, "tokens_per_second": 100.0 * n} for n in (1, 2, 3)]
+    rows.append({"phase": "train", "step": 4, "loss": None, "tokens_per_second": None})
+    lines = b"\n".join(map(msgspec.json.encode, rows)) + b'\n{"phase":"train","loss":NaN}\n{"pha'
+    claim.dir.metrics.write_bytes(lines)
+    metrics = only_row(queue).metrics
+    assert metrics == {"loss": 1 / 99, "eval_loss": 0.5, "tokens_per_second": 200.0}
+
+
+def test_all_that_is_known_of_a_job(queue: Queue) -> None:
+    claim = take(queue, base_spec())
+    claim.end(ended(Reason.PREEMPTED, message="stopped by Slurm", step=400))
+    claim.requeue("preempted")
+    again = claim_next(queue)
+    told = status.job_report(queue.job(again.job))
+    first, second = told.attempts
+    assert (first.reason, first.message, first.step) == ("preempted", "stopped by Slurm", 400)
+    assert (first.wall_s, first.overhead_s) == (3659.0, 0.75)
+    assert [phase.phase for phase in first.phases] == ["prepare", "train"]
+    assert (second.attempt, second.reason, second.worker) == (2, None, WORKER)
+    assert told.spec == base_spec()
+
+
+# Results
+
+
+def three_jobs(queue: Queue) -> list[results.ResultRow]:
+    succeed(queue, tuned_spec(rate=1e-5), scores(0.95, 0.75, truncated=0.3))
+    succeed(queue, tuned_spec(rate=5e-6), scores(0.94, 0.77))
+    succeed(queue, base_spec(), scores(0.93, 0.7))
+    fail(queue, base_spec(notes="x"), "no")
+    return results.rows(queue.jobs())
+
+
+def test_the_base_models_row_stands_first(queue: Queue) -> None:
+    found = three_jobs(queue)
+    assert [row.learning_rate for row in found] == [None, 5e-6, 1e-5]
+    assert {row.model for row in found} == {"Qwen/Qwen3-8B"}
+
+
+def test_scores_are_told_from_what_stands_beside_them(queue: Queue) -> None:
+    found = three_jobs(queue)
+    assert results.benchmarks(found) == ["minerva_math500", "aime24"]
+    score = found[2].scores["aime24"]
+    assert (score.metric, score.value, score.stderr) == ("avg_at_32", 0.75, 0.061)
+    assert (score.sampling_stderr, score.truncated_frac) == (0.012, 0.3)
+    assert found[2].scores["minerva_math500"].metric == "math_verify"
+
+
+def test_the_best_of_each_benchmark_is_marked(queue: Queue) -> None:
+    best = [
+        (row.learning_rate, name)
+        for row in three_jobs(queue)
+        for name, s in row.scores.items()
+        if s.best
+    ]
+    assert best == [(5e-6, "aime24"), (1e-5, "minerva_math500")]
+
+
+def test_one_job_alone_is_best_of_nothing(queue: Queue) -> None:
+    succeed(queue, base_spec(), scores(0.9, 0.7))
+    (row,) = results.rows(queue.jobs())
+    assert not any(score.best for score in row.scores.values())
+
+
+def test_a_null_score_is_no_score() -> None:
+    assert results.scores({"bench/aime24/avg_at_32": None, "train_loss": 0.5}) == {}
+
+
+def test_csv_has_every_metric(queue: Queue) -> None:
+    table = list(csv.DictReader(io.StringIO(results.to_csv(three_jobs(queue)))))
+    assert [row["learning_rate"] for row in table] == ["", "5e-06", "1e-05"]
+    assert table[2]["bench/aime24/mean_response_tokens"] == "9120.5"
+    assert table[2]["bench/minerva_math500/sampling_stderr"] == ""
+
+
+def test_csv_has_the_same_intervals_as_json(queue: Queue) -> None:
+    succeed(queue, msgspec.structs.replace(tuned_spec(), eval=None), {"train_loss": 0.5})
+    found = three_jobs(queue)
+    for row, line in zip(found, csv.DictReader(io.StringIO(results.to_csv(found))), strict=True):
+        for name in ("minerva_math500", "aime24"):
+            for end in ("low", "high", "sampling_low", "sampling_high"):
+                expected = getattr(row.scores.get(name), end, None)
+                assert line[f"bench/{name}/{end}"] == ("" if expected is None else str(expected))
+    assert found[0].scores["aime24"].low is not None and not found[-1].scores

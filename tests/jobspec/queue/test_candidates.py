@@ -1,0 +1,182 @@
+"""pick.py: one long listing serves several claims, and forgets nothing and nobody for long."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from jobspec.queue.candidates import Picker
+from jobspec.queue.entries import Entry
+from jobspec.records.base import State
+from jobspec.spec.schema import JobSpec, ModelSpec, canonical, job_id
+from jobspec.storage.layout import RootPaths, Ticket
+from tests.support.queues import fails_with, fast_dir, faulty
+
+MANY = 300
+
+
+@dataclass
+class Pending:
+    """A directory of pending names, a picker over it, and a clock that only tests move."""
+
+    root: RootPaths
+    now_s: float = 1000.0
+    listings: int = 0
+    picker: Picker = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.root.state(State.PENDING).mkdir(parents=True)
+        self.picker = Picker(self.root, owned=True, clock=lambda: self.now_s)
+
+    def add(self, number: int, rank: int = 949) -> Ticket:
+        # Without bytes: such an entry is offered all the same, for its claimer heals or ends it.
+        ticket = Ticket(rank, f"20261122T{number:012d}Z", f"job-{number:010x}")
+        (self.root.state(State.PENDING) / ticket.name).touch()
+        return ticket
+
+    def look(self) -> Iterator[Entry]:
+        return self.picker.candidates(lambda spec: True, reuse=True)
+
+    def take(self) -> Ticket:
+        """What a claim does: the first that is offered, moved away."""
+        with faulty(-1, fails_with(0), only=frozenset({"listdir"})) as counted:
+            entry = next(self.look())
+        self.listings += counted.count
+        entry.path(self.root).unlink()
+        return entry.ticket
+
+
+@pytest.fixture
+def pending() -> Iterator[Pending]:
+    with fast_dir() as folder:
+        yield Pending(RootPaths(Path(folder)))
+
+
+def test_claims_in_a_deep_queue_share_a_listing(pending: Pending) -> None:
+    made = [pending.add(number) for number in range(MANY)]
+    taken = [pending.take() for _ in range(MANY)]
+    assert pending.listings == 1
+    assert sorted(taken) == made
+    places = [made.index(ticket) - at for at, ticket in enumerate(taken)]
+    assert max(map(abs, places)) <= 100  # oldest first, but for the random start
+
+
+def test_a_short_listing_is_made_for_every_claim(pending: Pending) -> None:
+    for number in range(10):
+        pending.add(number)
+    first = pending.add(10, rank=1)
+    assert pending.take() == first
+    second = pending.add(11, rank=1)
+    assert pending.take() == second
+    assert pending.listings == 2
+
+
+def test_what_came_meanwhile_is_taken_after_two_seconds_or_when_nothing_else_is_left(
+    pending: Pending,
+) -> None:
+    for number in range(MANY):
+        pending.add(number)
+    pending.take()
+    urgent = pending.add(MANY, rank=1)
+    assert pending.take() != urgent
+    pending.now_s += 2.0
+    assert pending.take() == urgent
+    last = pending.add(MANY + 1)
+    assert [pending.take() for _ in range(MANY - 1)][-1] == last
+    assert pending.listings == 3
+
+
+def test_what_is_not_to_be_taken_now_is_asked_again(pending: Pending) -> None:
+    made = [pending.add(number) for number in range(MANY)]
+    later = set(made[3:20])
+    seen: list[Ticket] = []
+    for _ in range(MANY - len(later)):
+        offered = pending.picker.candidates(
+            lambda spec: True, lambda ticket: ticket not in later, reuse=True
+        )
+        entry = next(offered)
+        entry.path(pending.root).unlink()
+        seen.append(entry.ticket)
+    none_now = pending.picker.candidates(lambda spec: True, lambda ticket: False, reuse=True)
+    assert next(none_now, None) is None  # and it ends
+    assert sorted(seen + sorted(later)) == made
+    assert {pending.take() for _ in later} == later
+
+
+def test_many_misses_on_a_listing_lead_to_a_new_one(pending: Pending) -> None:
+    for number in range(MANY):
+        pending.add(number)
+    pending.take()
+    left = sorted(path.name for path in pending.root.state(State.PENDING).iterdir())
+    for name in left[:200]:  # others were here
+        (pending.root.state(State.PENDING) / name).unlink()
+    tries = 0
+    for entry in pending.look():
+        tries += 1
+        if entry.path(pending.root).exists():
+            break
+    assert tries <= 33
+
+
+def test_whether_there_is_work_is_never_told_by_an_old_listing(pending: Pending) -> None:
+    for number in range(MANY):
+        pending.add(number)
+    pending.take()
+    for path in pending.root.state(State.PENDING).iterdir():
+        path.unlink()
+    assert next(pending.picker.candidates(lambda spec: True), None) is None
+
+
+def test_a_look_whether_there_is_work_takes_nothing_from_the_next_claim(pending: Pending) -> None:
+    for number in range(MANY):
+        pending.add(number)
+    urgent = pending.add(MANY, rank=1)
+    seen = next(pending.picker.candidates(lambda spec: True))
+    assert pending.take() == seen.ticket == urgent
+
+
+def test_who_lost_one_chooses_among_twice_as_many(pending: Pending) -> None:
+    made = [pending.add(number).name for number in range(40)]
+
+    def second() -> int:
+        offered = pending.look()
+        next(offered)
+        return made.index(next(offered).name)
+
+    found = {second() for _ in range(60)}
+    assert 9 <= max(found) <= 16  # half of these 16 are none of the first 8, less the one offered
+
+
+def test_a_filesystem_that_fails_is_not_taken_for_an_entry_that_can_not_be_read(
+    pending: Pending,
+) -> None:
+    pending.add(1)
+    with (
+        faulty(0, fails_with(errno.EIO), only=frozenset({"open"})),
+        pytest.raises(OSError, match="Input/output error"),
+    ):
+        next(pending.look())
+    assert next(pending.look(), None) is not None
+
+
+def test_what_went_and_came_back_is_asked_again(pending: Pending) -> None:
+    """As when its claimer found the disk full: it stands there under the same name."""
+    spec = JobSpec(name="x", model=ModelSpec(name="m"), train=None)
+    data = canonical(spec)
+    ticket = Ticket(949, "20261122T000000000001Z", job_id("x", data))
+    place, asked = pending.root.state(State.PENDING) / ticket.name, list[JobSpec]()
+
+    def look() -> None:
+        assert not list(pending.picker.candidates(lambda spec: bool(asked.append(spec))))
+
+    for _ in range(2):
+        place.write_bytes(data)
+        look()
+        look()
+        place.unlink()
+        look()
+    assert len(asked) == 2

@@ -1,0 +1,169 @@
+"""How an attempt ends: its commit, its requeue, and the fence around both."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+
+import pytest
+
+from jobspec.errors import ClaimLost
+from jobspec.queue.queue import Queue
+from jobspec.records import base as records
+from jobspec.records.base import End, Reason, Result, State
+from tests.support.queues import V, W, entries, fails_with, faulty, loses_reply, score_spec, stems
+
+
+def test_finish_leaves_result_end_and_links(queue: Queue) -> None:
+    job = queue.enqueue(score_spec())
+    claim = queue.claim(W)
+    assert claim is not None
+    claim.dir.final_model.mkdir()
+    claim.finish("succeeded", Result(job=claim.job, attempt=1, metrics={"bench/x": 0.5}))
+    found = queue.job(job.id)
+    assert (found.state, found.reason) == ("succeeded", Reason.SUCCEEDED)
+    assert found.end is not None and found.end.worker == W
+    assert str(found.paths.result.readlink()) == "attempts/1/result.json"
+    assert str(found.paths.final_model.readlink()) == "attempts/1/final_model"
+    result = records.read(found.paths.result, Result)
+    assert result is not None and result.metrics == {"bench/x": 0.5}
+    assert claim.held() is False
+
+
+def test_links_can_be_remade_by_anybody(queue: Queue) -> None:
+    job = queue.enqueue(score_spec())
+    claim = queue.claim(W)
+    assert claim is not None
+    claim.finish("succeeded", {"metrics": {"a": 1.0}})
+    job.paths.result.unlink()
+    job.paths.result.symlink_to("nonsense")
+    Queue(queue.paths.root).publish_derived(job.id)
+    assert records.read(job.paths.result, Result) is not None
+
+
+def test_finish_keeps_the_end_that_its_caller_wrote(queue: Queue) -> None:
+    job = queue.enqueue(score_spec())
+    claim = queue.claim(W)
+    assert claim is not None
+    claim.end(End(reason=Reason.OOM, message="needs 90 GiB", hint="use ZeRO-3"))
+    claim.finish("failed")
+    found = queue.job(job.id)
+    assert (found.state, found.reason) == ("failed", Reason.OOM)
+    assert found.end is not None and found.end.message == "needs 90 GiB"
+
+
+def test_a_commit_remakes_a_directory_that_a_purge_took(queue: Queue) -> None:
+    job = queue.enqueue(score_spec())
+    claim = queue.claim(W)
+    assert claim is not None
+    shutil.rmtree(claim.dir.dir)
+    claim.finish("succeeded", {"metrics": {"a": 1.0}})
+    assert records.read(job.paths.result, Result) is not None
+
+
+def test_requeue_makes_the_next_attempt(queue: Queue) -> None:
+    job = queue.enqueue(score_spec())
+    claim = queue.claim(W)
+    assert claim is not None
+    assert claim.requeue("preempted") is State.PENDING
+    found = queue.job(job.id)
+    assert (found.state, found.attempt, found.reason) == ("pending", 2, Reason.PREEMPTED)
+    again = queue.claim(V)
+    assert again is not None and again.attempt == 2
+    assert stems(job.paths.attempts) == ["1", "2"]
+    assert claim.held() is False
+
+
+@pytest.mark.parametrize("verb", ["finish", "requeue"])
+def test_the_fence_a_stopped_attempt_that_goes_on_changes_nothing(queue: Queue, verb: str) -> None:
+    """Attempt 1 is stopped between its last look and its commit; attempt 2 commits; 1 goes on."""
+    job = queue.enqueue(score_spec())
+    first = queue.claim(W)
+    assert first is not None and first.held() is True
+    first.dir.final_model.mkdir()
+    queue.reap(worker=W, now=True)
+    second = queue.claim(V)
+    assert second is not None and second.attempt == 2
+    second.dir.final_model.mkdir()
+    second.finish("succeeded", {"metrics": {"a": 2.0}})
+    before = {path: path.lstat().st_ino for path in queue.paths.root.rglob("*")}
+    with pytest.raises(ClaimLost, match=job.id):
+        if verb == "finish":
+            first.finish("succeeded", {"metrics": {"a": 1.0}})
+        else:
+            first.requeue("walltime")
+    after = {path: path.lstat().st_ino for path in queue.paths.root.rglob("*")}
+    assert after == before  # not even a word in its own directory
+    assert entries(queue) == {job.id: ["succeeded"]}
+    assert str(job.paths.final_model.readlink()) == "attempts/2/final_model"
+    assert json.loads(job.paths.result.read_bytes())["metrics"] == {"a": 2.0}
+
+
+def test_a_cancelled_claim_is_gone_for_its_holder(queue: Queue) -> None:
+    job = queue.enqueue(score_spec())
+    claim = queue.claim(W)
+    assert claim is not None
+    queue.cancel(job.id)
+    assert claim.held() is False
+    with pytest.raises(ClaimLost):
+        claim.finish("succeeded")
+    assert queue.job(job.id).state is State.CANCELLED
+    assert not job.paths.result.exists()
+
+
+def test_a_commit_whose_reply_was_lost_is_a_commit(queue: Queue) -> None:
+    job = queue.enqueue(score_spec())
+    claim = queue.claim(W)
+    assert claim is not None
+    claim.end(End(reason=Reason.SUCCEEDED))
+    with faulty(0, loses_reply, only=frozenset({"rename"})):
+        claim.finish("succeeded")
+    assert entries(queue) == {job.id: ["succeeded"]}
+    claim.finish("succeeded")  # and asking again changes nothing
+    assert entries(queue) == {job.id: ["succeeded"]}
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EPERM])
+def test_an_error_is_not_taken_for_a_lost_claim(queue: Queue, number: int) -> None:
+    queue.enqueue(score_spec())
+    claim = queue.claim(W)
+    assert claim is not None
+    claim.end(End(reason=Reason.SUCCEEDED))
+    for call in ("listdir", "lstat"):
+        with faulty(0, fails_with(number), only=frozenset({call})) as fault:
+            if call == "lstat":
+                claim.entry.path(queue.paths).rename(queue.paths.root / "aside")
+            assert claim.held() is None
+            assert fault.fired
+    (queue.paths.root / "aside").rename(claim.entry.path(queue.paths))
+    with faulty(0, fails_with(number), only=frozenset({"rename"})), pytest.raises(OSError) as got:
+        claim.finish("succeeded")
+    assert got.value.errno == number
+    assert claim.held() is True
+    claim.finish("succeeded")
+
+
+def test_a_vanished_running_directory_is_no_proof_of_a_lost_claim(queue: Queue) -> None:
+    queue.enqueue(score_spec())
+    claim = queue.claim(W)
+    assert claim is not None
+    running = queue.paths.state(State.RUNNING)
+    running.rename(queue.paths.root / "unmounted")
+    assert claim.held() is None
+    with pytest.raises(OSError):
+        claim.finish("succeeded")
+    (queue.paths.root / "unmounted").rename(running)
+    claim.finish("succeeded")
+
+
+def test_a_claim_gone_from_a_listing_but_there_by_name_is_held(queue: Queue) -> None:
+    queue.enqueue(score_spec())
+    claim = queue.claim(W)
+    assert claim is not None
+
+    def misses(name: str, args: object, call: object) -> list[str]:
+        return []
+
+    with faulty(0, misses, only=frozenset({"listdir"})):
+        assert claim.held() is True

@@ -1,0 +1,337 @@
+"""Beats, silence and reaping: who is dead is what this reader saw on its own clock."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from jobspec.errors import ClaimLost, JobspecError
+from jobspec.queue.claim import Claim
+from jobspec.queue.heartbeat import Beat, Pulse, Watch, new_worker_id, parse_beat, parse_record
+from jobspec.queue.queue import Queue
+from jobspec.records.base import End, Reason, Result, State, WorkerRecord
+from jobspec.storage import fs
+from jobspec.storage.layout import WORKER_PATTERN, RootPaths
+from tests.support.queues import V, W, entries, fails_with, faulty, score_spec
+
+LEASE_S, POLL_S = 150.0, 15.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def queue(tmp_path: Path, clock: Clock) -> Queue:
+    return Queue.create(tmp_path / "root", clock=clock)
+
+
+def claimed(queue: Queue, worker: str = W, name: str = "job") -> Claim:
+    queue.enqueue(score_spec(name))
+    queue.heartbeat(worker)
+    claim = queue.claim(worker)
+    assert claim is not None
+    queue.heartbeat(worker, job=claim.job)
+    return claim
+
+
+def watch_for(queue: Queue, clock: Clock, seconds: float, each=lambda: None) -> list[str]:
+    """Reap every POLL_S for so long; `each` is what others do in between."""
+    reaped = queue.reap()
+    end = clock.now + seconds
+    while clock.now < end:
+        clock.now += POLL_S
+        each()
+        reaped += queue.reap()
+    return reaped
+
+
+def test_worker_ids_are_unique_and_fit_their_pattern() -> None:
+    ids = {new_worker_id("Node-1.Cluster.EDU", "slurm", "4711_3", "x" * 100) for _ in range(100)}
+    assert len(ids) == 100
+    assert all(WORKER_PATTERN.fullmatch(each) for each in ids)
+    assert WORKER_PATTERN.fullmatch(new_worker_id(""))
+
+
+def test_beats_are_one_rename_each_and_parse_back(tmp_path: Path) -> None:
+    root = RootPaths(tmp_path)
+    root.workers.mkdir(parents=True)
+    pulse = Pulse(root, W)
+    pulse.beat(None)
+    with faulty(-1, fails_with(0)) as calls:
+        pulse.beat("job-0123456789")
+    assert calls.count == 1
+    (name,) = fs.list_dir(root.workers)
+    beat = parse_beat(name)
+    assert beat is not None and (beat.worker, beat.job) == (W, "job-0123456789")
+    assert beat.name == name
+
+
+@pytest.mark.parametrize(
+    "name", [f"{W}.json", f"{W}.drain", f"{W}.1", f"{W}.x.idle", f"{W}.1.other", "a.b.1.idle", ".x"]
+)
+def test_other_names_are_no_beats(name: str) -> None:
+    assert parse_beat(name) is None
+
+
+def test_records_are_told_from_other_names() -> None:
+    assert parse_record(f"{W}.json") == W
+    assert all(parse_record(name) is None for name in (W, f"{W}.1.idle", "Not.An.Id.json"))
+
+
+def test_silence_counts_from_the_moment_it_reaches_the_limit() -> None:
+    watch = Watch()
+    for now in (0.0, 15.0):
+        watch.look([(W, None)], [Beat(W, 1, None)], now, cap_s=30.0)
+    assert watch.silent_workers(15.0) == {W}
+    assert watch.silent_workers(15.1) == set()
+
+
+def test_a_beat_whose_name_was_swept_begins_anew(queue: Queue) -> None:
+    queue.heartbeat(W)
+    for path in queue.paths.workers.iterdir():
+        path.unlink()
+    queue.heartbeat(W)
+    assert [seen.worker for seen in queue.workers()] == [W]
+
+
+def test_a_beat_needs_no_free_space(queue: Queue) -> None:
+    queue.heartbeat(W, WorkerRecord(worker=W, note="before"))
+    before = {seen.worker for seen in queue.workers()}
+    for call in ("write", "open", "mkdir"):
+        with faulty(0, fails_with(errno.ENOSPC), only=frozenset({call})):
+            queue.heartbeat(W, WorkerRecord(worker=W, note="after"))
+    (seen,) = queue.workers()
+    assert {seen.worker} == before and seen.record.note in ("before", "after")
+
+
+def test_a_silent_worker_is_reaped_after_a_lease_and_not_before(queue: Queue, clock: Clock) -> None:
+    claim = claimed(queue)
+    assert watch_for(queue, clock, LEASE_S - POLL_S) == []
+    clock.now += POLL_S
+    assert queue.reap() == [claim.job]
+    found = queue.job(claim.job)
+    assert (found.state, found.attempt, found.reason) == ("pending", 2, Reason.LOST)
+    assert claim.held() is False
+
+
+def test_another_lease_may_be_asked_for(queue: Queue, clock: Clock) -> None:
+    claim = claimed(queue)
+    reaped = queue.reap(4 * POLL_S)
+    for _ in range(4):
+        assert reaped == []
+        clock.now += POLL_S
+        reaped = queue.reap(4 * POLL_S)
+    assert reaped == [claim.job]
+
+
+def test_a_beating_worker_is_never_reaped(queue: Queue, clock: Clock) -> None:
+    claim = claimed(queue)
+    other = Queue(queue.paths.root)
+
+    def beat() -> None:
+        other.heartbeat(W, job=claim.job)
+
+    assert watch_for(queue, clock, 20 * LEASE_S, beat) == []
+    assert claim.held() is True
+
+
+def test_a_beat_that_names_another_job_does_not_keep_this_one(queue: Queue, clock: Clock) -> None:
+    """A worker that lost its claim's memory, or a new process under an old name."""
+    claim = claimed(queue)
+    reaped = watch_for(queue, clock, LEASE_S, lambda: queue.heartbeat(W))
+    assert reaped == [claim.job]
+
+
+def test_a_worker_that_never_beat_is_reaped(queue: Queue, clock: Clock) -> None:
+    queue.enqueue(score_spec())
+    claim = queue.claim(W)
+    assert claim is not None
+    assert watch_for(queue, clock, LEASE_S) == [claim.job]
+
+
+def test_one_late_beat_begins_the_count_again(queue: Queue, clock: Clock) -> None:
+    claim = claimed(queue)
+    watch_for(queue, clock, LEASE_S - POLL_S)
+    queue.heartbeat(W, job=claim.job)
+    assert watch_for(queue, clock, LEASE_S - POLL_S) == []
+    clock.now += POLL_S
+    assert queue.reap() == [claim.job]
+
+
+def test_nobody_is_reaped_when_all_readers_were_frozen(queue: Queue, clock: Clock) -> None:
+    """The filesystem's master stops for an hour: nobody beats, nobody reads. Then it's back."""
+    claim = claimed(queue)
+    assert watch_for(queue, clock, 4 * POLL_S) == []
+    clock.now += 3600
+    assert queue.reap() == []
+    queue.heartbeat(W, job=claim.job)
+    assert watch_for(queue, clock, LEASE_S - POLL_S) == []
+    assert claim.held() is True
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_failing_reads_count_for_nothing(queue: Queue, clock: Clock, number: int) -> None:
+    claim = claimed(queue)
+    assert queue.reap() == []
+    for _ in range(100):
+        clock.now += POLL_S
+        with (
+            faulty(0, fails_with(number), only=frozenset({"listdir"})),
+            pytest.raises(OSError),
+        ):
+            queue.reap()
+    assert queue.reap() == []
+    assert claim.held() is True
+
+
+def test_a_missing_workers_directory_is_no_silence(queue: Queue, clock: Clock) -> None:
+    claimed(queue)
+    queue.reap()
+    queue.paths.workers.rename(queue.paths.root / "unmounted")
+    for _ in range(100):
+        clock.now += POLL_S
+        with pytest.raises(OSError):
+            queue.reap()
+
+
+def test_a_single_gap_never_makes_a_lease(queue: Queue, clock: Clock) -> None:
+    claim = claimed(queue)
+    for lease_s in (1.0, 10.0, LEASE_S):
+        fresh = Queue(queue.paths.root, clock=clock)
+        assert fresh.reap(lease_s) == []
+        clock.now += 1e6
+        assert fresh.reap(lease_s) == []
+    assert claim.held() is True
+
+
+def test_a_clock_that_steps_back_counts_for_nothing(queue: Queue, clock: Clock) -> None:
+    claimed(queue)
+    queue.reap()
+    clock.now -= 1e6
+    assert queue.reap() == []
+    assert queue.workers()[0].silent_s == 0
+
+
+def test_a_person_who_knows_can_reap_at_once(queue: Queue) -> None:
+    mine, theirs = claimed(queue, W, "a"), claimed(queue, V, "b")
+    assert queue.reap(worker=W, now=True) == [mine.job]
+    assert theirs.held() is True
+    for arguments in ({"now": True}, {"worker": W}):
+        with pytest.raises(JobspecError):
+            queue.reap(**arguments)
+
+
+def test_of_two_reapers_one_wins(queue: Queue, clock: Clock) -> None:
+    claim = claimed(queue)
+    others = [Queue(queue.paths.root, clock=clock) for _ in range(3)]
+    reaped = list[str]()
+    for _ in range(int(LEASE_S / POLL_S) + 3):
+        for other in others:
+            reaped += other.reap()
+        clock.now += POLL_S
+    assert reaped == [claim.job]
+    assert entries(queue) == {claim.job: ["pending"]}
+    assert queue.job(claim.job).attempt == 2
+
+
+def test_a_reaped_worker_that_was_only_slow_can_spoil_nothing(queue: Queue, clock: Clock) -> None:
+    claim = claimed(queue)
+    watch_for(queue, clock, LEASE_S)
+    queue.heartbeat(W, job=claim.job)
+    with pytest.raises(ClaimLost):
+        claim.finish("succeeded")
+    assert queue.job(claim.job).attempt == 2
+
+
+def test_a_worker_that_died_between_its_end_and_its_commit_is_taken_at_its_word(
+    queue: Queue, clock: Clock
+) -> None:
+    claim = claimed(queue)
+    fs.publish(claim.dir.result, b'{"job": "x", "attempt": 1}')
+    claim.end(End(reason=Reason.SUCCEEDED))
+    watch_for(queue, clock, LEASE_S)
+    found = queue.job(claim.job)
+    assert (found.state, found.attempt) == ("succeeded", 1)
+    assert found.paths.result.is_symlink()
+    claim.finish("succeeded", Result(job=claim.job, attempt=1))  # late, and the same
+
+
+def test_an_unreadable_end_defers_the_judgement_of_that_job_alone(
+    queue: Queue, clock: Clock
+) -> None:
+    first, second = claimed(queue, W, "a"), claimed(queue, V, "b")
+    watch_for(queue, clock, LEASE_S - POLL_S)
+    clock.now += POLL_S
+    with faulty(0, fails_with(errno.EIO), only=frozenset({"open"})):
+        reaped = queue.reap()
+    assert len(reaped) == 1
+    assert sorted(reaped + queue.reap()) == sorted([first.job, second.job])
+
+
+def test_long_dead_idle_workers_are_forgotten_and_live_ones_kept(
+    queue: Queue, clock: Clock
+) -> None:
+    queue.heartbeat(W, WorkerRecord(worker=W))
+    queue.heartbeat(V, WorkerRecord(worker=V))
+    watch_for(queue, clock, 5 * LEASE_S, lambda: queue.heartbeat(V))
+    assert [seen.worker for seen in queue.workers()] == [V]
+    queue.heartbeat(W)  # it was only stopped: it is there again
+    assert [seen.worker for seen in queue.workers()] == [W, V]
+
+
+def test_an_idle_worker_asks_little_of_the_filesystem(queue: Queue, clock: Clock) -> None:
+    """One poll each 30 s and four beats a minute, with 1,000 jobs that it can't take."""
+    pending, done = queue.paths.state(State.PENDING), queue.paths.state(State.SUCCEEDED)
+    for number in range(50):
+        queue.enqueue(score_spec(f"job{number}"))
+    for number in range(1000):
+        (done / f"949-20261122T124057123456Z-job-{number:010x}.1.json").touch()
+    assert len(fs.list_dir(pending)) == 50
+    queue.heartbeat(W)
+    assert queue.claim(W, fits=lambda spec: False) is None
+    with faulty(-1, fails_with(0)) as calls:
+        for _ in range(2):
+            assert queue.claim(W, fits=lambda spec: False) is None
+            queue.reap()
+        for _ in range(4):
+            queue.heartbeat(W)
+    assert calls.count <= 30
+
+
+def test_of_two_beats_of_one_worker_the_later_is_shown(queue: Queue) -> None:
+    """A beat whose rename failed after it had happened leaves its name behind."""
+    queue.heartbeat(W)
+    (name,) = fs.list_dir(queue.paths.workers)
+    beat = parse_beat(name)
+    assert beat is not None
+    for later in (3, 2, 1):
+        left = Beat(W, beat.counter + later, f"job{later}-0123456789")
+        (queue.paths.workers / left.name).touch()
+    (seen,) = queue.workers()
+    assert seen.job == "job3-0123456789"
+
+
+def test_watch_counts_each_key_by_itself() -> None:
+    watch = Watch()
+    keys = [(W, "a-0123456789"), (V, None)]
+    beats = [Beat(W, 1, "a-0123456789"), Beat(V, 1, None)]
+    watch.look(keys, beats, 0, cap_s=30)
+    watch.look(keys, [*beats, Beat(V, 2, None)], 10, cap_s=30)
+    assert watch.silent_s(W, "a-0123456789") == 10
+    assert watch.silent_s(V) == 0
+    watch.look(keys[:1], beats, 100, cap_s=30)
+    assert watch.silent_s(W, "a-0123456789") == 40
+    watch.look(keys, [], 110, cap_s=30)
+    assert watch.silent_s(V) == 0  # forgotten in between, so begun anew

@@ -1,0 +1,154 @@
+"""Loss budgets: how often a job comes back, by the reason it was lost for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobspec.queue import retry_policy
+from jobspec.queue.claim import Claim
+from jobspec.queue.queue import Queue
+from jobspec.records import base as records
+from jobspec.records.base import End, PhaseTime, Reason, State
+from jobspec.storage import fs
+from jobspec.storage.layout import AttemptPaths
+from tests.support.queues import W, score_spec
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Queue:
+    queue = Queue.create(tmp_path / "root")
+    queue.enqueue(score_spec())
+    return queue
+
+
+def claim_of(queue: Queue) -> Claim:
+    claim = queue.claim(W)
+    assert claim is not None
+    return claim
+
+
+def attempts_until_failed(queue: Queue, reason: str, work=lambda paths: None) -> int:
+    """Lose attempt after attempt for this reason; how many there were, at most 12."""
+    for count in range(1, 13):
+        claim = claim_of(queue)
+        work(claim.dir)
+        if reason == "lost":
+            queue.reap(worker=W, now=True)
+        else:
+            claim.requeue(reason)
+        if queue.jobs()[0].state is State.FAILED:
+            return count
+    return 0
+
+
+def seal(paths: AttemptPaths) -> None:
+    step = paths.checkpoints / f"step-{paths.number}"
+    step.mkdir(parents=True)
+    fs.publish(step / "COMPLETE", b'{"attempt": %d, "step": 1}' % paths.number)
+
+
+@pytest.mark.parametrize(
+    ("reason", "attempts", "shown"),
+    [
+        ("lost", 5, "lost"),
+        ("node", 5, "node"),
+        ("oom", 2, "oom"),
+        ("failed", 2, "failed"),
+        ("preempted", 3, "no_progress"),
+        ("walltime", 3, "no_progress"),
+        ("disk", 0, None),
+        ("corrupt", 1, "corrupt"),
+    ],
+)
+def test_each_reason_has_its_own_budget(queue: Queue, reason: str, attempts: int, shown) -> None:
+    assert attempts_until_failed(queue, reason) == attempts
+    if attempts:
+        assert queue.jobs()[0].reason == shown
+
+
+def test_other_reasons_do_not_use_up_a_budget(queue: Queue) -> None:
+    for reason in ("node", "oom", "preempted", "node", "walltime", "disk", "node", "node"):
+        assert claim_of(queue).requeue(reason) is State.PENDING
+    assert claim_of(queue).requeue("oom") is State.FAILED
+    assert queue.jobs()[0].reason is Reason.OOM
+
+
+@pytest.mark.parametrize("reason", ["preempted", "walltime"])
+def test_work_that_comes_forward_is_never_given_up(queue: Queue, reason: str) -> None:
+    assert attempts_until_failed(queue, reason, seal) == 0
+
+
+def test_a_checkpoint_counts_for_the_attempt_that_wrote_it(queue: Queue) -> None:
+    """Later attempts take a checkpoint over by renaming it into their own directory."""
+    claim = claim_of(queue)
+    seal(claim.dir)
+    taken = claim.dir.checkpoints / "step-1"
+    claim.requeue("walltime")
+    for _ in range(2):
+        claim = claim_of(queue)
+        claim.dir.checkpoints.mkdir()
+        taken = taken.rename(claim.dir.checkpoints / "step-1")
+        assert claim.requeue("walltime") is State.PENDING
+    assert claim_of(queue).requeue("walltime") is State.FAILED
+
+
+def test_what_the_running_attempt_took_over_still_counts_for_who_wrote_it(queue: Queue) -> None:
+    """Else status counts attempts without progress while the next one trains on from them."""
+    before = claim_of(queue)
+    seal(before.dir)
+    before.requeue("walltime")
+    paths, after = queue.jobs()[0].paths, claim_of(queue).dir
+    before.dir.checkpoints.rename(after.checkpoints)
+    assert [loss.count for loss in retry_policy.spent(paths, after.number - 1)] == [0]
+
+
+def test_an_unfinished_checkpoint_is_none(queue: Queue) -> None:
+    def begin(paths: AttemptPaths) -> None:
+        (paths.checkpoints / "step-1").mkdir(parents=True)
+
+    assert attempts_until_failed(queue, "walltime", begin) == 3
+
+
+def test_samples_and_finished_phases_are_progress(queue: Queue) -> None:
+    def sample(paths: AttemptPaths) -> None:
+        fs.make_dir(paths.eval / "aime24")
+        fs.append(paths.eval / "aime24" / "samples.jsonl", b"{}\n")
+
+    assert attempts_until_failed(queue, "preempted", sample) == 0
+
+
+def test_a_phase_kept_from_before_is_no_progress(queue: Queue) -> None:
+    def keep(paths: AttemptPaths) -> None:
+        fs.publish(paths.done("train"), b"{}")
+        end = End(reason=Reason.WALLTIME, phases=(PhaseTime(phase="train", kept=True),))
+        fs.publish(paths.end, records.encode(end))
+
+    assert attempts_until_failed(queue, "walltime", keep) == 3
+
+
+def test_a_torn_end_means_lost(queue: Queue) -> None:
+    def tear(paths: AttemptPaths) -> None:
+        paths.end.write_bytes(b'{"reason": "pree')
+
+    assert attempts_until_failed(queue, "lost", tear) == 5
+
+
+def test_a_retry_begins_every_budget_anew(queue: Queue) -> None:
+    assert attempts_until_failed(queue, "lost") == 5
+    job = queue.jobs()[0]
+    back = queue.retry(job.id)
+    assert (back.attempt, back.reason) == (6, None)
+    assert attempts_until_failed(queue, "lost") == 5
+    past = retry_policy.history(job.paths, 10)
+    assert [each.attempt for each in past] == [6, 7, 8, 9, 10]
+
+
+def test_an_attempt_that_said_it_finished_but_never_committed_was_lost(queue: Queue) -> None:
+    claim = claim_of(queue)
+    claim.end(End(reason=Reason.SUCCEEDED))  # but no result.json: its word is incomplete
+    queue.reap(worker=W, now=True)
+    job = queue.jobs()[0]
+    assert (job.state, job.attempt) == ("pending", 2)
+    assert [each.reason for each in retry_policy.history(job.paths, 1)] == [Reason.LOST]

@@ -1,0 +1,469 @@
+"""fs.py: published whole or not at all, moved once, appended in whole lines."""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import errno
+import os
+import re
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobspec.errors import DiskFull, RootError
+from jobspec.storage import fs, tempfiles
+from tests.support.queues import (
+    CALLS,
+    FaultyOs,
+    fails_with,
+    faulty,
+    fork,
+    killed_at,
+    loses_reply,
+    stems,
+)
+from worker.process import rank_launcher
+
+OLD, NEW = b"old\n", b"new and longer\n" * 1000
+
+
+def test_publish_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "file.json"
+    fs.publish(target, OLD)
+    fs.publish(target, NEW, mode=0o444)
+    assert target.read_bytes() == NEW
+    assert stat.S_IMODE(target.stat().st_mode) == 0o444
+    assert stems(tmp_path) == ["file.json"]
+
+
+@pytest.mark.parametrize("files", [1, 2])
+def test_publish_syncs_the_bytes_before_the_name_and_the_name_before_it_returns(
+    files: int, tmp_path: Path
+) -> None:
+    order: list[str] = []
+    data = {str(number): b"x" for number in range(files)}
+    with noting(order):
+        fs.publish_together(tmp_path, data)
+    wanted = ["write"] * files + ["fsync"] * files + ["rename"] * files + ["fsync"]
+    assert [name for name in order if name in wanted] == wanted
+    assert stems(tmp_path) == sorted(data)
+
+
+@contextlib.contextmanager
+def noting(order: list[str]) -> Iterator[None]:
+    """Calls of `jobspec.storage.fs` by name, in the order in which they are made."""
+
+    class Noting:
+        def __getattr__(self, name: str) -> Any:
+            def called(*args: Any, **kwargs: Any) -> Any:
+                order.append(name)
+                return getattr(os, name)(*args, **kwargs)
+
+            return called if name in CALLS else getattr(os, name)
+
+    fs.os = Noting()  # type: ignore[assignment] # stands in for os
+    try:
+        yield
+    finally:
+        fs.os = os
+
+
+def test_without_threads_everything_is_synced_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(_thread, "start_new_thread", none_left)
+    order: list[str] = []
+    with noting(order):
+        fs.publish_together(tmp_path, {"a": b"1", "b": b"2"})
+    assert order.count("fsync") == 3
+    assert stems(tmp_path) == ["a", "b"]
+
+
+def test_a_file_that_can_not_be_synced_lets_none_of_its_set_appear(tmp_path: Path) -> None:
+    for index in range(2):
+        failing = faulty(index, fails_with(errno.EIO), only=frozenset({"fsync"}))
+        with failing, pytest.raises(OSError, match="fsync"):
+            fs.publish_together(tmp_path, {"a": b"1", "b": b"2"})
+        assert stems(tmp_path) == []
+
+
+@pytest.mark.parametrize("torn", [False, True], ids=["killed", "torn"])
+@pytest.mark.parametrize("how", [fs.publish, fs.replace])
+def test_killed_anywhere_a_published_file_is_old_or_new(how, torn, tmp_path: Path) -> None:
+    target = tmp_path / "file.json"
+    index, seen = 0, set[bytes]()
+    while True:
+        target.write_bytes(OLD)
+        killed = killed_at(index, lambda: how(target, NEW), torn=torn)
+        assert target.read_bytes() in (OLD, NEW)
+        seen.add(target.read_bytes())
+        assert fs.list_dir(tmp_path) == ["file.json"]
+        swept = fs.sweep(tmp_path)
+        assert len(swept) <= 1
+        assert stems(tmp_path) == ["file.json"]
+        if not killed:
+            break
+        index += 1
+    assert seen == {OLD, NEW}
+    assert index >= 4
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("call", ["open", "write", "fsync", "rename"])
+def test_full_disk_leaves_the_old_file_and_no_other(call, number, tmp_path: Path) -> None:
+    target = tmp_path / "file.json"
+    target.write_bytes(OLD)
+    with faulty(0, fails_with(number), only=frozenset({call})), pytest.raises(DiskFull) as caught:
+        fs.publish(target, NEW)
+    assert caught.value.file == str(target)
+    assert ("quota" in caught.value.message) == (number == errno.EDQUOT)
+    assert caught.value.hint
+    assert target.read_bytes() == OLD
+    assert stems(tmp_path) == ["file.json"]
+
+
+def test_a_really_full_disk(tmp_path: Path) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("needs /dev/full")
+    with pytest.raises(DiskFull):
+        fs.append(full, b"x" * 8192)
+
+
+def test_publish_whose_rename_lost_its_reply_has_published(tmp_path: Path) -> None:
+    target = tmp_path / "file.json"
+    with faulty(0, loses_reply, only=frozenset({"rename"})):
+        fs.publish(target, NEW)
+    assert target.read_bytes() == NEW
+
+
+def test_publish_into_a_missing_directory_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        fs.publish(tmp_path / "gone" / "file", b"x")
+
+
+def test_move_once_tells_winner_from_loser(tmp_path: Path) -> None:
+    source, mine, other = tmp_path / "a", tmp_path / "mine", tmp_path / "other"
+    source.write_bytes(OLD)
+    assert fs.move_once(source, other)
+    assert not fs.move_once(source, mine)
+    assert stems(tmp_path) == ["other"]
+
+
+def test_move_once_finds_its_own_target_after_a_lost_reply(tmp_path: Path) -> None:
+    source, mine = tmp_path / "a", tmp_path / "mine"
+    source.write_bytes(OLD)
+    with faulty(0, loses_reply, only=frozenset({"rename"})):
+        assert fs.move_once(source, mine)
+
+
+def test_move_once_does_not_take_an_error_for_a_loss(tmp_path: Path) -> None:
+    source = tmp_path / "a"
+    source.write_bytes(OLD)
+    with faulty(0, fails_with(errno.EIO), only=frozenset({"rename"})), pytest.raises(OSError):
+        fs.move_once(source, tmp_path / "b")
+    assert stems(tmp_path) == ["a"]
+
+
+def test_place_dir_has_one_winner_and_removes_the_loser(tmp_path: Path) -> None:
+    target = tmp_path / "job"
+    for data, won in ((b"1", True), (b"2", False)):
+        with fs.staged_dir(target, {"spec": (data, 0o444)}) as staged:
+            assert fs.place_dir(staged, target) is won
+    assert (target / "spec").read_bytes() == b"1"
+    assert stems(tmp_path) == ["job"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EIO])
+def test_place_dir_does_not_take_an_error_for_a_loss(number: int, tmp_path: Path) -> None:
+    target = tmp_path / "job"
+    failing = faulty(0, fails_with(number), only=frozenset({"rename"}))
+    with (
+        pytest.raises(OSError, match="rename"),
+        fs.staged_dir(target, {"spec": (b"1", 0o444)}) as staged,
+        failing,
+    ):
+        fs.place_dir(staged, target)
+    assert stems(tmp_path) == []
+
+
+def test_a_directory_that_can_not_be_made_says_so() -> None:
+    with pytest.raises(FileNotFoundError):
+        fs.make_dir(Path("/proc/none/below"))  # where mkdir says ENOENT, whatever is there
+
+
+def test_a_directory_that_somebody_makes_meanwhile_is_taken(tmp_path: Path) -> None:
+    def made_by_another(name: str, args: Sequence[Any], call: Callable[[], Any]) -> Any:
+        Path(args[0]).mkdir()
+        return call()
+
+    # The third call: the first finds no parent, the second makes it.
+    with faulty(2, made_by_another, only=frozenset({"mkdir"})) as fault:
+        fs.make_dir(tmp_path / "a" / "b")
+    assert fault.fired
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_nothing_leaves_a_descriptor_open(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    before = stems(Path("/proc/self/fd"))
+    fs.publish(file, OLD)
+    fs.append(file, NEW)
+    fs.rewrite(file, OLD)
+    fs.touch(file)
+    fs.read(file)
+    fs.sync_dir(tmp_path)
+    assert stems(Path("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(("number", "raised"), [(errno.EIO, True), (errno.EINVAL, False)])
+def test_only_a_directory_that_can_not_be_synced_at_all_is_left_unsynced(
+    number: int, raised: bool, tmp_path: Path
+) -> None:
+    expected = pytest.raises(OSError, match="fsync") if raised else contextlib.nullcontext()
+    with faulty(0, fails_with(number), only=frozenset({"fsync"})), expected:
+        fs.sync_dir(tmp_path)
+
+
+def test_directories_take_their_parents_permissions(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o2775)
+    fs.make_dir(shared / "a" / "b")
+    fs.make_dir(shared / "private", 0o700)
+    assert stat.S_IMODE((shared / "private").stat().st_mode) == 0o700
+    with fs.staged_dir(shared / "job", {"spec": (b"1", 0o444)}) as staged:
+        fs.place_dir(staged, shared / "job")
+    for path in (shared / "a", shared / "a" / "b", shared / "job"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o2775
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077], ids=oct)
+def test_modes_are_what_was_asked_for_whatever_the_umask(umask: int, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    before = os.umask(umask)
+    try:
+        for mode in (0o444, 0o600, 0o644, 0o664):
+            fs.publish(tmp_path / oct(mode), b"x", mode)
+        fs.make_dir(tmp_path / "made")
+        with fs.staged_dir(tmp_path / "placed", {"0o444": (b"x", 0o444)}) as staged:
+            fs.place_dir(staged, tmp_path / "placed")
+    finally:
+        os.umask(before)
+    found = {path.name: oct(stat.S_IMODE(path.stat().st_mode)) for path in tmp_path.iterdir()}
+    assert found.pop("made") == found.pop("placed") == oct(0o755)
+    assert found == {name: name for name in found} and len(found) == 4
+    assert oct(stat.S_IMODE((tmp_path / "placed/0o444").stat().st_mode)) == "0o444"
+
+
+def test_a_directory_is_never_open_to_the_group_not_even_while_it_is_made(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    before = os.umask(0)
+    modes = list[int]()
+
+    def look(name: str, args: Sequence[Any], call: Callable[[], Any]) -> None:
+        call()
+        modes.append(stat.S_IMODE(Path(args[0]).stat().st_mode))
+
+    try:
+        with faulty(0, look, only=frozenset({"mkdir"})):
+            fs.make_dir(tmp_path / "made")
+        with (
+            faulty(0, look, only=frozenset({"mkdir"})),
+            fs.staged_dir(tmp_path / "placed", {"file": (b"x", 0o644)}) as staged,
+        ):
+            fs.place_dir(staged, tmp_path / "placed")
+    finally:
+        os.umask(before)
+    assert modes == [0o755, 0o755]
+
+
+def test_a_short_read_is_not_taken_for_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(NEW)
+
+    def short(name: str, args: Sequence[Any], call: Callable[[], Any]) -> bytes:
+        return os.read(args[0], 10)
+
+    def short_then_fails(name: str, args: Sequence[Any], call: Callable[[], Any]) -> bytes:
+        fs.os = FaultyOs(0, fails_with(errno.EIO), frozenset({"read"}))  # type: ignore[assignment] # stands in for os
+        return os.read(args[0], 10)
+
+    with faulty(0, short, only=frozenset({"read"})):
+        assert fs.read(path) == NEW
+    with (
+        faulty(0, short_then_fails, only=frozenset({"read"})),
+        pytest.raises(OSError, match="read"),
+    ):
+        fs.read(path)
+    assert fs.read(Path("/proc/self/stat"))  # whose size is said to be 0
+
+
+def test_a_child_in_another_pid_namespace_knows_that_it_is(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+
+    def grandchild() -> None:
+        real = Path("/proc/thread-self/ns/pid").stat().st_ino
+        told.write_text(f"{tempfiles.pid_space()} {real}")
+
+    def child() -> None:
+        tempfiles.pid_space()
+        if rank_launcher.enter_pid_namespace():
+            os.waitpid(fork(grandchild), 0)
+
+    assert os.waitpid(fork(child), 0)[1] == 0
+    if not told.exists():
+        pytest.skip("PID namespaces are not allowed here")
+    space, real = told.read_text().split()
+    assert space == real != str(tempfiles.pid_space())
+
+
+def test_append_heals_a_torn_last_line(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    fs.append(rows, b'{"a": 1}\n')
+    with rows.open("ab") as file:
+        file.write(b'{"a": ')
+    fs.append(rows, b'{"a": 2}')
+    assert rows.read_bytes().endswith(b"\n")
+    fs.append(rows, b'{"a": 3}\n')
+    assert rows.read_bytes() == b'{"a": 1}\n{"a": \n{"a": 2}\n{"a": 3}\n'
+
+
+@pytest.mark.parametrize("torn", [False, True], ids=["killed", "torn"])
+def test_killed_anywhere_appended_lines_stay_whole(torn, tmp_path: Path) -> None:
+    index = 0
+    while True:
+        rows = tmp_path / f"{index}.jsonl"
+        fs.append(rows, b"first\n")
+        killed = killed_at(index, lambda rows=rows: fs.append(rows, b"second\n"), torn=torn)
+        fs.append(rows, b"third\n")
+        lines = rows.read_bytes().split(b"\n")
+        assert lines[0] == b"first"
+        assert lines[-2:] == [b"third", b""]
+        if not killed:
+            break
+        index += 1
+    assert index >= 3
+
+
+def test_append_on_a_full_disk_writes_no_part_of_a_line(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    fs.append(rows, b"first\n")
+
+    def half_then_full(name: str, args: tuple[int, bytes], call: object) -> int:
+        return os.write(args[0], bytes(args[1])[:3])
+
+    proxy = FaultyOs(0, half_then_full, only=frozenset({"write"}))
+    inner = FaultyOs(1, fails_with(errno.ENOSPC), only=frozenset({"write"}))
+
+    class Both:
+        def __getattr__(self, name: str) -> object:
+            if name == "write" and not proxy.fired:
+                inner.count += 1
+                return proxy.write
+            return getattr(inner, name)
+
+    fs.os = Both()  # type: ignore[assignment] # stands in for os
+    try:
+        with pytest.raises(DiskFull):
+            fs.append(rows, b"second\n")
+    finally:
+        fs.os = os
+    assert proxy.fired and inner.fired
+    assert rows.read_bytes() == b"first\n"
+
+
+def test_rewrite_follows_a_file_and_never_makes_one(tmp_path: Path) -> None:
+    entry = tmp_path / "entry"
+    assert not fs.rewrite(entry, b"x")
+    assert not entry.exists()
+    entry.write_bytes(b"longer than before")
+    assert fs.rewrite(entry, b"short")
+    assert entry.read_bytes() == b"short"
+
+
+def test_exists_does_not_take_an_error_for_absence(tmp_path: Path) -> None:
+    assert fs.exists(tmp_path / "gone") is False
+    with faulty(0, fails_with(errno.EIO), only=frozenset({"lstat"})), pytest.raises(OSError):
+        fs.exists(tmp_path)
+
+
+def test_lists_hide_dotfiles_and_only_list_names_forgives_absence(tmp_path: Path) -> None:
+    for name in (".nfs0001", ".tmp-x", "seen"):
+        (tmp_path / name).touch()
+    assert fs.list_dir(tmp_path) == fs.list_names(tmp_path) == ["seen"]
+    assert fs.list_names(tmp_path / "gone") == []
+    with pytest.raises(FileNotFoundError):
+        fs.list_dir(tmp_path / "gone")
+
+
+def test_link_to_replaces_in_one_step(tmp_path: Path) -> None:
+    link = tmp_path / "final_model"
+    fs.link_to(link, "attempts/1/final_model")
+    fs.link_to(link, "attempts/2/final_model")
+    assert str(link.readlink()) == "attempts/2/final_model"
+    assert stems(tmp_path) == ["final_model"]
+
+
+def test_a_link_that_could_not_be_placed_leaves_nothing(tmp_path: Path) -> None:
+    link = tmp_path / "final_model"
+    link.symlink_to("attempts/1/final_model")
+    failing = faulty(0, fails_with(errno.ENOENT), only=frozenset({"rename"}))
+    with failing, pytest.raises(FileNotFoundError):
+        fs.link_to(link, "attempts/2/final_model")
+    assert stems(tmp_path) == ["final_model"]
+    assert str(link.readlink()) == "attempts/1/final_model"
+
+
+def test_owned_reads_refuse_links_and_others_files(tmp_path: Path, monkeypatch) -> None:
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.write_bytes(b"x")
+    link.symlink_to(real)
+    assert fs.read(real, owned=True) == fs.read(link) == b"x"
+    with pytest.raises(OSError, match="symbolic links"):
+        fs.read(link, owned=True)
+    monkeypatch.setattr(os, "geteuid", lambda: real.stat().st_uid + 1)
+    with pytest.raises(RootError, match=str(real)):
+        fs.read(real, owned=True)
+    assert fs.read(real) == b"x"
+
+
+def test_sweep_takes_the_names_of_dead_writers_only(tmp_path: Path) -> None:
+    living = tempfiles.beside(tmp_path / "file")
+    child = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys, pathlib; from jobspec.storage import tempfiles;"
+            "print(tempfiles.beside(pathlib.Path(sys.argv[1])).name)",
+            str(tmp_path / "file"),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(fs.__file__).parents[2],
+    )
+    dead = tmp_path / child.stdout.strip()
+    here = f"-{os.getpid()}-"
+    elsewhere = tmp_path / living.name.replace(tempfiles.host(), "othernode").replace(here, "-1-")
+    old = tmp_path / re.sub(r"-[0-9]{10}-", f"-{int(time.time()) - 90000}-", elsewhere.name)
+    dead.mkdir()
+    (dead / "spec.json").touch()
+    for path in (living, elsewhere, old, tmp_path / ".nfs01", tmp_path / "file"):
+        path.touch()
+    assert sorted(fs.sweep(tmp_path)) == sorted([dead.name, old.name])
+    assert stems(tmp_path) == sorted([living.name, elsewhere.name, ".nfs01", "file"])
+
+
+def test_temporary_names_fit_a_file_system(tmp_path: Path) -> None:
+    assert len(tempfiles.beside(tmp_path / ("x" * 239)).name) < 240

@@ -1,0 +1,120 @@
+"""docs/json.md against the code: every struct's fields, their order and types; every command.
+
+That what commands print fits their tables is seen wherever a test runs one (`tests.support.commands.jobspec_json`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import msgspec
+import pytest
+
+from jobspec.benchmarks import protocol
+from jobspec.checks import rows
+from jobspec.cli import COMMANDS, cli
+from jobspec.cli.compare import Compared
+from jobspec.cluster.site import Site
+from jobspec.doctor import measurements as doctor
+from jobspec.estimates import disk_need, evaluation_time, memory, training_time
+from jobspec.maintenance import archive, disk
+from jobspec.monitoring import status, workers
+from jobspec.queue import admission
+from jobspec.records import base as records
+from jobspec.records import evaluation
+from jobspec.relay.verify import Verdict
+from jobspec.results import calibration, comparison, table
+from tests.support.commands import jobspec_json
+from tests.support.json_docs import OF_A_STRUCT, TABLES, TEXT, misfit, titles_for, undocumented
+
+DOCUMENTED: list[type] = [
+    status.Status, status.JobRow, status.PastRow, workers.WorkerRow,
+    status.JobReport, status.AttemptRow, status.LossRow, records.PhaseTime, records.Result,
+    table.Results, table.ResultRow, table.Score,
+    Compared, protocol.Differing, comparison.Difference, evaluation.Sample, calibration.Row, Verdict,
+    rows.RowReport, rows.DroppedRow, training_time.Steps, training_time.Training, memory.Memory,
+    evaluation_time.Estimate, evaluation_time.BenchmarkEstimate, disk_need.Footprints,
+    disk.Room, disk.Usage, archive.Archived, admission.Quarantined, Site,
+    doctor.Diagnosis, doctor.Place, doctor.Free, doctor.Measured, doctor.Costs, doctor.Timing,
+    doctor.ServerClock, doctor.Found, doctor.Lag, doctor.Clocks, doctor.Race, doctor.Check,
+    doctor.Advice,
+]  # fmt: skip
+# Objects that commands put together: held against what they print.
+PUT_TOGETHER = {
+    "Refusals", "Refusal", "NewSpec", "CheckedSpec", "Enqueued", "Fetched", "Calibrated", "Moved",
+    "Ended", "Log", "Rescored", "DiskRow",
+}  # fmt: skip
+
+
+def spelled(schema: dict[str, Any], *, many: bool = False) -> str:
+    """A JSON Schema in the words of the document."""
+    if "anyOf" in schema:
+        return " or ".join(spelled(part, many=many) for part in schema["anyOf"])
+    if "enum" in schema:
+        return "string"
+    if not schema.keys() - {"default"}:
+        return "any"
+    name = schema.get("type") or schema["$ref"].rpartition("/")[2]
+    if name == "array":
+        return f"array of {spelled(schema['items'], many=True)}"
+    if name == "object" and schema.get("additionalProperties"):
+        return f"object of {spelled(schema['additionalProperties'], many=True)}"
+    return name + "s" if many and name not in TABLES and name != "null" else name
+
+
+@pytest.mark.parametrize("struct", DOCUMENTED, ids=lambda struct: struct.__name__)
+def test_every_field_is_documented_as_it_is(struct: type) -> None:
+    _, kinds = msgspec.json.schema_components([struct], ref_template="#/{name}")
+    properties = kinds[struct.__name__]["properties"]
+    expected = {name: spelled(schema) for name, schema in properties.items()}
+    found = TABLES[struct.__name__]
+    assert found == expected
+    assert list(found) == list(expected), "in the order of the output"
+
+
+def test_every_table_belongs_to_something_that_is_printed() -> None:
+    names = {title for title in TABLES if not title.startswith("`")}
+    assert names == {struct.__name__ for struct in DOCUMENTED} | PUT_TOGETHER
+
+
+def commands() -> list[str]:
+    found: list[str] = []
+    for name in COMMANDS:
+        inner = getattr(cli.get_command(click.Context(cli), name), "commands", None)
+        found += [name] if inner is None else [f"{name} {each}" for each in inner]
+    return found
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_says_what_it_prints(command: str) -> None:
+    if command in OF_A_STRUCT or command == "schema":
+        assert f"`jobspec {command}`" in TEXT
+    else:
+        assert titles_for(command.split()), f"no table for {command}"
+
+
+def test_what_does_not_fit_is_seen() -> None:
+    assert undocumented(["hold"], {"schema": 1, "hold": True, "reason": ""}) is None
+    assert "reason" in (undocumented(["hold"], {"schema": 1, "hold": True}) or "")
+    assert "$.hold is 1" in (undocumented(["hold"], {"schema": 1, "hold": 1, "reason": ""}) or "")
+    assert misfit({"a": 1.5, "b": None}, "object of numbers or null") is None
+    assert misfit({"a": [1, "2"]}, "object of array of integers") == "$.a.1 is '2', not integers"
+    assert misfit(None, "Room or null") is None and misfit({}, "Room or null") is not None
+
+
+def test_holding_and_setting_aside(tmp_path: Any) -> None:
+    """Commands whose output no other test reads; `jobspec_json` holds it against the tables."""
+    root = tmp_path / "root"
+    spec = tmp_path / "specs"
+    made = jobspec_json("eval", "--checkpoint", "a/b", "--root", root)
+    assert jobspec_json("hold", "--root", root)["hold"] is True
+    assert jobspec_json("release", "--root", root)["hold"] is False
+    assert jobspec_json("quarantine", "add", "n1", "--root", root)["state"] == "quarantined"
+    (mark,) = jobspec_json("quarantine", "list", "--root", root)["quarantine"]
+    assert mark["host"] == "n1"
+    assert jobspec_json("quarantine", "clear", "n1", "--root", root)["state"] == "cleared"
+    assert jobspec_json("prioritize", made["job"], "7", "--root", root)["errors"] == []
+    assert jobspec_json("cancel", made["job"], "--root", root)["jobs"][0]["state"] == "cancelled"
+    assert jobspec_json("workers", "--root", root)["workers"] == []
+    assert jobspec_json("calibrate", "--all", "--write", spec, "--root", root)["specs"]

@@ -1,0 +1,1 @@
+"""What several test files share: one builder each for specs, models, queues, workers, servers."""

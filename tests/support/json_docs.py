@@ -1,0 +1,77 @@
+"""docs/json.md as something to hold output against: its tables, and whether a value fits one.
+
+`### Name` begins the table of an object inside others, ``### `command` `` that of what a command
+prints; its further words are options with which it prints that instead.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+TEXT = (Path(__file__).parents[2] / "docs" / "json.md").read_text()
+_SECTIONS = re.findall(r"^### (.+)\n((?:(?!##).*\n)*)", TEXT, re.MULTILINE)
+# A table's fields in its order, and their types in the document's words, by its title.
+TABLES = {
+    title: dict(re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", text, re.MULTILINE))
+    for title, text in _SECTIONS
+}
+# They print a table's object as it is.
+OF_A_STRUCT = {
+    "status": "Status", "show": "JobReport", "results": "Results", "demo": "Results",
+    "doctor": "Diagnosis",
+}  # fmt: skip
+_KINDS: dict[str, tuple[type, ...]] = {
+    "string": (str,), "integer": (int,), "number": (int, float), "boolean": (bool,),
+    "object": (dict,), "null": (type(None),),
+}  # fmt: skip
+
+
+def titles_for(args: Sequence[str]) -> list[str]:
+    """The tables of what a command line may print: its command's, where its options are given."""
+    found = [OF_A_STRUCT[args[0]]] if args[0] in OF_A_STRUCT else []
+    for title in TABLES:
+        for words in (spelled.split() for spelled in re.findall(r"`([^`]+)`", title)):
+            subcommand = [word for word in words[1:] if not word.startswith("-")]
+            begins = list(args[: 1 + len(subcommand)]) == [words[0], *subcommand]
+            if begins and all(word in args for word in words[1:]):
+                found.append(title)
+    return found
+
+
+def undocumented(args: Sequence[str], printed: Any) -> str | None:
+    """What of an output the document does not say; None where one of the tables fits."""
+    wrong = [misfit(printed, title) for title in ["Refusals", *titles_for(args)]]
+    return None if None in wrong else f"{' '.join(args[:2])}: {'; '.join(filter(None, wrong))}"
+
+
+def misfit(value: Any, kind: str, place: str = "$") -> str | None:
+    """Where a value is not what a type in the document's words says; None where it is."""
+    if kind == "any":
+        return None
+    if kind in TABLES:
+        return _misfit_in_table(value, kind, place)
+    for container, parts in (("array", list), ("object", dict)):
+        prefix = f"{container} of "
+        if kind.startswith(prefix) and isinstance(value, parts):
+            every = enumerate(value) if isinstance(value, list) else value.items()
+            inner = (misfit(each, kind[len(prefix) :], f"{place}.{key}") for key, each in every)
+            return next(filter(None, inner), None)
+    if " or " in kind:
+        wrong = [misfit(value, each, place) for each in kind.split(" or ")]
+        return None if None in wrong else wrong[0]
+    wanted = _KINDS.get(kind) or _KINDS.get(kind.removesuffix("s"), ())
+    fits = isinstance(value, wanted) and (bool in wanted or not isinstance(value, bool))
+    return None if fits else f"{place} is {value!r:.60}, not {kind}"
+
+
+def _misfit_in_table(value: Any, title: str, place: str) -> str | None:
+    if not isinstance(value, dict):
+        return f"{place} is {value!r:.60}, not {title}"
+    apart = sorted(value.keys() ^ TABLES[title].keys())
+    if apart:
+        return f"{place}: {', '.join(apart)} only in one of output and table {title}"
+    inner = (misfit(value[name], kind, f"{place}.{name}") for name, kind in TABLES[title].items())
+    return next(filter(None, inner), None)

@@ -1,0 +1,221 @@
+"""Prepared rows are made once, found again, whole or not there, and light to find."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from jobspec.storage.layout import RootPaths
+from tests.support.prepared import (
+    CHATML,
+    ROOT,
+    attempt_of,
+    model_dir,
+    read_split,
+    run_code,
+    run_prepare,
+    spec,
+    sums,
+    wait_for,
+    write_rows,
+    write_spec,
+)
+from tests.support.queues import stems
+from worker.data.prepare import prepare
+
+
+def test_prepared_rows_are_found_again_without_any_heavy_import(
+    root: RootPaths, model: Path, data: Path, tmp_path: Path
+) -> None:
+    file = write_spec(tmp_path / "spec.json", spec(model, data))
+    assert not json.loads(run_prepare("--check", file, "--root", root.root).stdout)["cached"]
+    other = spec(model, data, name="other", train__learning_rate=1e-6, data__max_dropped_frac=0.5)
+    attempt = attempt_of(root, other)
+    code = (
+        "import sys\n"
+        "from worker.data import prepare\n"
+        "from worker.phase import Phase\n"
+        "prepare.body(Phase('prepare', sys.argv[1]))\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'pyarrow', 'numpy', 'tokenizers'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert run_code(code, attempt) == "[]\n"
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        # Processor time: what else this machine does must not decide.
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert json.loads((attempt / "prepare.json").read_text())["cached"]
+    assert min(seconds) < 0.5
+
+
+def test_tokenizing_does_not_import_torch_either(
+    root: RootPaths, model: Path, data: Path, tmp_path: Path
+) -> None:
+    file = write_spec(tmp_path / "spec.json", spec(model, data))
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from jobspec.spec import schema as spec\n"
+        "from jobspec.storage.layout import RootPaths\n"
+        "from worker.data.prepare import prepare\n"
+        "prepare(spec.load(sys.argv[1]), RootPaths(Path(sys.argv[2])))\n"
+        "print(sorted({'torch', 'transformers', 'datasets'} & set(sys.modules)))\n"
+    )
+    assert run_code(code, file, root.root) == "[]\n"
+
+
+CHANGES = {
+    "max_length": {"train__max_length": 512},
+    "seed": {"train__seed": 1},
+    "split": {"data__eval_split_ratio": 0.2},
+    "samples": {"data__max_train_samples": 7},
+    "require_think": {"data__require_think": True},
+    "think end": {"eval__think_end_token": "[/THINK]"},
+    "template variables": {"eval__chat_template_kwargs": {"enable_thinking": True}},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_whatever_changes_the_rows_changes_the_key(
+    change: str, root: RootPaths, model: Path, data: Path
+) -> None:
+    first = prepare(spec(model, data), root)
+    assert prepare(spec(model, data), root)["cached"]
+    second = prepare(spec(model, data, **CHANGES[change]), root)
+    assert not second["cached"]
+    assert second["key"] != first["key"]
+
+
+def test_other_data_template_or_tokenizer_is_another_key(
+    root: RootPaths, model: Path, data: Path, tmp_path: Path
+) -> None:
+    keys = {prepare(spec(model, data), root)["key"]}
+    template = tmp_path / "other.jinja"
+    template.write_text(CHATML + "\n{# other #}")
+    named = spec(model, data, model={"name": str(model), "chat_template": str(template)})
+    keys.add(prepare(named, root)["key"])
+    keys.add(prepare(spec(model_dir(tmp_path / "m", eos_token_id=1), data), root)["key"])
+    with data.open("a") as file:
+        file.write("\n")
+    keys.add(prepare(spec(model, data), root)["key"])
+    assert len(keys) == 4
+
+
+@pytest.mark.parametrize("damage", ["truncated", "removed", "report gone"])
+def test_rows_a_purge_took_parts_of_are_made_again(
+    damage: str, root: RootPaths, model: Path, data: Path
+) -> None:
+    report = prepare(spec(model, data), root)
+    directory = root.root / report["dir"]
+    arrow = directory / "train" / "data-00000-of-00001.arrow"
+    whole = arrow.read_bytes()
+    if damage == "truncated":
+        os.truncate(arrow, len(whole) - 1)
+    else:
+        (arrow if damage == "removed" else directory / "prepared.json").unlink()
+    again = prepare(spec(model, data), root)
+    assert (again["cached"], again["key"]) == (False, report["key"])
+    assert arrow.read_bytes() == whole
+    assert prepare(spec(model, data), root)["cached"]
+
+
+def test_many_at_once_make_one_directory(
+    root: RootPaths, model: Path, data: Path, tmp_path: Path
+) -> None:
+    file = write_spec(tmp_path / "spec.json", spec(model, data))
+    command = [sys.executable, "-m", "worker.data.prepare", "--check", str(file)]
+    started = [
+        subprocess.Popen([*command, "--root", str(root.root)], cwd=ROOT, stdout=subprocess.PIPE)
+        for _ in range(4)
+    ]
+    answers = [json.loads(process.communicate(timeout=120)[0]) for process in started]
+    assert len({answer["key"] for answer in answers}) == 1
+    assert stems(root.prepared) == [answers[0]["key"]]
+    assert len(read_split(root, answers[0], "train")) == 38
+
+
+def test_killed_in_the_middle_it_leaves_nothing_under_the_key(
+    root: RootPaths, model: Path, tmp_path: Path
+) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", sums(20_000))
+    file = write_spec(tmp_path / "spec.json", spec(model, rows))
+    command = [sys.executable, "-m", "worker.data.prepare", "--check", str(file)]
+    with subprocess.Popen([*command, "--root", str(root.root)], cwd=ROOT) as process:
+        try:
+            wait_for(lambda: list(root.prepared.glob(".tmp-*/piece-*")))
+        finally:
+            process.kill()
+    left = stems(root.prepared)
+    assert left
+    assert all(name.startswith(".") for name in left)
+    # Its pool dies with it, so that the next one may take what it left for abandoned.
+    report = json.loads(run_prepare("--check", file, "--root", root.root).stdout)
+    assert report["rows_in"] == 20_000
+    assert stems(root.prepared) == [report["key"]]
+
+
+def test_a_full_disk_leaves_nothing(model: Path, kept_tokenizers: Path, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", sums(3000))
+    file = write_spec(tmp_path / "spec.json", spec(model, rows))
+    mount = tmp_path / "full"
+    mount.mkdir()
+    size = 200_000 + sum(path.stat().st_size for path in kept_tokenizers.iterdir())
+    script = (
+        f"mount -t tmpfs -o size={size} none {mount} || exit 99; mkdir -p {mount}/cache; "
+        f"cp -r {kept_tokenizers} {mount}/cache/tokenizers; "
+        f"{sys.executable} -m worker.data.prepare --check {file} --root {mount}; code=$?; "
+        f"ls -A {mount}/cache/prepared >&2; exit $code"
+    )
+    if shutil.which("unshare") is None:
+        pytest.skip("no unshare here, which makes a small filesystem")
+    done = subprocess.run(
+        ["unshare", "--mount", "--map-root-user", "sh", "-c", script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode in (1, 99) and not done.stdout:
+        pytest.skip(f"no private mount here: {done.stderr.strip()}")
+    assert done.returncode == 3, done.stderr
+    assert json.loads(done.stdout)["error"]["message"] == "no space left"
+    assert done.stderr == ""
+
+
+def test_a_root_that_takes_nothing_is_named(model: Path, kept_tokenizers: Path) -> None:
+    """Run as nobody, where the tests run as root, whom nothing is forbidden."""
+    code = (
+        "import os, sys\nfrom pathlib import Path\n"
+        "from jobspec.spec import schema as spec\nfrom jobspec.storage.layout import RootPaths\n"
+        "from worker.data import prepare\n"
+        "prepare.Inputs.of(spec.load(sys.argv[2]), RootPaths(Path(sys.argv[4])))\n"
+        "if os.geteuid() == 0:\n    os.seteuid(65534)\n"
+        "prepare.main()"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder)
+        shutil.copytree(kept_tokenizers, base / "root" / "cache" / "tokenizers")
+        shutil.copytree(model, base / "model")
+        rows = write_rows(base / "rows.jsonl", sums(3))
+        file = write_spec(base / "spec.json", spec(base / "model", rows))
+        for path in (base, base / "root", base / "root" / "cache"):
+            path.chmod(0o555)
+        command = [sys.executable, "-c", code, "--check", str(file), "--root", str(base / "root")]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        for path in (base, base / "root", base / "root" / "cache"):
+            path.chmod(0o755)
+    assert done.returncode == 3, done.stderr
+    error = json.loads(done.stdout)["error"]
+    assert error["message"].startswith("not writable: ")
+    assert error["file"] == str(base / "root")
+    assert error["hint"]

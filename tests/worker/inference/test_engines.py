@@ -1,0 +1,280 @@
+"""The engines: what holds for each of them, and for all."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+from tests.support.engines import CONFIGS, END, SAMPLING, make_engine, prompts
+from worker.evaluation.generation import plan_chunks
+from worker.inference.decode import Responses
+from worker.inference.engine import Engine, Weights
+from worker.inference.requests import Request, Sampling
+from worker.inference.vllm import VllmEngine
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_greedy_text_is_transformers_own(family: str, tokenizer: Any) -> None:
+    engine = make_engine(family, tokenizer)
+    asked = prompts(tokenizer)
+    greedy = Sampling(max_gen_toks=40, temperature=0.0)
+    (chunk,) = plan_chunks("job", "bench", asked, 1, greedy, rows=64)
+    ((_, rows),) = engine.run(iter([chunk]))
+    for row in rows:
+        ids = torch.tensor([asked[row.question]])
+        out = engine.model.generate(
+            ids,
+            max_new_tokens=40,
+            do_sample=False,
+            attention_mask=torch.ones_like(ids),
+            pad_token_id=0,
+            eos_token_id=sorted(engine.responses.eos),
+        )[0, ids.shape[1] :].tolist()
+        kept = out[:-1] if out[-1] in engine.responses.eos else out
+        assert row.text == tokenizer.decode(kept)
+        assert row.tokens == len(out)
+
+
+def test_a_response_that_ends_by_itself_is_told_from_one_cut_off(tokenizer: Any) -> None:
+    engine = make_engine("llama", tokenizer)
+    with torch.no_grad():  # the end token a little more likely than any other
+        engine.model.lm_head.weight[tokenizer.eos_token_id] *= 3
+    sampling = Sampling(max_gen_toks=60, temperature=1.0)
+    chunks = plan_chunks("job", "bench", prompts(tokenizer), 32, sampling, rows=64)
+    rows = [row for _, rows in engine.run(iter(chunks)) for row in rows]
+    stopped = [row for row in rows if row.finish == "stop"]
+    assert 0 < len(stopped) < len(rows)
+    assert all(END not in row.text for row in rows)
+    assert {row.tokens for row in rows if row.finish == "length"} == {60}
+    assert all(1 <= row.tokens <= 60 for row in stopped)
+
+
+def test_rows_that_leave_the_batch_change_nothing(tokenizer: Any) -> None:
+    """A row's text is that of a batch from which nobody leaves."""
+    engine = make_engine("olmo3", tokenizer)
+    with torch.no_grad():
+        engine.model.lm_head.weight[tokenizer.eos_token_id] *= 3
+    sampling = Sampling(max_gen_toks=60, temperature=1.0, presence_penalty=0.5)
+    (chunk,) = plan_chunks("job", "bench", prompts(tokenizer), 8, sampling, rows=64)
+    ((_, together),) = engine.run(iter([chunk]))
+    assert len({row.tokens for row in together}) > 3
+    for request, row in zip(chunk.requests, together, strict=True):
+        alone = msgspec.structs.replace(chunk, requests=(request,))
+        ((_, (single,)),) = engine.run(iter([alone]))
+        assert (single.text, single.tokens) == (row.text, row.tokens)
+
+
+class FakeVllm:
+    """The part of vLLM's interface the adapter uses, answering from the request's own seed."""
+
+    TokensPrompt = dict
+
+    class SamplingParams(SimpleNamespace):
+        pass
+
+    def __init__(self, end: int) -> None:
+        self.end = end
+        self.llm_engine = self
+        self.waiting: list[tuple[str, Any]] = []
+        self.most = 0
+
+    def add_request(self, request_id: str, prompt: Any, params: Any) -> None:
+        assert prompt["prompt_token_ids"]
+        self.waiting.append((request_id, params))
+        self.most = max(self.most, len(self.waiting))
+
+    def step(self) -> list[Any]:
+        """The last request finishes first, and an unfinished output comes along."""
+        request_id, params = self.waiting.pop()
+        ids = [65 + params.seed % 7, 66 + params.seed // 7 % 11, self.end]
+        done = SimpleNamespace(
+            request_id=request_id,
+            finished=True,
+            outputs=[SimpleNamespace(token_ids=ids, text="", finish_reason="stop")],
+        )
+        return [SimpleNamespace(request_id="0.0", finished=False, outputs=[]), done]
+
+
+class OwnClasses(FakeVllm):
+    """The same, taking vLLM's own arguments and answering with vLLM's own outputs."""
+
+    def __init__(self, vllm: Any, end: int) -> None:
+        super().__init__(end)
+        self.TokensPrompt = vllm.TokensPrompt
+        self.SamplingParams = vllm.SamplingParams
+        self.outputs = vllm.outputs
+
+    def step(self) -> list[Any]:
+        return [self._own(output) for output in super().step()]
+
+    def _own(self, output: Any) -> Any:
+        found = [
+            self.outputs.CompletionOutput(
+                index=0,
+                text=made.text,
+                token_ids=made.token_ids,
+                cumulative_logprob=None,
+                logprobs=None,
+                finish_reason=made.finish_reason,
+            )
+            for made in output.outputs
+        ]
+        return self.outputs.RequestOutput(
+            request_id=output.request_id,
+            prompt=None,
+            prompt_token_ids=[1],
+            prompt_logprobs=None,
+            outputs=found,
+            finished=output.finished,
+        )
+
+
+@pytest.fixture(scope="session")
+def vllm() -> Any:
+    """The real package: its classes need no GPU, only an engine does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # others' imports
+        found = pytest.importorskip("vllm", reason="vLLM is not installed")
+        importlib.import_module("vllm.outputs")
+        return found
+
+
+def vllm_engine(tokenizer: Any, in_flight: int = 5, fake: FakeVllm | None = None) -> VllmEngine:
+    fake = fake or FakeVllm(tokenizer.eos_token_id)
+    responses = Responses(tokenizer, SimpleNamespace(eos_token_id=tokenizer.eos_token_id))
+    return VllmEngine(fake, fake, responses, in_flight=in_flight)
+
+
+@pytest.fixture(params=["hf", "vllm", pytest.param("own classes", marks=pytest.mark.gpu)])
+def engine(request: pytest.FixtureRequest, tokenizer: Any) -> Engine:
+    if request.param == "own classes":
+        fake = OwnClasses(request.getfixturevalue("vllm"), tokenizer.eos_token_id)
+        return vllm_engine(tokenizer, fake=fake)
+    return make_engine("llama", tokenizer) if request.param == "hf" else vllm_engine(tokenizer)
+
+
+def test_contract_every_sample_once_in_the_order_asked(engine: Engine, tokenizer: Any) -> None:
+    chunks = plan_chunks("job", "bench", prompts(tokenizer), 5, SAMPLING, rows=4)
+    answered = {chunk.index: rows for chunk, rows in engine.run(iter(chunks))}
+    assert sorted(answered) == [chunk.index for chunk in chunks]
+    for chunk in chunks:
+        found = [(row.question, row.sample, row.seed) for row in answered[chunk.index]]
+        assert found == [(r.question, r.sample, r.seed) for r in chunk.requests]
+
+
+def test_contract_the_same_seeds_give_the_same_text(engine: Engine, tokenizer: Any) -> None:
+    chunks = plan_chunks("job", "bench", prompts(tokenizer), 5, SAMPLING, rows=4)
+    first = {chunk.index: rows for chunk, rows in engine.run(iter(chunks))}
+    assert {chunk.index: rows for chunk, rows in engine.run(iter(chunks))} == first
+    # And so does a run that starts in the middle.
+    rest = {chunk.index: rows for chunk, rows in engine.run(iter(chunks[2:]))}
+    assert rest == {index: rows for index, rows in first.items() if index >= 2}
+
+
+def test_contract_samples_of_a_question_differ(engine: Engine, tokenizer: Any) -> None:
+    chunks = plan_chunks("job", "bench", prompts(tokenizer), 6, SAMPLING, rows=64)
+    texts: dict[str, set[str]] = {}
+    for _, rows in engine.run(iter(chunks)):
+        for row in rows:
+            texts.setdefault(row.question, set()).add(row.text)
+    assert all(len(found) > 1 for found in texts.values())
+
+
+def test_contract_nothing_to_do(engine: Engine) -> None:
+    assert list(engine.run(iter([]))) == []
+
+
+@pytest.mark.parametrize(
+    ("ids", "reason", "wanted"),
+    [
+        ([65, 66, "end"], "stop", ("AB", 3, "stop")),
+        ([65, 66], "stop", ("AB", 2, "stop")),  # the end token left out by the engine
+        ([65, 66], "length", ("AB", 2, "length")),
+    ],
+)
+def test_vllm_s_reason_for_ending_is_heard(
+    tokenizer: Any, ids: list[Any], reason: str, wanted: tuple[str, int, str]
+) -> None:
+    spell = {65: tokenizer("A")["input_ids"][0], 66: tokenizer("B")["input_ids"][0]}
+    tokens = [tokenizer.eos_token_id if i == "end" else spell[i] for i in ids]
+    completion = SimpleNamespace(token_ids=tuple(tokens), finish_reason=reason)
+    request = Request(question="q", sample=0, seed=1, prompt=(1,))
+    row = vllm_engine(tokenizer)._generation(request, completion)
+    assert (row.text, row.tokens, row.finish) == wanted
+
+
+def test_vllm_is_given_every_sampling_field(tokenizer: Any) -> None:
+    engine = vllm_engine(tokenizer)
+    request = Request(question="q", sample=0, seed=2**62, prompt=(1, 2))
+    sampling = Sampling(
+        max_gen_toks=9, temperature=0.7, top_p=0.8, top_k=20, min_p=0.1, presence_penalty=1.5
+    )
+    fields = engine._fields(request, sampling)
+    assert fields | {"detokenize": False} == {
+        "n": 1,
+        "seed": 2**62,
+        "max_tokens": 9,
+        "temperature": 0.7,
+        "top_p": 0.8,
+        "top_k": 20,
+        "min_p": 0.1,
+        "presence_penalty": 1.5,
+        "frequency_penalty": 0.0,
+        "repetition_penalty": 1.0,
+        "stop": None,
+        "stop_token_ids": [tokenizer.eos_token_id],
+        "detokenize": False,
+    }
+    unset = engine._fields(request, Sampling(max_gen_toks=9, temperature=0.7))
+    assert (unset["top_p"], unset["top_k"], unset["min_p"], unset["presence_penalty"]) == (
+        1,
+        0,
+        0,
+        0,
+    )
+
+
+@pytest.mark.gpu
+def test_vllm_accepts_those_fields(vllm: Any, tokenizer: Any) -> None:
+    request = Request(question="q", sample=0, seed=2**62, prompt=(1, 2))
+    fields = vllm_engine(tokenizer)._fields(request, SAMPLING)
+    made = vllm.SamplingParams(**fields)
+    assert (made.seed, made.top_k, made.detokenize) == (2**62, 0, False)
+    assert made.all_stop_token_ids == {tokenizer.eos_token_id}
+
+
+@pytest.mark.gpu
+def test_vllm_takes_what_it_is_loaded_and_called_with(
+    vllm: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = importlib.import_module("vllm.engine.arg_utils").EngineArgs
+    engine = importlib.import_module("vllm.v1.engine.llm_engine").LLMEngine
+    given: dict[str, Any] = {}
+
+    def load(**asked: Any) -> Any:
+        given.update(asked)
+        return SimpleNamespace(llm_engine=None)
+
+    monkeypatch.setattr(vllm, "LLM", load)
+    make_engine("llama", tokenizer).model.generation_config.save_pretrained(tmp_path)
+    VllmEngine.load(Weights(directory=str(tmp_path)), tokenizer, context=512)
+    assert given["max_model_len"] == 512 and given["enable_prefix_caching"] is True
+    assert given.keys() <= inspect.signature(arguments).parameters.keys()
+    # As the adapter calls them: three arguments by their places, and none.
+    inspect.signature(engine.add_request).bind(None, "0.0", {}, None)
+    inspect.signature(engine.step).bind(None)
+
+
+def test_vllm_holds_no_more_than_its_share(tokenizer: Any) -> None:
+    engine = vllm_engine(tokenizer, in_flight=5)
+    chunks = plan_chunks("job", "bench", prompts(tokenizer), 8, SAMPLING, rows=2)
+    assert len(list(engine.run(iter(chunks)))) == 12
+    assert engine._llm.most == 6  # whole chunks of two, pulled while fewer than five are held

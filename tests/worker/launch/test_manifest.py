@@ -1,0 +1,128 @@
+"""Provenance: what an attempt's manifest.json holds, and that `jobspec show` prints it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from jobspec.queue.queue import Queue
+from jobspec.spec.schema import DataSpec, EvalSpec, JobSpec, ModelSpec, TrainSpec
+from jobspec.storage import fs
+from tests.support.commands import base_spec, claim_next, jobspec, jobspec_json
+from worker.launch import manifest
+from worker.launch import plan as launch
+from worker.launch.plan import Devices
+
+SPEC = JobSpec(
+    name="m",
+    model=ModelSpec(name="org/m"),
+    data=DataSpec(path="/d.jsonl", sha256="d" * 64),
+    train=TrainSpec(seed=7, zero_stage=3),
+    eval=EvalSpec(seed=9),
+)
+PREPARED = {"key": "k", "data_sha256": "d" * 64, "template_sha256": "t" * 64, "rows_train": 5}
+
+
+def test_it_holds_what_is_needed_to_do_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOBSPEC_IMAGE_SHA256", "e" * 64)
+    devices = Devices(4, "cuda", name="H100")
+    plan = launch.plan(SPEC, devices)
+    facts = manifest.manifest(devices, plan, "w", SPEC, PREPARED)
+    assert facts["seeds"] == {"train": 7, "eval": 9}
+    assert facts["inputs"] == PREPARED
+    assert facts["deepspeed"]["zero_optimization"]["stage"] == 3
+    assert facts["plan"]["world_size"] == 4
+    assert facts["device"]["name"] == "H100"
+    assert facts["image_sha256"] == "e" * 64
+    assert facts["packages"]["msgspec"] == msgspec.__version__
+    assert facts["code"].keys() in ({"commit", "dirty"}, set[str]())
+    assert msgspec.json.decode(msgspec.json.encode(facts)) == facts
+
+
+def test_before_the_rows_are_prepared_nothing_is_said_of_them() -> None:
+    facts = manifest.manifest(Devices(1), None, "w", SPEC)
+    assert facts["inputs"] == facts["engine"] == {}
+
+
+def test_the_driver_is_read_where_there_is_one(tmp_path: Path) -> None:
+    said = tmp_path / "version"
+    assert manifest.driver(said) is None
+    said.write_text(
+        "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.82.07  Release Build\n"
+        "GCC version:  gcc version 12.3.0\n"
+    )
+    assert manifest.driver(said) == "580.82.07"
+    said.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.54.03  Tue Jun 6\n")
+    assert manifest.driver(said) == "535.54.03"
+
+
+def test_the_digest_of_an_image_is_what_stands_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JOBSPEC_IMAGE_SHA256", raising=False)
+    image = tmp_path / "worker.sif"
+    assert manifest.image_digest(str(image)) is None
+    Path(f"{image}.sha256").write_text(f"{'a' * 64}  worker.sif\n")
+    assert manifest.image_digest(str(image)) == "a" * 64
+
+
+def test_show_prints_the_newest_attempts(tmp_path: Path) -> None:
+    queue = Queue.create(tmp_path / "root")
+    job = queue.enqueue(base_spec())
+    claim = claim_next(queue)
+    engine = {"class": "DeepSpeedEngine", "attention": "flash-attn 3 3.0.0", "kernels": None}
+    plan = launch.Plan(2, 1, 4)
+    facts = manifest.manifest(
+        Devices(2), plan, "w", SPEC, PREPARED, trained={"steps": 3, "engine": engine}
+    )
+    fs.publish(claim.dir.manifest, msgspec.json.encode(facts))
+    said = jobspec("show", job.id, "--root", queue.paths.root).stdout
+    for expected in (
+        "PROVENANCE",
+        "inputs.template_sha256",
+        "t" * 64,
+        "plan.world_size",
+        "engine.attention",
+        "flash-attn 3 3.0.0",
+        "msgspec",
+    ):
+        assert expected in said
+    assert jobspec_json("show", job.id, "--root", queue.paths.root)["manifest"] == facts
+    fs.publish(claim.dir.manifest, b'{"torn')
+    assert jobspec_json("show", job.id, "--root", queue.paths.root)["manifest"] is None
+
+
+def test_versions_are_read_again_when_another_one_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    for number, version in enumerate(["9.1", "9.2"]):
+        for old in tmp_path.glob("*.dist-info"):
+            old.rename(tmp_path / f"removed-{number}")
+        place = tmp_path / f"liger_kernel-{version}.dist-info"
+        place.mkdir()
+        (place / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: liger-kernel\nVersion: {version}\n"
+        )
+        os.utime(tmp_path, ns=(number, number))  # two changes within one tick of the clock
+        assert manifest.packages()["liger-kernel"] == version
+
+
+def test_an_uncommitted_change_makes_the_code_dirty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JOBSPEC_COMMIT", raising=False)
+    monkeypatch.setattr(manifest, "__file__", str(tmp_path / "manifest.py"))
+    assert manifest.code_version() == {}
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.invalid"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "one"], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+    assert manifest.code_version() == {"commit": head.stdout.strip(), "dirty": False}
+    (tmp_path / "new.py").touch()
+    assert manifest.code_version()["dirty"] is True

@@ -1,0 +1,84 @@
+"""How an attempt commits: what it looks at first, and what it makes of a root that fails."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobspec.queue.claim import Claim
+from jobspec.queue.queue import Queue
+from jobspec.records import base as records
+from jobspec.records.base import End, Reason, State
+from jobspec.storage import fs
+from tests.support.queues import score_spec
+from worker.launch.plan import Devices
+from worker.supervisor.attempt import Attempt
+from worker.supervisor.exit_reason import Verdict
+from worker.supervisor.worker import Options, Worker
+
+
+@pytest.fixture
+def worker(queue: Queue) -> Iterator[Worker]:
+    worker = Worker(queue, Options(), Devices(1))
+    yield worker
+    shutil.rmtree(worker.tmp)
+
+
+def claimed(worker: Worker) -> Claim:
+    worker.queue.enqueue(score_spec())
+    claim = worker.queue.claim(worker.id)
+    assert claim is not None
+    claim.dir.done("eval").write_text("{}")  # so that only the commit is left
+    return claim
+
+
+@pytest.mark.parametrize("state", [State.SUCCEEDED, State.FAILED])
+def test_a_commit_that_was_made_before_the_root_failed_is_no_loss(
+    worker: Worker, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, failed, real = claimed(worker), list[Path](), fs.sync_dir
+
+    def fails_once(path: Path) -> None:
+        if path.name == state and not failed:
+            failed.append(path)
+            raise OSError(errno.EIO, "the claim has been moved, and nobody knows for how long")
+        real(path)
+
+    monkeypatch.setattr(fs, "sync_dir", fails_once)
+    monkeypatch.setattr(Attempt, "_wait_for_root", lambda self: None)
+    if state is State.FAILED:
+        broken = Verdict(Reason.FAILED, "bad input", again=False)
+        monkeypatch.setattr(Attempt, "_phases", lambda self: broken)
+    ended = Attempt(worker, claim).run()
+    assert failed
+    assert ended.state is state
+    assert worker.queue.job(claim.job).state is state
+    end = records.read(claim.dir.end, End)
+    assert end is not None and (end.reason, end.worker) == (Reason(state), worker.id)
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        Verdict(Reason.SUCCEEDED),
+        Verdict(Reason.FAILED, again=False),
+        Verdict(Reason.PREEMPTED),
+        Verdict(Reason.DISK),
+    ],
+    ids=lambda verdict: verdict.reason,
+)
+def test_whoever_lost_its_claim_leaves_no_word_and_no_hold(
+    worker: Worker, verdict: Verdict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = claimed(worker)
+    monkeypatch.setattr(Attempt, "_phases", lambda self: verdict)
+    worker.queue.reap(worker=worker.id, now=True)
+    ended = Attempt(worker, claim).run()
+    assert (ended.state, ended.reason) == (None, Reason.LOST)
+    assert not claim.dir.end.exists() and not claim.dir.result.exists()
+    assert worker.queue.on_hold() is None
+    assert worker.queue.job(claim.job).state is State.PENDING
