@@ -7,7 +7,8 @@
 - Claims and commits a second of so many workers, in a few processes, that empty one queue.
 - The herd: so many workers see one new job, or as many jobs as there are workers. All have listed
   and read before anybody tries (the worst case), or all look at once as they come. Threads of one
-  process, so seconds are upper bounds; calls are counted where `jobspec.storage.fs` calls the system.
+  process, so seconds are upper bounds; calls are counted where `jobspec.storage.fs` calls the
+  system.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ KINDS = {
     "mkdir": "mkdir",
 }
 SHOWN = ("list", "open", "stat", "rename", "fsync")
-# What `jobspec.storage.fs` calls by these names; two of them list or stat under another kind's name.
+# What `jobspec.storage.fs` calls by these names; two of them list or stat under another kind's
+# name.
 FS_KINDS = {"listdir": "list", "lstat": "stat", "stat": "stat"} | {
     name: name for name in ("open", "rename", "fsync", "mkdir")
 }

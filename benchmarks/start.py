@@ -1,7 +1,8 @@
 """What a job's start costs, by part: `python -m benchmarks.start [--runs 3] [--ranks 1]`.
 
 From the claim to the end of the first training step, and from the end of the last to the first
-generated token, of real jobs of a tiny model (worker.demo.tiny_model) whose rows are prepared: marks in the
+generated token, of real jobs of a tiny model (worker.demo.tiny_model) whose rows are prepared:
+marks in the
 phases' own processes (benchmarks/start_probe.py), whose medians are printed in wall seconds and in
 processor seconds of the process that the part is in. On a busy machine trust the latter.
 
@@ -65,7 +66,11 @@ def main() -> None:
 
 
 def _make_model(place: Path) -> None:
-    code = "import sys, pathlib; from worker.demo import tiny_model; tiny_model.make(pathlib.Path(sys.argv[1]))"
+    code = (
+        "import sys, pathlib\n"
+        "from worker.demo import tiny_model\n"
+        "tiny_model.make(pathlib.Path(sys.argv[1]))"
+    )
     subprocess.run([sys.executable, "-c", code, str(place)], cwd=REPO, check=True)
 
 

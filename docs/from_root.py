@@ -2,7 +2,8 @@
 
 A hook of MkDocs. Links are written for the git host; here those between the root and docs/ are made
 to fit, before MkDocs looks whether they lead anywhere. Files that are no page of the site can't be
-linked to: their names stand in backticks, and `tests/project/test_docs.py` looks whether they exist.
+linked to: their names stand in backticks, and `tests/project/test_docs.py` looks whether they
+exist.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Which benchmark names exist, without importing lm-eval (which would import torch).
 
-`python -m jobspec.benchmarks.lm_eval_names` prints the names as JSON; it is how a login node asks the image.
+`python -m jobspec.benchmarks.lm_eval_names` prints the names as JSON; it is how a login node
+asks the image.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The rows of a spec's data, proved by the worker's own code in a process of its own.
 
-`python -m worker.data.prepare --check` renders and verifies every row as training will; it runs from
+`python -m worker.data.prepare --check` renders and verifies every row as training will; it runs
+from
 this environment, or from the image where `$JOBSPEC_WORKER_COMMAND` says how (a prefix that takes
 Python's place: `apptainer exec worker.sif python`). Nothing here imports torch.
 """
@@ -110,7 +111,8 @@ def preview(spec: JobSpec, root: Path, row: int) -> dict[str, Any]:
 
 
 def run_prepare(arguments: Sequence[str]) -> dict[str, Any]:
-    """Run `python -m worker.data.prepare`; its JSON answer, or its refusal as the error it names."""
+    """Run `python -m worker.data.prepare`; its JSON answer, or its refusal as the error it
+    names."""
     return worker_command.ask(
         "worker.data.prepare", arguments, what="the rows can't be checked", without="--no-row-check"
     )

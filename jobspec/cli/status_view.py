@@ -1,4 +1,5 @@
-"""`jobspec status` as lines of text: what the records of jobspec.monitoring.status look like to people."""
+"""`jobspec status` as lines of text: what the records of jobspec.monitoring.status look like to
+people."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """What training a spec will take: optimizer steps, memory on a device, hours.
 
-Memory is predicted from the model's shape (`jobspec.estimates.memory`). Hours are those of a finished job of
+Memory is predicted from the model's shape (`jobspec.estimates.memory`). Hours are those of a
+finished job of
 the same model on the same device in this root; where there is none, those of an assumed MFU, which
 is said.
 """

@@ -1,6 +1,7 @@
 """What a training step costs beside its work, counted in real ranks; other families' whole way.
 
-Ranks count while they train (tests.support.counting_forks): no GPU is needed to see how often one would be waited for.
+Ranks count while they train (tests.support.counting_forks): no GPU is needed to see how often
+one would be waited for.
 """
 
 from __future__ import annotations

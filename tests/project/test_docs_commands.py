@@ -61,7 +61,7 @@ RUN_BY = {
     "jobspec relay --verify": "tests/integration/test_relay_online.py",
     "jobspec relay 'qwen3-[*]' --offline": "tests/integration/test_relay_offline.py",
     "wandb sync *": "tests/integration/test_relay_offline.py",
-    "make bench*": "nothing: it takes an hour; tests/project/test_bench_commands.py holds its options",
+    "make bench*": "nothing: it takes an hour; its options: tests/project/test_bench_commands.py",
     "python -m benchmarks.*": "tests/project/test_bench_commands.py",
 }
 

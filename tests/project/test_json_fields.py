@@ -1,6 +1,7 @@
 """docs/json.md against the code: every struct's fields, their order and types; every command.
 
-That what commands print fits their tables is seen wherever a test runs one (`tests.support.commands.jobspec_json`).
+That what commands print fits their tables is seen wherever a test runs one
+(`tests.support.commands.jobspec_json`).
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ DOCUMENTED: list[type] = [
     status.Status, status.JobRow, status.PastRow, workers.WorkerRow,
     status.JobReport, status.AttemptRow, status.LossRow, records.PhaseTime, records.Result,
     table.Results, table.ResultRow, table.Score,
-    Compared, protocol.Differing, comparison.Difference, evaluation.Sample, calibration.Row, Verdict,
+    Compared, protocol.Differing, comparison.Difference, evaluation.Sample, calibration.Row,
+    Verdict,
     rows.RowReport, rows.DroppedRow, training_time.Steps, training_time.Training, memory.Memory,
     evaluation_time.Estimate, evaluation_time.BenchmarkEstimate, disk_need.Footprints,
     disk.Room, disk.Usage, archive.Archived, admission.Quarantined, Site,

@@ -3,7 +3,8 @@
 It speaks the operations that the client uses to begin, resume and feed a run, and keeps what
 arrived: history lines by their offset, as W&B does, and how often each offset was written. Faults
 are answers (429, 500 …), connections dropped before or after the request was carried out, and
-counts that are shown late. `python -m tests.support.wandb_server` runs it as a process of its own, for benchmarks.
+counts that are shown late. `python -m tests.support.wandb_server` runs it as a process of its
+own, for benchmarks.
 """
 
 from __future__ import annotations

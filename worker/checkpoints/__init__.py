@@ -1,1 +1,2 @@
-"""Resume states and final models: where they are, whether they are whole, how they are converted."""
+"""Resume states and final models: where they are, whether they are whole, how they are
+converted."""

@@ -1,7 +1,9 @@
 """The prepare phase: a spec's rows become verified token ids, once for all jobs that share them.
 
-`python -m worker.data.prepare ATTEMPT_DIR` is the phase. On a login node, for `validate`, `enqueue` and
-`preview`: `python -m worker.data.prepare --check SPEC.json --root ROOT` does the same and prints its
+`python -m worker.data.prepare ATTEMPT_DIR` is the phase. On a login node, for `validate`,
+`enqueue` and
+`preview`: `python -m worker.data.prepare --check SPEC.json --root ROOT` does the same and
+prints its
 report as JSON, `--preview SPEC.json --row N --root ROOT` prints what one row trains. Both exit 3
 with `{"error": {...}}` on stdout where something is refused.
 

@@ -1,6 +1,7 @@
 """The whole way on this machine, in minutes: `jobspec demo`, also `python -m worker.demo.run`.
 
-In a temporary root: makes a tiny model, rows and a benchmark (worker.demo.tiny_model), enqueues the untrained
+In a temporary root: makes a tiny model, rows and a benchmark (worker.demo.tiny_model), enqueues
+the untrained
 model and two learning rates with the commands a user would type, runs one worker until the queue is
 empty, and prints the scores. The model must learn: avg@k at most 0.05 before, at least 0.8 after,
 for the better rate. That number proves masks, template, training, saving, loading and scoring at

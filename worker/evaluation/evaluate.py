@@ -1,4 +1,5 @@
-"""The eval phase: score a model on the spec's benchmarks. `python -m worker.evaluation.evaluate ATTEMPT_DIR`.
+"""The eval phase: score a model on the spec's benchmarks. `python -m worker.evaluation.evaluate
+ATTEMPT_DIR`.
 
 Reads the attempt's `final_model` (and its epochs, with `eval.checkpoints: all`), or the spec's
 model where nothing is trained. Leaves samples and verdicts in `ATTEMPT_DIR/eval/<benchmark>/`,

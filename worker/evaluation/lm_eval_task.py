@@ -1,7 +1,8 @@
 """Our benchmarks as lm-eval tasks: what is asked, how often, and which numbers come of it.
 
 A question is asked `k` times by lm-eval's own `repeats`; a filter judges all samples of a task at
-once, and lm-eval's aggregations are the metrics of `worker.evaluation.scoring`. No stop string is given to the
+once, and lm-eval's aggregations are the metrics of `worker.evaluation.scoring`. No stop string
+is given to the
 engine: stock tasks stop at "Question:" or "Problem:", which ends many a think block.
 """
 

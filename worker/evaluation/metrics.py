@@ -1,4 +1,5 @@
-"""Statistics of k samples a question: means, pass@j, maj@k. Their errors: jobspec/results/confidence.py."""
+"""Statistics of k samples a question: means, pass@j, maj@k. Their errors:
+jobspec/results/confidence.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Score an attempt again from its raw samples, without a model: `python -m worker.evaluation.rescore DIR`.
+"""Score an attempt again from its raw samples, without a model: `python -m
+worker.evaluation.rescore DIR`.
 
 Every benchmark's `scores.jsonl` is remade, then `eval.json`, then the metrics in `result.json`
 where there is one; each is replaced whole. Prints what changed as JSON.

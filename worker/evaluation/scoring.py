@@ -1,6 +1,7 @@
 """Scoring: from raw generations to verdicts, from verdicts to the numbers reported.
 
-Needs no model: `python -m worker.evaluation.rescore` does it again from what an evaluation leaves on disk.
+Needs no model: `python -m worker.evaluation.rescore` does it again from what an evaluation
+leaves on disk.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ _MODULES = {
     "eval": "worker.evaluation.evaluate",
 }
 
-# Starts a command once on each node of the job; `worker.process.coordinator` sees to everything else. Told what to
+# Starts a command once on each node of the job; `worker.process.coordinator` sees to everything
+# else. Told what to
 # do in full, since SLURM_* variables of the batch script would steer it otherwise.
 SRUN = (
     "srun --nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 --export=ALL --overlap "

@@ -1,6 +1,8 @@
-"""Runs a phase's ranks on several nodes: one `worker.process.node_agent` on each, held together from here.
+"""Runs a phase's ranks on several nodes: one `worker.process.node_agent` on each, held together
+from here.
 
-    python -m worker.process.coordinator --nodes N --launcher COMMAND -- PYTHON -m worker.process.node_agent ARG...
+    python -m worker.process.coordinator --nodes N --launcher COMMAND -- PYTHON -m
+    worker.process.node_agent ARG...
 
 The launcher (srun, on Slurm) starts the command after `--` once on each node; each node calls back
 over TCP and proves by a secret that it is meant. That connection carries everything: which node it

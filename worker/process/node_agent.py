@@ -1,6 +1,7 @@
 """One node of several: started by the launcher, told by the head, runs its ranks under a sitter.
 
-    python -m worker.process.node_agent --head HOST:PORT,... --ranks R --tmp DIR --log FILE -- COMMAND ARG...
+    python -m worker.process.node_agent --head HOST:PORT,... --ranks R --tmp DIR --log FILE --
+    COMMAND ARG...
 
 It lives as long as its connection to the head: when that ends, for whatever reason, its ranks are
 killed. Rank 0's node writes to `--log` itself, node k to `<log>.node<k>.log`.

@@ -1,6 +1,7 @@
 """The cluster without a cluster: settings, renderings against golden texts, refusals.
 
-Golden texts are made anew by `JOBSPEC_GOLDEN=write python -m pytest tests/jobspec/cluster/test_cluster.py`, to
+Golden texts are made anew by `JOBSPEC_GOLDEN=write python -m pytest
+tests/jobspec/cluster/test_cluster.py`, to
 be read before they are committed.
 """
 

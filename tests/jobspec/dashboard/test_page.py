@@ -1,4 +1,5 @@
-"""jobspec.dashboard.page and jobspec.monitoring.gpu_hours: what the report says, from real roots; no browser."""
+"""jobspec.dashboard.page and jobspec.monitoring.gpu_hours: what the report says, from real
+roots; no browser."""
 
 from __future__ import annotations
 

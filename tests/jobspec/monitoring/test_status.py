@@ -1,4 +1,5 @@
-"""jobspec.monitoring.status and jobspec.results.table: what status, show and results tell, from real queues."""
+"""jobspec.monitoring.status and jobspec.results.table: what status, show and results tell, from
+real queues."""
 
 from __future__ import annotations
 

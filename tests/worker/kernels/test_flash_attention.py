@@ -1,6 +1,7 @@
 """flash.py: which kernel trains, that it is called as it must be, and that a wrong one is not used.
 
-No kernel runs without a GPU: packages that compute the same in plain torch stand in (tests.support.flash_packages).
+No kernel runs without a GPU: packages that compute the same in plain torch stand in
+(tests.support.flash_packages).
 Where there is one, tests/integration/test_gpu.py runs the real ones.
 """
 

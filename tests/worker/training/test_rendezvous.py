@@ -59,7 +59,10 @@ def test_a_phase_is_started_again_at_another_port_three_times_at_most(
 
 
 def test_a_taken_port_is_told_from_other_troubles() -> None:
-    code = "import sys\nfrom worker.training import rendezvous\nsys.exit(0 if rendezvous.join('gloo') else 98)"
+    code = (
+        "import sys\nfrom worker.training import rendezvous\n"
+        "sys.exit(0 if rendezvous.join('gloo') else 98)"
+    )
     with socket.create_server(("127.0.0.1", 0)) as other:
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(other.getsockname()[1])}
         done = subprocess.run(
