@@ -18,7 +18,7 @@ from worker.evaluation.generation import plan_chunks
 from worker.evaluation.lm_eval_model import load_tokenizer
 from worker.inference.engine import Weights
 from worker.inference.requests import Chunk, Sampling
-from worker.inference.vllm import VllmEngine
+from worker.inference.vllm_engine import VllmEngine
 
 
 def main() -> None:

@@ -111,7 +111,7 @@ _WRAPPED = {
     "worker.phase": _wrap_phase,
     "worker.imports.quiet": _wrap_quiet,
     "worker.evaluation.runner": _wrap_session,
-    "worker.inference.hf": _wrap_engine,
+    "worker.inference.hf_engine": _wrap_engine,
     "worker.inference.sampling": _wrap_draw,
 }
 

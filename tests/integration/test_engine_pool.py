@@ -18,7 +18,7 @@ from tests.support.evaluations import ROOT, needs_data, stories_model
 from worker.evaluation.generation import plan_chunks
 from worker.evaluation.lm_eval_model import load_tokenizer
 from worker.inference.engine import EngineChoice, choose
-from worker.inference.hf import HfEngine
+from worker.inference.hf_engine import HfEngine
 from worker.inference.pool import EngineDiedError, EnginePool, Failed, _error
 from worker.inference.pool_main import failure
 from worker.inference.requests import Chunk, Generation, Sampling

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import transformers
 
-from worker.inference.hf import HfEngine
+from worker.inference.hf_engine import HfEngine
 from worker.inference.requests import Sampling
 
 SAMPLING = Sampling(max_gen_toks=24, temperature=0.8, top_p=0.9)

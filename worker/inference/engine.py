@@ -83,12 +83,12 @@ class EngineChoice(msgspec.Struct, frozen=True, kw_only=True):
                 self.weights.directory, trust_remote_code=self.weights.trust_remote_code
             )
         if self.name == "vllm":
-            from worker.inference.vllm import VllmEngine
+            from worker.inference.vllm_engine import VllmEngine
 
             return VllmEngine.load(
                 self.weights, tokenizer, context=self.context, in_flight=in_flight
             )
-        from worker.inference.hf import HfEngine
+        from worker.inference.hf_engine import HfEngine
 
         return HfEngine.load(self.weights, tokenizer)
 

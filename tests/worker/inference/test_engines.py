@@ -18,7 +18,7 @@ from worker.evaluation.generation import plan_chunks
 from worker.inference.decode import Responses
 from worker.inference.engine import Engine, Weights
 from worker.inference.requests import Request, Sampling
-from worker.inference.vllm import VllmEngine
+from worker.inference.vllm_engine import VllmEngine
 
 
 @pytest.mark.parametrize("family", CONFIGS)
