@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_kill import TRANSITIONS, build, check, check_corrupt
+from tests.faults.test_kill import TRANSITIONS, build, check, check_corrupt
 
 from jobspec.errors import ClaimLost, DiskFull, JobspecError, TransitionRefused
 from tests.support.queues import CALLS, Fault, fails_with, fast_dir, faulty, hidden, loses_reply
