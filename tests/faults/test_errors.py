@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.faults.test_kill import TRANSITIONS, build, check, check_corrupt
 
 from jobspec.errors import ClaimLost, DiskFull, JobspecError, TransitionRefused
+from tests.faults.test_kill import TRANSITIONS, build, check, check_corrupt
 from tests.support.queues import CALLS, Fault, fails_with, fast_dir, faulty, hidden, loses_reply
 
 # ENOSPC has a path of its own; all other errors share one, so that two of them stand for each
