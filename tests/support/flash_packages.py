@@ -149,3 +149,35 @@ def varlen_attn(
     """Torch's `torch.nn.attention.varlen.varlen_attn`."""
     assert cu_seq_k is not None and enable_gqa == (query.shape[1] != key.shape[1])
     return rows(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scale, False, window_size, -1)
+
+
+def varlen_attn_2_11(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seq_q: torch.Tensor,
+    cu_seq_k: torch.Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    return_aux: Any = None,
+    scale: float | None = None,
+    window_size: tuple[int, int] = (-1, -1),
+) -> torch.Tensor:
+    """The same function in torch 2.11: grouped heads need no argument."""
+    return rows(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scale, False, window_size, -1)
+
+
+def varlen_attn_2_10(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seq_q: torch.Tensor,
+    cu_seq_k: torch.Tensor,
+    max_q: int,
+    max_k: int,
+    is_causal: bool = False,
+    return_aux: Any = None,
+) -> torch.Tensor:
+    """The same function in torch 2.10: neither a scale nor windows."""
+    return rows(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, None, is_causal, (-1, -1), -1)

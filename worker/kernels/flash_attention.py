@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -160,13 +161,16 @@ def _torchs(major: int) -> Kernel:
 
     if major < 8:
         raise ImportError(f"torch's own has no kernels for compute capability {major}")
+    accepted = tuple(inspect.signature(varlen_attn).parameters)
     return Kernel(
-        f"torch varlen {torch.__version__}", functools.partial(_torch_varlen, varlen_attn)
+        f"torch varlen {torch.__version__}",
+        functools.partial(_torch_varlen, varlen_attn, accepted),
     )
 
 
 def _torch_varlen(
     called: Callable[..., Any],
+    accepted: tuple[str, ...],
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
@@ -175,13 +179,26 @@ def _torch_varlen(
     scale: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    return called(
-        *(q, k, v, bounds, bounds, longest, longest),
-        scale=scale,
-        enable_gqa=q.shape[1] != k.shape[1],
+    """Call `varlen_attn` with the parameters it accepts; they differ between torch 2.10 and 2.13.
+
+    2.10 has `is_causal` and neither scale nor window. 2.11 has both, and serves grouped heads
+    without the `enable_gqa` that later versions require for them.
+    """
+    options: dict[str, Any] = {}
+    if "window_size" in accepted:
         # A window of w keys, the query's own included, reaches w - 1 to the left.
-        window_size=(-1 if window is None else window - 1, 0),
-    )
+        options["window_size"] = (-1 if window is None else window - 1, 0)
+    elif window is None:
+        options["is_causal"] = True
+    else:
+        raise NotImplementedError("torch's own attention has no windows before torch 2.11")
+    if "scale" in accepted:
+        options["scale"] = scale
+    elif scale is not None:
+        q = q * (scale * q.shape[-1] ** 0.5)
+    if "enable_gqa" in accepted:
+        options["enable_gqa"] = q.shape[1] != k.shape[1]
+    return called(q, k, v, bounds, bounds, longest, longest, **options)
 
 
 def _packaged(

@@ -11,7 +11,7 @@ an all-to-all gives each device all tokens of some heads instead; the bounds are
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -36,7 +36,8 @@ class _Runs:
 
     kernel: flash_attention.Kernel | None = None
     heads: flash_attention.Heads | None = None
-    ran: frozenset[str] = frozenset()
+    # The names, as keys: torch.compile traces an assignment to a dictionary's key.
+    ran: dict[str, None] = field(default_factory=dict[str, None])
 
 
 _runs = _Runs()
@@ -120,7 +121,7 @@ def settle(model: Any, asked: str = "auto") -> None:
         or getattr(text, "attention_dropout", 0.0) > 0
         or text.model_type == "gpt_oss"
     )
-    _runs.kernel, _runs.heads, _runs.ran = None, None, frozenset()
+    _runs.kernel, _runs.heads, _runs.ran = None, None, {}
     if model.config._attn_implementation != NAME:
         return
     if more:
@@ -177,10 +178,10 @@ def segments(
     longest = int(kwargs["max_length_q"])
     window = None if sliding_window is None or sliding_window >= longest else sliding_window
     if (kernel := _kernel_for(query)) is not None:
-        _runs.ran |= {kernel.name}
+        _runs.ran[kernel.name] = None
         q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
         return kernel.run(q, k, v, bounds, longest, scaling, window)[None], None
-    _runs.ran |= {_BY_ROW}
+    _runs.ran[_BY_ROW] = None
     lengths = kwargs.get("row_lengths") or [end - at for at, end in pairwise(bounds.tolist())]
     return _by_row(query, key, value, lengths, scaling, window), None
 

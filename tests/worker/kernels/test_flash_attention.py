@@ -12,6 +12,7 @@ import inspect
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,44 @@ def test_each_computes_what_rows_by_themselves_do(
             strict=True,
         ):
             torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("shared", [4, 1])
+@pytest.mark.parametrize(
+    ("function", "windowed"),
+    [(flash_packages.varlen_attn_2_10, False), (flash_packages.varlen_attn_2_11, True)],
+    ids=["torch 2.10", "torch 2.11"],
+)
+def test_torchs_own_kernel_is_called_by_the_signature_it_has(
+    function: object, windowed: bool, shared: int, have: Have, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    have()
+    monkeypatch.setattr(varlen, "varlen_attn", function)
+    kernel = flash_attention._torchs(9)
+    heads = replace(HEADS, shared=shared, windowed=windowed)
+    assert flash_attention.trouble(kernel, heads) is None
+    if not windowed:  # tried with a window, and refused for a model that needs one
+        wrong = flash_attention.trouble(kernel, replace(heads, windowed=True))
+        assert wrong is not None and "no windows before torch 2.11" in wrong
+
+
+@torch.no_grad()  # with gradients, tracing itself warns
+def test_a_compiled_layer_records_its_kernel(have: Have) -> None:
+    have()
+    config = Olmo3Config(**SHAPE, sliding_window=5)
+    model = AutoModelForCausalLM.from_config(
+        config, attn_implementation=varlen_attention.choose("auto")
+    )
+    varlen_attention.settle(model)
+    rows = [torch.randint(2, 60, (length,)) for length in (3, 17)]
+    line = pack(rows, [row.clone() for row in rows])
+    expected = model(**line, use_cache=False).loss
+    varlen_attention.settle(model)
+    for layer in model.model.layers:
+        layer.compile(backend="eager", fullgraph=True)
+    torch.testing.assert_close(model(**line, use_cache=False).loss, expected)
+    assert varlen_attention.ran() == "rows by sdpa"
+    torch.compiler.reset()
 
 
 @pytest.mark.parametrize(
