@@ -33,7 +33,8 @@ from benchmarks import idle
 from benchmarks.common import figure, machine, table
 from jobspec.queue import acquire
 from jobspec.queue.queue import Queue
-from jobspec.records.base import State, WorkerRecord
+from jobspec.records.base import State
+from jobspec.records.worker import WorkerRecord
 from jobspec.spec.schema import JobSpec, ModelSpec
 from jobspec.storage import fs
 

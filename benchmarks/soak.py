@@ -35,7 +35,8 @@ from jobspec.queue.entries import list_state, parse
 from jobspec.queue.heartbeat import new_worker_id
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
-from jobspec.records.base import FINAL, Result, State
+from jobspec.records.attempt import Result
+from jobspec.records.base import FINAL, State
 from jobspec.spec.schema import JobSpec, ModelSpec
 from jobspec.storage import fs
 

@@ -30,7 +30,8 @@ import msgspec
 from benchmarks import start_probe
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
-from jobspec.records.base import ClaimRecord, State
+from jobspec.records.attempt import ClaimRecord
+from jobspec.records.base import State
 from jobspec.spec.schema import DataSpec, EvalSpec, JobSpec, ModelSpec, TrainSpec
 
 REPO = Path(__file__).resolve().parents[1]

@@ -25,7 +25,9 @@ import msgspec
 
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
-from jobspec.records.base import Progress, State, WorkerRecord
+from jobspec.records.attempt import Progress
+from jobspec.records.base import State
+from jobspec.records.worker import WorkerRecord
 from jobspec.spec.schema import JobSpec, ModelSpec
 from jobspec.storage import fs
 from jobspec.storage.layout import Ticket

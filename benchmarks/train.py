@@ -196,7 +196,7 @@ def _ours(place: Path, name: str, args: argparse.Namespace, *, packing: bool) ->
     """From the enqueued job's claim on; what `enqueue` prepares is not counted."""
     from jobspec.queue.queue import Queue
     from jobspec.records import base as records
-    from jobspec.records.base import ClaimRecord
+    from jobspec.records.attempt import ClaimRecord
     from jobspec.spec import schema as specs
 
     file, root = place / f"{name}.spec.json", place / "root"

@@ -17,9 +17,9 @@ from typing import Any
 
 from jobspec.errors import JobspecError
 from jobspec.queue import root as roots
+from jobspec.records import exit_codes
 
 WORKER_COMMAND = "JOBSPEC_WORKER_COMMAND"
-REFUSED = 3  # the exit code of a worker program that gave its reason as JSON
 
 
 def worker_python() -> list[str]:
@@ -99,7 +99,7 @@ def stream(module: str, arguments: Sequence[str], *, what: str) -> Iterator[dict
         for line in running.stdout or ():
             if line.startswith("{"):  # libraries print too
                 yield json.loads(line)
-    if running.returncode not in (0, REFUSED):
+    if running.returncode not in (exit_codes.DONE, exit_codes.REFUSED):
         raise JobspecError(
             f"{what}: {module} broke off with exit code {running.returncode}",
             hint='what it said stands above; is `pip install "jobspec[worker]"` done here, '
@@ -114,7 +114,7 @@ def _not_run(command: Sequence[str], error: OSError) -> JobspecError:
 
 
 def _refusal(done: subprocess.CompletedProcess[str]) -> JobspecError | None:
-    if done.returncode != REFUSED:
+    if done.returncode != exit_codes.REFUSED:
         return None
     for stream in (done.stdout, done.stderr):
         for line in [stream, *reversed(stream.splitlines())]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from jobspec.benchmarks import registry as files
 from jobspec.errors import JobspecError, ModelError
 from jobspec.queue import root as roots
+from jobspec.records import exit_codes
 from jobspec.spec import schema as specs
 from jobspec.spec.schema import JobSpec, ModelSpec
 from jobspec.storage.layout import RootPaths
@@ -100,7 +101,7 @@ def main() -> int:
         os.environ.pop(name, None)
     # Every spec is tried: what is missing of one is no reason to leave the others unfetched.
     fetched = [_fetch_one(root, path, as_json=args.json) for path in args.specs]
-    return 0 if all(fetched) else 3
+    return 0 if all(fetched) else exit_codes.REFUSED
 
 
 def _fetch_one(root: RootPaths, path: Path, *, as_json: bool) -> bool:

@@ -23,22 +23,13 @@ import msgspec
 
 from jobspec.errors import DiskFull, JobspecError, SpecError
 from jobspec.records import base as records
-from jobspec.records.base import PhaseError, Progress, Reason
+from jobspec.records import exit_codes
+from jobspec.records.attempt import PhaseError, Progress
+from jobspec.records.base import Reason
 from jobspec.spec import schema as specs
 from jobspec.storage import fs
 from jobspec.storage.layout import AttemptPaths, JobPaths, RootPaths
 from worker.host.preflight import can_write
-
-EXIT_DONE = 0
-EXIT_UNEXPLAINED = 1
-EXIT_REFUSED = 3
-EXIT_DISK = 5  # a full disk takes no error.json: the code alone says why
-EXIT_MEMORY = 6
-EXIT_NODE_LOST = (
-    71  # EX_OSERR, of `worker.process.coordinator`: a node went without a word, or never came
-)
-EXIT_PORT_TAKEN = 98  # EADDRINUSE: where the ranks were to meet; another port will do
-EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on request, everything needed to go on is saved
 
 _PROGRESS_EVERY_S = 2.0
 _FULL_WORDS = ("No space left on device", "Disk quota exceeded", "os error 28", "os error 122")
@@ -159,22 +150,26 @@ def run(name: str, body: Callable[[Phase], int | None]) -> None:
     # Until a phase sets handlers of its own, a stop needs no more than leaving: what is finished is
     # on disk already, and an interrupted native call must not hold the process.
     for sig in (signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(sig, lambda signum, frame: os._exit(EXIT_STOPPED))
+        signal.signal(sig, lambda signum, frame: os._exit(exit_codes.STOPPED))
     sys.exit(guard(phase, body))
 
 
 def guard(phase: Phase, body: Callable[[Phase], int | None]) -> int:
     """Run `body`; turn what it raises into error.json and an exit code."""
     try:
-        return body(phase) or EXIT_DONE
+        return body(phase) or exit_codes.DONE
     except Exception as error:
         kind = classify(error)
         if kind is None and not can_write(phase.paths.dir, size=1 << 20):
             kind = Reason.DISK  # whatever was said, this is what stood behind it
         with contextlib.suppress(OSError, DiskFull):
             _leave_word(phase, error, kind)
-        codes = {None: EXIT_UNEXPLAINED, Reason.DISK: EXIT_DISK, Reason.OOM: EXIT_MEMORY}
-        return codes.get(kind, EXIT_REFUSED)
+        codes = {
+            None: exit_codes.UNEXPLAINED,
+            Reason.DISK: exit_codes.DISK_FULL,
+            Reason.OOM: exit_codes.OUT_OF_MEMORY,
+        }
+        return codes.get(kind, exit_codes.REFUSED)
 
 
 def _leave_word(phase: Phase, error: Exception, kind: Reason | None) -> None:

@@ -12,7 +12,8 @@ from jobspec.monitoring import reasons, workers
 from jobspec.monitoring.status import JobRow, PastRow, Status
 from jobspec.monitoring.workers import WorkerRow
 from jobspec.queue.entries import Job
-from jobspec.records.base import End, State
+from jobspec.records.attempt import End
+from jobspec.records.base import State
 from jobspec.results import table
 
 COLOURS = {

@@ -17,7 +17,7 @@ from jobspec.cluster.slurm import Run, Slurm
 if TYPE_CHECKING:
     from jobspec.queue.queue import Queue
     from jobspec.queue.worker_registry import WorkerSeen
-    from jobspec.records.base import WorkerRecord
+    from jobspec.records.worker import WorkerRecord
 
 _SILENT_BEATS = 2
 

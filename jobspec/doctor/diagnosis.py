@@ -12,7 +12,7 @@ from jobspec.doctor import probes
 from jobspec.doctor.measurements import Advice, Check, Found, Lag, Measured, Place
 from jobspec.errors import RootError
 from jobspec.queue import root as roots
-from jobspec.records.base import Format
+from jobspec.records.queue_files import Format
 from jobspec.storage.layout import MAX_PRIORITY, RootPaths, Ticket
 
 LONGEST_NAME = len(

@@ -14,7 +14,7 @@ from jobspec.doctor import diagnosis, probes, session
 from jobspec.doctor.measurements import Diagnosis, Found, Measured
 from jobspec.errors import DiskFull, JobspecError
 from jobspec.records import base as records
-from jobspec.records.base import Format
+from jobspec.records.queue_files import Format
 from jobspec.storage import tempfiles
 
 PROCESSES = 4

@@ -15,7 +15,8 @@ import msgspec
 
 from jobspec.records import base as records
 from jobspec.records import metrics
-from jobspec.records.base import End, Progress, Record, State
+from jobspec.records.attempt import End, Progress
+from jobspec.records.base import Record, State
 from jobspec.storage import fs
 from jobspec.storage.layout import AttemptPaths
 

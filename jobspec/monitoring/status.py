@@ -17,8 +17,9 @@ from jobspec.monitoring import workers
 from jobspec.monitoring.workers import WorkerRow
 from jobspec.queue import retry_policy
 from jobspec.records import base as records
-from jobspec.records import live_metrics
-from jobspec.records.base import ClaimRecord, End, Progress, Reason, Result, State
+from jobspec.records import metrics
+from jobspec.records.attempt import ClaimRecord, End, PhaseTime, Progress, Result
+from jobspec.records.base import Reason, State
 
 if TYPE_CHECKING:
     from jobspec.queue.entries import Job
@@ -103,7 +104,7 @@ class AttemptRow(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: str | None = None
     wall_s: float | None = None
     overhead_s: float | None = None
-    phases: tuple[records.PhaseTime, ...] = ()
+    phases: tuple[PhaseTime, ...] = ()
     retried: bool = False
 
 
@@ -305,7 +306,7 @@ def _metrics(job: Job, progress: Progress | None) -> dict[str, float | None]:
         return found.metrics
     if progress is None:
         return {}
-    newest = live_metrics.newest(job.paths.attempt(job.attempt), progress.phase)
+    newest = metrics.newest(job.paths.attempt(job.attempt), progress.phase)
     return {**progress.metrics, **newest}
 
 

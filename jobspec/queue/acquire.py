@@ -11,7 +11,8 @@ from pathlib import Path
 from jobspec.errors import DiskFull, RootError
 from jobspec.queue.entries import Entry, answers_to, following, read_bytes, read_record
 from jobspec.records import base as records
-from jobspec.records.base import ClaimRecord, End, Reason, State
+from jobspec.records.attempt import ClaimRecord, End
+from jobspec.records.base import Reason, State
 from jobspec.storage import fs, tempfiles
 from jobspec.storage.layout import RootPaths
 

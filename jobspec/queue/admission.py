@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from jobspec.errors import DiskFull, JobspecError
 from jobspec.queue.entries import read_bytes, read_record
 from jobspec.records import base as records
-from jobspec.records.base import Hold, Quarantined
+from jobspec.records.queue_files import Hold, Quarantined
 from jobspec.storage import fs
 from jobspec.storage.layout import JOB_PATTERN, WORKER_PATTERN, RootPaths
 

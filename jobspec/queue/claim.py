@@ -19,7 +19,8 @@ from jobspec.errors import ClaimLost
 from jobspec.queue import links, retry_policy
 from jobspec.queue.entries import Entry, following, read_record
 from jobspec.records import base as records
-from jobspec.records.base import End, Reason, Result, State
+from jobspec.records.attempt import End, Result
+from jobspec.records.base import Reason, State
 from jobspec.spec.schema import JobSpec
 from jobspec.storage import fs, tempfiles
 from jobspec.storage.layout import AttemptPaths, RootPaths

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from jobspec.errors import JobspecError, RootError
 from jobspec.records import base as records
-from jobspec.records.base import End, Reason, State
+from jobspec.records.attempt import End
+from jobspec.records.base import Reason, State
 from jobspec.spec import schema
 from jobspec.storage import fs
 from jobspec.storage.layout import JobPaths, RootPaths, Ticket, parse_entry

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 
 from jobspec.queue import enqueue
 from jobspec.queue.entries import Entry, answers_to, in_state, read_bytes, read_record, scan
-from jobspec.records.base import End, Enqueued, Reason, Result, State, encode, utc_now
+from jobspec.records.attempt import End, Result
+from jobspec.records.base import Reason, State, encode, utc_now
+from jobspec.records.queue_files import Enqueued
 from jobspec.storage import fs, tempfiles
 from jobspec.storage.layout import JOB_PATTERN, AttemptPaths, JobPaths, RootPaths
 

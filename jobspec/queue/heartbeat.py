@@ -15,7 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from jobspec.errors import DiskFull
-from jobspec.records.base import WorkerRecord, encode
+from jobspec.records.base import encode
+from jobspec.records.worker import WorkerRecord
 from jobspec.storage import fs
 from jobspec.storage.layout import JOB_PATTERN, WORKER_PATTERN, RootPaths
 

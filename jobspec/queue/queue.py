@@ -25,7 +25,9 @@ from jobspec.queue import root as roots
 from jobspec.queue.entries import Entry, Job, following, in_state, scan, uncollected
 from jobspec.queue.reaper import Reaper
 from jobspec.queue.worker_registry import WorkerSeen
-from jobspec.records.base import Hold, Quarantined, State, WorkerRecord
+from jobspec.records.base import State
+from jobspec.records.queue_files import Hold, Quarantined
+from jobspec.records.worker import WorkerRecord
 from jobspec.spec import schema as specs
 from jobspec.spec.schema import JobSpec
 from jobspec.storage import fs

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from jobspec.errors import DiskFull
 from jobspec.queue import heartbeat, links, retry_policy
 from jobspec.queue.entries import Entry, following, in_state
-from jobspec.records.base import State, Taken, encode, utc_now
+from jobspec.records.attempt import ClaimRevoked
+from jobspec.records.base import State, encode, utc_now
 from jobspec.storage import fs
 from jobspec.storage.layout import RootPaths
 
@@ -115,4 +116,4 @@ def mark_taken(root: RootPaths, entry: Entry) -> None:
     """
     attempt = root.job(entry.ticket.job).attempt(entry.ticket.attempt)
     if fs.exists(attempt.dir) and not fs.exists(attempt.end):
-        fs.replace(attempt.taken, encode(Taken(at=utc_now())))
+        fs.replace(attempt.taken, encode(ClaimRevoked(at=utc_now())))

@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from jobspec.queue.entries import read_bytes, read_record
-from jobspec.records.base import End, Reason, Result, State
+from jobspec.records.attempt import End, Result
+from jobspec.records.base import Reason, State
 from jobspec.storage import fs
 from jobspec.storage.layout import AttemptPaths, JobPaths
 

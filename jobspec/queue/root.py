@@ -14,7 +14,8 @@ from pathlib import Path
 from jobspec.errors import RootError
 from jobspec.queue.entries import read_bytes
 from jobspec.records import base as records
-from jobspec.records.base import LAYOUT, Format, State
+from jobspec.records.base import State
+from jobspec.records.queue_files import LAYOUT, Format
 from jobspec.storage import fs
 from jobspec.storage.layout import RootPaths
 

@@ -12,7 +12,8 @@ from jobspec.errors import DiskFull, JobNotFound, TransitionRefused
 from jobspec.queue.entries import Entry, Job, following, scan
 from jobspec.queue.reaper import mark_taken
 from jobspec.records import base as records
-from jobspec.records.base import Retry, State
+from jobspec.records.attempt import Retry
+from jobspec.records.base import State
 from jobspec.storage import fs
 from jobspec.storage.layout import RootPaths
 

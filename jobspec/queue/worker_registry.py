@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jobspec.queue import heartbeat
 from jobspec.queue.entries import read_record
 from jobspec.queue.reaper import Reaper
-from jobspec.records.base import WorkerRecord
+from jobspec.records.worker import WorkerRecord
 from jobspec.storage import fs
 from jobspec.storage.layout import RootPaths
 

@@ -7,18 +7,22 @@ attempt wrote after its end (a reaped worker that was only slow) is nobody's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 
 from jobspec.records import base as records
-from jobspec.records.base import End, Record, Taken
+from jobspec.records.attempt import ClaimRevoked, End
+from jobspec.records.base import Record
 from jobspec.storage.layout import AttemptPaths, JobPaths
 
 Row = dict[str, Any]
 _decoder = msgspec.json.Decoder(dict[str, Any])
+_TAIL_BYTES = 8192  # some thirty rows
+_LATEST = ("loss", "eval_loss", "learning_rate", "grad_norm", "mfu", "epoch")
 # A row of these alone measures nothing.
 _BARE = {"attempt", "seq", "time", "phase", "step", "resumed_from"}
 
@@ -146,7 +150,7 @@ def _end_of(attempt: AttemptPaths, later: list[list[Row]]) -> str:
     end = records.read(attempt.end, End)
     if end is not None and end.ended_at:
         return end.ended_at
-    taken = records.read(attempt.taken, Taken)
+    taken = records.read(attempt.taken, ClaimRevoked)
     begun = [str(rows[0].get("time", "~")) for rows in later if rows]
     return min([*begun, taken.at] if taken is not None and taken.at else begun, default="")
 
@@ -164,3 +168,47 @@ def _once(rows: list[Row]) -> Iterator[Row]:
 def _step(row: Row) -> float:
     step = row.get("step")
     return float(step) if isinstance(step, int | float) else float("-inf")
+
+
+def newest(attempt: AttemptPaths, phase: str) -> dict[str, float]:
+    """The newest loss and so on of a phase that trains, the speed as a mean of its last steps.
+
+    Rows of other phases, torn lines and values that are no numbers are passed over.
+    """
+    if phase != "train":
+        return {}
+    rows = [row for row in _tail(attempt) if row.get("phase") == phase]
+    found: dict[str, float] = {}
+    for name in _LATEST:
+        if values := _numbers(rows, name):
+            found[name] = values[-1]
+    if speeds := _numbers(rows, "tokens_per_second"):
+        found["tokens_per_second"] = math.fsum(speeds) / len(speeds)
+    return found
+
+
+def last_lines(path: Path, most: int) -> list[bytes]:
+    """The whole lines that begin within a file's last `most` bytes. It may grow meanwhile."""
+    with path.open("rb") as file:
+        begin = max(0, file.seek(0, 2) - most)
+        file.seek(begin)
+        *lines, _torn = file.read().split(b"\n")
+    return lines[1:] if begin else lines
+
+
+def _tail(attempt: AttemptPaths) -> Iterator[Row]:
+    """The last rows of the attempt's metrics. The file may be gone, or grow meanwhile."""
+    try:
+        lines = last_lines(attempt.metrics, _TAIL_BYTES)
+    except OSError:
+        return
+    for line in lines:
+        try:
+            yield _decoder.decode(line)
+        except msgspec.MsgspecError:
+            continue
+
+
+def _numbers(rows: Sequence[Row], name: str) -> list[float]:
+    values = [row.get(name) for row in rows]
+    return [v for v in values if isinstance(v, int | float)]  # JSON has no words for NaN

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 
 from jobspec.errors import JobspecError
-from jobspec.records.base import Format
+from jobspec.records.queue_files import Format
 from jobspec.relay.wandb_run import RelayError
 from jobspec.storage import fs, tempfiles
 from jobspec.storage.layout import RootPaths

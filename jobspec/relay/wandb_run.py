@@ -16,7 +16,8 @@ import msgspec
 from jobspec.errors import JobspecError
 from jobspec.queue.entries import Job, read_bytes, read_record
 from jobspec.records import metrics
-from jobspec.records.base import FINAL, End, Result, State, Taken
+from jobspec.records.attempt import ClaimRevoked, End, Result
+from jobspec.records.base import FINAL, State
 from jobspec.spec import secrets
 from jobspec.spec.schema import JobSpec
 from jobspec.storage import fs
@@ -230,7 +231,7 @@ def _summary(job: Job, kind: Kind, attempts: list[AttemptPaths]) -> dict[str, An
 def _is_bounded(attempt: AttemptPaths) -> bool:
     """Whether it is known when the last attempt ended, so that its late rows can be told."""
     return read_record(attempt.end, End) is not None or (
-        read_record(attempt.taken, Taken) is not None
+        read_record(attempt.taken, ClaimRevoked) is not None
     )
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from jobspec.monitoring import status
-from jobspec.records.base import Result, State
+from jobspec.records.attempt import Result
+from jobspec.records.base import State
 
 if TYPE_CHECKING:
     from jobspec.queue.entries import Job

@@ -13,7 +13,7 @@ import pytest
 
 from jobspec.errors import DiskFull
 from jobspec.queue.queue import Queue
-from jobspec.records.base import WorkerRecord
+from jobspec.records.worker import WorkerRecord
 from tests.support.queues import V, W, entries, hidden, score_spec
 
 

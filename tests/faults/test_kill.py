@@ -17,7 +17,9 @@ import pytest
 from jobspec.queue.claim import Claim
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
-from jobspec.records.base import FINAL, End, Reason, Result, State, WorkerRecord
+from jobspec.records.attempt import End, Result
+from jobspec.records.base import FINAL, Reason, State
+from jobspec.records.worker import WorkerRecord
 from jobspec.spec.schema import canonical
 from tests.support.queues import V, W, entries, fast_dir, hidden, killed_at, score_spec
 

@@ -12,7 +12,8 @@ import pytest
 from jobspec.errors import ClaimLost, TransitionRefused
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
-from jobspec.records.base import Result, State
+from jobspec.records.attempt import Result
+from jobspec.records.base import State
 from tests.support.queues import V, W, entries, fast_dir, race, score_spec, stopped_at
 
 

@@ -16,7 +16,8 @@ import pytest
 from jobspec.queue.entries import Job
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
-from jobspec.records.base import End, Reason, State
+from jobspec.records.attempt import End
+from jobspec.records.base import Reason, State
 from jobspec.storage.layout import AttemptPaths
 from tests.support.workers import (
     drain,

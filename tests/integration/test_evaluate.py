@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 from jobspec.records import evaluation
-from jobspec.records.base import Progress
+from jobspec.records.attempt import Progress
 from jobspec.spec.schema import BenchmarkOverrides, EvalSpec
 from jobspec.storage.layout import AttemptPaths
 from tests.support.evaluations import (

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from jobspec.records.base import PhaseError
+from jobspec.records.attempt import PhaseError
 from jobspec.spec.schema import EvalSpec
 from jobspec.storage.layout import AttemptPaths
 from tests.support.evaluations import (

@@ -16,7 +16,8 @@ from safetensors.numpy import load_file, save_file
 
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
-from jobspec.records.base import End, Reason, State
+from jobspec.records.attempt import End
+from jobspec.records.base import Reason, State
 from jobspec.storage.layout import AttemptPaths
 from tests.support.workers import (
     DEADLINE_S,

@@ -12,7 +12,8 @@ from safetensors.numpy import load_file
 
 from jobspec.queue.queue import Job, Queue
 from jobspec.records import base as records
-from jobspec.records.base import End, State
+from jobspec.records.attempt import End
+from jobspec.records.base import State
 from jobspec.spec.schema import LoraSpec
 from jobspec.storage.layout import AttemptPaths, JobPaths
 from tests.support.nodes import launcher

@@ -22,8 +22,8 @@ from jobspec.estimates import disk_need, evaluation_time, memory, training_time
 from jobspec.maintenance import archive, disk
 from jobspec.monitoring import status, workers
 from jobspec.queue import admission
-from jobspec.records import base as records
 from jobspec.records import evaluation
+from jobspec.records.attempt import PhaseTime, Result
 from jobspec.relay.verify import Verdict
 from jobspec.results import calibration, comparison, table
 from tests.support.commands import jobspec_json
@@ -31,7 +31,7 @@ from tests.support.json_docs import OF_A_STRUCT, TABLES, TEXT, misfit, titles_fo
 
 DOCUMENTED: list[type] = [
     status.Status, status.JobRow, status.PastRow, workers.WorkerRow,
-    status.JobReport, status.AttemptRow, status.LossRow, records.PhaseTime, records.Result,
+    status.JobReport, status.AttemptRow, status.LossRow, PhaseTime, Result,
     table.Results, table.ResultRow, table.Score,
     Compared, protocol.Differing, comparison.Difference, evaluation.Sample, calibration.Row,
     Verdict,

@@ -27,7 +27,8 @@ from jobspec.errors import ClaimLost, TransitionRefused
 from jobspec.queue.claim import Claim
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
-from jobspec.records.base import FINAL, Result, State
+from jobspec.records.attempt import Result
+from jobspec.records.base import FINAL, State
 from tests.support.queues import entries, score_spec
 
 HEARTBEAT_S, LEASE_S = 10.0, 60.0

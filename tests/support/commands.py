@@ -19,7 +19,9 @@ from jobspec.queue.claim import Claim
 from jobspec.queue.entries import Job
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
-from jobspec.records.base import ClaimRecord, End, PhaseTime, Progress, Reason, Result, WorkerRecord
+from jobspec.records.attempt import ClaimRecord, End, PhaseTime, Progress, Result
+from jobspec.records.base import Reason
+from jobspec.records.worker import WorkerRecord
 from jobspec.spec import builder
 from jobspec.spec.schema import JobSpec
 from jobspec.storage import fs

@@ -19,7 +19,9 @@ import msgspec
 from jobspec.queue.claim import Claim
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
-from jobspec.records.base import ClaimRecord, PhaseTime, Reason, Result, WorkerRecord
+from jobspec.records.attempt import ClaimRecord, PhaseTime, Result
+from jobspec.records.base import Reason
+from jobspec.records.worker import WorkerRecord
 from jobspec.spec import builder
 from jobspec.spec.schema import JobSpec, ModelSpec, sampling
 from jobspec.storage import fs

@@ -13,7 +13,8 @@ import msgspec
 
 from jobspec.queue.claim import Claim
 from jobspec.queue.queue import Queue
-from jobspec.records.base import PhaseTime, Reason, Result
+from jobspec.records.attempt import PhaseTime, Result
+from jobspec.records.base import Reason
 from tests.support.commands import (
     WORKER,
     base_spec,

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from jobspec.errors import DataError, JobspecError, RootError, TemplateError
+from jobspec.records import exit_codes
 from jobspec.spec import schema as specs
 from jobspec.spec.schema import JobSpec
 from jobspec.storage import fs
@@ -35,7 +36,7 @@ from worker.data.encode import TEMPLATE_KINDS, Encoded, encode_row
 from worker.data.jsonl import Scan, read_row
 from worker.data.report import Tally
 from worker.data.tokenize import Work, tokenize
-from worker.phase import EXIT_REFUSED, Phase, run
+from worker.phase import Phase, run
 
 Progress = Callable[[float, float, str], None]
 
@@ -131,7 +132,7 @@ def _answer(asked: argparse.Namespace) -> int:
         answer = {"error": {field: getattr(error, field) for field in fields}}
     with os.fdopen(answers_to, "w", encoding="utf-8") as out:
         out.write(json.dumps(answer, ensure_ascii=False) + "\n")
-    return EXIT_REFUSED if "error" in answer else 0
+    return exit_codes.REFUSED if "error" in answer else 0
 
 
 def _passes(spec: JobSpec, directory: Path) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
-from jobspec.records.base import Progress, State
+from jobspec.records.attempt import Progress, Result
+from jobspec.records.base import State
 from worker.demo import tiny_model
 
 RATES = ("5e-3", "5e-4")
@@ -134,7 +135,7 @@ def _judge(queue: Queue) -> int:
     """Whether the tuned model learned what the untrained one did not know."""
     scores: dict[bool, list[float]] = {True: [], False: []}
     for job in queue.jobs(State.SUCCEEDED):
-        result = records.read(job.paths.result, records.Result)
+        result = records.read(job.paths.result, Result)
         score = None if result is None else result.metrics.get(METRIC)
         if score is not None:
             scores[job.spec.train is not None].append(score)

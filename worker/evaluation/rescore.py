@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from jobspec.errors import BenchmarkError, JobspecError
-from jobspec.records import evaluation
+from jobspec.records import evaluation, exit_codes
 from jobspec.storage import fs
 from jobspec.storage.layout import AttemptPaths
 from worker.evaluation import scoring
@@ -112,7 +112,7 @@ def main() -> int:
         fields = ("message", "hint", "file", "place")
         refused = {"error": {field: getattr(error, field) for field in fields}}
         sys.stdout.write(json.dumps(refused) + "\n")
-        return 3
+        return exit_codes.REFUSED
     sys.stdout.write(json.dumps(changes) + "\n")
     return 0
 

@@ -10,7 +10,7 @@ is and where rank 0 is met, stops, exit codes. So nothing depends on how a launc
 and codes on, or on whether it cleans up: where this process, its worker, the launcher or a node is
 killed, connections end, and each node kills what it runs.
 
-The exit code is 0, or that of the first rank that failed anywhere, or EXIT_NODE_LOST.
+The exit code is 0, or that of the first rank that failed anywhere, or `exit_codes.NODE_LOST`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from worker.phase import EXIT_NODE_LOST, EXIT_STOPPED
+from jobspec.records import exit_codes
 from worker.process.channel import Link
 from worker.process.rank_launcher import GRACE_S, die_with_parent
 
@@ -100,7 +100,7 @@ class Head:
         if time.monotonic() < self._deadline:
             return False
         if not here:
-            self._fail(EXIT_NODE_LOST, f"{len(self._nodes)} of {self._count} nodes came", 0.0)
+            self._fail(exit_codes.NODE_LOST, f"{len(self._nodes)} of {self._count} nodes came", 0.0)
         return True
 
     def _listen_to_all(self) -> None:
@@ -131,7 +131,7 @@ class Head:
         node = Node(link, str(hello["host"]), int(hello["order"]), int(hello["port"]))
         self._nodes.append(node)
         if hello.get("unfit"):
-            self._fail(EXIT_NODE_LOST, f"{node.host} is unfit: {hello['unfit']}", 0.0)
+            self._fail(exit_codes.NODE_LOST, f"{node.host} is unfit: {hello['unfit']}", 0.0)
         elif len(self._nodes) == self._count:
             self._deadline = float("inf")
             self._go()
@@ -156,8 +156,8 @@ class Head:
                 if node.code:
                     self._fail(node.code, "", self._grace_s)
         if not node.link.open and node.code is None:
-            node.code = EXIT_NODE_LOST
-            self._fail(EXIT_NODE_LOST, f"{node.host} went without a word", 0.0)
+            node.code = exit_codes.NODE_LOST
+            self._fail(exit_codes.NODE_LOST, f"{node.host} went without a word", 0.0)
 
     def _fail(self, code: int, why: str, grace_s: float) -> None:
         """The first failure counts; the others get `grace_s` to end by themselves."""
@@ -172,7 +172,7 @@ class Head:
             return
         self._asked_to_stop = False
         if len(self._nodes) < self._count:  # nothing has begun
-            self._fail(EXIT_STOPPED, "", 0.0)
+            self._fail(exit_codes.STOPPED, "", 0.0)
         for node in self._nodes:
             node.link.send(stop=True)
 
@@ -183,7 +183,7 @@ class Head:
         heard = time.monotonic() > self._launcher_ended + _LAST_WORDS_S
         if heard or len(self._nodes) < self._count:
             why = f"the launcher ended with {self._launcher.returncode}, its nodes had not"
-            self._fail(EXIT_NODE_LOST, why, 0.0)
+            self._fail(exit_codes.NODE_LOST, why, 0.0)
 
     def _end_all(self) -> None:
         """Let go of the nodes, which then end what they run, and of the launcher."""

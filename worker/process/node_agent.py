@@ -22,9 +22,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from jobspec.records import exit_codes
 from jobspec.storage.layout import AttemptPaths
 from worker.host.preflight import missing_gpus
-from worker.phase import EXIT_NODE_LOST
 from worker.process.channel import Link
 from worker.process.child import Child
 from worker.process.coordinator import SECRET
@@ -85,7 +85,7 @@ class Ranks:
                 self._link.send(exit=code)
                 return 0
             self._listen()
-        return EXIT_NODE_LOST
+        return exit_codes.NODE_LOST
 
     def _listen(self) -> None:
         ready, _, _ = select.select([self._link], [], [], _TICK_S)
@@ -118,7 +118,7 @@ def connect(places: list[str], timeout_s: float) -> Link:
                 return Link(socket.create_connection((host, int(port)), timeout=10.0))
         if time.monotonic() > deadline:
             sys.stderr.write(f"node {socket.gethostname()}: no head at {', '.join(places)}\n")
-            sys.exit(EXIT_NODE_LOST)
+            sys.exit(exit_codes.NODE_LOST)
         time.sleep(0.2)
 
 

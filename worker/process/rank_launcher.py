@@ -30,6 +30,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from jobspec.records import exit_codes
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _CLONE_NEWNS = 0x00020000
@@ -38,7 +40,6 @@ _CLONE_NEWPID = 0x20000000
 _MS_REC_PRIVATE = 0x4000 | 0x40000
 
 GRACE_S = 10.0  # what the other ranks get to end by themselves after one has
-EXIT_ORPHANED = 70
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -50,7 +51,7 @@ def die_with_parent(sig: int, parent: int) -> None:
     """
     _libc.prctl(_PR_SET_PDEATHSIG, sig, 0, 0, 0)
     if os.getppid() != parent:
-        os._exit(EXIT_ORPHANED)
+        os._exit(exit_codes.ORPHANED)
 
 
 def enter_pid_namespace() -> bool:
@@ -184,7 +185,7 @@ def _sit_as_subreaper(command: list[str], args: argparse.Namespace) -> int:
     def stop_or_die(signum: int, frame: FrameType | None) -> None:
         if os.getppid() != args.parent:
             _kill_descendants()
-            os._exit(EXIT_ORPHANED)
+            os._exit(exit_codes.ORPHANED)
         ranks.stop(signum, frame)
 
     _handle(stop_or_die)

@@ -16,13 +16,14 @@ from jobspec.errors import ClaimLost, DiskFull, JobspecError
 from jobspec.maintenance import disk
 from jobspec.queue.claim import Claim
 from jobspec.records import base as records
-from jobspec.records.base import End, PhaseTime, Reason, Result, State
+from jobspec.records import exit_codes
+from jobspec.records.attempt import End, PhaseTime, Result
+from jobspec.records.base import Reason, State
 from jobspec.storage import fs
 from jobspec.storage.layout import AttemptPaths
 from worker.checkpoints import directories, integrity
 from worker.kernels import liger
 from worker.launch import manifest, plan
-from worker.phase import EXIT_DONE, EXIT_PORT_TAKEN
 from worker.process.child import Child
 from worker.supervisor.attempt_history import look, stop_takes_s
 from worker.supervisor.carry_over import inherit
@@ -134,9 +135,9 @@ class Attempt:
         self._event("start", phase=phase, ranks=ranks)
         self._paths.error.unlink(missing_ok=True)
         tried = 1
-        while (code := self._run(phase, ranks)) == EXIT_PORT_TAKEN and tried < _PORTS_TRIED:
+        while (code := self._run(phase, ranks)) == exit_codes.PORT_IN_USE and tried < _PORTS_TRIED:
             tried += 1
-        if code == EXIT_DONE and self._paths.done(phase).exists():
+        if code == exit_codes.DONE and self._paths.done(phase).exists():
             return None
         return self._judge(phase, code)
 

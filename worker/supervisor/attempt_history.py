@@ -9,8 +9,9 @@ from pathlib import Path
 import msgspec
 
 from jobspec.records import base as records
-from jobspec.records.base import End, Reason, Record
-from jobspec.records.live_metrics import last_lines
+from jobspec.records.attempt import End
+from jobspec.records.base import Reason, Record
+from jobspec.records.metrics import last_lines
 from jobspec.storage.layout import AttemptPaths, JobPaths
 from worker.checkpoints import directories, integrity
 from worker.checkpoints.integrity import Seal

@@ -5,15 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jobspec.records import base as records
-from jobspec.records.base import PhaseError, Progress, Reason
+from jobspec.records import exit_codes
+from jobspec.records.attempt import PhaseError, Progress
+from jobspec.records.base import Reason
 from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import AttemptPaths
 from worker.launch.plan import Plan
-from worker.phase import EXIT_DISK, EXIT_MEMORY, EXIT_NODE_LOST, EXIT_REFUSED, EXIT_STOPPED
 
-_KILLED = 137  # 128 + SIGKILL: nobody of ours sends it to a phase that is not being ended
 _NEAR_END_S = 900.0
-_SAID = {EXIT_REFUSED: Reason.FAILED, EXIT_DISK: Reason.DISK, EXIT_MEMORY: Reason.OOM}
+_SAID = {
+    exit_codes.REFUSED: Reason.FAILED,
+    exit_codes.DISK_FULL: Reason.DISK,
+    exit_codes.OUT_OF_MEMORY: Reason.OOM,
+}
 
 
 @dataclass(frozen=True)
@@ -55,17 +59,17 @@ def judge(phase: str, code: int | None, about: Circumstances) -> Verdict:
         return _refused(phase, code, error, about)
     if about.stopping:
         reason = Reason.WALLTIME if about.time_left_s < _NEAR_END_S else Reason.PREEMPTED
-        kept = "its state is saved" if code == EXIT_STOPPED else "it was cut off"
+        kept = "its state is saved" if code == exit_codes.STOPPED else "it was cut off"
         return Verdict(reason, f"stopped during {phase}: {kept}", None, phase, code)
-    if code == EXIT_STOPPED:
+    if code == exit_codes.STOPPED:
         return Verdict(Reason.PREEMPTED, f"{phase} was stopped by a signal", None, phase, code)
-    if code == EXIT_NODE_LOST:
+    if code == exit_codes.NODE_LOST:
         message = f"{phase} lost a node: {_last_line(about.paths, phase)}"
         return Verdict(Reason.NODE, message, "`sinfo -R` may say what became of it", phase, code)
     if code is None:
         message = f"{phase} hung: no step, no sample, no log line for {about.stall_s:.0f} s"
         return Verdict(Reason.NODE, message, "its log ends where it hung", phase)
-    if code == _KILLED:
+    if code == exit_codes.KILLED:
         killed = PhaseError(phase=phase, kind=Reason.OOM, message=f"{phase} was killed (SIGKILL)")
         return _refused(phase, code, killed, about)
     return _unexplained(phase, code, about)

@@ -25,7 +25,9 @@ from jobspec.queue.claim import Claim
 from jobspec.queue.heartbeat import new_worker_id
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
-from jobspec.records.base import State, WorkerRecord
+from jobspec.records import exit_codes
+from jobspec.records.base import State
+from jobspec.records.worker import WorkerRecord
 from jobspec.spec import schema as specs
 from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import Ticket
@@ -36,9 +38,6 @@ from worker.supervisor.attempt import Attempt, Ended
 from worker.supervisor.attempt_history import Past, look
 from worker.supervisor.idle import Waiter
 
-EXIT_DONE = 0
-EXIT_UNFIT = 4
-EXIT_REQUEUE = 75  # asks the batch script to requeue this array element: work remains
 QUARANTINE_S = 3600.0
 _RECORD_EVERY_S = 60.0
 _MARK_EVERY_S = 300.0
@@ -199,7 +198,7 @@ class Worker:
             if (code := self._reason_to_leave(waiter)) is not None:
                 return code
             if self._fitness.unfit_s > self.options.unfit_timeout_s:
-                return EXIT_UNFIT
+                return exit_codes.WORKER_UNFIT
             claim = self._claim()
             if claim is None:
                 if not self.queue.saw_drain(self.id):
@@ -218,19 +217,19 @@ class Worker:
         options = self.options
         if self.signals.stop:
             wants_more = self.signals.requeue and self._work_remains()
-            return EXIT_REQUEUE if wants_more else EXIT_DONE
+            return exit_codes.WORKER_REQUEUE if wants_more else exit_codes.DONE
         if options.max_jobs is not None and self._finished >= options.max_jobs:
-            return EXIT_DONE
+            return exit_codes.DONE
         if self.time_left_s() < options.min_claim_s:
             say("too little time is left to begin a job")
-            return EXIT_REQUEUE if self._work_remains() else EXIT_DONE
+            return exit_codes.WORKER_REQUEUE if self._work_remains() else exit_codes.DONE
         if self.queue.saw_drain(self.id):
-            return EXIT_DONE
+            return exit_codes.DONE
         if options.drain and not self._work_remains():
-            return EXIT_DONE
+            return exit_codes.DONE
         limit = options.idle_timeout_s
         if limit is not None and waiter.idle_s >= limit and not self._work_remains():
-            return EXIT_DONE
+            return exit_codes.DONE
         return None
 
     def _work_remains(self) -> bool:

@@ -19,13 +19,14 @@ from typing import Any
 import msgspec
 
 from jobspec.errors import JobspecError, ModelError
+from jobspec.records import exit_codes
 from jobspec.spec.schema import JobSpec
 from worker.checkpoints import directories
 from worker.checkpoints.progress import Course, NonFiniteLossError, StoppedError
 from worker.imports import lean
 from worker.launch import plan
 from worker.launch.manifest import planned_rows
-from worker.phase import EXIT_PORT_TAKEN, EXIT_STOPPED, Phase, run
+from worker.phase import Phase, run
 from worker.training import lora
 
 os.environ.setdefault("ACCELERATE_USE_DEEPSPEED", "true")
@@ -61,7 +62,7 @@ def body(phase: Phase) -> int:
         deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}  # type: ignore[attr-defined] - made when asked for
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if not rendezvous.join(backend):
-        return EXIT_PORT_TAKEN
+        return exit_codes.PORT_IN_USE
     deepspeed.init_distributed(backend, verbose=False)
     job = Training(phase, stop)
     for sig in (signal.SIGTERM, signal.SIGUSR2):
@@ -103,7 +104,7 @@ class Training:
             stopped = True
         if stopped:
             self.save_state()
-            return EXIT_STOPPED
+            return exit_codes.STOPPED
         self._finish()
         return 0
 

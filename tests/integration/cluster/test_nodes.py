@@ -8,7 +8,8 @@ import time
 import pytest
 
 from jobspec.queue.entries import Job
-from jobspec.records.base import ClaimRecord, read
+from jobspec.records.attempt import ClaimRecord
+from jobspec.records.base import read
 from tests.support.cluster import Cluster, processes_with, reason, resumed_from
 
 pytestmark = [pytest.mark.slurm, pytest.mark.container, pytest.mark.deepspeed]

@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from jobspec.records import base as records
-from jobspec.records.base import End, Reason, State
+from jobspec.records.attempt import End
+from jobspec.records.base import Reason, State
 from tests.support.slurm import Slurm
 from tests.support.workers import (
     DEADLINE_S,

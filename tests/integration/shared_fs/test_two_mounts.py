@@ -17,7 +17,8 @@ from benchmarks import soak
 from jobspec.queue.claim import Claim
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
-from jobspec.records.base import Result, State
+from jobspec.records.attempt import Result
+from jobspec.records.base import State
 from jobspec.spec.schema import canonical
 from jobspec.storage import fs
 from tests.support.moosefs import MooseFS

@@ -13,7 +13,8 @@ import pytest
 from jobspec.benchmarks import protocol
 from jobspec.errors import SpecError
 from jobspec.queue.queue import Queue
-from jobspec.records.base import Reason, Result
+from jobspec.records.attempt import Result
+from jobspec.records.base import Reason
 from jobspec.results import calibration, confidence
 from jobspec.spec import builder
 from tests.support.commands import base_spec, claim_next, ended, jobspec, jobspec_json

@@ -9,7 +9,8 @@ import pytest
 from jobspec.cluster import autoscale, reaping, site
 from jobspec.cluster.slurm import Run, Slurm
 from jobspec.queue.queue import Queue
-from jobspec.records.base import State, WorkerRecord
+from jobspec.records.base import State
+from jobspec.records.worker import WorkerRecord
 from tests.support.commands import base_spec
 
 W = "n1-7-0-00000000000000aa"

@@ -17,7 +17,8 @@ from jobspec.dashboard import page as html
 from jobspec.dashboard.runs import MOST_POINTS, Point, thinned
 from jobspec.monitoring import gpu_hours
 from jobspec.queue.queue import Queue
-from jobspec.records.base import PhaseTime, Reason
+from jobspec.records.attempt import PhaseTime
+from jobspec.records.base import Reason
 from tests.support import example_root
 from tests.support.commands import (
     WORKER,

@@ -37,7 +37,7 @@ from jobspec.doctor.participant import Seat
 from jobspec.doctor.run import examine
 from jobspec.doctor.session import meet, meet_across
 from jobspec.queue.queue import Queue
-from jobspec.records.base import Format
+from jobspec.records.queue_files import Format
 from jobspec.storage import mounts, tempfiles
 from tests.support.commands import environment, jobspec, jobspec_json
 from tests.support.queues import race

@@ -8,7 +8,7 @@ import pytest
 
 from jobspec.errors import JobspecError
 from jobspec.queue.queue import Queue
-from jobspec.records.base import WorkerRecord
+from jobspec.records.worker import WorkerRecord
 from tests.support.queues import V, W, fails_with, faulty, score_spec
 
 

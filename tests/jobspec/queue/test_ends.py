@@ -11,7 +11,8 @@ import pytest
 from jobspec.errors import ClaimLost
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
-from jobspec.records.base import End, Reason, Result, State
+from jobspec.records.attempt import End, Result
+from jobspec.records.base import Reason, State
 from tests.support.queues import V, W, entries, fails_with, faulty, loses_reply, score_spec, stems
 
 

@@ -11,7 +11,9 @@ from jobspec.errors import ClaimLost, JobspecError
 from jobspec.queue.claim import Claim
 from jobspec.queue.heartbeat import Beat, Pulse, Watch, new_worker_id, parse_beat, parse_record
 from jobspec.queue.queue import Queue
-from jobspec.records.base import End, Reason, Result, State, WorkerRecord
+from jobspec.records.attempt import End, Result
+from jobspec.records.base import Reason, State
+from jobspec.records.worker import WorkerRecord
 from jobspec.storage import fs
 from jobspec.storage.layout import WORKER_PATTERN, RootPaths
 from tests.support.queues import V, W, entries, fails_with, faulty, score_spec

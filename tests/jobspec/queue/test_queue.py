@@ -11,7 +11,8 @@ import pytest
 from jobspec.errors import DiskFull, JobNotFound, JobspecError, TransitionRefused
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
-from jobspec.records.base import Enqueued, State
+from jobspec.records.base import State
+from jobspec.records.queue_files import Enqueued
 from jobspec.spec.schema import canonical
 from jobspec.storage import fs
 from jobspec.storage.layout import parse_entry

@@ -10,7 +10,8 @@ from jobspec.queue import retry_policy
 from jobspec.queue.claim import Claim
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
-from jobspec.records.base import End, PhaseTime, Reason, State
+from jobspec.records.attempt import End, PhaseTime
+from jobspec.records.base import Reason, State
 from jobspec.storage import fs
 from jobspec.storage.layout import AttemptPaths
 from tests.support.queues import W, score_spec

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from jobspec.records import metrics
-from jobspec.records.base import End, Reason, Taken, encode
+from jobspec.records.attempt import ClaimRevoked, End
+from jobspec.records.base import Reason, encode
 from jobspec.storage.layout import JobPaths
 
 
@@ -152,7 +153,7 @@ def test_rows_without_a_number_get_their_lines(job: JobPaths) -> None:
 
 def test_rows_after_the_claim_was_taken_are_ignored(job: JobPaths) -> None:
     write(job, 1, losses(1, 2, 3))
-    job.attempt(1).taken.write_bytes(encode(Taken(at=minute(1))))
+    job.attempt(1).taken.write_bytes(encode(ClaimRevoked(at=minute(1))))
     assert steps(job) == [(1, 1), (1, 2)]
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from jobspec.errors import JobspecError
 from jobspec.queue.queue import Queue
-from jobspec.records.base import Format, Reason
+from jobspec.records.base import Reason
+from jobspec.records.queue_files import Format
 from jobspec.relay import wandb_run
 from jobspec.relay.cursor import Cursor, Cursors, Sent, target
 from jobspec.relay.lock import Fenced, sole

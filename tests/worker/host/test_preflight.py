@@ -11,7 +11,7 @@ import pytest
 
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
-from jobspec.records.base import Format
+from jobspec.records.queue_files import Format
 from worker.host import preflight, versions
 from worker.host.preflight import Fitness
 

@@ -32,7 +32,8 @@ from transformers import (  # noqa: E402
 from jobspec.errors import SpecError  # noqa: E402
 from jobspec.queue.queue import Queue  # noqa: E402
 from jobspec.records import base as records  # noqa: E402
-from jobspec.records.base import End, Reason, State  # noqa: E402
+from jobspec.records.attempt import End  # noqa: E402
+from jobspec.records.base import Reason, State  # noqa: E402
 from jobspec.spec.schema import DataSpec, JobSpec, ModelSpec, TrainSpec  # noqa: E402
 from tests.support import flash_packages  # noqa: E402
 from tests.support.shapes import WIDTHS  # noqa: E402

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from jobspec.records import exit_codes
 from jobspec.storage.layout import AttemptPaths
 from tests.support.nodes import launcher
 from worker.launch import plan
-from worker.phase import EXIT_NODE_LOST
 from worker.process import node_agent
 
 REPO = Path(__file__).parents[3]
@@ -170,19 +170,21 @@ def test_nothing_outlives_what_was_killed(nodes: Nodes, killed: str, isolation: 
         os.kill(min(nodes.alive(killed)), signal.SIGKILL)
         wait_for(lambda: not nodes.alive("rank.py"), "a rank is alive", 5.0)
         code = head.wait(15)
-    assert code == (-signal.SIGKILL if killed == "worker.process.coordinator" else EXIT_NODE_LOST)
+    assert code == (
+        -signal.SIGKILL if killed == "worker.process.coordinator" else exit_codes.NODE_LOST
+    )
     wait_for(lambda: not nodes.alive("sleep 1000.", "worker."), "something was left alive", 5.0)
 
 
 def test_a_node_without_its_gpus_is_named_before_anything_starts(nodes: Nodes) -> None:
-    assert nodes.run("0:0", "0:0", each="env SLURM_GPUS_ON_NODE=1") == EXIT_NODE_LOST
+    assert nodes.run("0:0", "0:0", each="env SLURM_GPUS_ON_NODE=1") == exit_codes.NODE_LOST
     said = (nodes.dir / "train.log").read_text()
     assert f"{socket.gethostname()} is unfit: CUDA unavailable: Slurm gave 1 GPUs" in said
     assert not (nodes.dir / "up0").exists()
 
 
 def test_a_launcher_that_starts_nothing_is_no_wait(nodes: Nodes) -> None:
-    assert nodes.run("0:0", "0:0", before="exit 3") == EXIT_NODE_LOST
+    assert nodes.run("0:0", "0:0", before="exit 3") == exit_codes.NODE_LOST
     assert "the launcher ended with 3" in (nodes.dir / "train.log").read_text()
 
 

@@ -12,7 +12,8 @@ import pytest
 from jobspec.queue.claim import Claim
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
-from jobspec.records.base import End, Reason, State
+from jobspec.records.attempt import End
+from jobspec.records.base import Reason, State
 from jobspec.storage import fs
 from tests.support.queues import score_spec
 from worker.launch.plan import Devices

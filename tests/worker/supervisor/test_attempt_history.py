@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from jobspec.records import base as records
-from jobspec.records.base import End, Reason
+from jobspec.records.attempt import End
+from jobspec.records.base import Reason
 from jobspec.storage.layout import JobPaths
 from worker.checkpoints import directories, integrity
 from worker.checkpoints.directories import WriteSpeed

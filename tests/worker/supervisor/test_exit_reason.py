@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 from jobspec.records import base as records
-from jobspec.records.base import PhaseError, Progress, Reason
+from jobspec.records import exit_codes
+from jobspec.records.attempt import PhaseError, Progress
+from jobspec.records.base import Reason
 from jobspec.spec.schema import DataSpec, JobSpec, ModelSpec
 from jobspec.storage.layout import AttemptPaths
 from worker.launch.plan import Plan
-from worker.phase import EXIT_DISK, EXIT_MEMORY, EXIT_NODE_LOST, EXIT_REFUSED, EXIT_STOPPED
 from worker.supervisor.exit_reason import Circumstances, judge
 
 
@@ -31,12 +32,12 @@ def leave(about: Circumstances, **error) -> None:
 
 def test_bad_input_is_final_and_says_itself_why(about):
     leave(about(), kind=Reason.FAILED, message="row 17: no turn", hint="mend it", step=3)
-    verdict = judge("train", EXIT_REFUSED, about())
+    verdict = judge("train", exit_codes.REFUSED, about())
     assert (verdict.reason, verdict.again, verdict.unexplained) == (Reason.FAILED, False, False)
     assert (verdict.message, verdict.hint, verdict.step) == ("row 17: no turn", "mend it", 3)
 
 
-@pytest.mark.parametrize("code", [EXIT_MEMORY, 137])
+@pytest.mark.parametrize("code", [exit_codes.OUT_OF_MEMORY, exit_codes.KILLED])
 def test_memory_is_tried_again_while_the_micro_batch_can_be_halved(about, code):
     again = judge("train", code, about(micro=4))
     assert (again.reason, again.again, again.exit_code) == (Reason.OOM, True, code)
@@ -48,13 +49,17 @@ def test_memory_is_tried_again_while_the_micro_batch_can_be_halved(about, code):
 
 
 def test_a_full_disk_is_known_by_the_code_alone(about):
-    verdict = judge("train", EXIT_DISK, about())
-    assert (verdict.reason, verdict.again, verdict.exit_code) == (Reason.DISK, True, EXIT_DISK)
+    verdict = judge("train", exit_codes.DISK_FULL, about())
+    assert (verdict.reason, verdict.again, verdict.exit_code) == (
+        Reason.DISK,
+        True,
+        exit_codes.DISK_FULL,
+    )
 
 
 @pytest.mark.parametrize(("left_s", "reason"), [(1e9, Reason.PREEMPTED), (100.0, Reason.WALLTIME)])
 def test_a_stop_near_the_end_of_the_time_is_the_walltimes(about, left_s, reason):
-    verdict = judge("train", EXIT_STOPPED, about(stopping=True, left_s=left_s))
+    verdict = judge("train", exit_codes.STOPPED, about(stopping=True, left_s=left_s))
     assert (verdict.reason, verdict.again) == (reason, True)
     assert "saved" in verdict.message
     assert "cut off" in judge("train", None, about(stopping=True)).message
@@ -68,7 +73,7 @@ def test_a_hang_is_the_nodes(about):
 def test_a_node_of_several_that_went_is_the_nodes(about):
     circumstances = about()
     circumstances.paths.log("train").write_text("step 7\nhead: n2 went without a word\n")
-    verdict = judge("train", EXIT_NODE_LOST, circumstances)
+    verdict = judge("train", exit_codes.NODE_LOST, circumstances)
     assert (verdict.reason, verdict.again) == (Reason.NODE, True)
     assert "n2 went without a word" in verdict.message
 

@@ -12,7 +12,8 @@ import pytest
 
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
-from jobspec.records.base import End, Reason, State
+from jobspec.records.attempt import End
+from jobspec.records.base import Reason, State
 from jobspec.spec.schema import DataSpec, JobSpec, ModelSpec
 from jobspec.storage.layout import JobPaths
 from tests.support.prepared import assistant, model_dir, user, write_rows

@@ -13,11 +13,11 @@ import msgspec
 import pytest
 
 from jobspec.queue.queue import Queue
+from jobspec.records import exit_codes
 from jobspec.records.base import State
 from tests.support.queues import score_spec
 from worker.launch import plan
 from worker.launch.plan import Devices
-from worker.phase import EXIT_PORT_TAKEN
 from worker.supervisor.attempt import Attempt
 from worker.supervisor.worker import Options, Worker
 
@@ -55,7 +55,7 @@ def test_a_phase_is_started_again_at_another_port_three_times_at_most(
     lines = job.paths.attempt(1).events.read_bytes().splitlines()
     events = [msgspec.json.decode(line) for line in lines]
     codes = [event["exit_code"] for event in events if event["event"] == "end"]
-    assert codes == [EXIT_PORT_TAKEN] * taken + [0] * (3 - taken)
+    assert codes == [exit_codes.PORT_IN_USE] * taken + [0] * (3 - taken)
 
 
 def test_a_taken_port_is_told_from_other_troubles() -> None:
@@ -72,4 +72,4 @@ def test_a_taken_port_is_told_from_other_troubles() -> None:
             capture_output=True,
             check=False,
         )
-    assert done.returncode == EXIT_PORT_TAKEN, done.stderr.decode()
+    assert done.returncode == exit_codes.PORT_IN_USE, done.stderr.decode()

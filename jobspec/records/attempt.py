@@ -1,0 +1,111 @@
+"""Files in an attempt's directory: its claim, its progress, and how it ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from jobspec.records.base import Reason, Record
+
+
+class ClaimRecord(Record, frozen=True, kw_only=True):
+    """`claim.json`: which process claimed this attempt, where and when.
+
+    Attributes:
+        token: random, chosen by the process; tells it from others with the same worker id.
+    """
+
+    worker: str
+    token: str = ""
+    host: str = ""
+    claimed_at: str = ""
+
+
+class ClaimRevoked(Record, frozen=True, kw_only=True):
+    """`taken.json`: when the claim was reaped or cancelled. Later metric rows do not count."""
+
+    at: str = ""
+
+
+class Retry(Record, frozen=True, kw_only=True):
+    """`retry.json`: somebody retried the job after this attempt."""
+
+    at: str = ""
+
+
+class Progress(Record, frozen=True, kw_only=True):
+    """`progress.json`: how far the running phase has come: `done` of `total` `unit`s."""
+
+    phase: str = ""
+    done: float = 0
+    total: float = 0
+    unit: str = ""
+    started_at: str = ""
+    updated_at: str = ""
+    eta_s: float | None = None
+    metrics: dict[str, float | None] = msgspec.field(default_factory=dict[str, float | None])
+
+
+class PhaseError(Record, frozen=True, kw_only=True):
+    """`error.json`: why a phase gave up, written by the phase itself."""
+
+    phase: str
+    kind: Reason = Reason.FAILED
+    message: str = ""
+    hint: str | None = None
+    step: int | None = None
+
+
+class PhaseTime(Record, frozen=True, kw_only=True):
+    """Seconds of wall time that a phase took in this attempt.
+
+    Attributes:
+        kept: the result of an earlier attempt was reused, so `wall_s` is 0.
+    """
+
+    phase: str
+    wall_s: float = 0.0
+    kept: bool = False
+
+
+class End(Record, frozen=True, kw_only=True):
+    """`end.json`: why an attempt ended. An attempt without one was lost.
+
+    Attributes:
+        unexplained: the phase failed before its first step and gave no reason.
+        first_step_s: seconds from the start of the attempt to the first metric row of training.
+    """
+
+    reason: Reason
+    message: str = ""
+    hint: str | None = None
+    phase: str | None = None
+    exit_code: int | None = None
+    step: int | None = None
+    worker: str = ""
+    host: str = ""
+    started_at: str = ""
+    ended_at: str = ""
+    wall_s: float = 0.0
+    phases: tuple[PhaseTime, ...] = ()
+    overhead_s: float = 0.0
+    unexplained: bool = False
+    first_step_s: float | None = None
+
+
+class Result(Record, frozen=True, kw_only=True):
+    """`result.json`: the outcome of a succeeded job.
+
+    Attributes:
+        metrics: named as in W&B: `bench/aime24/avg_at_32`.
+    """
+
+    job: str
+    attempt: int
+    metrics: dict[str, float | None] = msgspec.field(default_factory=dict[str, float | None])
+    train: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+    prepare: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+    protocol: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+    overhead_s: float = 0.0
+    phases: tuple[PhaseTime, ...] = ()
