@@ -13,11 +13,11 @@ import click
 
 from jobspec.cli.common import common, given_root, wants_json
 from jobspec.cli.output import emit, plural, say
-from jobspec.cluster import autoscale as scaling
+from jobspec.cluster import autoscale, detect
 from jobspec.cluster import site as sites
-from jobspec.cluster import submit as submission
+from jobspec.cluster import submit as submissions
+from jobspec.cluster.scheduler import Submission
 from jobspec.cluster.site import Site
-from jobspec.cluster.slurm import Slurm
 from jobspec.errors import JobspecError
 from jobspec.queue.queue import Queue
 
@@ -107,14 +107,15 @@ def submit(array: str, nodes: int, dry_run: bool, site_file: Path | None) -> Non
     """
     file = _site_file(site_file)
     site = _read(file)
-    what = submission.plan(site, file, array=array, version=version("jobspec"), multinode=nodes)
+    release, scheduler = version("jobspec"), detect.scheduler()
+    submission = scheduler.submission(site, file, array=array, version=release, nodes=nodes)
     if dry_run:
-        return _show(what, site)
-    note = submission.check_image(site, version("jobspec"))
+        return _show(submission, site)
+    note = submissions.check_image(site, release)
     if note:
         say(note)
     Queue(site.root)
-    job = submission.submit(site, what)
+    job = submissions.submit(scheduler, site, submission)
     if wants_json():
         return emit({"slurm_job": job, "array": array})
     return click.echo(f"Slurm job {job}, elements {array}")
@@ -136,29 +137,30 @@ def scale(most: int, dry_run: bool, site_file: Path | None) -> None:
     """
     file = _site_file(site_file)
     site = _read(file)
-    release = version("jobspec")
-    submission.check_image(site, release)
-    with scaling.turn(Path(site.root)) as mine:
-        if not mine:
-            return _not_mine()
-        need = scaling.need(Queue(site.root), site, Slurm(), most, getpass.getuser())
+    release, scheduler = version("jobspec"), detect.scheduler()
+    submissions.check_image(site, release)
+    with autoscale.lock(Path(site.root)) as acquired:
+        if not acquired:
+            return _report_lock()
+        need = autoscale.need(Queue(site.root), site, scheduler, most, getpass.getuser())
         job = None
         if need.missing and not dry_run:
-            what = submission.plan(site, file, array=f"0-{need.missing - 1}", version=release)
-            job = submission.submit(site, what)
+            array = f"0-{need.missing - 1}"
+            submission = scheduler.submission(site, file, array=array, version=release)
+            job = submissions.submit(scheduler, site, submission)
     if wants_json():
         return emit({**asdict(need), "slurm_job": job})
-    return click.echo(_told(need, job))
+    return click.echo(_summary(need, job))
 
 
-def _not_mine() -> None:
-    why = "another process scales this root now"
+def _report_lock() -> None:
+    why = "another process is scaling this root now"
     if wants_json():
-        return emit({**asdict(scaling.Need(0, 0, 0, 0, why=why)), "slurm_job": None})
+        return emit({**asdict(autoscale.Need(0, 0, 0, 0, why=why)), "slurm_job": None})
     return say(why)
 
 
-def _told(need: scaling.Need, job: str | None) -> str:
+def _summary(need: autoscale.Need, job: str | None) -> str:
     parts = [f"{plural(need.work, 'job')} to do, {plural(need.have, 'element')} in Slurm"]
     if need.reaped:
         parts.append(f"taken back: {', '.join(need.reaped)}")
@@ -171,11 +173,12 @@ def _told(need: scaling.Need, job: str | None) -> str:
     return "; ".join(parts)
 
 
-def _show(what: submission.Plan, site: Site) -> None:
+def _show(submission: Submission, site: Site) -> None:
     if wants_json():
-        return emit({"sbatch": list(what.options), "script": what.text, "root": site.root})
-    say(f"sbatch {' '.join(what.options)}")
-    return click.echo(what.text, nl=False)
+        options = list(submission.command[1:])
+        return emit({"sbatch": options, "script": submission.text, "root": site.root})
+    say(" ".join(submission.command))
+    return click.echo(submission.text, nl=False)
 
 
 def _read(file: Path) -> Site:

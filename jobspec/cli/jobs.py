@@ -19,8 +19,7 @@ from jobspec.cli.common import (
     wants_json,
 )
 from jobspec.cli.output import complain, emit, error_json, plural, say
-from jobspec.cluster import reaping
-from jobspec.cluster.slurm import Slurm
+from jobspec.cluster import detect, reaping
 from jobspec.errors import JobNotFound, JobspecError
 from jobspec.queue.entries import Job
 from jobspec.queue.queue import Queue
@@ -211,11 +210,11 @@ def _claimants(queue: Queue) -> list[str]:
 def _watch_a_lease(queue: Queue, worker: str | None) -> list[str]:
     """Look every heartbeat, as workers do, until everybody had a lease's time to beat."""
     lease_s, poll_s = queue.format.lease_s, min(queue.format.heartbeat_s, queue.format.lease_s / 4)
-    slurm, reaped = Slurm(), queue.reap(worker=worker)
+    scheduler, reaped = detect.scheduler(), queue.reap(worker=worker)
     say(f"watching the beats for {lease_s:.0f} s …")
     ends = time.monotonic() + lease_s + 2 * poll_s
     while time.monotonic() < ends and queue.jobs("running"):
-        reaped += reaping.reap(queue, slurm)
+        reaped += reaping.reap(queue, scheduler)
         time.sleep(poll_s)
         reaped += queue.reap(worker=worker)
     return reaped

@@ -1,7 +1,7 @@
-"""As many array elements as the queue needs: more where jobs wait, none where nothing does.
+"""Submit as many workers as the queue needs: more while jobs wait, none for an empty queue.
 
-Idle workers leave by themselves (`--idle-timeout`), so this only ever adds. It may run from cron,
-on several login nodes at once: one of them has the turn, the others do nothing.
+This only adds workers: idle ones leave by themselves (`--idle-timeout`). It may run from cron on
+several login nodes at once; one process holds the lock, the others do nothing.
 """
 
 from __future__ import annotations
@@ -14,26 +14,32 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from jobspec.cluster import batch_script, reaping
-from jobspec.cluster.slurm import Slurm
 from jobspec.errors import JobspecError
 from jobspec.records.base import State
 from jobspec.storage import fs, tempfiles
+from jobspec.storage.layout import RootPaths
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from jobspec.cluster.scheduler import Scheduler
     from jobspec.cluster.site import Site
     from jobspec.queue.entries import Job
     from jobspec.queue.queue import Queue
 
-_TURN = "turn."
+_LOCK = RootPaths.SUBMIT_LOCK
+_FREE = "free"
 _STAMP = "%Y%m%dT%H%M%S"
-_TURN_S = 600.0  # longer than any sbatch takes; then who had the turn is taken for dead
+_STALE_S = 600.0  # longer than any submission takes: after that the holder is considered dead
 
 
 @dataclass(frozen=True)
 class Need:
-    """What the queue needs of Slurm. `unfit` jobs want more than an element has."""
+    """Field by field what `jobspec scale --json` prints.
+
+    `work`: unfinished jobs that fit an element. `have`: waiting and running elements. `unfit`: jobs
+    that want more GPUs than an element has. `missing`: elements to submit.
+    """
 
     work: int
     have: int
@@ -43,68 +49,69 @@ class Need:
     why: str = ""
 
 
-def need(queue: Queue, site: Site, slurm: Slurm, most: int, user: str) -> Need:
-    """Look at queue and Slurm, taking back first what dead workers hold.
+def need(queue: Queue, site: Site, scheduler: Scheduler, most: int, user: str) -> Need:
+    """Reap dead workers, then compare the queue with the scheduler's elements.
 
     Args:
-        most: elements there may be, waiting or running.
+        most: the limit of waiting and running elements.
         user: whose elements count.
 
     Raises:
-        JobspecError: Slurm doesn't answer: then nobody knows what is there already.
+        JobspecError: the scheduler does not answer, so the number of elements is unknown.
     """
-    reaped = reaping.watch(queue, slurm)
-    elements = slurm.elements(batch_script.job_name(site.root), user)
+    reaped = reaping.watch(queue, scheduler)
+    elements = scheduler.elements(batch_script.job_name(site.root), user)
     if elements is None:
-        raise JobspecError("Slurm doesn't answer", hint="nothing was submitted; try again later")
+        raise JobspecError("Slurm does not answer", hint="nothing was submitted; try again later")
     jobs = [*queue.jobs(State.PENDING), *queue.jobs(State.RUNNING)]
-    fits = [job for job in jobs if _fits(job, site)]
-    held = queue.on_hold()
-    wanted = 0 if held is not None else min(most, len(fits))
+    fitting = [job for job in jobs if _fits(job, site)]
+    hold = queue.on_hold()
+    wanted = 0 if hold is not None else min(most, len(fitting))
     return Need(
-        work=len(fits),
+        work=len(fitting),
         have=len(elements),
-        unfit=len(jobs) - len(fits),
+        unfit=len(jobs) - len(fitting),
         missing=max(0, wanted - len(elements)),
         reaped=tuple(reaped),
-        why="the queue is on hold" if held is not None else "",
+        why="the queue is on hold" if hold is not None else "",
     )
 
 
 @contextlib.contextmanager
-def turn(root: Path) -> Generator[bool]:
-    """Whether this process may submit now; only one at a time may.
+def lock(root: Path) -> Generator[bool]:
+    """Hold the lock that lets one process at a time submit; yields whether this process got it.
 
-    The turn is a file; who renames it has it, and renames it back. Submitting twice would spoil
-    nothing, so a clock may decide that one who died holds it no longer.
+    The lock is a file: its holder renames it to a name with a time, and back when it is done.
+    Two submissions at once would only start too many workers, so a clock may decide when a lock
+    of a dead process is void.
     """
-    place = root / "slurm"
-    fs.make_dir(place)
-    names = [name for name in fs.list_names(place) if name.startswith(_TURN)]
-    free = place / f"{_TURN}free"
-    mine = place / f"{_TURN}{datetime.now(UTC):{_STAMP}}.{tempfiles.host()}-{os.getpid()}"
+    directory = RootPaths(root).batch_logs
+    fs.make_dir(directory)
+    names = [name for name in fs.list_names(directory) if name.startswith(_LOCK)]
+    free = directory / f"{_LOCK}{_FREE}"
+    mine = directory / f"{_LOCK}{datetime.now(UTC):{_STAMP}}.{tempfiles.host()}-{os.getpid()}"
     if not names:
-        fs.touch(free)  # RACE: two may make it; it is one file all the same
+        fs.touch(free)  # RACE: two processes may create it; it is the same file
         names = [free.name]
-    took = any(_is_free(name) and fs.move_once(place / name, mine) for name in names)
+    acquired = any(_is_free(name) and fs.move_once(directory / name, mine) for name in names)
     try:
-        yield took
+        yield acquired
     finally:
-        if took:
+        if acquired:
             fs.move_once(mine, free)
 
 
 def _is_free(name: str) -> bool:
-    stamp = name.removeprefix(_TURN).partition(".")[0]
+    stamp = name.removeprefix(_LOCK).partition(".")[0]
     try:
-        taken = datetime.strptime(stamp, _STAMP).replace(tzinfo=UTC)
+        acquired_at = datetime.strptime(stamp, _STAMP).replace(tzinfo=UTC)
     except ValueError:
-        return stamp == "free"
-    return (datetime.now(UTC) - taken).total_seconds() > _TURN_S
+        return stamp == _FREE
+    return (datetime.now(UTC) - acquired_at).total_seconds() > _STALE_S
 
 
 def _fits(job: Job, site: Site) -> bool:
-    """Whether an element's GPUs are enough; a job that can't be read is some worker's to judge."""
+    """Whether an element has enough GPUs. An unreadable job counts: a worker will report it."""
     try:
         gpus = job.spec.resources.gpus
     except (JobspecError, OSError):

@@ -1,6 +1,6 @@
-"""Batch scripts for one site: `slurm/worker.sbatch` with the site's options in its head.
+"""The batch script of workers: `slurm/worker.sbatch` with a site's options added to its head.
 
-The script in the repository is the template, and runs as it is wherever sbatch needs no options.
+The script in the repository is the template. It also runs as it is, where sbatch needs no options.
 """
 
 from __future__ import annotations
@@ -11,67 +11,49 @@ import shlex
 from pathlib import Path
 
 from jobspec.cluster.site import Site
+from jobspec.storage.layout import RootPaths
 
-WORKER = "worker.sbatch"
-MULTINODE = "worker-multinode.sbatch"
+_TEMPLATE = "worker.sbatch"
 _MARK = "#SBATCH "
-_MULTI = "# One worker over two nodes, all of whose GPUs train together."
 
 
-def render(site: Site, site_file: Path, *, version: str = "", script: str = WORKER) -> str:
-    """The script with everything that `sbatch` and the node need to know.
+def render(site: Site, site_file: Path, *, version: str = "") -> str:
+    """Render the script with all options and paths that sbatch and the node need.
 
     Args:
-        site: the settings.
-        site_file: where they are, absolute: read again on the node.
-        version: the code's, which the image must not be older than.
-        script: which of the scripts.
+        site: the site's settings.
+        site_file: the file that holds them, as an absolute path; the script reads it on the node.
+        version: of this code; the script refuses an older image.
     """
-    lines = template(script).splitlines()
+    lines = template().splitlines()
     options = [line.removeprefix(_MARK) for line in lines if line.startswith(_MARK)]
     first = next(index for index, line in enumerate(lines) if line.startswith(_MARK))
     body = [line for line in lines[first:] if not line.startswith(_MARK)]
     own = _options(site)
-    named = {option.partition("=")[0] for option in own}
-    head = [option for option in options if option.partition("=")[0] not in named]
-    facts = [f"export JOBSPEC_SITE_ENV={shlex.quote(str(site_file))}"]
+    replaced = {option.partition("=")[0] for option in own}
+    kept = [option for option in options if option.partition("=")[0] not in replaced]
+    exports = [f"export JOBSPEC_SITE_ENV={shlex.quote(str(site_file))}"]
     if version:
-        facts.append(f"export JOBSPEC_VERSION={shlex.quote(version)}")
-    sbatch = [f"{_MARK}{option}" for option in [*head, *own]]
-    return "\n".join([*lines[:first], *sbatch, *facts, *body]) + "\n"
+        exports.append(f"export JOBSPEC_VERSION={shlex.quote(version)}")
+    head = [f"{_MARK}{option}" for option in [*kept, *own]]
+    return "\n".join([*lines[:first], *head, *exports, *body]) + "\n"
 
 
-def template(script: str) -> str:
-    """The text of one of our scripts, as installed with this package.
-
-    The one for several nodes is the other with more nodes: `slurm/` holds it as it comes out here.
-    """
-    text = importlib.resources.files("jobspec.cluster").joinpath(WORKER).read_text()
-    if script == WORKER:
-        return text
-    text = text.replace("# One worker on one node (worker-multinode.sbatch: on two).", _MULTI)
-    text = text.replace("jobspec submit --array 0-3", "jobspec submit --nodes 2 --array 0-3")
-    text = text.replace(f"slurm/{WORKER}", f"slurm/{MULTINODE}")
-    return text.replace("--nodes=1\n", "--nodes=2\n").replace(
-        "--ntasks=1\n", "--ntasks-per-node=1\n"
-    )
+def template() -> str:
+    """The script as it is installed with this package."""
+    return importlib.resources.files("jobspec.cluster").joinpath(_TEMPLATE).read_text()
 
 
 def job_name(root: str) -> str:
-    """The name that Slurm's jobs for this root go by: how `scale` counts its own."""
+    """The name of the batch jobs of a root, by which `jobspec scale` counts them."""
     return f"jobspec-{hashlib.sha256(root.encode()).hexdigest()[:8]}"
 
 
-def log_dir(root: str) -> Path:
-    """Where the elements' logs go."""
-    return Path(root) / "slurm"
-
-
 def _options(site: Site) -> list[str]:
-    """The site's settings as options of sbatch, one form each."""
+    """The site's settings as options of sbatch, each in one form only."""
     options = {
         "job-name": job_name(site.root),
-        "output": str(log_dir(site.root) / "%A_%a.log"),
+        "output": str(RootPaths(Path(site.root)).batch_logs / "%A_%a.log"),
         "account": site.account,
         "partition": site.partition,
         "qos": site.qos,
@@ -83,11 +65,11 @@ def _options(site: Site) -> list[str]:
         "mem": site.mem,
     }
     given = [f"--{name}={_quoted(value)}" for name, value in options.items() if value]
-    return given + [_quoted_option(word) for word in shlex.split(site.sbatch_options)]
+    return given + [_quoted_option(option) for option in shlex.split(site.sbatch_options)]
 
 
 def _quoted(value: str) -> str:
-    """sbatch splits the head's lines into words, and knows quotes."""
+    """Quote a value that holds blanks: sbatch splits the lines of the head as a shell does."""
     return f'"{value}"' if any(each.isspace() for each in value) else value
 
 

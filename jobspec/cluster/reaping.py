@@ -1,89 +1,88 @@
-"""Taking back at once what dead workers hold, where Slurm knows that they are dead.
+"""Reap dead workers' claims at once where the batch scheduler knows that they are dead.
 
-Slurm may speed a death up, never prevent one: without its word the lease decides. Its word is a
-terminal state of that very run: cluster, job and restart count. That a later run of the job exists
-says less: the node of the first may have lost its controller alone, and its worker lives on. So
-there the worker must have been silent for two beats as well. The fence holds in either case.
+The scheduler can only make reaping faster: without its answer the lease decides. A terminal state
+of the worker's own run (cluster, job and restart count) is enough. That the job is on a later run
+is not: the first run's node may have lost contact with the controller while its worker lives on,
+so that worker must also have missed two heartbeats. The claim's fence holds in either case.
 """
 
 from __future__ import annotations
 
-import shutil
 import time
 from typing import TYPE_CHECKING
 
-from jobspec.cluster.slurm import Run, Slurm
+from jobspec.cluster.scheduler import Scheduler, SchedulerRun
 
 if TYPE_CHECKING:
     from jobspec.queue.queue import Queue
     from jobspec.queue.worker_registry import WorkerSeen
     from jobspec.records.worker import WorkerRecord
 
-_SILENT_BEATS = 2
+_MISSED_HEARTBEATS = 2
 
 
-def reap(queue: Queue, slurm: Slurm, *, silent_only: bool = False) -> list[str]:
-    """Take back the claims of workers whose run Slurm says has ended.
+def reap(queue: Queue, scheduler: Scheduler, *, silent_only: bool = False) -> list[str]:
+    """Reap the claims of workers whose run has ended, as the scheduler says.
 
     Args:
-        queue: its looks at the beats, by earlier calls of `queue.reap()`, say who holds what and
-            is silent.
-        slurm: asked once, and not at all where nobody is in question.
-        silent_only: ask about workers that have missed two beats alone, which costs a living queue
-            nothing.
+        queue: earlier calls of its `reap` have observed the heartbeats, which say who holds a
+            claim and who is silent.
+        scheduler: asked once, and only if a worker is in question.
+        silent_only: ask only about workers that missed two heartbeats. With this a healthy queue
+            costs nothing.
 
     Returns:
-        The jobs moved, as of `queue.reap`.
+        The jobs that were moved, as `Queue.reap` returns them.
 
     Raises:
-        OSError: the root doesn't answer.
+        OSError: the shared directory does not answer.
     """
-    return _look(queue, slurm, silent_only=silent_only)[0]
+    return _reap_once(queue, scheduler, silent_only=silent_only)[0]
 
 
-def watch(queue: Queue, slurm: Slurm) -> list[str]:
-    """Like `reap`, for a process that has not looked before: stays for some beats if it must.
+def watch(queue: Queue, scheduler: Scheduler) -> list[str]:
+    """Like `reap`, for a process that has not observed heartbeats yet: waits for some if needed.
 
     Raises:
-        OSError: the root doesn't answer.
+        OSError: the shared directory does not answer.
     """
     queue.reap()
-    reaped, doubtful = _look(queue, slurm, silent_only=False)
-    ends = time.monotonic() + (_SILENT_BEATS + 1) * queue.format.heartbeat_s
-    while doubtful and time.monotonic() < ends:
+    reaped, in_doubt = _reap_once(queue, scheduler, silent_only=False)
+    deadline = time.monotonic() + (_MISSED_HEARTBEATS + 1) * queue.format.heartbeat_s
+    while in_doubt and time.monotonic() < deadline:
         time.sleep(queue.format.heartbeat_s / 2)
         reaped += queue.reap()
-        more, doubtful = _look(queue, slurm, silent_only=False)
+        more, in_doubt = _reap_once(queue, scheduler, silent_only=False)
         reaped += more
     return reaped
 
 
-def _look(queue: Queue, slurm: Slurm, *, silent_only: bool) -> tuple[list[str], bool]:
-    """One look: the jobs moved, and whether somebody's death is likely but not sure."""
-    if shutil.which("squeue") is None:
+def run_of(record: WorkerRecord) -> SchedulerRun | None:
+    """The scheduler's run that a worker belongs to; None for a worker started by hand."""
+    if record.slurm_cluster is None or record.slurm_job is None:
+        return None
+    return SchedulerRun(record.slurm_cluster, record.slurm_job, record.slurm_restart_count)
+
+
+def _reap_once(queue: Queue, scheduler: Scheduler, *, silent_only: bool) -> tuple[list[str], bool]:
+    """The jobs moved, and whether a worker is probably dead but not certainly."""
+    if not scheduler.is_available:
         return [], False
-    silent_s = _SILENT_BEATS * queue.format.heartbeat_s
+    silent_s = _MISSED_HEARTBEATS * queue.format.heartbeat_s
     holders = queue.silent_holders(silent_s if silent_only else 0.0)
     if not holders:
         return [], False
-    asked: list[tuple[WorkerSeen, Run]] = []
+    asked: list[tuple[WorkerSeen, SchedulerRun]] = []
     for seen in queue.workers():
         run = run_of(seen.record)
         if run is not None and seen.worker in holders:
             asked.append((seen, run))
-    word = slurm.ended([run for _, run in asked])
-    dead = [seen for seen, run in asked if _is_dead(seen, word.get(run), silent_s)]
+    ended = scheduler.ended([run for _, run in asked])
+    dead = [seen for seen, run in asked if _is_dead(seen, ended.get(run), silent_s)]
     moved = [job for seen in dead for job in queue.reap(worker=seen.worker, now=True)]
-    return moved, len(dead) < len(word)
-
-
-def run_of(record: WorkerRecord) -> Run | None:
-    """The run of a job that a worker is; None where it is none of Slurm's."""
-    if record.slurm_cluster is None or record.slurm_job is None:
-        return None
-    return Run(record.slurm_cluster, record.slurm_job, record.slurm_restart_count)
+    return moved, len(dead) < len(ended)
 
 
 def _is_dead(seen: WorkerSeen, ended: bool | None, silent_s: float) -> bool:
-    """`ended`: True for a terminal state, False for a later run of the job, None for no word."""
+    """`ended` is True for a terminal state, False for a later run, None if nothing is known."""
     return ended is True or (ended is False and seen.silent_s >= silent_s)

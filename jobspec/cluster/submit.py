@@ -1,4 +1,4 @@
-"""Handing a rendered script to sbatch, after the checks that a login node can make."""
+"""Submit workers as array elements, after the checks that a login node can make."""
 
 from __future__ import annotations
 
@@ -7,93 +7,57 @@ import os
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
-from jobspec.cluster import batch_script
+from jobspec.cluster.scheduler import Scheduler, Submission
 from jobspec.cluster.site import Site
 from jobspec.errors import JobspecError
 from jobspec.records.base import utc_now
 from jobspec.storage import fs
+from jobspec.storage.layout import RootPaths
 
-_ARRAY = re.compile(r"\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*(?:%\d+)?")
 _LABEL = "org.opencontainers.image.version"
 _TIMEOUT_S = 60.0
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is to be submitted: the script's text and the command that gets it on stdin's place."""
-
-    text: str
-    options: tuple[str, ...]
-
-
-def plan(site: Site, site_file: Path, *, array: str, version: str, multinode: int = 0) -> Plan:
-    """What `jobspec submit` would do. Raises JobspecError for an array that is none."""
-    if not _ARRAY.fullmatch(array):
-        raise JobspecError(f"no array: `{array}`", hint="as 0-3, or 0,2, or 0-15%4")
-    name = batch_script.MULTINODE if multinode else batch_script.WORKER
-    text = batch_script.render(site, site_file, version=version, script=name)
-    options = ["--parsable", f"--array={array}"]
-    if multinode:
-        options.append(f"--nodes={multinode}")
-    return Plan(text, tuple(options))
-
-
-def submit(site: Site, what: Plan) -> str:
-    """Give the script to sbatch, keeping a copy beside the logs.
+def submit(scheduler: Scheduler, site: Site, submission: Submission) -> str:
+    """Submit a script and keep a copy of it beside the elements' logs.
 
     Returns:
         The array's job id.
 
     Raises:
-        JobspecError: there is no sbatch, or it refused; then nothing was submitted.
+        JobspecError: the scheduler's command is missing or refused; nothing was submitted.
     """
-    sbatch = shutil.which("sbatch")
-    if sbatch is None:
-        raise JobspecError(
-            "there is no sbatch here", hint="submit from a login node of the cluster"
-        )
-    logs = batch_script.log_dir(site.root)
+    logs = RootPaths(Path(site.root)).batch_logs
     fs.make_dir(logs)
-    copy = logs / f"{utc_now()[:19].replace(':', '')}-{os.getpid()}.sbatch"
-    fs.publish(copy, what.text.encode())
-    done = subprocess.run(
-        [sbatch, *what.options, str(copy)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=logs,
-    )
-    if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip()
-        fs.remove(copy)
-        raise JobspecError(
-            f"sbatch refused: {said}", hint=f"the options stand in {copy.name}'s head"
-        )
-    return done.stdout.strip().partition(";")[0]
+    script = logs / f"{utc_now()[:19].replace(':', '')}-{os.getpid()}.sbatch"
+    fs.publish(script, submission.text.encode())
+    try:
+        return scheduler.submit(submission, script)
+    except JobspecError:
+        fs.remove(script)
+        raise
 
 
 def check_image(site: Site, version: str) -> str | None:
-    """Look at the image as far as this host can.
+    """Check the image as far as this host can.
 
     Returns:
-        A note for people where it could not be compared; None if all is well.
+        A note if the image's version could not be compared here; None if all is well.
 
     Raises:
-        JobspecError: it is missing, or older than the code.
+        JobspecError: the image is missing, or older than the code.
     """
     if not Path(site.sif).is_file():
         raise JobspecError("there is no image", file=site.sif, hint=_rebuild(site.sif))
     apptainer = shutil.which(site.apptainer)
     if apptainer is None:
-        return f"no {site.apptainer} here, so the image's version is compared on the node"
-    has = _version_of(apptainer, site.sif)
-    if _key(has) < _key(version):
+        return f"{site.apptainer} is not installed here: the node will compare the image's version"
+    image_version = _version_of(apptainer, site.sif)
+    if _key(image_version) < _key(version):
         raise JobspecError(
-            f"the image is of version {has or 'unknown'}, the code is {version}",
+            f"the image is of version {image_version or 'unknown'}, the code is {version}",
             file=site.sif,
             hint=_rebuild(site.sif),
         )
@@ -112,7 +76,7 @@ def _version_of(apptainer: str, sif: str) -> str:
         )
         labels = json.loads(done.stdout)["data"]["attributes"]["labels"]
     except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError) as error:
-        raise JobspecError("can't be read as an image", file=sif, hint=_rebuild(sif)) from error
+        raise JobspecError("not a readable image", file=sif, hint=_rebuild(sif)) from error
     return labels.get(_LABEL, "")
 
 
@@ -121,5 +85,5 @@ def _rebuild(sif: str) -> str:
 
 
 def _key(version: str) -> tuple[int, ...]:
-    """A release's numbers, to compare by: 0.10 is after 0.9. What has none is before all."""
+    """A release's numbers for comparison: 0.10 is after 0.9. No number at all sorts first."""
     return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0]))

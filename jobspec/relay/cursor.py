@@ -85,7 +85,7 @@ class Cursors:
     """The cursors of one target, a file a job."""
 
     def __init__(self, root: RootPaths, target: str) -> None:
-        self.dir = root.root / "relay" / "cursors" / target
+        self.dir = root.relay_cursors(target)
         fs.make_dir(self.dir)
 
     def load(self, job: str) -> Cursor:

@@ -65,7 +65,7 @@ def sole(
     Raises:
         RelayError: another one runs; says which.
     """
-    directory = root.root / "relay" / "writer"
+    directory = root.relay_lock
     _make(directory)
     writer = _take(directory, layout, wait)
     try:

@@ -31,7 +31,7 @@ class Offline:
     """Writes what is not written yet."""
 
     def __init__(self, root: RootPaths, link: Link, say: Callable[[str], None]) -> None:
-        self.dir = root.root / "relay" / "offline"
+        self.dir = root.relay_offline
         fs.make_dir(self.dir)
         self._cursors = Cursors(root, "offline")
         self._link = link

@@ -207,6 +207,8 @@ class JobPaths:
 class RootPaths:
     """The root: queue, jobs and cache."""
 
+    SUBMIT_LOCK: ClassVar[str] = "turn."  # how the names of `jobspec scale`'s lock file begin
+
     root: Path
 
     @cached_property
@@ -236,6 +238,24 @@ class RootPaths:
     @cached_property
     def cache(self) -> Path:
         return self.root / "cache"
+
+    @cached_property
+    def batch_logs(self) -> Path:
+        """Logs of array elements, and the batch scripts that were submitted."""
+        return self.root / "slurm"
+
+    @cached_property
+    def relay_lock(self) -> Path:
+        return self.root / "relay" / "writer"
+
+    @cached_property
+    def relay_offline(self) -> Path:
+        """Runs on disk, for `wandb sync`."""
+        return self.root / "relay" / "offline"
+
+    def relay_cursors(self, target: str) -> Path:
+        """How far the runs of one server and project have been sent, one file a job."""
+        return self.root / "relay" / "cursors" / target
 
     @cached_property
     def prepared(self) -> Path:

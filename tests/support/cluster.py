@@ -92,14 +92,14 @@ class Cluster:
     def hurry(self) -> None:
         hurry(self.models / "patient")
 
-    def sbatch(self, array: str, *options: str, of: str = "worker.sbatch") -> str:
-        """`sbatch --array=… slurm/worker.sbatch`, as it stands in the repository; the job's id."""
+    def sbatch(self, array: str, *options: str) -> str:
+        """Run `sbatch --array=… slurm/worker.sbatch` on the repository's script; the job's id."""
         log = self.root / "slurm" / "%A_%a.log"
         log.parent.mkdir(exist_ok=True)
         self.home.mkdir(exist_ok=True)
         command = ["env", f"HOME={self.home}", "sbatch", "--parsable", f"--array={array}"]
         command += [f"--output={log}", *options]
-        return self.slurm.call(*command, str(REPO / "slurm" / of), cwd=self.base)
+        return self.slurm.call(*command, str(REPO / "slurm" / "worker.sbatch"), cwd=self.base)
 
     def log(self, element: str) -> str:
         with contextlib.suppress(FileNotFoundError):

@@ -18,8 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from jobspec.cluster import reaping
-from jobspec.cluster.slurm import Slurm
+from jobspec.cluster import detect, reaping
 from jobspec.errors import DiskFull, JobspecError
 from jobspec.queue.claim import Claim
 from jobspec.queue.heartbeat import new_worker_id
@@ -121,7 +120,7 @@ class Worker:
         self._next_mark, self._mark_again_s = 0.0, 1.0
         self._others: bool | None = None
         self._pasts: dict[Ticket, Past] = {}
-        self._word, self._next_word = Slurm(), 0.0
+        self._scheduler, self._next_scheduler_check = detect.scheduler(), 0.0
         self._fitness = preflight.Fitness(self.root, self.tmp)
 
     def run(self) -> int:
@@ -258,9 +257,9 @@ class Worker:
     def _reap(self) -> None:
         """Take back what the dead hold; whom Slurm knows to be dead is not waited for."""
         self.queue.reap()
-        if time.monotonic() >= self._next_word:
-            self._next_word = time.monotonic() + 2 * self.queue.format.heartbeat_s
-            reaping.reap(self.queue, self._word, silent_only=True)
+        if time.monotonic() >= self._next_scheduler_check:
+            self._next_scheduler_check = time.monotonic() + 2 * self.queue.format.heartbeat_s
+            reaping.reap(self.queue, self._scheduler, silent_only=True)
 
     def _is_fit(self) -> bool:
         """Whether this node may claim; a node that may not is shown, and set aside."""

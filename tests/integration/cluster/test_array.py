@@ -36,7 +36,7 @@ def test_two_elements_do_four_jobs(cluster: Cluster) -> None:
 def test_an_element_over_two_nodes_trains_on_both(cluster: Cluster) -> None:
     """srun is on the host, the worker in the container: the script hands its requests on."""
     job = cluster.enqueue(tiny_spec(cluster.tiny, name="wide", num_train_epochs=1.0))
-    element = f"{cluster.sbatch('0', of='worker-multinode.sbatch')}_0"
+    element = f"{cluster.sbatch('0', '--nodes=2')}_0"
     cluster.wait_for_success()
     cluster.wait_for_end(element)
     attempt = job.paths.attempt(1)

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 
 from jobspec.cluster import autoscale, reaping, site
-from jobspec.cluster.slurm import Run, Slurm
+from jobspec.cluster.scheduler import SchedulerRun
+from jobspec.cluster.slurm import Slurm
 from jobspec.queue.queue import Queue
 from jobspec.records.base import State
 from jobspec.records.worker import WorkerRecord
 from tests.support.commands import base_spec
 
 W = "n1-7-0-00000000000000aa"
-RUN = Run("here", "7", 1)
+RUN = SchedulerRun("here", "7", 1)
 
 
 class Stub:
@@ -69,7 +70,7 @@ def test_a_run_is_over_by_its_own_state_alone(stub: Stub, line: str, word: bool 
 
 def test_another_clusters_run_is_nobodys_business(stub: Stub) -> None:
     stub.says("7 COMPLETED 1 jobspec")
-    assert Slurm().ended([Run("elsewhere", "7", 1)]) == {} and stub.count() == 0
+    assert Slurm().ended([SchedulerRun("elsewhere", "7", 1)]) == {} and stub.count() == 0
 
 
 def test_a_controller_that_does_not_answer_is_left_alone_for_a_while(stub: Stub) -> None:
@@ -155,13 +156,13 @@ def test_scale_adds_what_is_missing_and_no_more(tmp_path: Path, stub: Stub) -> N
 
 
 def test_one_process_at_a_time_has_the_turn(tmp_path: Path) -> None:
-    with autoscale.turn(tmp_path) as mine:
+    with autoscale.lock(tmp_path) as mine:
         assert mine
-        with autoscale.turn(tmp_path) as theirs:
+        with autoscale.lock(tmp_path) as theirs:
             assert not theirs
-    with autoscale.turn(tmp_path) as again:
+    with autoscale.lock(tmp_path) as again:
         assert again
         (held,) = (tmp_path / "slurm").iterdir()
         held.rename(held.with_name("turn.20200101T000000.gone-1"))  # its holder died long ago
-        with autoscale.turn(tmp_path) as taken:
+        with autoscale.lock(tmp_path) as taken:
             assert taken
