@@ -21,12 +21,12 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from jobspec.benchmarks.registry import Form
-from jobspec.records.evaluation import Asked, Generation, Plan
+from jobspec.benchmarks import registry
+from jobspec.records.evaluation import AskedQuestion, Generation, QuestionScore, SamplingPlan
 from jobspec.spec.schema import EvalSpec
 from tests.support.evaluations import DATA, environment, make_attempt, stories_model
 from worker.evaluation import scoring
-from worker.evaluation.math_grader import Judge
+from worker.evaluation.math_grader import MathGrader
 
 K = 8
 BATCH = 64
@@ -162,22 +162,30 @@ def _scoring() -> None:
         for row in _rows(bench)
     ]
     started = time.monotonic()
-    with Judge() as judge:
-        right = scoring.score(_plan("math", 1), math, judge)
-        scoring.score(_plan("aime", 32), aime, judge)
+    with MathGrader() as grader:
+        right = _score("math500", 1, math, grader)
+        _score("aime24", 32, aime, grader)
     seconds = time.monotonic() - started
     correct = sum(question.correct for question in right)
     print(f"scoring MATH-500 × 1 and AIME × 32: {seconds:.1f} s ({correct} of 500 right; "
           "at most 60 s wanted)")  # fmt: skip
 
 
-def _plan(form: Form, k: int) -> Plan:
-    return Plan(key="", benchmark="", form=form, k=k, chunks=0, think_end_token="</think>")
+def _score(
+    name: str,
+    k: int,
+    asked: list[tuple[AskedQuestion, list[Generation]]],
+    grader: MathGrader,
+) -> list[QuestionScore]:
+    benchmark = registry.get(name)
+    assert benchmark is not None
+    plan = SamplingPlan(key="", benchmark=name, k=k, chunks=0, think_end_token="</think>")
+    return scoring.score(benchmark, plan, asked, grader)
 
 
-def _asked(row: dict[str, str]) -> Asked:
+def _asked(row: dict[str, str]) -> AskedQuestion:
     name = row.get("id") or row["unique_id"]
-    return Asked(id=name, answer=row["answer"], solution=row.get("solution"))
+    return AskedQuestion(id=name, answer=row["answer"], solution=row.get("solution"))
 
 
 def _recorded(text: str, sample: int) -> Generation:

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jobspec.benchmarks import registry
+from jobspec.benchmarks import question_file, registry
 from worker.evaluation.generation import plan_chunks
 from worker.evaluation.lm_eval_model import load_tokenizer
 from worker.inference.engine import Weights
@@ -49,8 +49,10 @@ def main() -> None:
 
 def _prompts(tokenizer: Any, path: Path) -> dict[str, tuple[int, ...]]:
     found = {}
-    for question in registry.read("aime", path).questions:
-        turn = [{"role": "user", "content": registry.prompt(question.problem)}]
+    benchmark = registry.get("aime24")
+    assert benchmark is not None
+    for question in question_file.read(benchmark, path).questions:
+        turn = [{"role": "user", "content": benchmark.ask(question)}]
         text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
         found[question.id] = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
     return found

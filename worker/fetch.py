@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from jobspec.benchmarks import registry as files
+from jobspec.benchmarks import question_file as files
 from jobspec.errors import JobspecError, ModelError
 from jobspec.queue import root as roots
 from jobspec.records import exit_codes
@@ -44,13 +44,13 @@ def fetch(root: RootPaths, spec: JobSpec) -> Iterator[str]:
     own = [name for name in spec.eval.benchmarks if benchmark_download.is_own(name, where)]
     for name in own:
         loaded = benchmark_download.load(name, where, cache)
-        yield f"{name}: {len(loaded.questions)} questions in {loaded.source}"
-    foreign = [name for name in spec.eval.benchmarks if name not in own]
-    if foreign:
-        from worker.evaluation.lm_eval_native import Foreign
+        yield f"{name}: {len(loaded.questions)} questions in {loaded.file}"
+    native = [name for name in spec.eval.benchmarks if name not in own]
+    if native:
+        from worker.evaluation.lm_eval_native import NativeTasks
 
-        Foreign(foreign, spec.eval, where)
-        yield f"{', '.join(foreign)}: lm-eval's data in {root.datasets}"
+        NativeTasks(native, spec.eval, where)
+        yield f"{', '.join(native)}: lm-eval's data in {root.datasets}"
 
 
 def _fetch_model(root: RootPaths, model: ModelSpec) -> str:

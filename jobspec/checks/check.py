@@ -11,14 +11,14 @@ import difflib
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from jobspec.benchmarks import lm_eval_names, registry
+from jobspec.benchmarks import lm_eval_names, question_file, registry
 from jobspec.checks import rows as proof
 from jobspec.checks.rows import RowReport
 from jobspec.errors import BenchmarkError, JobspecError, ModelError, SpecError, data_changed
@@ -26,13 +26,14 @@ from jobspec.estimates.evaluation_time import Estimate, estimate
 from jobspec.models.weights import refuse_pickles
 from jobspec.spec import schema as specs
 from jobspec.spec import secrets
+from jobspec.spec.benchmark_settings import sampling, with_canonical_names
 from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import RootPaths
 
 if TYPE_CHECKING:
     from jobspec.estimates.training_time import Training
 
-BENCHMARK_DIR = registry.DIRECTORY_VARIABLE
+BENCHMARK_DIR = question_file.DIRECTORY_VARIABLE
 _PROMPT_TOKENS = 64  # no benchmark's prompt is shorter than this
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(?:/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 _FROM_HERE = "relative paths are taken from the directory you call jobspec in"
@@ -128,7 +129,9 @@ def _check_thinking(spec: JobSpec, report: RowReport, file: Path) -> Iterator[st
 
 
 def complete(spec: JobSpec, file: Path | None = None) -> JobSpec:
-    """The spec with its data's hash filled in and every path of it absolute."""
+    """The spec with its data's hash filled in, every path absolute, every benchmark's own name."""
+    spec = with_canonical_names(spec)
+    specs.check(spec, file=file)
     changes: dict[str, Any] = {}
     model = {}
     if is_path(spec.model.name):
@@ -260,7 +263,7 @@ def _needs(spec: JobSpec) -> Iterator[tuple[str, int, str]]:
         yield "$.train.max_length", spec.train.max_length, f"max_length {spec.train.max_length}"
     if spec.eval is not None:
         for name in spec.eval.benchmarks:
-            tokens = specs.sampling(spec.eval, name)["max_gen_toks"]
+            tokens = sampling(spec.eval, name)["max_gen_toks"]
             what = f"max_gen_toks {tokens} (of {name}) and a prompt"
             yield "$.eval.max_gen_toks", tokens + _PROMPT_TOKENS, what
 
@@ -332,7 +335,7 @@ def _check_benchmarks(spec: JobSpec, root: Path, file: Path) -> Iterator[str]:
     """Ours must be readable where they are files; other names must be lm-eval's tasks."""
     if spec.eval is None:
         return
-    where = registry.directories(spec.eval.benchmark_dir, RootPaths(root).cache / "benchmarks")
+    where = question_file.directories(spec.eval.benchmark_dir, RootPaths(root).cache / "benchmarks")
     for directory in where[:-1]:
         if not directory.is_dir():
             raise BenchmarkError(
@@ -342,23 +345,36 @@ def _check_benchmarks(spec: JobSpec, root: Path, file: Path) -> Iterator[str]:
                 hint="it should hold a JSONL file for each benchmark",
             )
     tasks = {name for directory in where for name in lm_eval_names.in_directory(directory)}
-    unread = [n for n in spec.eval.benchmarks if registry.find(n, where) is None]
-    for name in spec.eval.benchmarks:
-        if (found := registry.find(name, where)) is not None:
-            registry.read(name, found)
-    yield from _remarks_on(spec.eval, where)
-    unknown = [name for name in unread if name not in registry.OWN and name not in tasks]
+    files = {name: _find(name, where) for name in spec.eval.benchmarks}
+    for name, path in files.items():
+        if path is not None and (benchmark := registry.get(name)) is not None:
+            question_file.read(benchmark, path)
+    yield from _remarks_on(spec.eval, files, where)
+    unread = [name for name, path in files.items() if path is None]
+    unknown = [name for name in unread if not _is_downloadable(name) and name not in tasks]
     yield from _look_up(unknown, spec.eval.benchmarks, file)
 
 
-def _remarks_on(evaluation: specs.EvalSpec, where: Sequence[Path]) -> Iterator[str]:
+def _find(name: str, where: Sequence[Path]) -> Path | None:
+    """The file of a benchmark of ours, if one of the directories has it."""
+    benchmark = registry.get(name)
+    return None if benchmark is None else question_file.find(benchmark, where)
+
+
+def _is_downloadable(name: str) -> bool:
+    benchmark = registry.get(name)
+    return benchmark is not None and benchmark.dataset is not None
+
+
+def _remarks_on(
+    evaluation: specs.EvalSpec, files: Mapping[str, Path | None], where: Sequence[Path]
+) -> Iterator[str]:
     """What holds for this machine and may not hold for the workers."""
-    found = {name: registry.find(name, where) for name in evaluation.benchmarks}
     given = None if evaluation.benchmark_dir else os.environ.get(BENCHMARK_DIR)
-    here = [name for name, path in found.items() if given and path and path.parent == where[0]]
+    here = [name for name, path in files.items() if given and path and path.parent == where[0]]
     if here:
         yield f"{', '.join(here)}: read from ${BENCHMARK_DIR}, which workers must be given too"
-    missing = [name for name in registry.OWN if name in found and found[name] is None]
+    missing = [name for name, path in files.items() if path is None and _is_downloadable(name)]
     if missing:
         yield (
             f"{', '.join(missing)}: no file here, and workers without network can't fetch it: "
@@ -379,13 +395,16 @@ def _look_up(unknown: Sequence[str], asked: Sequence[str], file: Path) -> Iterat
 def _unknown_benchmark(
     name: str, asked: Sequence[str], known: set[str], file: Path
 ) -> BenchmarkError:
-    near = difflib.get_close_matches(name, [*registry.OWN, *sorted(known)], n=1)
-    own = ", ".join(registry.OWN)
-    where = f"or put {registry.file_name(name)} into eval.benchmark_dir or ${BENCHMARK_DIR}"
-    hint = f"did you mean `{near[0]}`?" if near else f"ours are {own}; or name an lm-eval task"
-    return BenchmarkError(
-        f"benchmark `{name}` is unknown",
-        file=file,
-        place=f"$.eval.benchmarks[{list(asked).index(name)}]",
-        hint=f"{hint}, {where}" if registry.form_of(name) else hint,
-    )
+    ours = [benchmark.name for benchmark in registry.all_benchmarks()]
+    benchmark = registry.get(name)
+    place = f"$.eval.benchmarks[{list(asked).index(name)}]"
+    if benchmark is not None and benchmark.name in ours:
+        message, hint = f"there is no file of `{name}` here", question_file.get_it_hint(benchmark)
+        return BenchmarkError(message, file=file, place=place, hint=hint)
+    near = difflib.get_close_matches(name, [*ours, *sorted(known)], n=1)
+    hint = f"ours are {', '.join(ours)}; or name an lm-eval task"
+    if near:
+        hint = f"did you mean `{near[0]}`?"
+    if benchmark is not None:
+        hint += f", or {question_file.get_it_hint(benchmark)}"
+    return BenchmarkError(f"benchmark `{name}` is unknown", file=file, place=place, hint=hint)

@@ -9,6 +9,8 @@ from typing import Any
 import click
 import msgspec
 
+from jobspec.benchmarks import published
+from jobspec.benchmarks.published import Entry
 from jobspec.checks import check
 from jobspec.cli.common import common, current_root, wants_json
 from jobspec.cli.output import Cell, Column, Table, emit, say, warn
@@ -17,8 +19,8 @@ from jobspec.cli.status_view import short
 from jobspec.errors import BenchmarkError, SpecError
 from jobspec.queue.entries import Job
 from jobspec.records.base import State
-from jobspec.results import calibration as calibration
-from jobspec.results.calibration import Entry, Row
+from jobspec.results import calibration
+from jobspec.results.calibration import Row
 from jobspec.spec import builder
 from jobspec.spec.schema import JobSpec
 
@@ -52,8 +54,8 @@ def calibrate(
     """
     if bool(models) == everything:
         raise click.UsageError("Name models, or --all.")
-    known = calibration.load(places["published"] or calibration.FILE)
-    entries = known if everything else calibration.chosen(known, models)
+    known = published.load(places["published"] or published.FILE)
+    entries = known if everything else published.chosen(known, models)
     built = [_build(entry, settings, places["at"]) for entry in entries]
     if places["write"] is not None:
         return _write(built, places["write"])

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import msgspec
 
-from jobspec.benchmarks import registry
+from jobspec.benchmarks import question_file, registry
 from jobspec.errors import JobspecError
 from jobspec.queue.entries import Job
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
 from jobspec.records.base import Record, State
 from jobspec.spec import schema as specs
+from jobspec.spec.benchmark_settings import sampling
 from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import RootPaths
 
-_QUESTIONS = {registry.MATH: 500, "aime24": 30, "aime25": 30}
 _MOST_JOBS = 200  # of the newest finished ones; older roots must not make a check slow
 
 
@@ -93,30 +93,33 @@ def estimate(spec: JobSpec, root: Path) -> Estimate | None:
 def _benchmark(
     settings: specs.EvalSpec, name: str, root: Path, measured: Sequence[tuple[str, _Evaluated]]
 ) -> BenchmarkEstimate:
-    sampling = specs.sampling(settings, name)
-    questions, k = _questions(settings, name, root), sampling["avg_k"]
-    samples = None if questions is None else questions * k
+    settings_here = sampling(settings, name)
+    asked, k = _question_count(settings, name, root), settings_here["avg_k"]
+    samples = None if asked is None else asked * k
     key = f"bench/{name}/mean_response_tokens"
     seen = [(job, found.metrics.get(key)) for job, found in measured]
     job, length = next(((job, mean) for job, mean in seen if mean), (None, None))
     # Another job may have been allowed longer answers than this one will be.
-    mean = min(length, sampling["max_gen_toks"]) if length is not None else None
+    mean = min(length, settings_here["max_gen_toks"]) if length is not None else None
     return BenchmarkEstimate(
         benchmark=name,
-        questions=questions,
+        questions=asked,
         k=k,
-        max_gen_toks=sampling["max_gen_toks"],
-        tokens_at_most=None if samples is None else samples * sampling["max_gen_toks"],
+        max_gen_toks=settings_here["max_gen_toks"],
+        tokens_at_most=None if samples is None else samples * settings_here["max_gen_toks"],
         typical_tokens=None if samples is None or mean is None else round(samples * mean),
         measured_by=job,
     )
 
 
-def _questions(settings: specs.EvalSpec, name: str, root: Path) -> int | None:
-    where = registry.directories(settings.benchmark_dir, RootPaths(root).cache / "benchmarks")
-    found = registry.find(name, where)
-    count = len(registry.read(name, found).questions) if found else _QUESTIONS.get(name)
-    limit = specs.sampling(settings, name)["limit"]
+def _question_count(settings: specs.EvalSpec, name: str, root: Path) -> int | None:
+    benchmark = registry.get(name)
+    if benchmark is None:
+        return None
+    where = question_file.directories(settings.benchmark_dir, RootPaths(root).cache / "benchmarks")
+    file = question_file.find(benchmark, where)
+    count = len(question_file.read(benchmark, file).questions) if file else benchmark.question_count
+    limit = sampling(settings, name)["limit"]
     return count if count is None or limit is None else min(count, limit)
 
 

@@ -41,7 +41,7 @@ class Generation(Record, frozen=True, kw_only=True):
     logprob: float | None = None
 
 
-class Asked(Record, frozen=True, kw_only=True):
+class AskedQuestion(Record, frozen=True, kw_only=True):
     """One row of `questions.jsonl`: all that scoring needs to know of a question.
 
     `opens_think`: the prompt's own tail leaves a think block open.
@@ -55,12 +55,11 @@ class Asked(Record, frozen=True, kw_only=True):
     opens_think: bool = False
 
 
-class Plan(Record, frozen=True, kw_only=True):
+class SamplingPlan(Record, frozen=True, kw_only=True):
     """`plan.json`. Generations belong together if `key` is the same."""
 
     key: str
     benchmark: str
-    form: Literal["aime", "math"]
     k: int
     chunks: int
     think_end_token: str | None = None
@@ -132,23 +131,25 @@ def evaluated_attempt(job: Job) -> AttemptPaths:
     )
 
 
-def read_plan(directory: Path) -> Plan:
+def read_plan(directory: Path) -> SamplingPlan:
     """What was asked and how. Raises BenchmarkError where it can't be read."""
     try:
-        return msgspec.json.decode((directory / PLAN).read_bytes(), type=Plan)
+        return msgspec.json.decode((directory / PLAN).read_bytes(), type=SamplingPlan)
     except (OSError, msgspec.MsgspecError) as error:
         raise _incomplete(directory, error) from error
 
 
-def read_generations(directory: Path) -> tuple[Plan, list[Asked], dict[str, list[Generation]]]:
+def read_generations(
+    directory: Path,
+) -> tuple[SamplingPlan, list[AskedQuestion], dict[str, list[Generation]]]:
     """The plan, the questions, and the samples in order by question.
 
     Raises:
         BenchmarkError: something is missing, damaged, doubled, or not there yet.
     """
     try:
-        plan = msgspec.json.decode((directory / PLAN).read_bytes(), type=Plan)
-        questions = read_rows(directory / QUESTIONS, Asked)
+        plan = msgspec.json.decode((directory / PLAN).read_bytes(), type=SamplingPlan)
+        questions = read_rows(directory / QUESTIONS, AskedQuestion)
         chunks = [read_rows(directory / chunk_name(i), Generation) for i in range(plan.chunks)]
     except (OSError, msgspec.MsgspecError) as error:
         raise _incomplete(directory, error) from error
@@ -185,7 +186,9 @@ def samples(directory: Path) -> Iterator[Sample]:
         yield from joined(question, drawn[question.id], scores[question.id])
 
 
-def joined(question: Asked, rows: Sequence[Generation], score: QuestionScore) -> Iterator[Sample]:
+def joined(
+    question: AskedQuestion, rows: Sequence[Generation], score: QuestionScore
+) -> Iterator[Sample]:
     """A question's samples with their verdicts."""
     for row, verdict in zip(rows, score.samples, strict=True):
         yield Sample(

@@ -9,56 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import Meta
 
 from jobspec.benchmarks import protocol
-from jobspec.errors import SpecError
+from jobspec.benchmarks.published import Entry, Published
 from jobspec.queue.entries import Job
 from jobspec.records import evaluation
 from jobspec.results import confidence
 from jobspec.spec import schema as specs
 from jobspec.spec.builder import slug
-from jobspec.spec.schema import BenchmarkOverrides, EvalSpec, JobSpec, ModelSpec, Spec
+from jobspec.spec.schema import BenchmarkOverrides, EvalSpec, JobSpec, ModelSpec
 
-FILE = Path(__file__).parents[1] / "benchmarks" / "published.json"
 _OWN_K = 4  # for a score whose k is not stated: enough of our own to see the error
-
-
-class Published(Spec, frozen=True, kw_only=True):
-    """One score, in percent: the mean of `k` samples a question, over `runs` such runs.
-
-    `k` null: not stated, and taken as 1, which gives the widest error.
-    """
-
-    score: Annotated[float, Meta(ge=0, le=100)]
-    k: Annotated[int, Meta(ge=1)] | None
-    questions: Annotated[int, Meta(ge=1)]
-    max_gen_toks: Annotated[int, Meta(ge=1)]
-    runs: Annotated[int, Meta(ge=1)] = 1
-
-
-class Entry(Spec, frozen=True, kw_only=True):
-    """What one source says of one model in one variant. `eval` are the settings it was made with,
-    spelled as in a spec."""
-
-    model: str
-    variant: str
-    by: str
-    source: str
-    eval: dict[str, Any]
-    scores: dict[str, Published]
-
-    @property
-    def name(self) -> str:
-        return f"{self.model}:{self.variant}"
-
-
-class _File(Spec, frozen=True, kw_only=True):
-    schema: int = 1
-    entries: list[Entry]
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,34 +44,6 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     within: bool | None
     differs: list[str]
     source: str
-
-
-def load(path: Path = FILE) -> list[Entry]:
-    """The published scores in a file of the form of `published.json`. Raises SpecError."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=_File).entries
-    except OSError as error:
-        raise SpecError(f"can't be read: {error.strerror}", file=path) from error
-    except msgspec.MsgspecError as error:
-        raise SpecError(str(error), file=path, hint=f"{FILE} shows the form") from error
-
-
-def chosen(entries: Sequence[Entry], names: Sequence[str]) -> list[Entry]:
-    """The entries of models by name, or by `model:variant`.
-
-    A name alone means what the model's own publisher says. Raises SpecError for an unknown one.
-    """
-    found: list[Entry] = []
-    for name in names:
-        mine = [entry for entry in entries if entry.name == name]
-        if not mine:
-            of_model = [entry for entry in entries if entry.model == name]
-            mine = [entry for entry in of_model if entry.by == of_model[0].by]
-        if not mine:
-            known = ", ".join(entry.name for entry in entries)
-            raise SpecError(f"no published scores of `{name}`", hint=f"there are {known}")
-        found += [entry for entry in mine if entry not in found]
-    return found
 
 
 def spec_of(entry: Entry, model: str | None = None) -> JobSpec:

@@ -21,6 +21,7 @@ import msgspec
 from jobspec.errors import SpecError
 from jobspec.spec import schema as specs
 from jobspec.spec import secrets
+from jobspec.spec.benchmark_settings import with_canonical_names
 from jobspec.spec.schema import JobSpec
 from jobspec.storage import fs
 
@@ -188,7 +189,7 @@ def _value(raw: str) -> Any:
 def decode(fields: dict[str, Any], settings: Sequence[str]) -> JobSpec:
     """Check the fields as a spec; a number set where text is meant (a revision) becomes text."""
     try:
-        return specs.decode(msgspec.json.encode(fields))
+        return _with_canonical_names(specs.decode(msgspec.json.encode(fields)))
     except SpecError as error:
         parted = (setting.partition("=") for setting in settings)
         raw = {f"$.{path.strip()}": value for path, _, value in parted}
@@ -202,6 +203,12 @@ def decode(fields: dict[str, Any], settings: Sequence[str]) -> JobSpec:
             raise
         here[last] = raw[error.place]
     return decode(fields, settings)
+
+
+def _with_canonical_names(spec: JobSpec) -> JobSpec:
+    canonical = with_canonical_names(spec)
+    specs.check(canonical)
+    return canonical
 
 
 def _name(request: Request, fields: dict[str, Any], grid: bool) -> str:

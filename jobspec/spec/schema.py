@@ -15,10 +15,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from jobspec.benchmarks import DEFAULT as DEFAULT_BENCHMARKS
 from jobspec.errors import SpecError
 
 SCHEMA_VERSION = 1
-OWN_BENCHMARKS = ("minerva_math500", "aime24", "aime25")
 # All there are, in the order they run; "convert" where a resume state is of other devices.
 PHASES = ("prepare", "convert", "train", "eval")
 
@@ -121,10 +121,10 @@ class BenchmarkOverrides(Spec, frozen=True, kw_only=True):
 
 
 class EvalSpec(Spec, frozen=True, kw_only=True):
-    """How it is scored. `avg_k` answers a question are drawn for the AIME benchmarks; others
-    draw one unless `overrides` says otherwise."""
+    """How it is scored. For the AIME benchmarks `avg_k` answers are drawn for each question; other
+    benchmarks have a number of their own, which `overrides` can change."""
 
-    benchmarks: tuple[Text, ...] = OWN_BENCHMARKS
+    benchmarks: tuple[Text, ...] = DEFAULT_BENCHMARKS
     benchmark_dir: Text | None = None
     protocol: Literal["published", "stock"] = "published"
     avg_k: Annotated[int, Meta(ge=1, le=4096)] = 32
@@ -237,23 +237,6 @@ def schema() -> dict[str, Any]:
     return msgspec.json.schema(JobSpec)
 
 
-def sampling(eval_spec: EvalSpec, benchmark: str) -> dict[str, Any]:
-    """The settings in force for one benchmark, overrides applied.
-
-    Returns:
-        Every field of `BenchmarkOverrides`; `avg_k` is 1 outside AIME unless overridden.
-    """
-    names = BenchmarkOverrides.__struct_fields__
-    settings = {name: getattr(eval_spec, name) for name in names}
-    if not benchmark.startswith("aime"):
-        settings["avg_k"] = 1
-    override = eval_spec.overrides.get(benchmark)
-    if override is not None:
-        given = {name: getattr(override, name) for name in names}
-        settings.update({name: value for name, value in given.items() if value is not None})
-    return settings
-
-
 def check(spec: JobSpec, *, file: str | Path | None = None) -> None:
     """The rules that no single field can state. Raises SpecError at the first one broken."""
     for place, wrong, hint in _broken_rules(spec):
@@ -332,19 +315,33 @@ def _broken_eval_rules(evaluation: EvalSpec) -> Iterator[_Broken]:
     if len(set(evaluation.benchmarks)) < len(evaluation.benchmarks):
         yield "$.eval.benchmarks", "names a benchmark twice", None
     for name in evaluation.overrides:
-        if name not in evaluation.benchmarks:
+        if name not in evaluation.benchmarks and not _is_alias(name, evaluation):
             yield f"$.eval.overrides.{name}", "is not among `benchmarks`", "check its spelling"
+    if 0 in (evaluation.temperature, *(each.temperature for each in evaluation.overrides.values())):
+        yield from _broken_greedy_rules(evaluation)
+    token = evaluation.think_end_token
+    if token is not None and token.strip().isdigit():
+        yield "$.eval.think_end_token", f"`{token}` looks like a token id", "give its text"
+
+
+def _is_alias(name: str, evaluation: EvalSpec) -> bool:
+    """Whether a name means one of the spec's benchmarks that is spelled otherwise there."""
+    from jobspec.benchmarks.registry import canonical_name  # here, since few specs need it
+
+    return canonical_name(name) in map(canonical_name, evaluation.benchmarks)
+
+
+def _broken_greedy_rules(evaluation: EvalSpec) -> Iterator[_Broken]:
+    from jobspec.spec.benchmark_settings import sampling  # here, since few specs need it
+
     for name in evaluation.benchmarks:
         settings = sampling(evaluation, name)
         if settings["temperature"] == 0 and settings["avg_k"] > 1:
             yield (
                 "$.eval.temperature",
                 f"0 with {settings['avg_k']} samples a question of `{name}`: all the same",
-                "sample with a temperature, or set avg_k to 1",
+                f"sample with a temperature, or set avg_k to 1 (in `overrides.{name}`)",
             )
-    token = evaluation.think_end_token
-    if token is not None and token.strip().isdigit():
-        yield "$.eval.think_end_token", f"`{token}` looks like a token id", "give its text"
 
 
 def _spec_error(message: str, data: bytes, file: str | Path | None) -> SpecError:

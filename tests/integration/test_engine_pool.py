@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from jobspec.errors import ModelError
+from jobspec.records.evaluation import Generation
 from jobspec.spec.schema import ModelSpec
 from tests.support.evaluations import ROOT, needs_data, stories_model
 from worker.evaluation.generation import plan_chunks
@@ -21,7 +22,7 @@ from worker.inference.engine import EngineChoice, choose
 from worker.inference.hf_engine import HfEngine
 from worker.inference.pool import EngineDiedError, EnginePool, Failed, _error
 from worker.inference.pool_main import failure
-from worker.inference.requests import Chunk, Generation, Sampling
+from worker.inference.requests import Chunk, Sampling
 
 pytestmark = needs_data
 SAMPLING = Sampling(max_gen_toks=32, temperature=0.8, top_p=0.95)

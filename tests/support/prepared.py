@@ -20,8 +20,9 @@ from jobspec.spec import schema as specs
 from jobspec.spec.schema import JobSpec, ModelSpec
 from jobspec.storage.layout import JobPaths, RootPaths
 from worker.data import tokenizer
-from worker.data.chat_template import ChatTemplate, ThinkTags
+from worker.data.chat_template import ChatTemplate
 from worker.data.encode import IGNORED, Chat, Encoded, Refusal, Row, encode_row
+from worker.thinking import ThinkTags
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("JOBSPEC_TEST_DATA", ROOT.parent / "shared" / "data"))

@@ -12,7 +12,13 @@ import msgspec
 from jobspec.queue.entries import Job
 from jobspec.queue.queue import Queue
 from jobspec.records import evaluation
-from jobspec.records.evaluation import Asked, Generation, Plan, QuestionScore, SampleScore
+from jobspec.records.evaluation import (
+    AskedQuestion,
+    Generation,
+    QuestionScore,
+    SampleScore,
+    SamplingPlan,
+)
 from tests.support.commands import base_spec, succeed
 
 PROTOCOL: dict[str, Any] = {
@@ -35,9 +41,10 @@ def write_evaluation(directory: Path, right: Mapping[str, Sequence[bool]], **pro
     directory.mkdir(parents=True)
     k = len(next(iter(right.values())))
     facts = PROTOCOL | {"k": k, "questions": len(right)} | protocol
-    form = "math" if directory.name == "minerva_math500" else "aime"
-    plan = Plan(key="k", benchmark=directory.name, form=form, k=k, chunks=1, protocol=facts)
-    asked = [Asked(id=name, answer="7", prompt=f"user: What is {name}?\n") for name in right]
+    plan = SamplingPlan(key="k", benchmark=directory.name, k=k, chunks=1, protocol=facts)
+    asked = [
+        AskedQuestion(id=name, answer="7", prompt=f"user: What is {name}?\n") for name in right
+    ]
     drawn = [
         Generation(
             question=name, sample=i, seed=i, tokens=100 + i,

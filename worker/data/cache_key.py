@@ -12,8 +12,9 @@ from jobspec.spec.schema import DataSpec, JobSpec, TrainSpec
 from jobspec.storage.layout import RootPaths
 from worker import model_dir as models
 from worker.data import tokenizer
-from worker.data.chat_template import ChatTemplate, ThinkTags
+from worker.data.chat_template import ChatTemplate
 from worker.data.encode import Chat
+from worker.thinking import ThinkTags
 
 # Part of every key: raise it when the same inputs would give other rows, another report, or files
 # of another layout (2: counts beside the rows).

@@ -11,7 +11,6 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +22,7 @@ import jinja2.nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from jobspec.errors import TemplateError
+from worker.thinking import ThinkTags
 
 Message = dict[str, Any]
 
@@ -43,20 +43,6 @@ class _Generation(jinja2.ext.Extension):
 
     def _pass(self, caller: Any) -> str:
         return caller()
-
-
-@dataclass(frozen=True)
-class ThinkTags:
-    """The text that opens and closes a thinking block."""
-
-    open: str
-    close: str
-
-    @classmethod
-    def closed_by(cls, close: str | None) -> ThinkTags:
-        """The tags of a family by the closing one: `</think>` (if none is given), `[/THINK]`."""
-        close = close or "</think>"
-        return cls(close.replace("/", "", 1) if "/" in close else "<think>", close)
 
 
 class ChatTemplate:

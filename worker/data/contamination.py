@@ -17,7 +17,8 @@ from typing import Any
 
 import msgspec
 
-from jobspec.benchmarks import registry
+from jobspec.benchmarks import question_file, registry
+from jobspec.benchmarks.benchmark import Benchmark
 from jobspec.spec.schema import EvalSpec
 from jobspec.storage import fs
 from jobspec.storage.layout import RootPaths
@@ -78,11 +79,14 @@ def report(
     """The overlap with each benchmark a spec asks for; None where its questions are not at hand."""
     if asked is None:
         return {}
-    where = registry.directories(asked.benchmark_dir, root.cache / "benchmarks")
+    where = question_file.directories(asked.benchmark_dir, root.cache / "benchmarks")
     shown: dict[str, dict[str, Any] | None] = {}
     for name in asked.benchmarks:
-        file = registry.find(name, where)
-        found = None if file is None else _kept(name, file, data, data_sha256, root)
+        benchmark = registry.get(name)
+        file = None if benchmark is None else question_file.find(benchmark, where)
+        found = None
+        if benchmark is not None and file is not None:
+            found = _kept(benchmark, file, data, data_sha256, root)
         shown[name] = None if found is None else msgspec.to_builtins(found)
     return shown
 
@@ -112,15 +116,15 @@ def _look(index: Index, data: Path, chunk: Chunk) -> list[tuple[int, set[int]]]:
     return hits
 
 
-def _kept(name: str, file: Path, data: Path, data_sha256: str, root: RootPaths) -> Found:
+def _kept(benchmark: Benchmark, file: Path, data: Path, data_sha256: str, root: RootPaths) -> Found:
     """The overlap, measured once for each pair of contents."""
-    benchmark = registry.read(name, file)
-    described = f"{_VERSION} {WORDS} {benchmark.sha256} {data_sha256}"
+    asked = question_file.read(benchmark, file)
+    described = f"{_VERSION} {WORDS} {asked.sha256} {data_sha256}"
     path = root.overlap / f"{hashlib.sha256(described.encode()).hexdigest()[:40]}.json"
     try:
         return msgspec.json.decode(path.read_bytes(), type=Found)
     except (FileNotFoundError, msgspec.MsgspecError):
-        found = measure([(one.id, one.problem) for one in benchmark.questions], data)
+        found = measure([(one.id, one.problem) for one in asked.questions], data)
         fs.make_dir(path.parent)
         fs.publish(path, msgspec.json.encode(found))
         return found

@@ -20,9 +20,10 @@ import msgspec
 
 from jobspec.errors import DataError
 from worker.data import render_check
-from worker.data.chat_template import ChatTemplate, Message, ThinkTags, Unrenderable, common_prefix
+from worker.data.chat_template import ChatTemplate, Message, Unrenderable, common_prefix
 from worker.data.dataset_cache import IGNORED
 from worker.data.tokenizer import Codec
+from worker.thinking import ThinkTags
 
 
 class Kind(StrEnum):

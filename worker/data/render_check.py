@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from worker.data.chat_template import Message, ThinkTags
+from worker.data.chat_template import Message
+from worker.thinking import ThinkTags
 
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 _CARRIERS = ("functions", "function_calls")

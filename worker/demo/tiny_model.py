@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from jobspec.benchmarks import registry
+from jobspec.benchmarks import benchmark
 
 TEMPLATE = """\
 {%- for message in messages -%}
@@ -123,7 +123,7 @@ def _row(letter: str) -> dict[str, Any]:
     answer = f"<think>{letter} is number {place}.</think>\n\n\\boxed{{{place}}}"
     return {
         "messages": [
-            {"role": "user", "content": registry.prompt(_question(letter))},
+            {"role": "user", "content": benchmark.PROMPT.format(problem=_question(letter))},
             {"role": "assistant", "content": answer},
         ]
     }

@@ -5,94 +5,78 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
-from jobspec.benchmarks import registry
-from jobspec.benchmarks.registry import Benchmark
+from jobspec.benchmarks import question_file, registry
+from jobspec.benchmarks.benchmark import Benchmark, HubDataset
+from jobspec.benchmarks.question_file import DIRECTORY_VARIABLE, QuestionSet
 from jobspec.errors import BenchmarkError
 from jobspec.storage import fs
 
 
-class _Hub(NamedTuple):
-    """A dataset on the hub, and what it calls our fields."""
-
-    path: str
-    split: str
-    fields: Mapping[str, str]
-
-
-# The datasets lm-eval's own tasks of these names use.
-_HUB = {
-    "minerva_math500": _Hub(
-        "HuggingFaceH4/MATH-500",
-        "test",
-        {"id": "unique_id", "problem": "problem", "answer": "answer", "solution": "solution"},
-    ),
-    "aime24": _Hub(
-        "Maxwell-Jia/AIME_2024",
-        "train",
-        {"id": "ID", "problem": "Problem", "answer": "Answer", "solution": "Solution"},
-    ),
-    "aime25": _Hub(
-        "math-ai/aime25", "test", {"id": "id", "problem": "problem", "answer": "answer"}
-    ),
-}
-
-
 def is_own(name: str, where: Sequence[Path]) -> bool:
-    """Whether a benchmark is ours to ask and score; all other names are lm-eval's."""
-    return name in registry.OWN or registry.find(name, where) is not None
+    """Whether a benchmark is ours to ask and score; all other names are lm-eval's.
+
+    A name that users may give to files of their own is ours only where there is such a file.
+    """
+    benchmark = registry.get(name)
+    if benchmark is None:
+        return False
+    has_name = benchmark in registry.all_benchmarks()
+    return has_name or question_file.find(benchmark, where) is not None
 
 
-def load(name: str, where: Sequence[Path], cache: Path) -> Benchmark:
+def load(name: str, where: Sequence[Path], cache: Path) -> QuestionSet:
     """A benchmark of ours: from the first directory that has its file, else from the hub.
 
     Raises:
-        BenchmarkError: the file is damaged, or there is none and the hub is out of reach.
+        BenchmarkError: the file is damaged, or there is none and the hub can't be reached.
     """
-    found = registry.find(name, where)
-    return registry.read(name, found if found is not None else fetch(name, cache))
+    benchmark = registry.get(name)
+    if benchmark is None:
+        raise BenchmarkError(f"`{name}` is none of jobspec's benchmarks")
+    file = question_file.find(benchmark, where)
+    return question_file.read(benchmark, file if file is not None else fetch(benchmark, cache))
 
 
-def fetch(name: str, cache: Path) -> Path:
+def fetch(benchmark: Benchmark, cache: Path) -> Path:
     """Download a benchmark into `cache` as a benchmark file, and return the file.
 
     Raises:
-        BenchmarkError: it is not one of ours, or the hub can't be reached.
+        BenchmarkError: it is not on the hub for everyone, or the hub can't be reached.
     """
-    hub = _HUB.get(name)
-    if hub is None:
+    dataset = benchmark.dataset
+    if dataset is None:
         raise BenchmarkError(
-            f"`{name}` is not to be had from the hub",
-            hint=f"put {registry.file_name(name)} into eval.benchmark_dir "
-            f"or ${registry.DIRECTORY_VARIABLE}",
+            f"`{benchmark.name}` can't be downloaded from the hub",
+            hint=question_file.get_it_hint(benchmark),
         )
-    rows = _download(name, hub)
-    data = b"".join(msgspec.json.encode(_renamed(row, hub.fields)) + b"\n" for row in rows)
-    path = cache / registry.file_name(name)
+    rows = _download(benchmark.name, dataset)
+    data = b"".join(msgspec.json.encode(_renamed(row, dataset.columns)) + b"\n" for row in rows)
+    path = cache / benchmark.files[0]
     path.parent.mkdir(parents=True, exist_ok=True)
     fs.publish(path, data)
-    registry.read(name, path)
+    question_file.read(benchmark, path)
     return path
 
 
-def _download(name: str, hub: _Hub) -> Any:
+def _download(name: str, dataset: HubDataset) -> Any:
     import datasets
 
     try:
-        return datasets.load_dataset(hub.path, split=hub.split)
+        return datasets.load_dataset(dataset.path, split=dataset.split)
     except (OSError, ValueError, ImportError) as error:
         offline = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("HF_DATASETS_OFFLINE")
         why = "this process is offline" if offline else str(error).strip().splitlines()[0]
         raise BenchmarkError(
-            f"`{name}` is in no benchmark directory, and `{hub.path}` can't be loaded: {why}",
+            f"`{name}` is in no benchmark directory, and `{dataset.path}` can't be loaded: {why}",
             hint="run `jobspec fetch SPEC…` on a node with network, "
-            f"or name a directory in eval.benchmark_dir or ${registry.DIRECTORY_VARIABLE}",
+            f"or name a directory in eval.benchmark_dir or ${DIRECTORY_VARIABLE}",
         ) from error
 
 
-def _renamed(row: Mapping[str, Any], fields: Mapping[str, str]) -> dict[str, Any]:
-    named = {ours: row[theirs] for ours, theirs in fields.items()}
+def _renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    named = {ours: row[theirs] for ours, theirs in columns.items()}
     return {key: value if value is None else str(value) for key, value in named.items()}

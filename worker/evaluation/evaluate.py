@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jobspec.benchmarks import registry as files
-from jobspec.benchmarks.registry import Benchmark
+from jobspec.benchmarks import question_file
+from jobspec.benchmarks.question_file import QuestionSet
 from jobspec.errors import ModelError
 from jobspec.spec.schema import EvalSpec
 from worker.evaluation import benchmark_download
@@ -55,22 +55,22 @@ def evaluate(phase: Phase) -> None:
     settings = phase.spec.eval
     assert settings is not None, "a job without `eval` has no eval phase"
     cache = phase.root.cache / "benchmarks"
-    where = files.directories(settings.benchmark_dir, cache)
+    where = question_file.directories(settings.benchmark_dir, cache)
     own = [name for name in settings.benchmarks if benchmark_download.is_own(name, where)]
     loaded = [benchmark_download.load(name, where, cache) for name in own]
     models = find_models(phase)
 
-    from worker.evaluation.lm_eval_native import Foreign
-    from worker.evaluation.math_grader import Judge
+    from worker.evaluation.lm_eval_native import NativeTasks
+    from worker.evaluation.math_grader import MathGrader
     from worker.imports.quiet import import_transformers
 
     import_transformers()
-    foreign = Foreign([n for n in settings.benchmarks if n not in own], settings, where)
+    native = NativeTasks([n for n in settings.benchmarks if n not in own], settings, where)
     reports: list[dict[str, Any]] = []
-    with Judge() as judge:
+    with MathGrader() as math:
         for model in models:
             scoring = _Scoring(phase, settings, model, (len(reports), len(models)))
-            reports.append(scoring.run(loaded, foreign, judge))
+            reports.append(scoring.run(loaded, native, math))
             phase.metric(**_position(model), **reports[-1]["metrics"])
     summary = {**reports[-1], "seconds": round(phase.elapsed_s, 3)}
     if len(models) > 1:
@@ -152,7 +152,7 @@ class _Scoring:
         self.model = model
         self.place = place
 
-    def run(self, loaded: Sequence[Benchmark], foreign: Any, judge: Any) -> dict[str, Any]:
+    def run(self, loaded: Sequence[QuestionSet], native: Any, math: Any) -> dict[str, Any]:
         import torch
 
         from worker.evaluation.lm_eval_model import load_tokenizer
@@ -178,10 +178,10 @@ class _Scoring:
             report=self._progress,
         )
         try:
-            results = session.run(loaded, judge)
+            results = session.run(loaded, math)
         finally:
             session.close()
-        return report_of([*results, *foreign.run(choice, tokenizer)]) | {"timing": session.timing}
+        return report_of([*results, *native.run(choice, tokenizer)]) | {"timing": session.timing}
 
     def _earlier(self) -> list[Path]:
         """Where earlier attempts left samples of this model, newest first."""

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from jobspec.errors import JobspecError
+from jobspec.records.evaluation import Generation
+from worker.evaluation.sample_store import SampleStore
 from worker.inference.engine import Engine
-from worker.inference.requests import Chunk, Generation, Request, Sampling, Store, sample_seed
+from worker.inference.requests import Chunk, Request, Sampling, sample_seed
 
 _IMPOSSIBLE = -30.0  # natural log: odds of 1 in 10^13 are not chance
 _LONG_TOKENS = 64
@@ -83,7 +85,7 @@ def plan_chunks(
 
 def generate(
     engine: Callable[[int], Engine],
-    work: Sequence[tuple[Store, Sequence[Chunk]]],
+    work: Sequence[tuple[SampleStore, Sequence[Chunk]]],
     report: Callable[[int, int], None],
 ) -> Drawn:
     """Draw what no attempt has drawn yet, publishing each chunk as it finishes.

@@ -11,8 +11,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
 from jobspec.errors import ModelError, TemplateError
-from worker.evaluation.answer_extraction import Thinking
-from worker.inference.requests import Generation
+from jobspec.records.evaluation import Generation
+from worker.thinking import ThinkTags
 
 # Of each task: prompts by question id.
 Prompts = Mapping[str, Mapping[str, str]]
@@ -69,14 +69,14 @@ class SamplingLM(LM):
                 hint="see `model.chat_template` and `eval.chat_template_kwargs`",
             ) from error
 
-    def opens_think(self, thinking: Thinking | None) -> bool:
+    def opens_think(self, tags: ThinkTags | None) -> bool:
         """Whether the template's own opening of the answer leaves a think block open."""
         turn = [{"role": "user", "content": "Hi"}]
         asked, bare = (self.apply_chat_template(turn, prompt) for prompt in (True, False))
         shared = 0
         while shared < min(len(asked), len(bare)) and asked[shared] == bare[shared]:
             shared += 1
-        return thinking is not None and thinking.left_open(asked[shared:])
+        return tags is not None and tags.left_open(asked[shared:])
 
     @property
     def tokenizer_name(self) -> str:

@@ -15,9 +15,9 @@ from typing import Any
 import msgspec
 
 from jobspec.errors import BenchmarkError
-from jobspec.spec import schema as specs
+from jobspec.spec.benchmark_settings import sampling
 from jobspec.spec.schema import EvalSpec
-from worker.evaluation.scoring import Result
+from worker.evaluation.scoring import BenchmarkResult
 from worker.imports.quiet import quiet
 from worker.inference.engine import EngineChoice
 
@@ -26,7 +26,7 @@ _HF_BATCH = 8
 _BESIDE = ("name", "alias", "sample_len")
 
 
-class Foreign:
+class NativeTasks:
     """lm-eval tasks by name, found and loaded before anything is generated.
 
     Raises:
@@ -45,7 +45,7 @@ class Foreign:
         for name in names:
             self._load(name)
 
-    def run(self, choice: EngineChoice, tokenizer: Any) -> list[Result]:
+    def run(self, choice: EngineChoice, tokenizer: Any) -> list[BenchmarkResult]:
         """Score the model on every task, one after the other."""
         if not self.names:
             return []
@@ -69,10 +69,10 @@ class Foreign:
                 hint="run `jobspec fetch SPEC…` on a node with network",
             ) from error
 
-    def _score(self, name: str, model: Any, choice: EngineChoice, chat: bool) -> Result:
+    def _score(self, name: str, model: Any, choice: EngineChoice, chat: bool) -> BenchmarkResult:
         import lm_eval
 
-        settings = specs.sampling(self.evaluation, name)
+        settings = sampling(self.evaluation, name)
         simple_evaluate: Any = lm_eval.simple_evaluate
         with quiet():
             found = simple_evaluate(
@@ -89,7 +89,7 @@ class Foreign:
             )
         numbers = found["results"][name]
         metric, value = _main_metric(numbers)
-        return Result(
+        return BenchmarkResult(
             benchmark=name,
             metrics={metric.split(",")[0]: value, "stderr": _stderr(numbers, metric)},
             intervals={},

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import datasets
@@ -17,19 +18,14 @@ import msgspec
 from lm_eval.api.filter import Filter
 from lm_eval.api.task import ConfigurableTask
 
-from jobspec.benchmarks import registry
-from jobspec.benchmarks.registry import Benchmark
+from jobspec.benchmarks.benchmark import Benchmark, Question, StockProtocol
+from jobspec.benchmarks.question_file import QuestionSet
 from jobspec.errors import SpecError
 from jobspec.records.evaluation import Generation, QuestionScore
 from worker.evaluation.scoring import Metric
 
 VERSION = 1
 FILTER = "all_samples"
-STOCK_SHOTS = {"math": 4, "aime": 0}
-_STOCK_STOPS = {
-    "math": ("Problem:",),
-    "aime": ("Question:", "</s>", "<|im_end|>", "<|eot_id|>"),
-}
 
 JudgeTask = Callable[[Mapping[str, Sequence[Generation]]], Sequence[QuestionScore]]
 
@@ -42,42 +38,47 @@ class TaskSettings(msgspec.Struct, frozen=True, kw_only=True):
     num_fewshot: int | None
     generation_kwargs: dict[str, Any]
 
-    def shots(self, form: str) -> int:
+    def shots(self, benchmark: Benchmark) -> int:
         """Worked examples shown: the spec's number, else the protocol's."""
         if self.num_fewshot is not None:
             return self.num_fewshot
-        return STOCK_SHOTS[form] if self.protocol == "stock" else 0
+        stock = self.stock(benchmark)
+        return 0 if stock is None else stock.shots
 
-    def stops(self, form: str) -> tuple[str, ...]:
+    def stops(self, benchmark: Benchmark) -> tuple[str, ...]:
         """Strings the stock protocol cuts an answer at, once thinking is over."""
-        return _STOCK_STOPS[form] if self.protocol == "stock" else ()
+        stock = self.stock(benchmark)
+        return () if stock is None else stock.stops
+
+    def stock(self, benchmark: Benchmark) -> StockProtocol | None:
+        """The benchmark's stock protocol where the spec asks for it."""
+        return benchmark.stock if self.protocol == "stock" else None
 
 
 def make_task(
-    benchmark: Benchmark, settings: TaskSettings, metrics: Mapping[str, Metric], judge: JudgeTask
+    questions: QuestionSet, settings: TaskSettings, metrics: Mapping[str, Metric], judge: JudgeTask
 ) -> ConfigurableTask:
     """An lm-eval task that asks every question `k` times and reports `metrics`.
 
     Args:
         judge: given the samples by question id, returns the questions' scores in the same order.
+
+    Raises:
+        SpecError: the spec wants a protocol or worked examples that the benchmark does not have.
     """
-    shots = settings.shots(benchmark.form)
-    if shots > 0 and benchmark.form == "aime":
-        raise SpecError(
-            f"`{benchmark.name}` has no worked examples to show",
-            place="$.eval.num_fewshot",
-            hint="set it to null or 0 for the AIME benchmarks",
-        )
+    benchmark = questions.benchmark
+    shots = settings.shots(benchmark)
+    _refuse_unknown_protocol(benchmark, settings, shots)
     return ConfigurableTask(
         config={
             "task": benchmark.name,
-            "custom_dataset": partial(_dataset, benchmark),
+            "custom_dataset": partial(_dataset, questions, settings),
             "test_split": "test",
             "output_type": "generate_until",
-            "doc_to_text": _stock_text(benchmark.form) if settings.protocol == "stock" else _text,
+            "doc_to_text": _text,
             "doc_to_target": _target,
             "num_fewshot": shots,
-            "fewshot_config": {"sampler": "first_n", "samples": _examples} if shots else None,
+            "fewshot_config": _examples(benchmark, settings) if shots else None,
             "repeats": settings.k,
             "generation_kwargs": {"until": [], **settings.generation_kwargs},
             "filter_list": [
@@ -91,6 +92,21 @@ def make_task(
             "metadata": {"version": VERSION},
         }
     )
+
+
+def _refuse_unknown_protocol(benchmark: Benchmark, settings: TaskSettings, shots: int) -> None:
+    if settings.protocol == "stock" and benchmark.stock is None:
+        raise SpecError(
+            f"lm-eval has no task like `{benchmark.name}` whose protocol could be used",
+            place="$.eval.protocol",
+            hint="set it to `published`, or score this benchmark in a spec of its own",
+        )
+    if shots > 0 and (benchmark.stock is None or benchmark.stock.examples is None):
+        raise SpecError(
+            f"`{benchmark.name}` has no worked examples to show",
+            place="$.eval.num_fewshot",
+            hint="set it to null or 0 for this benchmark",
+        )
 
 
 class _JudgeFilter(Filter):
@@ -114,22 +130,25 @@ def _process_results(
     return dict.fromkeys(names, score)
 
 
-def _dataset(benchmark: Benchmark, **_: Any) -> dict[str, datasets.Dataset]:
+def _dataset(
+    questions: QuestionSet, settings: TaskSettings, **_: Any
+) -> dict[str, datasets.Dataset]:
+    benchmark, stock = questions.benchmark, settings.protocol == "stock"
     rows = [
         {
             "id": question.id,
-            "problem": question.problem,
+            "prompt": benchmark.ask(question, stock=stock),
             "answer": question.answer,
             "solution": question.solution or "",
             "few_shot": "",
         }
-        for question in benchmark.questions
+        for question in questions.questions
     ]
     return {"test": datasets.Dataset.from_list(rows)}
 
 
 def _text(doc: Mapping[str, Any]) -> str:
-    return registry.prompt(doc["problem"])
+    return doc["prompt"]
 
 
 def _target(doc: Mapping[str, Any]) -> str:
@@ -137,15 +156,18 @@ def _target(doc: Mapping[str, Any]) -> str:
     return doc["solution"] if doc["few_shot"] else doc["answer"]
 
 
-def _stock_text(form: str) -> Callable[[Mapping[str, Any]], str]:
-    """The user turn as lm-eval 0.4.13 words it."""
-    if form == "aime":
-        return lambda doc: f"Question: {doc['problem']}\nAnswer:"
-    return lambda doc: f"Problem:\n{doc['problem']}\n\nSolution:"
+def _examples(benchmark: Benchmark, settings: TaskSettings) -> dict[str, Any]:
+    """The worked examples as lm-eval has them, asked as the questions are."""
+    assert benchmark.stock is not None and benchmark.stock.examples is not None
+    module, _, function = benchmark.stock.examples.partition(":")
+    stock = settings.protocol == "stock"
+
+    def examples() -> list[dict[str, Any]]:
+        made = getattr(import_module(module), function)()
+        return [{**doc, "prompt": _ask_example(benchmark, doc, stock=stock)} for doc in made]
+
+    return {"sampler": "first_n", "samples": examples}
 
 
-def _examples() -> list[dict[str, Any]]:
-    """The four worked examples of Minerva, as lm-eval has them."""
-    from lm_eval.tasks.minerva_math.utils import list_fewshot_samples
-
-    return list_fewshot_samples()
+def _ask_example(benchmark: Benchmark, doc: Mapping[str, Any], *, stock: bool) -> str:
+    return benchmark.ask(Question(id="", problem=doc["problem"], answer=""), stock=stock)

@@ -31,11 +31,11 @@ _MEMORY_BYTES = 4 * 1024**3
 _SHOWN = 200
 
 
-class Judged(NamedTuple):
+class Judgement(NamedTuple):
     """Whether a response is right, and what was read out of it (None: nothing)."""
 
     right: bool
-    extracted: str | None
+    answer: str | None
 
 
 class _Child:
@@ -45,15 +45,15 @@ class _Child:
         self._limit_s = limit_s
         self._process: subprocess.Popen[bytes] | None = None
 
-    def judge(self, gold: str, response: str) -> Judged:
+    def grade(self, gold: str, response: str) -> Judgement:
         process = self._process or self._start()
         line = msgspec.json.encode([gold, response, self._limit_s]) + b"\n"
         try:
             answer = self._exchange(process, line)
-            return msgspec.json.decode(answer, type=Judged)
+            return msgspec.json.decode(answer, type=Judgement)
         except (OSError, TimeoutError, msgspec.DecodeError):
             self.close()
-            return Judged(False, None)
+            return Judgement(False, None)
 
     def close(self) -> None:
         """End the process, whatever it is doing."""
@@ -97,7 +97,7 @@ class _Child:
         return read
 
 
-class Judge:
+class MathGrader:
     """Judges responses on a few processes at a time. Use as a context manager."""
 
     def __init__(self, processes: int | None = None, limit_s: float = HARD_LIMIT_S) -> None:
@@ -107,7 +107,7 @@ class Judge:
         self._children: list[_Child] = []
         self._pool: ThreadPoolExecutor | None = None
 
-    def __enter__(self) -> Judge:
+    def __enter__(self) -> MathGrader:
         return self
 
     def __exit__(
@@ -126,7 +126,7 @@ class Judge:
         for child in self._children:
             child.close()
 
-    def judge(self, pairs: Sequence[tuple[str, str]]) -> list[Judged]:
+    def grade(self, pairs: Sequence[tuple[str, str]]) -> list[Judgement]:
         """Judge (gold, response) pairs, in order; equal pairs once.
 
         An answer that takes longer than the limit, or the child's memory, is wrong.
@@ -134,15 +134,15 @@ class Judge:
         distinct = list(dict.fromkeys(pairs))
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._count)
-        verdicts = dict(zip(distinct, self._pool.map(self._one, distinct), strict=True))
-        return [verdicts[pair] for pair in pairs]
+        judgements = dict(zip(distinct, self._pool.map(self._one, distinct), strict=True))
+        return [judgements[pair] for pair in pairs]
 
-    def _one(self, pair: tuple[str, str]) -> Judged:
+    def _one(self, pair: tuple[str, str]) -> Judgement:
         child = getattr(self._local, "child", None)
         if child is None:
             child = self._local.child = _Child(self._limit_s)
             self._children.append(child)
-        return child.judge(*pair)
+        return child.grade(*pair)
 
 
 def _serve(lines: Iterator[bytes]) -> None:

@@ -16,13 +16,14 @@ from typing import Any
 
 import msgspec
 
+from jobspec.benchmarks import registry
 from jobspec.errors import BenchmarkError, JobspecError
 from jobspec.records import evaluation, exit_codes
 from jobspec.storage import fs
 from jobspec.storage.layout import AttemptPaths
 from worker.evaluation import scoring
-from worker.evaluation.math_grader import Judge
-from worker.evaluation.scoring import Result
+from worker.evaluation.math_grader import MathGrader
+from worker.evaluation.scoring import BenchmarkResult
 
 
 def rescore(attempt: AttemptPaths) -> dict[str, Any]:
@@ -37,8 +38,8 @@ def rescore(attempt: AttemptPaths) -> dict[str, Any]:
     found = evaluation.benchmark_dirs(attempt.eval)
     if not found:
         raise BenchmarkError("there are no samples to score", file=attempt.eval)
-    with Judge() as judge:
-        results = {name: _score(path, judge) for name, path in found.items()}
+    with MathGrader() as math:
+        results = {name: _score(path, math) for name, path in found.items()}
     finals = [result for name, result in results.items() if "/" not in name]
     before = _read(attempt.done("eval"))
     metrics = _metrics(finals)
@@ -51,26 +52,30 @@ def rescore(attempt: AttemptPaths) -> dict[str, Any]:
     return {"benchmarks": list(found), "changed": changed}
 
 
-def _score(directory: Path, judge: Judge) -> Result:
+def _score(directory: Path, math: MathGrader) -> BenchmarkResult:
     plan, questions, drawn = evaluation.read_generations(directory)
-    scores = scoring.score(plan, [(question, drawn[question.id]) for question in questions], judge)
+    benchmark = registry.get(plan.benchmark)
+    if benchmark is None:
+        raise BenchmarkError(f"`{plan.benchmark}` is none of jobspec's benchmarks", file=directory)
+    asked = [(question, drawn[question.id]) for question in questions]
+    scores = scoring.score(benchmark, plan, asked, math)
     fs.publish(directory / evaluation.SCORES, evaluation.to_lines(scores))
-    return Result(
+    return BenchmarkResult(
         benchmark=plan.benchmark,
         metrics={
-            name: metric(scores) for name, metric in scoring.metrics(plan.form, plan.k).items()
+            name: metric(scores) for name, metric in scoring.metrics(benchmark, plan.k).items()
         },
         intervals=scoring.intervals(scores, plan.k),
         protocol=plan.protocol,
     )
 
 
-def _metrics(results: Sequence[Result]) -> dict[str, float | None]:
+def _metrics(results: Sequence[BenchmarkResult]) -> dict[str, float | None]:
     return {f"bench/{r.benchmark}/{name}": v for r in results for name, v in r.metrics.items()}
 
 
 def _summary(
-    before: dict[str, Any], results: dict[str, Result], metrics: dict[str, float | None]
+    before: dict[str, Any], results: dict[str, BenchmarkResult], metrics: dict[str, float | None]
 ) -> dict[str, Any]:
     """`eval.json` with the new numbers; what was not scored here (lm-eval's tasks) stays."""
     finals = {name: result for name, result in results.items() if "/" not in name}

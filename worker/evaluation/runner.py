@@ -10,28 +10,27 @@ from typing import Any
 
 import msgspec
 
-from jobspec.benchmarks.registry import Benchmark
+from jobspec.benchmarks.question_file import QuestionSet
 from jobspec.errors import ModelError, TemplateError
 from jobspec.records import evaluation
-from jobspec.records.evaluation import Asked, Generation, Plan, QuestionScore
-from jobspec.spec import schema as specs
+from jobspec.records.evaluation import AskedQuestion, Generation, QuestionScore, SamplingPlan
+from jobspec.spec.benchmark_settings import sampling as sampling_settings
 from jobspec.spec.schema import EvalSpec
 from jobspec.storage import fs
 from worker.evaluation import scoring
-from worker.evaluation.answer_extraction import Thinking
+from worker.evaluation.fingerprint import fingerprint
 from worker.evaluation.generation import generate, plan_chunks, refuse_copies
 from worker.evaluation.lm_eval_model import Prompts, Samples, SamplingLM
 from worker.evaluation.lm_eval_task import FILTER, TaskSettings, make_task
-from worker.evaluation.math_grader import Judge
-from worker.evaluation.scoring import Result
+from worker.evaluation.math_grader import MathGrader
+from worker.evaluation.sample_store import SampleStore
+from worker.evaluation.scoring import BenchmarkResult
 from worker.imports.quiet import quiet
 from worker.inference import gpu_groups
 from worker.inference.engine import Engine, EngineChoice
 from worker.inference.pool import EnginePool
-from worker.inference.requests import Chunk, Sampling, Store
-
-_SAMPLED_BLOCKS = 16
-_BLOCK_BYTES = 1 << 16
+from worker.inference.requests import Chunk, Sampling
+from worker.thinking import think_tags
 
 
 class Session:
@@ -55,23 +54,23 @@ class Session:
         self.directory = directory
         self.earlier = earlier
         self.report = report
-        self.thinking = Thinking.from_end(settings.think_end_token)
+        self.tags = think_tags(settings.think_end_token)
         self._engine: Engine | None = None
         self._length = 0
         self.timing: dict[str, float] = {"tokens": 0, "generate_s": 0.0}
         self._works: dict[str, _Work] = {}
 
-    def run(self, benchmarks: Sequence[Benchmark], judge: Judge) -> list[Result]:
+    def run(self, benchmarks: Sequence[QuestionSet], math: MathGrader) -> list[BenchmarkResult]:
         """Score the model on our benchmarks, in one call of lm-eval's."""
         import lm_eval
         from lm_eval.tasks import TaskManager
 
         if not benchmarks:
             return []
-        self._works = {benchmark.name: self._work(benchmark) for benchmark in benchmarks}
+        self._works = {each.name: self._work(each) for each in benchmarks}
         lm = SamplingLM(self.tokenizer, self.settings.chat_template_kwargs, self._draw)
         chat = self._chat()
-        opens = chat and lm.opens_think(self.thinking)
+        opens = chat and lm.opens_think(self.tags)
         for work in self._works.values():
             work.opens_think = opens
         with quiet():
@@ -79,7 +78,7 @@ class Session:
             simple_evaluate: Any = lm_eval.simple_evaluate
             found = simple_evaluate(
                 model=lm,
-                tasks=[self._task(work, judge) for work in self._works.values()],
+                tasks=[self._task(work, math) for work in self._works.values()],
                 apply_chat_template=chat,
                 fewshot_as_multiturn=True,
                 bootstrap_iters=0,
@@ -117,33 +116,33 @@ class Session:
             hint="give one in `model.chat_template`, or set eval.protocol to `stock`",
         )
 
-    def _work(self, benchmark: Benchmark) -> _Work:
-        settings = specs.sampling(self.settings, benchmark.name)
+    def _work(self, questions: QuestionSet) -> _Work:
+        settings = sampling_settings(self.settings, questions.name)
         limit = settings.pop("limit")
         shots = settings.pop("num_fewshot")
         k = settings.pop("avg_k")
         sampling = Sampling(**settings)
         if limit is not None:
-            asked = benchmark.questions[:limit]
-            benchmark = msgspec.structs.replace(benchmark, questions=asked)
+            questions = msgspec.structs.replace(questions, questions=questions.questions[:limit])
         task = TaskSettings(
             k=k,
             protocol=self.settings.protocol,
             num_fewshot=shots,
             generation_kwargs=msgspec.structs.asdict(sampling),
         )
-        return _Work(benchmark, task, sampling)
+        return _Work(questions, task, sampling)
 
-    def _task(self, work: _Work, judge: Judge) -> Any:
-        form = work.benchmark.form
-
+    def _task(self, work: _Work, math: MathGrader) -> Any:
         def judge_task(samples: Mapping[str, Sequence[Generation]]) -> Sequence[QuestionScore]:
             rows = [(question, samples[question.id]) for question in work.asked]
-            work.scores = scoring.score(work.plan, rows, judge)
+            work.scores = scoring.score(work.benchmark, work.plan, rows, math)
             return work.scores
 
         return make_task(
-            work.benchmark, work.settings, scoring.metrics(form, work.settings.k), judge_task
+            work.questions,
+            work.settings,
+            scoring.metrics(work.benchmark, work.settings.k),
+            judge_task,
         )
 
     def _draw(self, prompts: Prompts) -> Samples:
@@ -168,9 +167,9 @@ class Session:
         every = [texts[name] for name in names]
         ids = self.tokenizer(every, add_special_tokens=plain, verbose=False)["input_ids"]
         work.prompts = {name: tuple(row) for name, row in zip(names, ids, strict=True)}
-        questions = {question.id: question for question in work.benchmark.questions}
+        questions = {question.id: question for question in work.questions.questions}
         work.asked = [
-            Asked(
+            AskedQuestion(
                 id=name,
                 answer=questions[name].answer,
                 solution=questions[name].solution,
@@ -195,7 +194,7 @@ class Session:
             )
         return needed
 
-    def _open(self, work: _Work) -> Store:
+    def _open(self, work: _Work) -> SampleStore:
         """Plan a benchmark's chunks and open its store."""
         name = work.benchmark.name
         longest = max(question.prompt_tokens for question in work.asked)
@@ -203,17 +202,16 @@ class Session:
         work.chunks = plan_chunks(
             self.job, name, work.prompts, work.settings.k, work.sampling, rows=rows
         )
-        work.plan = Plan(
+        work.plan = SamplingPlan(
             key=self._key(work, rows),
             benchmark=name,
-            form=work.benchmark.form,
             k=work.settings.k,
             chunks=len(work.chunks),
             think_end_token=self.settings.think_end_token,
             protocol=self._protocol(work),
         )
         earlier = [directory / name for directory in self.earlier]
-        store = Store(self.directory / name, work.plan, earlier)
+        store = SampleStore(self.directory / name, work.plan, earlier)
         store.open(work.asked)
         return store
 
@@ -235,11 +233,10 @@ class Session:
 
     def _protocol(self, work: _Work) -> dict[str, Any]:
         """Everything a number has to be read with."""
-        form = work.benchmark.form
         texts = msgspec.json.encode([[question.id, question.prompt] for question in work.asked])
         return {
             "protocol": self.settings.protocol,
-            "shots": work.settings.shots(form),
+            "shots": work.settings.shots(work.benchmark),
             "chat_template": self._chat(),
             "chat_template_kwargs": self.settings.chat_template_kwargs,
             "prompt_sha256": hashlib.sha256(texts).hexdigest(),
@@ -247,15 +244,15 @@ class Session:
             **msgspec.structs.asdict(work.sampling),
             "think_end_token": self.settings.think_end_token,
             "opens_think": work.opens_think,
-            "stop_after_thinking": work.settings.stops(form),
+            "stop_after_thinking": work.settings.stops(work.benchmark),
             "questions": len(work.asked),
-            "benchmark_sha256": work.benchmark.sha256,
+            "benchmark_sha256": work.questions.sha256,
             "lm_eval_version": importlib.metadata.version("lm_eval"),
             "math_verify_version": importlib.metadata.version("math-verify"),
             **self.choice.facts(),
         }
 
-    def _result(self, work: _Work, found: Mapping[str, Any]) -> Result:
+    def _result(self, work: _Work, found: Mapping[str, Any]) -> BenchmarkResult:
         """lm-eval's numbers under our names; the verdicts are published beside the samples."""
         name = work.benchmark.name
         directory = self.directory / name
@@ -264,8 +261,8 @@ class Session:
             fs.publish(
                 directory / "samples.jsonl", evaluation.to_lines(evaluation.samples(directory))
             )
-        names = scoring.metrics(work.benchmark.form, work.settings.k)
-        return Result(
+        names = scoring.metrics(work.benchmark, work.settings.k)
+        return BenchmarkResult(
             benchmark=name,
             metrics={metric: found[f"{metric},{FILTER}"] for metric in names},
             intervals=scoring.intervals(work.scores, work.settings.k),
@@ -276,35 +273,15 @@ class Session:
 class _Work:
     """One benchmark on its way: filled in as lm-eval asks for its parts."""
 
-    plan: Plan
+    plan: SamplingPlan
 
-    def __init__(self, benchmark: Benchmark, settings: TaskSettings, sampling: Sampling) -> None:
-        self.benchmark = benchmark
+    def __init__(self, questions: QuestionSet, settings: TaskSettings, sampling: Sampling) -> None:
+        self.questions = questions
+        self.benchmark = questions.benchmark
         self.settings = settings
         self.sampling = sampling
         self.opens_think = False
         self.prompts: dict[str, tuple[int, ...]] = {}
-        self.asked: list[Asked] = []
+        self.asked: list[AskedQuestion] = []
         self.chunks: list[Chunk] = []
         self.scores: list[QuestionScore] = []
-
-
-def fingerprint(directory: Path) -> str:
-    """Tells one set of weights from another without reading all of it.
-
-    Small files count whole; of each weight file its size, its head and blocks spread over it, every
-    one of which training changes.
-    """
-    digest = hashlib.sha256()
-    files = sorted(path for path in directory.iterdir() if path.is_file())
-    for path in files:
-        size = path.stat().st_size
-        digest.update(msgspec.json.encode([path.name, size]))
-        with path.open("rb") as file:
-            if size <= _SAMPLED_BLOCKS * _BLOCK_BYTES:
-                digest.update(file.read())
-                continue
-            for block in range(_SAMPLED_BLOCKS):
-                file.seek(block * (size - _BLOCK_BYTES) // (_SAMPLED_BLOCKS - 1))
-                digest.update(file.read(_BLOCK_BYTES))
-    return digest.hexdigest()

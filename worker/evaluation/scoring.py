@@ -1,4 +1,4 @@
-"""Scoring: from raw generations to verdicts, from verdicts to the numbers reported.
+"""Scoring: from generations to right or wrong, and from these to the numbers reported.
 
 Needs no model: `python -m worker.evaluation.rescore` does it again from what an evaluation
 leaves on disk.
@@ -7,21 +7,29 @@ leaves on disk.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
-from jobspec.records.evaluation import Asked, Generation, Plan, QuestionScore, SampleScore
-from jobspec.results import confidence as ranges
-from worker.evaluation import metrics as stats
-from worker.evaluation.answer_extraction import Thinking, aime_answer, answer_text
-from worker.evaluation.math_grader import Judge, Judged
+from jobspec.benchmarks.benchmark import Benchmark
+from jobspec.records.evaluation import (
+    AskedQuestion,
+    Generation,
+    QuestionScore,
+    SampleScore,
+    SamplingPlan,
+)
+from jobspec.results import confidence
+from worker.evaluation.graders import GRADERS
+from worker.evaluation.math_grader import Judgement, MathGrader
+from worker.evaluation.metrics import majority, mean, pass_at, pass_at_js
+from worker.thinking import ThinkTags, answer_text, think_tags
 
 Metric = Callable[[Sequence[QuestionScore]], float | None]
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What one benchmark came to. `metrics` are named without the benchmark."""
+class BenchmarkResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The numbers of one benchmark. `metrics` are named without the benchmark."""
 
     benchmark: str
     metrics: dict[str, float | None]
@@ -30,56 +38,63 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def score(
-    plan: Plan, asked: Sequence[tuple[Asked, Sequence[Generation]]], judge: Judge
+    benchmark: Benchmark,
+    plan: SamplingPlan,
+    asked: Sequence[tuple[AskedQuestion, Sequence[Generation]]],
+    math: MathGrader,
 ) -> list[QuestionScore]:
     """Judge every sample of a benchmark.
 
     A sample is right if it ended by itself, closed the think block it was in, and gives the answer
     after it. One cut off by length has no answer, whatever its text holds.
     """
-    thinking = Thinking.from_end(plan.think_end_token)
+    tags = think_tags(plan.think_end_token)
     stops = tuple(plan.protocol.get("stop_after_thinking", ()))
-    texts = [
-        [_readable(question, row, thinking, stops) for row in rows] for question, rows in asked
-    ]
-    read = _read_aime if plan.form == "aime" else _read_math
-    verdicts = read([question for question, _ in asked], texts, judge)
+    texts = [[_readable(question, row, tags, stops) for row in rows] for question, rows in asked]
+    questions = [question for question, _ in asked]
+    judgements = GRADERS[benchmark.grader](benchmark, questions, texts, math)
     return [
         QuestionScore(
             id=question.id,
             answer=question.answer,
             samples=tuple(
-                SampleScore(
-                    sample=row.sample,
-                    right=right,
-                    answer=answer,
-                    tokens=row.tokens,
-                    truncated=row.finish == "length",
-                    unclosed=answer_text(row.text, thinking, opened=question.opens_think) is None,
-                )
-                for row, (right, answer) in zip(rows, judged, strict=True)
+                _sample_score(question, row, judgement, tags)
+                for row, judgement in zip(rows, judged, strict=True)
             ),
         )
-        for (question, rows), judged in zip(asked, verdicts, strict=True)
+        for (question, rows), judged in zip(asked, judgements, strict=True)
     ]
 
 
-def metrics(form: Literal["aime", "math"], k: int) -> dict[str, Metric]:
+def _sample_score(
+    question: AskedQuestion, row: Generation, judgement: Judgement, tags: ThinkTags | None
+) -> SampleScore:
+    return SampleScore(
+        sample=row.sample,
+        right=judgement.right,
+        answer=judgement.answer,
+        tokens=row.tokens,
+        truncated=row.finish == "length",
+        unclosed=answer_text(row.text, tags, opened=question.opens_think) is None,
+    )
+
+
+def metrics(benchmark: Benchmark, k: int) -> dict[str, Metric]:
     """Every number reported of a benchmark, the main one first: name → how it is computed."""
-    main = f"avg_at_{k}" if form == "aime" or k > 1 else "math_verify"
-    found: dict[str, Metric] = {
-        main: _average,
-        "stderr": lambda scores: ranges.stderr(_means(scores)),
-        "sampling_stderr": lambda scores: ranges.sampling_stderr(_counts(scores)),
+    repeated = benchmark.metric is None or k > 1
+    found: dict[str, Metric] = {benchmark.main_metric(k): _average}
+    if repeated:
+        found[f"avg_at_{k}"] = _average
+    found |= {
+        "stderr": lambda scores: confidence.stderr(_means(scores)),
+        "sampling_stderr": lambda scores: confidence.sampling_stderr(_counts(scores)),
         "truncated_frac": _fraction(lambda sample: sample.truncated),
         "unclosed_think_frac": _fraction(lambda sample: sample.unclosed),
         "no_answer_frac": _fraction(lambda sample: sample.answer is None),
         "mean_response_tokens": _fraction(lambda sample: sample.tokens),
     }
-    if form == "math" and k > 1:
-        found = {"math_verify": _average, **found}
-    if form == "aime" or k > 1:
-        for j in stats.pass_at_js(k):
+    if repeated:
+        for j in pass_at_js(k):
             found[f"pass_at_{j}"] = _pass_at(k, j)
         found[f"maj_at_{k}"] = _majority
     return found
@@ -90,54 +105,24 @@ def intervals(
 ) -> dict[str, tuple[float | None, float | None]]:
     """95 % intervals of the main number: over questions of this kind, over samples of these."""
     centre = _average(scores)
-    spread = ranges.stderr(_means(scores))
-    noise = ranges.sampling_stderr(_counts(scores))
+    spread = confidence.stderr(_means(scores))
+    noise = confidence.sampling_stderr(_counts(scores))
     return {
-        "questions": ranges.over_questions(centre, spread, len(scores), k),
-        "samples": ranges.over_samples(centre, noise, len(scores) * k, k),
+        "questions": confidence.over_questions(centre, spread, len(scores), k),
+        "samples": confidence.over_samples(centre, noise, len(scores) * k, k),
     }
 
 
 def _readable(
-    question: Asked, row: Generation, thinking: Thinking | None, stops: tuple[str, ...]
+    question: AskedQuestion, row: Generation, tags: ThinkTags | None, stops: tuple[str, ...]
 ) -> str | None:
     """The text an answer may be read from; None where there can be none."""
-    text = answer_text(row.text, thinking, opened=question.opens_think)
+    text = answer_text(row.text, tags, opened=question.opens_think)
     if text is None or row.finish == "length":
         return None
     for stop in stops:
         text = text.split(stop, 1)[0]
     return text
-
-
-def _read_aime(
-    questions: Sequence[Asked], texts: Sequence[Sequence[str | None]], judge: Judge
-) -> list[list[Judged]]:
-    del judge  # integers need no algebra
-    return [
-        [Judged(answer == question.answer, answer) for answer in map(_aime, group)]
-        for question, group in zip(questions, texts, strict=True)
-    ]
-
-
-def _aime(text: str | None) -> str | None:
-    return None if text is None else aime_answer(text)
-
-
-def _read_math(
-    questions: Sequence[Asked], texts: Sequence[Sequence[str | None]], judge: Judge
-) -> list[list[Judged]]:
-    pairs = [
-        (question.solution or f"\\boxed{{{question.answer}}}", text)
-        for question, group in zip(questions, texts, strict=True)
-        for text in group
-        if text is not None
-    ]
-    verdicts = iter(judge.judge(pairs))
-    return [
-        [Judged(False, None) if text is None else next(verdicts) for text in group]
-        for group in texts
-    ]
 
 
 def _means(scores: Sequence[QuestionScore]) -> list[float]:
@@ -149,21 +134,21 @@ def _counts(scores: Sequence[QuestionScore]) -> list[tuple[int, int]]:
 
 
 def _average(scores: Sequence[QuestionScore]) -> float:
-    return stats.mean(_means(scores))
+    return mean(_means(scores))
 
 
 def _fraction(value: Callable[[SampleScore], float]) -> Metric:
-    return lambda scores: stats.mean([value(s) for score in scores for s in score.samples])
+    return lambda scores: mean([value(s) for score in scores for s in score.samples])
 
 
 def _pass_at(k: int, j: int) -> Metric:
-    return lambda scores: stats.mean([stats.pass_at(score.correct, k, j) for score in scores])
+    return lambda scores: mean([pass_at(score.correct, k, j) for score in scores])
 
 
 def _majority(scores: Sequence[QuestionScore]) -> float:
-    return stats.mean([_majority_of(score) for score in scores])
+    return mean([_majority_of(score) for score in scores])
 
 
 def _majority_of(score: QuestionScore) -> float:
     answers = [sample.answer for sample in score.samples]
-    return stats.majority(answers, [sample.right for sample in score.samples])
+    return majority(answers, [sample.right for sample in score.samples])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from worker.inference.requests import Generation, Request
+from jobspec.records.evaluation import Generation
+from worker.inference.requests import Request
 
 
 class Responses:

@@ -11,8 +11,9 @@ from typing import Any, Protocol
 import msgspec
 
 from jobspec.errors import ModelError
+from jobspec.records.evaluation import Generation
 from jobspec.spec.schema import ModelSpec
-from worker.inference.requests import Chunk, Generation, Sampling
+from worker.inference.requests import Chunk, Sampling
 from worker.model_dir import max_positions, read_json
 
 _HF_MOST_ROWS = 64  # more gains nothing on a CPU, and a kill would lose more

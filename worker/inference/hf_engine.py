@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from jobspec.records.evaluation import Generation
 from worker.inference.decode import Responses
 from worker.inference.engine import Weights
-from worker.inference.requests import Chunk, Generation, Request, Sampling
+from worker.inference.requests import Chunk, Request, Sampling
 from worker.inference.sampling import draw, uniforms
 from worker.kernels.gqa_decode import group_queries
 

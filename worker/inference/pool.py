@@ -19,8 +19,9 @@ from typing import Any, Literal
 import msgspec
 
 from jobspec.errors import ModelError
+from jobspec.records.evaluation import Generation
 from worker.inference.engine import EngineChoice
-from worker.inference.requests import Chunk, Generation
+from worker.inference.requests import Chunk
 
 _MOST_IN_FLIGHT = 256
 

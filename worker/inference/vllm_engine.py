@@ -11,9 +11,10 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from jobspec.records.evaluation import Generation
 from worker.inference.decode import Responses
 from worker.inference.engine import Weights
-from worker.inference.requests import Chunk, Generation, Request, Sampling
+from worker.inference.requests import Chunk, Request, Sampling
 
 IN_FLIGHT = 256  # samples an engine holds at a time; more wait in vLLM's queue to no use
 

@@ -1,130 +1,89 @@
-"""Benchmark files: where they are looked for and what is refused; prompts of the real families."""
+"""Which names are benchmarks of jobspec's, and which benchmark each name means."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+import subprocess
+import sys
 
 import pytest
-from transformers import PreTrainedTokenizerFast
 
-from jobspec.benchmarks import registry
-from jobspec.errors import BenchmarkError
-from tests.support.evaluations import DATA, aime_file, needs_data, questions
-from tests.support.prepared import byte_tokenizer
-from worker.evaluation.answer_extraction import Thinking
-from worker.evaluation.lm_eval_model import SamplingLM
-
-
-def test_directories_are_tried_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    places = [tmp_path / name for name in ("spec", "environment", "cache")]
-    monkeypatch.setenv("JOBSPEC_BENCHMARK_DIR", str(places[1]))
-    where = registry.directories(str(places[0]), places[2])
-    assert where == tuple(places)
-    for place in reversed(places):
-        assert registry.find("aime_x", where) == (
-            None if place == places[2] else places[places.index(place) + 1] / "aime_x.jsonl"
-        )
-        aime_file(place, questions(1), "aime_x")
-    assert registry.find("aime_x", where) == places[0] / "aime_x.jsonl"
-
-
-def test_only_names_of_a_known_form_are_files(tmp_path: Path) -> None:
-    aime_file(tmp_path, questions(1), "gsm8k")
-    assert registry.find("gsm8k", [tmp_path]) is None
-    assert registry.file_name("minerva_math500") == "math500.jsonl"
-    with pytest.raises(BenchmarkError, match="neither MATH-500 nor of the AIME form"):
-        registry.read("gsm8k", tmp_path / "gsm8k.jsonl")
-
-
-@needs_data
-@pytest.mark.parametrize(
-    ("name", "count"), [("minerva_math500", 500), ("aime24", 30), ("aime25", 30)]
-)
-def test_the_real_files(name: str, count: int) -> None:
-    found = registry.read(name, DATA / registry.file_name(name))
-    assert len(found.questions) == len({question.id for question in found.questions}) == count
-    if found.form == "aime":
-        assert all(str(int(q.answer)) == q.answer for q in found.questions)
-    else:
-        assert all(q.solution for q in found.questions)
-
-
-def test_answers_may_be_numbers_or_padded_text(tmp_path: Path) -> None:
-    rows = [{"id": 7, "problem": "?", "answer": 25}, {"id": "b", "problem": "?", "answer": "025"}]
-    found = registry.read("aime_x", aime_file(tmp_path, rows, "aime_x") / "aime_x.jsonl")
-    assert [(q.id, q.answer) for q in found.questions] == [("7", "25"), ("b", "25")]
+from jobspec.benchmarks import DEFAULT, registry
+from jobspec.benchmarks.lm_eval_names import lm_eval_names
+from tests.support.commands import environment
 
 
 @pytest.mark.parametrize(
-    ("data", "wanted"),
+    ("name", "canonical"),
     [
-        (b'{"id": "a"\n', "row 1: not valid JSON"),
-        (b'\n\n["a"]\n', "row 3: not a JSON object"),
-        (b'{"id": "a", "problem": " ", "answer": 1}', "row 1: the field `problem` is missing"),
-        (b'{"id": true, "problem": "?", "answer": 1}', "row 1: the field `id`"),
-        (b'{"id": "a", "problem": "?", "answer": -1}', "row 1: the answer `-1`"),
-        ('{"id": "a", "problem": "?", "answer": "٧"}'.encode(), "row 1: the answer `٧`"),
-        (b'{"id": "a", "problem": "?", "answer": "' + b"9" * 5000 + b'"}', "row 1: the answer"),
-        (b'\xff{"id"', "row 1: not valid JSON"),
-        (b"\n", "has no questions"),
+        ("minerva_math500", "minerva_math500"),
+        ("math500", "minerva_math500"),
+        ("MATH-500", "minerva_math500"),
+        ("AIME24", "aime24"),
+        ("AIME-2025", "aime25"),
+        ("GPQA-Diamond", "gpqa_diamond"),
+        ("gsm8k", "gsm8k"),
+        ("MATH", "MATH"),
+        # Users' own files keep their names, even those that are aliases in capitals.
+        ("aime_x", "aime_x"),
+        ("aime_2024", "aime_2024"),
+        ("AIME_X", "AIME_X"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said_with_its_row(
-    tmp_path: Path, data: bytes, wanted: str
-) -> None:
-    file = tmp_path / "aime_x.jsonl"
-    file.write_bytes(data)
-    with pytest.raises(BenchmarkError) as caught:
-        registry.read("aime_x", file)
-    assert wanted in str(caught.value)
-    assert str(file) in str(caught.value)
+def test_a_name_means_one_benchmark(name: str, canonical: str) -> None:
+    assert registry.canonical_name(name) == canonical
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(BenchmarkError, match="can't be read: No such file"):
-        registry.read("aime_x", tmp_path / "aime_x.jsonl")
+def test_a_file_of_ones_own_is_read_as_aime() -> None:
+    own, aime = registry.get("aime_x"), registry.get("aime24")
+    assert own is not None
+    assert aime is not None
+    assert (own.name, own.files, own.question_count) == ("aime_x", ("aime_x.jsonl",), None)
+    assert (own.extract_answer, own.prompt) == (aime.extract_answer, aime.prompt)
 
 
-# --- whether a template opens the thinking
+def test_other_names_are_not_ours() -> None:
+    assert registry.get("gsm8k") is None
 
 
-def lm(template: str, **kwargs: Any) -> SamplingLM:
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=byte_tokenizer(), eos_token="<|endoftext|>", chat_template=template
+def test_the_default_benchmarks_come_first() -> None:
+    names = [benchmark.name for benchmark in registry.all_benchmarks()]
+    assert tuple(names[: len(DEFAULT)]) == DEFAULT
+    assert len(set(names)) == len(names) > len(DEFAULT)
+
+
+def test_no_name_means_two_benchmarks() -> None:
+    every = registry.all_benchmarks()
+    names = [name for each in every for name in {each.name, *each.aliases}]
+    assert len(set(names)) == len(names)
+    assert all(name == name.casefold() for name in names)
+
+
+def test_no_alias_hides_a_task_of_lm_eval() -> None:
+    tasks = lm_eval_names()
+    assert tasks is not None
+    aliases = {alias for each in registry.all_benchmarks() for alias in each.aliases}
+    assert not {name for name in tasks if name.casefold() in aliases}
+
+
+def test_each_file_name_belongs_to_one_benchmark() -> None:
+    files = [name for each in registry.all_benchmarks() for name in each.files]
+    assert len(set(files)) == len(files)
+
+
+def test_samples_per_question() -> None:
+    counts = {each.name: each.samples_per_question(32) for each in registry.all_benchmarks()}
+    assert counts == {"minerva_math500": 1, "aime24": 32, "aime25": 32, "gpqa_diamond": 10}
+
+
+def test_a_spec_is_read_without_loading_the_benchmarks() -> None:
+    code = (
+        "import sys; from jobspec.spec import schema\n"
+        'schema.decode(b\'{"name": "a", "model": {"name": "m"}, "train": null}\')\n'
+        "print(*sys.modules)"
     )
-    return SamplingLM(tokenizer, kwargs, lambda prompts: {})
-
-
-@needs_data
-@pytest.mark.parametrize(
-    ("file", "kwargs", "opens"),
-    [
-        ("qwen3", {}, False),
-        ("qwen3", {"enable_thinking": True}, False),
-        ("qwen3", {"enable_thinking": False}, False),  # opened and closed by the template itself
-        ("qwen3_nonthinking", {}, False),
-        ("olmo3_7b_instruct", {}, False),
-        ("olmo3_7b_think_default_dec2024", {}, True),
-        ("openinstruct_olmo_thinker", {}, True),
-        ("trl_qwen2_5", {}, False),
-    ],
-)
-def test_whether_a_real_template_opens_the_thinking(
-    file: str, kwargs: dict[str, Any], opens: bool
-) -> None:
-    made = lm((DATA / "templates" / f"{file}.jinja").read_text(), **kwargs)
-    assert made.opens_think(Thinking.from_end("</think>")) is opens
-
-
-def test_a_prefilled_thought_counts_as_open() -> None:
-    made = lm("{{ messages[0].content }}{% if add_generation_prompt %}<think>\nOkay,{% endif %}")
-    assert made.opens_think(Thinking.from_end("</think>"))
-    assert not made.opens_think(None)
-
-
-def test_the_prompt_is_the_documented_one() -> None:
-    docs = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text()
-    asked = registry.prompt("P")
-    assert asked.startswith("P\n\n")
-    assert f"`{asked[3:]}`" in docs
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
+    )
+    loaded = done.stdout.split()
+    assert "jobspec.benchmarks" in loaded
+    assert not [name for name in loaded if name.startswith("jobspec.benchmarks.")]

@@ -22,8 +22,8 @@ from tests.support.prepared import (
     supervised,
     user,
 )
-from worker.data.chat_template import ThinkTags
 from worker.data.encode import Refusal, encode_row, parse_row
+from worker.thinking import ThinkTags
 
 
 def test_context_is_not_trained_and_the_newline_after_the_end_is_not_there() -> None:

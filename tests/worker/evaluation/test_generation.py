@@ -9,11 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from jobspec.records.evaluation import read_generations
+from jobspec.records.evaluation import AskedQuestion, Generation, SamplingPlan, read_generations
 from tests.support.engines import SAMPLING, make_engine, prompts
 from worker.evaluation.generation import NotIndependentError, generate, plan_chunks, refuse_copies
+from worker.evaluation.sample_store import SampleStore
 from worker.inference.engine import Engine
-from worker.inference.requests import Asked, Chunk, Generation, Plan, Sampling, Store
+from worker.inference.requests import Chunk, Sampling
 
 
 def test_chunks_are_fixed_by_what_is_asked(tokenizer: Any) -> None:
@@ -71,9 +72,9 @@ class Recorded:
 
 def make_work(directory: Path, asked: dict[str, Any], *, key: str = "k", earlier: Any = ()) -> Any:
     chunks = plan_chunks("job", "bench", asked, 4, SAMPLING, rows=3)
-    plan = Plan(key=key, benchmark="bench", form="aime", k=4, chunks=len(chunks))
-    store = Store(directory, plan, earlier)
-    store.open([Asked(id=name, answer="1") for name in asked])
+    plan = SamplingPlan(key=key, benchmark="bench", k=4, chunks=len(chunks))
+    store = SampleStore(directory, plan, earlier)
+    store.open([AskedQuestion(id=name, answer="1") for name in asked])
     return [(store, chunks)]
 
 

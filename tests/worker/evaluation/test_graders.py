@@ -1,4 +1,4 @@
-"""The reader of answers against recorded cases, the tricky ones included."""
+"""Answer extraction and grading against recorded cases, the tricky ones included."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 
+from jobspec.benchmarks import registry
+from jobspec.benchmarks.aime import integer_answer
+from jobspec.benchmarks.boxed import boxed
 from tests.support.evaluations import DATA, needs_data
-from worker.evaluation.answer_extraction import Thinking, aime_answer, answer_text, boxed
-from worker.evaluation.math_grader import Judge
+from worker.evaluation.graders import GRADERS
+from worker.evaluation.math_grader import MathGrader
+from worker.thinking import answer_text, think_tags
 
 CASES = [
     json.loads(line)
@@ -22,8 +26,8 @@ MATH = [case for case in CASES if case["form"] == "math"]
 
 
 def read(case: dict[str, Any]) -> str | None:
-    thinking = Thinking.from_end(case.get("think_end_token", "</think>"))
-    return answer_text(case["text"], thinking, opened=case.get("opened", False))
+    tags = think_tags(case.get("think_end_token", "</think>"))
+    return answer_text(case["text"], tags, opened=case.get("opened", False))
 
 
 def name(case: dict[str, Any]) -> str:
@@ -31,8 +35,8 @@ def name(case: dict[str, Any]) -> str:
 
 
 @pytest.fixture(scope="module")
-def judge() -> Iterator[Judge]:
-    with Judge(processes=2) as made:
+def grader() -> Iterator[MathGrader]:
+    with MathGrader(processes=2) as made:
         yield made
 
 
@@ -45,7 +49,7 @@ def test_there_are_enough_cases() -> None:
 def test_aime_case(case: dict[str, Any]) -> None:
     text = read(case)
     assert (text is None) == case.get("unclosed", False)
-    assert (None if text is None else aime_answer(text)) == case["answer"]
+    assert (None if text is None else integer_answer(text)) == case["answer"]
 
 
 @pytest.mark.parametrize("case", MATH, ids=name)
@@ -53,51 +57,39 @@ def test_unclosed_thought_in_math_case(case: dict[str, Any]) -> None:
     assert (read(case) is None) == case.get("unclosed", False)
 
 
-def test_math_cases(judge: Judge) -> None:
+def test_math_cases(grader: MathGrader) -> None:
     read_cases = [(case, text) for case in MATH if (text := read(case)) is not None]
-    verdicts = judge.judge([(f"\\boxed{{{case['gold']}}}", text) for case, text in read_cases])
+    judgements = grader.grade([(f"\\boxed{{{case['gold']}}}", text) for case, text in read_cases])
     wrong = [
         case["note"]
-        for (case, _), verdict in zip(read_cases, verdicts, strict=True)
-        if verdict.right != case["right"]
+        for (case, _), judgement in zip(read_cases, judgements, strict=True)
+        if judgement.right != case["right"]
     ]
     assert wrong == []
 
 
 @needs_data
-def test_every_math500_answer_in_a_box_is_right(judge: Judge) -> None:
+def test_every_math500_answer_in_a_box_is_right(grader: MathGrader) -> None:
     rows = [json.loads(line) for line in (DATA / "math500.jsonl").read_text().splitlines()]
     pairs = [(row["solution"], f"so $\\boxed{{{row['answer']}}}$") for row in rows]
     assert [
         row["unique_id"]
-        for row, verdict in zip(rows, judge.judge(pairs), strict=True)
-        if not verdict.right
+        for row, judgement in zip(rows, grader.grade(pairs), strict=True)
+        if not judgement.right
     ] == []
 
 
 def test_a_huge_text_is_read_in_linear_time() -> None:
     filler = "\\boxed{" * 20_000 + "the answer is " * 20_000
     assert boxed(filler) is None
-    assert aime_answer(filler) is None
-    assert aime_answer("1" * 100_000 + "\\boxed{7" + "0" * 100_000 + "}") is None
+    assert integer_answer(filler) is None
+    assert integer_answer("1" * 100_000 + "\\boxed{7" + "0" * 100_000 + "}") is None
 
 
-@pytest.mark.parametrize(
-    ("end", "opens"),
-    [
-        ("</think>", "<think>"),
-        ("[/THINK]", "[THINK]"),
-        ("</reasoning>", "<reasoning>"),
-        ("END", None),
-    ],
-)
-def test_the_opening_tag_follows_from_the_closing_one(end: str, opens: str | None) -> None:
-    assert Thinking.from_end(end) == Thinking(opens, end)
-
-
-def test_a_thought_closed_at_once_is_closed() -> None:
-    thinking = Thinking.from_end("</think>")
-    assert answer_text("</think>70", thinking, opened=True) == "70"
+def test_every_benchmark_has_a_grader_that_is_complete() -> None:
+    for benchmark in registry.all_benchmarks():
+        assert benchmark.grader in GRADERS
+        assert (benchmark.grader == "exact") == (benchmark.extract_answer is not None)
 
 
 @pytest.mark.parametrize("content", ["x boxed y", "\\{1", "\\{1\\}", "{1}"])

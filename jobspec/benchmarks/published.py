@@ -1,0 +1,76 @@
+"""Scores that papers and model cards report, and the settings they were made with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from jobspec.errors import SpecError
+
+FILE = Path(__file__).with_name("published.json")
+
+
+class Published(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One score, in percent: the mean of `k` samples a question, over `runs` such runs.
+
+    `k` null: not stated, and taken as 1, which gives the widest error.
+    """
+
+    score: Annotated[float, Meta(ge=0, le=100)]
+    k: Annotated[int, Meta(ge=1)] | None
+    questions: Annotated[int, Meta(ge=1)]
+    max_gen_toks: Annotated[int, Meta(ge=1)]
+    runs: Annotated[int, Meta(ge=1)] = 1
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one source says of one model in one variant. `eval` are the settings it was made with,
+    spelled as in a spec."""
+
+    model: str
+    variant: str
+    by: str
+    source: str
+    eval: dict[str, Any]
+    scores: dict[str, Published]
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}:{self.variant}"
+
+
+class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    schema: int = 1
+    entries: list[Entry]
+
+
+def load(path: Path = FILE) -> list[Entry]:
+    """The published scores in a file of the form of `published.json`. Raises SpecError."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_File).entries
+    except OSError as error:
+        raise SpecError(f"can't be read: {error.strerror}", file=path) from error
+    except msgspec.MsgspecError as error:
+        raise SpecError(str(error), file=path, hint=f"{FILE} shows the form") from error
+
+
+def chosen(entries: Sequence[Entry], names: Sequence[str]) -> list[Entry]:
+    """The entries of models by name, or by `model:variant`.
+
+    A name alone means what the model's own publisher says. Raises SpecError for an unknown one.
+    """
+    found: list[Entry] = []
+    for name in names:
+        mine = [entry for entry in entries if entry.name == name]
+        if not mine:
+            of_model = [entry for entry in entries if entry.model == name]
+            mine = [entry for entry in of_model if entry.by == of_model[0].by]
+        if not mine:
+            known = ", ".join(entry.name for entry in entries)
+            raise SpecError(f"no published scores of `{name}`", hint=f"there are {known}")
+        found += [entry for entry in mine if entry not in found]
+    return found

@@ -1,0 +1,70 @@
+"""The files that keep a benchmark's samples.
+
+A chunk's generations are published whole when it is finished. A later attempt whose plan has the
+same key reads an earlier one's chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from jobspec.records import evaluation
+from jobspec.records.evaluation import AskedQuestion, Generation, SamplingPlan
+from jobspec.storage import fs
+from worker.inference.requests import Chunk
+
+
+class SampleStore:
+    """One benchmark's directory within an attempt, and those of earlier attempts it may read."""
+
+    def __init__(self, directory: Path, plan: SamplingPlan, earlier: Sequence[Path] = ()) -> None:
+        self.dir = directory
+        self.plan = plan
+        same = [path for path in earlier if _same_key(path, plan.key)]
+        self._sources = (directory, *same) if _same_key(directory, plan.key) else tuple(same)
+
+    def open(self, questions: Iterable[AskedQuestion]) -> None:
+        """Write the plan and the questions; chunks of another plan in the way are removed."""
+        self.dir.mkdir(parents=True, exist_ok=True)
+        if self.dir not in self._sources:
+            for stale in self.dir.glob("generations-*.jsonl"):
+                stale.unlink()
+            self._sources = (self.dir, *self._sources)
+        fs.publish(self.dir / evaluation.QUESTIONS, evaluation.to_lines(questions))
+        fs.publish(self.dir / evaluation.PLAN, msgspec.json.encode(self.plan) + b"\n")
+
+    def finished(self, chunk: Chunk) -> list[Generation] | None:
+        """The chunk's generations where an attempt has finished it, now in this one's files too."""
+        for source in self._sources:
+            rows = _read_chunk(source / evaluation.chunk_name(chunk.index), chunk)
+            if rows is not None:
+                if source != self.dir:
+                    self.save(chunk, rows)
+                return rows
+        return None
+
+    def save(self, chunk: Chunk, rows: Sequence[Generation]) -> None:
+        """Publish a finished chunk: after this it survives anything."""
+        fs.publish(self.dir / evaluation.chunk_name(chunk.index), evaluation.to_lines(rows))
+
+
+def _same_key(directory: Path, key: str) -> bool:
+    try:
+        plan = msgspec.json.decode((directory / evaluation.PLAN).read_bytes(), type=SamplingPlan)
+    except (OSError, msgspec.MsgspecError):
+        return False
+    return plan.key == key
+
+
+def _read_chunk(path: Path, chunk: Chunk) -> list[Generation] | None:
+    """A chunk's rows in the order asked; None where the file is absent or not this chunk's."""
+    try:
+        rows = evaluation.read_rows(path, Generation)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    found = [(row.question, row.sample, row.seed) for row in rows]
+    asked = [(wanted.question, wanted.sample, wanted.seed) for wanted in chunk.requests]
+    return rows if found == asked else None
