@@ -72,7 +72,7 @@ def main() -> None:
 @contextlib.contextmanager
 def _network() -> Iterator[tuple[Path, ...]]:
     """The two mounts; none, and the reason is printed, where it can't run."""
-    from tests.integration.shared_fs import moosefs
+    from tests.support import moosefs
 
     reason = moosefs.missing()
     if reason is not None:

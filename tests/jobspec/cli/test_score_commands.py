@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from jobspec.benchmarks import protocol
+from jobspec.benchmarks import protocol, published
 from jobspec.errors import SpecError
 from jobspec.queue.queue import Queue
 from jobspec.records.attempt import Result
@@ -163,15 +163,15 @@ def test_the_samples_of_an_epoch(queue: Queue) -> None:
 # calibrate
 
 
-def entry(**scores: calibration.Published) -> calibration.Entry:
+def entry(**scores: published.Published) -> published.Entry:
     settings = {"temperature": 0.6, "top_p": 0.95}
-    return calibration.Entry(
+    return published.Entry(
         model="a/b", variant="thinking", by="them", source="Table 1", eval=settings, scores=scores
     )
 
 
 def test_the_published_numbers_are_those_of_the_reports() -> None:
-    known = {each.name: each for each in calibration.load()}
+    known = {each.name: each for each in published.load()}
     qwen = known["Qwen/Qwen3-8B:thinking"]
     assert {name: score.score for name, score in qwen.scores.items()} == {
         "minerva_math500": 97.4, "aime24": 76.0, "aime25": 67.3,
@@ -182,14 +182,14 @@ def test_the_published_numbers_are_those_of_the_reports() -> None:
 
 
 def test_a_model_alone_means_its_publisher() -> None:
-    found = calibration.chosen(calibration.load(), ["Qwen/Qwen3-8B"])
+    found = published.chosen(published.load(), ["Qwen/Qwen3-8B"])
     assert [each.variant for each in found] == ["thinking", "non-thinking"]
     with pytest.raises(SpecError, match="no published scores of `x/y`"):
-        calibration.chosen(calibration.load(), ["x/y"])
+        published.chosen(published.load(), ["x/y"])
 
 
-@pytest.mark.parametrize("each", calibration.load(), ids=lambda each: each.name)
-def test_the_specs_have_the_published_settings(each: calibration.Entry) -> None:
+@pytest.mark.parametrize("each", published.load(), ids=lambda each: each.name)
+def test_the_specs_have_the_published_settings(each: published.Entry) -> None:
     spec = calibration.spec_of(each)
     assert spec.eval is not None and spec.train is None and spec.model.name == each.model
     for name, theirs in each.scores.items():
@@ -202,7 +202,7 @@ def test_the_specs_have_the_published_settings(each: calibration.Entry) -> None:
 
 def test_agreement_is_judged_by_the_error_of_sampling(queue: Queue) -> None:
     job = scored_job(queue, "cal", {"aime24": {"q1": HALF, "q2": RIGHT}})
-    near = calibration.Published(score=90.0, k=4, questions=2, max_gen_toks=32768)
+    near = published.Published(score=90.0, k=4, questions=2, max_gen_toks=32768)
     (row,) = calibration.rows(entry(aime24=near), job)
     # Ours: √(¼/3)/2; theirs, with as many samples: the same.
     error = 100 * math.sqrt(0.25 / 3) / 2
@@ -220,20 +220,20 @@ def test_agreement_is_judged_by_the_error_of_sampling(queue: Queue) -> None:
 
 def test_one_sample_a_question_decides_nothing(queue: Queue) -> None:
     job = scored_job(queue, "cal", {"aime24": {"q1": [True], "q2": [False]}})
-    theirs = calibration.Published(score=50.0, k=1, questions=2, max_gen_toks=32768)
+    theirs = published.Published(score=50.0, k=1, questions=2, max_gen_toks=32768)
     assert calibration.rows(entry(aime24=theirs), job)[0].within is None
 
 
 def test_settings_that_are_not_the_published_ones_are_named(queue: Queue) -> None:
     job = scored_job(queue, "cal", {"aime24": {"q1": HALF}}, temperature=1.0)
-    theirs = calibration.Published(score=50.0, k=4, questions=30, max_gen_toks=32768)
+    theirs = published.Published(score=50.0, k=4, questions=30, max_gen_toks=32768)
     (row,) = calibration.rows(entry(aime24=theirs), job)
     assert row.differs == ["temperature 1.0 instead of 0.6", "questions 1 instead of 30"]
 
 
 def test_calibrate_enqueues_first_and_compares_afterwards(queue: Queue, tmp_path: Path) -> None:
     file = tmp_path / "numbers.json"
-    theirs = calibration.Published(score=50.0, k=4, questions=2, max_gen_toks=32768)
+    theirs = published.Published(score=50.0, k=4, questions=2, max_gen_toks=32768)
     file.write_bytes(msgspec.json.encode({"entries": [entry(aime24=theirs)]}))
     args = ("calibrate", "a/b", "--published", file)
     (made,) = run(queue, *args)["jobs"]
@@ -254,7 +254,7 @@ def test_calibrate_enqueues_first_and_compares_afterwards(queue: Queue, tmp_path
 def test_calibrate_writes_specs_to_fetch_with(queue: Queue, tmp_path: Path) -> None:
     root = queue.paths.root
     done = jobspec("calibrate", "--all", "--write", tmp_path / "s", "--root", root)
-    assert len(done.stdout.splitlines()) == len(calibration.load())
+    assert len(done.stdout.splitlines()) == len(published.load())
     assert queue.jobs() == []
 
 
