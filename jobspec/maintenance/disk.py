@@ -18,7 +18,14 @@ import msgspec
 from jobspec.records import metrics
 from jobspec.records.base import State
 from jobspec.storage import fs
-from jobspec.storage.layout import AttemptPaths, JobPaths, RootPaths
+from jobspec.storage.layout import (
+    AttemptPaths,
+    CheckpointPaths,
+    JobPaths,
+    RootPaths,
+    epoch_of,
+    is_partial,
+)
 
 if TYPE_CHECKING:
     from jobspec.queue.entries import Job
@@ -72,8 +79,8 @@ def _part(path: Path) -> str:
     if top != "attempts":
         return "rest"
     if inner[0] == "checkpoints":
-        kept = "epochs" if inner[1].startswith("epoch-") else "rest"
-        return "states" if _is_state(inner[1]) else kept
+        kept = "epochs" if epoch_of(Path(inner[1])) is not None else "rest"
+        return "states" if _is_checkpoint(Path(inner[1])) else kept
     kinds = {"trash": "states", "final_model": "model", "adapter": "model", "eval": "eval"}
     return kinds.get(inner[0], "rest")
 
@@ -104,11 +111,12 @@ def _states(attempt: AttemptPaths) -> list[Path]:
         names = sorted(os.listdir(attempt.checkpoints))  # noqa: PTH208 - dotfiles too
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return [attempt.checkpoints / name for name in names if _is_state(name)]
+    paths = (attempt.checkpoints / name for name in names)
+    return [path for path in paths if _is_checkpoint(path)]
 
 
-def _is_state(name: str) -> bool:
-    return name.startswith("step-") or name.endswith(".partial")
+def _is_checkpoint(path: Path) -> bool:
+    return CheckpointPaths.of(path) is not None or is_partial(path)
 
 
 def drop(path: Path) -> int:
@@ -119,11 +127,7 @@ def drop(path: Path) -> int:
     """
     size = size_of(path)
     attempt = path.parent if path.name == "trash" else path.parent.parent
-    hidden = fs.temp_beside(attempt / path.name)
-    if not fs.move_once(path, hidden):
-        return 0
-    shutil.rmtree(hidden, ignore_errors=True)
-    return size
+    return size if fs.discard(path, into=attempt) else 0
 
 
 def size_of(path: Path) -> int:

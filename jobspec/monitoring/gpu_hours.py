@@ -18,7 +18,7 @@ from jobspec.records import metrics
 from jobspec.records.attempt import End, Progress
 from jobspec.records.base import Record, State
 from jobspec.storage import fs
-from jobspec.storage.layout import AttemptPaths
+from jobspec.storage.layout import AttemptPaths, CheckpointPaths
 
 if TYPE_CHECKING:
     from jobspec.queue.entries import Job
@@ -162,9 +162,9 @@ def _resumed_at(attempt: AttemptPaths, rows: dict[int, list[metrics.Row]]) -> fl
 def _states(attempt: AttemptPaths) -> Iterator[float]:
     """The steps of resume states that still wait here to be taken up."""
     for name in fs.list_names(attempt.checkpoints):
-        number = name.removeprefix("step-").removesuffix(".universal")
-        if name.startswith("step-") and number.isdigit():
-            yield float(number)
+        checkpoint = CheckpointPaths.of(attempt.checkpoints / name)
+        if checkpoint is not None:
+            yield float(checkpoint.step)
 
 
 def _number(value: object) -> float:

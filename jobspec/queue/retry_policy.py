@@ -17,7 +17,7 @@ from jobspec.queue.entries import read_bytes, read_record
 from jobspec.records.attempt import End, Result
 from jobspec.records.base import Reason, State
 from jobspec.storage import fs
-from jobspec.storage.layout import AttemptPaths, JobPaths
+from jobspec.storage.layout import AttemptPaths, CheckpointPaths, JobPaths
 
 # The attempt that brings a count up to its limit is the job's last.
 LIMITS = {Reason.LOST: 5, Reason.NODE: 5, Reason.OOM: 2, Reason.FAILED: 2}
@@ -152,7 +152,7 @@ def _sealed_by(job: JobPaths, past: Sequence[Past]) -> set[int]:
     for attempt in (*(each.attempt for each in past), past[-1].attempt + 1):
         checkpoints = job.attempt(attempt).checkpoints
         for name in fs.list_names(checkpoints):
-            data = read_bytes(checkpoints / name / "COMPLETE")
+            data = read_bytes(CheckpointPaths(checkpoints / name).manifest)
             writer = _field(data, "attempt")
             if data is not None:
                 writers.add(writer if isinstance(writer, int) else attempt)

@@ -21,7 +21,7 @@ from jobspec.records.base import FINAL, State
 from jobspec.spec import secrets
 from jobspec.spec.schema import JobSpec
 from jobspec.storage import fs
-from jobspec.storage.layout import AttemptPaths
+from jobspec.storage.layout import AttemptPaths, CheckpointPaths
 
 Kind = Literal["train", "eval"]
 Ending = Literal["finished", "failed", "preempted"]
@@ -245,6 +245,6 @@ def _settled(job: Job, rows: list[Row], attempts: list[AttemptPaths]) -> int:
 
 
 def _sealed_step(checkpoints: Path) -> int:
-    names = [name.partition("-") for name in fs.list_names(checkpoints)]
-    found = [int(n) for word, _, n in names if word == "step" and n.isdigit()]
-    return max((n for n in found if fs.exists(checkpoints / f"step-{n}" / "COMPLETE")), default=-1)
+    found = (CheckpointPaths.of(checkpoints / name) for name in fs.list_names(checkpoints))
+    complete = (each.step for each in found if each is not None and fs.exists(each.manifest))
+    return max(complete, default=-1)

@@ -255,6 +255,22 @@ def remove_tree(path: Path) -> None:
         os.rmdir(path)
 
 
+def discard(path: Path, *, into: Path) -> bool:
+    """Delete a file or directory that others may be reading, after renaming it out of their sight.
+
+    Args:
+        into: a directory on the same filesystem that nobody reads, or whose dotfiles nobody reads.
+
+    Returns:
+        False if `path` was gone already.
+    """
+    hidden = tempfiles.beside(into / path.name)
+    if not move_once(path, hidden):
+        return False
+    remove_tree(hidden)
+    return True
+
+
 def sync_dirs(*paths: Path) -> None:
     """Make the names in several directories durable, where their order does not matter."""
     concurrent.at_once([partial(sync_dir, path) for path in paths])

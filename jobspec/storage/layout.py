@@ -25,6 +25,9 @@ _TICKET = re.compile(
     rf"\.(?P<attempt>[1-9][0-9]{{0,5}})(?:\.(?P<worker>{WORKER_PATTERN.pattern}))?\.json"
 )
 MAX_PRIORITY = 999
+_CHECKPOINT = re.compile(r"step-(?P<step>[0-9]+)(?P<universal>\.universal)?")
+_EPOCH = re.compile(r"epoch-(?P<epoch>[0-9]+)")
+_PARTIAL = ".partial"
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -67,6 +70,118 @@ def parse_entry(name: str) -> tuple[Ticket, str | None] | None:
     return ticket, found["worker"]
 
 
+def epoch_of(path: Path) -> int | None:
+    """The epoch whose weights a directory holds, by its name; None for other names."""
+    match = _EPOCH.fullmatch(path.name)
+    return int(match["epoch"]) if match else None
+
+
+def partial_of(path: Path) -> Path:
+    """Where a directory is written before it gets its final name."""
+    return path.with_name(f".{path.name}{_PARTIAL}")
+
+
+def is_partial(path: Path) -> bool:
+    """Whether a directory was never finished."""
+    return path.name.endswith(_PARTIAL)
+
+
+@dataclass(frozen=True)
+class CheckpointPaths:
+    """A checkpoint to resume from: `step-<n>`, or `step-<n>.universal` once it is converted."""
+
+    MANIFEST: ClassVar[str] = "COMPLETE"
+    LATEST: ClassVar[str] = "latest"
+
+    dir: Path
+
+    @classmethod
+    def of(cls, path: Path) -> CheckpointPaths | None:
+        """A directory as a checkpoint, by its name; None for other names."""
+        return cls(path) if _CHECKPOINT.fullmatch(path.name) else None
+
+    @cached_property
+    def step(self) -> int:
+        match = _CHECKPOINT.fullmatch(self.dir.name)
+        return int(match["step"]) if match else 0
+
+    @property
+    def is_universal(self) -> bool:
+        """Whether any number of ranks can load it."""
+        return self.dir != self.plain
+
+    @cached_property
+    def plain(self) -> Path:
+        return self.dir.with_name(f"step-{self.step}")
+
+    @cached_property
+    def universal(self) -> Path:
+        """Where its converted form goes."""
+        return self.dir.with_name(f"step-{self.step}.universal")
+
+    @cached_property
+    def manifest(self) -> Path:
+        """Published last: a checkpoint without it is incomplete."""
+        return self.dir / self.MANIFEST
+
+    @cached_property
+    def progress(self) -> Path:
+        """The run's counters at that step."""
+        return self.dir / "course.json"
+
+    @cached_property
+    def latest(self) -> Path:
+        """Written by DeepSpeed: the name of the directory that holds its files."""
+        return self.dir / self.LATEST
+
+
+@dataclass(frozen=True)
+class SplitPaths:
+    """One split of prepared rows, laid out as `datasets.save_to_disk` does, with counts beside."""
+
+    dir: Path
+
+    @cached_property
+    def rows(self) -> Path:
+        return self.dir / "data-00000-of-00001.arrow"
+
+    @cached_property
+    def counts(self) -> Path:
+        """Tokens and trained tokens of each row."""
+        return self.dir / "counts.npy"
+
+    @cached_property
+    def state(self) -> Path:
+        return self.dir / "state.json"
+
+    @cached_property
+    def info(self) -> Path:
+        return self.dir / "dataset_info.json"
+
+
+@dataclass(frozen=True)
+class PreparedPaths:
+    """Prepared rows, and the report that is written last."""
+
+    dir: Path
+
+    @cached_property
+    def report(self) -> Path:
+        return self.dir / "prepared.json"
+
+    @cached_property
+    def train(self) -> SplitPaths:
+        return SplitPaths(self.dir / "train")
+
+    @cached_property
+    def eval(self) -> SplitPaths:
+        return SplitPaths(self.dir / "eval")
+
+    def chunk(self, index: int) -> Path:
+        """The rows of one chunk of the data file, until they are sorted into the splits."""
+        return self.dir / f"piece-{index:06d}.arrow"
+
+
 @dataclass(frozen=True)
 class AttemptPaths:
     """Everything one attempt writes, and nobody else."""
@@ -104,6 +219,22 @@ class AttemptPaths:
     @cached_property
     def checkpoints(self) -> Path:
         return self.dir / "checkpoints"
+
+    def checkpoint(self, step: int) -> CheckpointPaths:
+        return CheckpointPaths(self.checkpoints / f"step-{step}")
+
+    def epoch(self, epoch: int) -> Path:
+        """The weights after an epoch."""
+        return self.checkpoints / f"epoch-{epoch}"
+
+    @cached_property
+    def write_speed(self) -> Path:
+        """How fast training can save, measured before its first checkpoint."""
+        return self.checkpoints / "write_speed.json"
+
+    @cached_property
+    def adapter(self) -> Path:
+        return self.dir / "adapter"
 
     @cached_property
     def trash(self) -> Path:
@@ -261,6 +392,9 @@ class RootPaths:
     def prepared(self) -> Path:
         """Tokenized rows, one directory a content key."""
         return self.cache / "prepared"
+
+    def prepared_rows(self, key: str) -> PreparedPaths:
+        return PreparedPaths(self.prepared / key)
 
     @cached_property
     def overlap(self) -> Path:

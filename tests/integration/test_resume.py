@@ -52,9 +52,9 @@ def spec(tiny: Path, name: str, stage: int) -> JobSpec:
 
 
 def state_of(run: Run) -> str | None:
-    """The newest state of the last attempt."""
-    path = directories.newest(run.attempt)
-    return path.name if path is not None else None
+    """The newest checkpoint of the last attempt."""
+    checkpoint = directories.newest_complete(run.attempt)
+    return checkpoint.dir.name if checkpoint is not None else None
 
 
 def test_a_run_struck_nine_times_ends_as_the_calm_one_bit_for_bit(

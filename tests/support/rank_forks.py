@@ -47,7 +47,7 @@ POINTS: dict[str, tuple[Any, str, Callable[..., bool]]] = {
     "evaluation": (RowTrainer, "summed_loss", evaluating),
     "state, before a shard": (RowTrainer, "_save_optimizer_and_scheduler", always),
     "state, after the shards": (RowTrainer, "_save_rng_state", always),
-    "state, before its seal": (integrity, "seal", always),
+    "state, before its seal": (integrity, "publish_manifest", always),
     "weights": (directories, "publish_directory", always),
 }
 

@@ -100,7 +100,7 @@ class Run:
         if not self.attempt.done("prepare").exists():
             command = launch.phase_command("prepare", self.attempt.dir)
             subprocess.run(command, cwd=REPO, check=True)
-        if directories.misfit(self.attempt, plan.world) is not None:
+        if directories.needs_conversion(self.attempt, plan.world):
             codes = self.phase("convert", 1, *convert)
             if codes != [0]:
                 return codes

@@ -1,9 +1,11 @@
-"""Before training on another number of ranks: `python -m worker.checkpoints.convert ATTEMPT_DIR`.
+"""The convert phase, before training continues on another number of ranks.
 
-DeepSpeed's ZeRO-2 and ZeRO-3 states are cut for the ranks that wrote them. DeepSpeed's own
-converter puts every parameter's weight and moments together (a *universal* checkpoint), from which
-each rank of any number takes its part; nothing is rounded. The state it came from goes only when
-the new one is sealed.
+    python -m worker.checkpoints.convert ATTEMPT_DIR
+
+DeepSpeed's ZeRO-2 and ZeRO-3 checkpoints are split by the ranks that wrote them. DeepSpeed's own
+converter merges every parameter's weight and moments (a *universal* checkpoint), from which any
+number of ranks can each load their part; nothing is rounded. The original is deleted only after the
+converted checkpoint is complete.
 
 Source: deepspeed.checkpoint.ds_to_universal.
 """
@@ -20,13 +22,14 @@ from pathlib import Path
 import msgspec
 
 from jobspec.errors import DiskFull
+from jobspec.records.checkpoint import CheckpointManifest, Conversion
 from jobspec.storage import fs
+from jobspec.storage.layout import CheckpointPaths, partial_of
 from worker.checkpoints import directories, integrity
-from worker.checkpoints.integrity import Conversion, Seal
 from worker.phase import Phase, run
 
-_SMALL = 1 << 28  # bytes of a state below which helper processes cost more than they save
-_NOT_KEPT = ("COMPLETE", "latest", "zero_to_fp32.py")
+_ONE_PROCESS_BYTES = 1 << 28  # for a smaller checkpoint, helper processes cost more than they save
+_NOT_COPIED = (CheckpointPaths.MANIFEST, CheckpointPaths.LATEST, "zero_to_fp32.py")
 
 
 def main() -> None:
@@ -34,50 +37,52 @@ def main() -> None:
 
 
 def body(phase: Phase) -> int:
-    """Convert the newest state whose every byte is as it was sealed; damaged ones go."""
+    """Convert the newest checkpoint that matches its hashes; delete damaged ones."""
     world = msgspec.json.decode(phase.paths.manifest.read_bytes())["plan"]["world_size"]
-    for state in directories.states(phase.paths):
-        wrong = integrity.fault(state, hashes=True)  # before anything is unpickled
-        sealed = integrity.read_seal(state)
-        if wrong is None and sealed is not None:
-            if not sealed.fits(world):
-                convert(phase, state, sealed)
+    for checkpoint in directories.list_checkpoints(phase.paths):
+        damage = integrity.find_damage(checkpoint, hashes=True)  # before anything is unpickled
+        manifest = integrity.read_manifest(checkpoint)
+        if damage is None and manifest is not None:
+            if not manifest.fits(world):
+                convert(phase, checkpoint, manifest)
             break
-        sys.stderr.write(f"convert: not resumed from {state.name}: it {wrong}\n")
-        directories.discard(state, phase.paths)
+        sys.stderr.write(f"convert: not resumed from {checkpoint.dir.name}: it {damage}\n")
+        directories.discard(checkpoint.dir, phase.paths)
     phase.finish({"world_size": world})
     return 0
 
 
-def convert(phase: Phase, state: Path, sealed: Seal) -> Path:
-    """Make `step-<n>.universal` of `step-<n>`, seal it, and only then drop what it came from.
+def convert(
+    phase: Phase, checkpoint: CheckpointPaths, manifest: CheckpointManifest
+) -> CheckpointPaths:
+    """Write `step-<n>.universal`, complete it, then delete `step-<n>`.
 
     Raises:
-        DiskFull: the space it takes at its height is not free; nothing was written.
+        DiskFull: the space needed at the peak is not free; nothing was written.
     """
     started = time.monotonic()
-    require_space(phase.paths.checkpoints, sealed.conversion_space)
-    partial = state.with_name(f".{state.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    tag = (state / "latest").read_text().strip()
-    _merge(state / tag, partial / f"{tag}_universal", sealed)
-    for file in state.iterdir():
-        # Ranks' random states fit no other number of ranks: training seeds those anew.
-        if file.is_file() and file.name not in _NOT_KEPT and "rng_state" not in file.name:
-            shutil.copyfile(file, partial / file.name)
-    files = integrity.hash_files(partial, integrity.files_of(partial), sync=True)
-    done = Conversion(
-        from_ranks=sealed.world,
+    require_space(phase.paths.checkpoints, manifest.conversion_space)
+    partial = CheckpointPaths(partial_of(checkpoint.dir))
+    shutil.rmtree(partial.dir, ignore_errors=True)
+    partial.dir.mkdir()
+    tag = checkpoint.latest.read_text().strip()
+    _merge(checkpoint.dir / tag, partial.dir / f"{tag}_universal", manifest)
+    for file in checkpoint.dir.iterdir():
+        # Random states belong to single ranks; training seeds new ones for another number.
+        if file.is_file() and file.name not in _NOT_COPIED and "rng_state" not in file.name:
+            shutil.copyfile(file, partial.dir / file.name)
+    files = integrity.hash_files(partial.dir, integrity.files_of(partial.dir), sync=True)
+    conversion = Conversion(
+        from_ranks=manifest.world,
         seconds=time.monotonic() - started,
         size=sum(file.size for file in files.values()),
     )
-    integrity.seal(partial, msgspec.structs.replace(sealed, converted=done, files=files))
-    universal = state.with_name(state.name + directories.UNIVERSAL)
-    partial.rename(universal)
-    fs.sync_dir(universal.parent)
-    directories.discard(state, phase.paths)
-    return universal
+    converted = msgspec.structs.replace(manifest, converted=conversion, files=files)
+    integrity.publish_manifest(partial, converted)
+    partial.dir.rename(checkpoint.universal)
+    fs.sync_dir(checkpoint.dir.parent)
+    directories.discard(checkpoint.dir, phase.paths)
+    return CheckpointPaths(checkpoint.universal)
 
 
 def require_space(directory: Path, size: int) -> None:
@@ -85,17 +90,17 @@ def require_space(directory: Path, size: int) -> None:
     free = shutil.disk_usage(directory).free
     if free < size:
         raise DiskFull(
-            f"another number of devices needs the resume state converted: {size / 2**30:.1f} GiB, "
-            f"{free / 2**30:.1f} are free",
+            "the checkpoint must be converted for another number of devices, which needs "
+            f"{size / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free",
             file=directory,
-            hint="free space, or let a worker with as many devices as before take the job",
+            hint="free space, or let a worker with as many devices as before continue the job",
         )
 
 
-def _merge(source: Path, target: Path, sealed: Seal) -> None:
+def _merge(source: Path, target: Path, manifest: CheckpointManifest) -> None:
     from deepspeed.checkpoint import ds_to_universal
 
-    processes = 1 if sealed.size < _SMALL else _processes(sealed)
+    processes = 1 if manifest.size < _ONE_PROCESS_BYTES else _processes(manifest)
     ds_to_universal.main(
         argparse.Namespace(
             input_folder=str(source),
@@ -104,31 +109,31 @@ def _merge(source: Path, target: Path, sealed: Seal) -> None:
             num_merge_workers=processes,
             keep_temp_folder=False,
             strict=True,
-            inject_missing_state=True,  # without it ZeRO-2 states are refused
+            inject_missing_state=True,  # without it ZeRO-2 checkpoints are refused
         )
     )
-    if sealed.zero_stage == 3:
+    if manifest.zero_stage == 3:
         _trim(target / "zero" / "optimizer_state.pt")
 
 
 def _trim(path: Path) -> None:
-    """Drop the first rank's shard from what every rank is to read: steps and settings are left."""
+    """Remove the first rank's shard from a file that every rank reads; keep steps and settings."""
     import torch
 
-    kept = torch.load(path, map_location="cpu", weights_only=False)
-    inner = kept["optimizer_state_dict"]
+    saved = torch.load(path, map_location="cpu", weights_only=False)
+    inner = saved["optimizer_state_dict"]
     inner["state"] = {number: {"step": one["step"]} for number, one in inner["state"].items()}
-    kept.pop("fp32_flat_groups", None)
-    torch.save(kept, path)
+    saved.pop("fp32_flat_groups", None)
+    torch.save(saved, path)
 
 
-def _processes(sealed: Seal) -> int:
-    """Helpers that each hold one rank's shard in memory: half of what is free may be theirs."""
+def _processes(manifest: CheckpointManifest) -> int:
+    """How many helpers may each hold one rank's shard: together at most half of the free memory."""
     import psutil
 
-    largest = max(file.size for file in sealed.files.values())
+    largest = max(file.size for file in manifest.files.values())
     fitting = int(psutil.virtual_memory().available / 2 // max(largest, 1))
-    return max(1, min(fitting, sealed.world, len(os.sched_getaffinity(0))))
+    return max(1, min(fitting, manifest.world, len(os.sched_getaffinity(0))))
 
 
 if __name__ == "__main__":

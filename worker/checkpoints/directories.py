@@ -1,129 +1,106 @@
-"""Resume states as directories: found, handed on from attempt to attempt, pruned. No torch.
+"""Checkpoints as directories: listed, carried over from attempt to attempt, pruned. No torch.
 
-A resume state is `checkpoints/step-<n>/`, sealed by its `COMPLETE` (`seals`). `step-<n>.universal/`
-is one that was converted so that any number of ranks can take it up.
+A checkpoint is `checkpoints/step-<n>/`, complete once its `COMPLETE` exists (see `integrity`).
+`step-<n>.universal/` is one that was converted, so that any number of ranks can load it.
+`epoch-<n>/` holds the weights after an epoch.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from pathlib import Path
 
 from jobspec.records import base as records
-from jobspec.records.base import Record
+from jobspec.records.checkpoint import CheckpointManifest, WriteSpeed
 from jobspec.storage import fs
-from jobspec.storage.layout import AttemptPaths, JobPaths
-from worker.checkpoints.integrity import Seal, fault, read_seal
+from jobspec.storage.layout import AttemptPaths, CheckpointPaths, JobPaths, epoch_of, is_partial
+from worker.checkpoints.integrity import find_damage, read_manifest
 
-KEPT = 2  # resume states a job keeps
-UNIVERSAL = ".universal"
-_STATE = re.compile(r"step-(\d+)(\.universal)?")
+CHECKPOINTS_KEPT = 2  # per job
 
 
-class WriteSpeed(Record, frozen=True, kw_only=True):
-    """How long the first save will take, by the size of a state and a write that was measured.
-
-    Attributes:
-        size: bytes of a state.
-        bytes_per_s: of all ranks at once, synced.
-    """
-
-    size: int
-    bytes_per_s: float
-    save_s: float
-
-
-def step_of(path: Path) -> int | None:
-    """The step of a resume state's directory name; None for other names."""
-    match = _STATE.fullmatch(path.name)
-    return int(match[1]) if match else None
-
-
-def states(attempt: AttemptPaths) -> list[Path]:
-    """An attempt's resume states, newest first, complete or not."""
+def list_checkpoints(attempt: AttemptPaths) -> list[CheckpointPaths]:
+    """An attempt's checkpoints, newest first, complete or not."""
     try:
-        found = [path for path in attempt.checkpoints.iterdir() if step_of(path) is not None]
+        found = [CheckpointPaths.of(path) for path in attempt.checkpoints.iterdir()]
     except OSError:
         return []
-    return sorted(found, key=_order, reverse=True)
+    return sorted((each for each in found if each is not None), key=_age_order, reverse=True)
 
 
-def newest(attempt: AttemptPaths) -> Path | None:
-    """This attempt's newest whole state (sizes checked)."""
-    return next((path for path in states(attempt) if fault(path, hashes=False) is None), None)
+def newest_complete(attempt: AttemptPaths) -> CheckpointPaths | None:
+    """This attempt's newest complete checkpoint; files' sizes are checked, not their hashes."""
+    found = (each for each in list_checkpoints(attempt) if find_damage(each, hashes=False) is None)
+    return next(found, None)
 
 
-def save_s(attempt: AttemptPaths) -> float:
-    """Seconds the next save will take: what the last one did, else as measured; 0 if unknown."""
-    path = newest(attempt)
-    sealed = read_seal(path) if path is not None else None
-    if sealed is not None:
-        return sealed.save_s
-    speed = records.read(speed_file(attempt), WriteSpeed)
+def expected_save_s(attempt: AttemptPaths) -> float:
+    """Seconds the next save will take: what the last one took, else a test write's estimate.
+
+    0 if neither exists yet.
+    """
+    manifest = _newest_manifest(attempt)
+    if manifest is not None:
+        return manifest.save_s
+    speed = records.read(attempt.write_speed, WriteSpeed)
     return speed.save_s if speed is not None else 0.0
 
 
-def speed_file(attempt: AttemptPaths) -> Path:
-    """Where training says how fast it can save."""
-    return attempt.checkpoints / "write_speed.json"
+def needs_conversion(attempt: AttemptPaths, world: int) -> bool:
+    """Whether the checkpoint that `world` ranks would resume from must be converted first."""
+    manifest = _newest_manifest(attempt)
+    return manifest is not None and not manifest.fits(world)
 
 
-def misfit(attempt: AttemptPaths, world: int) -> Seal | None:
-    """The seal of the state `world` ranks would resume from, if it must be converted first."""
-    path = newest(attempt)
-    sealed = read_seal(path) if path is not None else None
-    return None if sealed is None or sealed.fits(world) else sealed
+def carry_over(job: JobPaths, attempt: AttemptPaths) -> tuple[CheckpointPaths | None, list[str]]:
+    """Move the two newest complete checkpoints of earlier attempts into `attempt`.
 
+    The second is for the case that the newest turns out to be damaged when its bytes are read.
 
-def take_over(job: JobPaths, attempt: AttemptPaths) -> tuple[Path, list[str]]:
-    """Move the two newest whole resume states of earlier attempts into `attempt`.
-
-    RACE: an attempt that was reaped but still runs may be deleting there, so the state is renamed
-    into this attempt first and verified afterwards.
+    RACE: an attempt whose job was taken away may still be deleting there, so a checkpoint is first
+    renamed into this attempt and then verified.
 
     Returns:
-        The newest one's new path (or a path that does not exist where there was none), and a line
-        about each state that was found damaged. The second is for the case that bytes of the first,
-        which are read later, turn out to have changed.
+        The newest one (None if there is none), and a line about each damaged one.
     """
     rejected: list[str] = []
-    taken: list[Path] = []
+    carried: list[CheckpointPaths] = []
     candidates = [
-        (_order(path), number, path)
+        (_age_order(each), number, each)
         for number in range(1, attempt.number)
-        for path in states(job.attempt(number))
-        if read_seal(path) is not None
+        for each in list_checkpoints(job.attempt(number))
+        if read_manifest(each) is not None
     ]
+    candidates.sort(key=lambda candidate: candidate[:2], reverse=True)
     attempt.checkpoints.mkdir(parents=True, exist_ok=True)
-    for _, number, path in sorted(candidates, reverse=True):
-        mine = attempt.checkpoints / path.name
-        if not fs.move_once(path, mine):
+    for _, number, each in candidates:
+        mine = CheckpointPaths(attempt.checkpoints / each.dir.name)
+        if not fs.move_once(each.dir, mine.dir):
             continue
-        wrong = fault(mine, hashes=False)
-        if wrong is not None:
-            rejected.append(f"attempt {number}, {path.name}: {wrong}")
-            discard(mine, attempt)
+        damage = find_damage(mine, hashes=False)
+        if damage is not None:
+            rejected.append(f"attempt {number}, {each.dir.name}: {damage}")
+            discard(mine.dir, attempt)
             continue
-        taken.append(mine)
-        if len(taken) == KEPT:
+        carried.append(mine)
+        if len(carried) == CHECKPOINTS_KEPT:
             break
-    return taken[0] if taken else attempt.checkpoints / "none", rejected
+    return (carried[0] if carried else None), rejected
 
 
-def prune(attempt: AttemptPaths, keep: int = KEPT) -> None:
-    """Keep this attempt's newest `keep` whole states; what is older goes by way of trash/."""
-    whole = [path for path in states(attempt) if read_seal(path) is not None]
-    for path in whole[keep:]:
-        discard(path, attempt)
+def prune_checkpoints(attempt: AttemptPaths, keep: int = CHECKPOINTS_KEPT) -> None:
+    """Keep this attempt's newest `keep` complete checkpoints and delete older complete ones."""
+    complete = [each for each in list_checkpoints(attempt) if read_manifest(each) is not None]
+    for each in complete[keep:]:
+        discard(each.dir, attempt)
 
 
-def prune_earlier(job: JobPaths, attempt: AttemptPaths) -> None:
-    """Once `attempt` has a state of its own, nothing that earlier attempts left is needed.
+def prune_earlier_attempts(job: JobPaths, attempt: AttemptPaths) -> None:
+    """Delete what earlier attempts left for a resume, once `attempt` has its own checkpoint.
 
-    That is states (complete or cut off in the middle), half-written weights and trash. Nothing is
-    done where a later attempt exists: this one has been reaped then, and is not the job's holder.
+    That is checkpoints (complete or not), unfinished directories and trash. Nothing is deleted if
+    a later attempt exists: the job then no longer belongs to this one.
     """
     if fs.exists(job.attempt(attempt.number + 1).dir):
         return
@@ -131,9 +108,16 @@ def prune_earlier(job: JobPaths, attempt: AttemptPaths) -> None:
         earlier = job.attempt(number)
         left = earlier.checkpoints.glob("*") if earlier.checkpoints.is_dir() else ()
         for path in left:
-            if step_of(path) is not None or path.name.endswith(".partial"):
+            if CheckpointPaths.of(path) is not None or is_partial(path):
                 discard(path, earlier)
         shutil.rmtree(earlier.trash, ignore_errors=True)
+
+
+def prune_epoch_weights(attempt: AttemptPaths, keep: int) -> None:
+    """Keep the weights of this attempt's newest `keep` epochs."""
+    epochs = {number: path for path in attempt.checkpoints.iterdir() if (number := epoch_of(path))}
+    for number in sorted(epochs, reverse=True)[keep:]:
+        discard(epochs[number], attempt)
 
 
 def publish_directory(partial: Path, path: Path) -> None:
@@ -149,22 +133,17 @@ def publish_directory(partial: Path, path: Path) -> None:
     fs.sync_dir(path.parent)
 
 
-def prune_epochs(attempt: AttemptPaths, keep: int) -> None:
-    """Keep the weights of this attempt's newest `keep` epochs."""
-    found = [path for path in attempt.checkpoints.iterdir() if path.name.startswith("epoch-")]
-    found.sort(key=lambda path: int(path.name.removeprefix("epoch-")), reverse=True)
-    for path in found[keep:]:
-        discard(path, attempt)
-
-
 def discard(path: Path, attempt: AttemptPaths) -> None:
-    """Delete a directory, renaming it out of every reader's sight first."""
+    """Delete a directory of an attempt by way of its trash."""
     attempt.trash.mkdir(parents=True, exist_ok=True)
-    hidden = attempt.trash / f"{path.name}.{os.getpid()}"
-    if fs.move_once(path, hidden):
-        shutil.rmtree(hidden, ignore_errors=True)
+    fs.discard(path, into=attempt.trash)
 
 
-def _order(path: Path) -> tuple[int, bool]:
-    """Newer states sort later; of one step's the converted one, which fits any world."""
-    return step_of(path) or 0, path.name.endswith(UNIVERSAL)
+def _newest_manifest(attempt: AttemptPaths) -> CheckpointManifest | None:
+    checkpoint = newest_complete(attempt)
+    return read_manifest(checkpoint) if checkpoint is not None else None
+
+
+def _age_order(checkpoint: CheckpointPaths) -> tuple[int, bool]:
+    """Sorts newer checkpoints later; at the same step the converted one, which fits any world."""
+    return checkpoint.step, checkpoint.is_universal

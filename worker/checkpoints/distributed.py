@@ -1,4 +1,4 @@
-"""Resume states as a run's ranks write and read them together. COMPLETE itself: `seals`.
+"""Checkpoints as a run's ranks write and read them together.
 
 Each rank hashes and fsyncs the files it wrote: they are in its node's memory, and on a network
 filesystem only the writer's fsync counts. On load the ranks share the reading by size.
@@ -19,20 +19,20 @@ import torch.distributed as dist
 from transformers import set_seed
 
 from jobspec.errors import JobspecError
+from jobspec.records.checkpoint import CheckpointManifest, WriteSpeed
 from jobspec.storage import fs
+from jobspec.storage.layout import CheckpointPaths
 from worker.checkpoints import directories, integrity
-from worker.checkpoints.directories import WriteSpeed
-from worker.checkpoints.integrity import Seal
-from worker.checkpoints.progress import Course
+from worker.checkpoints.progress import TrainingProgress
 from worker.phase import Phase
 
-_PROBE_BYTES = 1 << 24  # a rank's; enough to see a disk, too little to wait for
+_TEST_BYTES = 1 << 24  # per rank: enough to measure a disk, too little to delay a start
 _PRIME = 7919
-_STATES_BYTES = 12  # a parameter: float32 weight and two moments
+_BYTES_PER_PARAMETER = 12  # a float32 weight and two moments
 
 
-class ResumeStates:
-    """One attempt's resume states. All ranks call every method, in the same order."""
+class DistributedCheckpoints:
+    """One attempt's checkpoints. All ranks call every method, in the same order."""
 
     def __init__(self, phase: Phase, zero_stage: int) -> None:
         self._phase = phase
@@ -42,149 +42,157 @@ class ResumeStates:
         self._saved_step: int | None = None
         self.saved_at = time.monotonic()
 
-    def newest(self) -> tuple[Path, Seal] | None:
-        """The newest state whose every byte is as it was sealed; damaged ones go.
+    def newest(self) -> tuple[CheckpointPaths, CheckpointManifest] | None:
+        """The newest checkpoint whose every byte matches its manifest; damaged ones are deleted.
 
-        Nothing is unpickled before. All ranks get the same answer.
+        Nothing is unpickled before its hash was checked. All ranks get the same answer.
 
         Raises:
             JobspecError: it was made by another number of ranks and has not been converted.
         """
-        names = [path.name for path in directories.states(self._paths)]
-        for name in _from_first(names):
-            path = self._paths.checkpoints / name
-            wrong = integrity.fault(path, hashes=True, rank=self._rank, world=self._world)
-            wrong = next((each for each in _from_all(wrong) if each is not None), None)
-            if wrong is None:
-                return path, self._taken_up(path)
-            self._pass_over(path, wrong)
+        names = [each.dir.name for each in directories.list_checkpoints(self._paths)]
+        for name in _broadcast(names):
+            checkpoint = CheckpointPaths(self._paths.checkpoints / name)
+            damage = integrity.find_damage(
+                checkpoint, hashes=True, rank=self._rank, world=self._world
+            )
+            damage = next((each for each in _gather(damage) if each is not None), None)
+            if damage is None:
+                return checkpoint, self._check_fits(checkpoint)
+            self._reject(checkpoint, damage)
         return None
 
-    def save(self, step: int, write: Callable[[Path], None], course: Course) -> None:
-        """Write and seal the state of `step`; what it makes superfluous goes.
+    def save(self, step: int, write: Callable[[Path], None], progress: TrainingProgress) -> None:
+        """Write and complete the checkpoint of `step`, then delete those it replaces.
 
         Args:
-            write: puts everything but our own counters below a directory; all ranks run it.
+            write: writes everything but our own counters below a directory; all ranks run it.
         """
         if step == self._saved_step:
             return
         started = time.monotonic()
-        path = self._paths.checkpoints / f"step-{step}"
-        write(path)
+        checkpoint = self._paths.checkpoint(step)
+        write(checkpoint.dir)
         if self._rank == 0:
             self._phase.flush()
-            fs.publish(path / "course.json", msgspec.json.encode(course))
+            fs.publish(checkpoint.progress, msgspec.json.encode(progress))
         dist.barrier()
-        names = integrity.files_of(path)
+        names = integrity.files_of(checkpoint.dir)
         mine = [name for name in names if integrity.rank_of(name, self._world) == self._rank]
-        hashed = _from_all(integrity.hash_files(path, mine, sync=True))
+        hashed = _gather(integrity.hash_files(checkpoint.dir, mine, sync=True))
         if self._rank == 0:
-            files = {name: found for each in hashed for name, found in each.items()}
-            self._seal(path, files, started)
+            files = {name: digest for each in hashed for name, digest in each.items()}
+            self._complete(checkpoint, files, started)
         dist.barrier()
         self._saved_step, self.saved_at = step, time.monotonic()
-        course.saves_s.append(self.saved_at - started)
+        progress.saves_s.append(self.saved_at - started)
 
-    def settle(self, path: Path, sealed: Seal, optimizer: Any, seed: int) -> None:
-        """What DeepSpeed and the Trainer leave to do once other ranks' state is loaded.
+    def finish_loading(
+        self, checkpoint: CheckpointPaths, manifest: CheckpointManifest, optimizer: Any, seed: int
+    ) -> None:
+        """Do what DeepSpeed and the Trainer leave out when another number of ranks resumes.
 
         Args:
-            optimizer: Accelerate's, around DeepSpeed's, around torch's.
+            optimizer: Accelerate's, which wraps DeepSpeed's, which wraps torch's.
         """
-        if sealed.world != self._world:
-            # Random states are a rank's own: after a change each draws anew, by seed and step.
-            set_seed((seed + _PRIME * sealed.step + self._rank) % 2**32)
-        if sealed.converted is None:
+        if manifest.world != self._world:
+            # Each rank has its own random state. After a change of their number, every rank seeds
+            # a new one from the spec's seed and the step.
+            set_seed((seed + _PRIME * manifest.step + self._rank) % 2**32)
+        if manifest.converted is None:
             return
         inner = optimizer.optimizer.optimizer
         fused = any(group.get("fused") for group in inner.param_groups)
         for parameter, state in inner.state.items():
-            # ZeRO-3's loader gives all groups one step count, so that each adds to the others'; and
-            # counts come from the host, where fused kernels can't use them.
+            # ZeRO-3's loader shares one step count among all groups, so that each group would
+            # advance the others' count too. Also, the counts are loaded on the CPU, where fused
+            # kernels can't use them.
             if torch.is_tensor(state.get("step")):
                 state["step"] = state["step"].clone().to(parameter.device if fused else "cpu")
         if self._zero_stage == 3:
-            # It also gives all groups the settings of the first: of two, one has no weight decay.
-            for group, saved in zip(inner.param_groups, _saved_groups(path), strict=True):
+            # It also gives all groups the first group's settings: weight decay would be applied to
+            # the group that has none.
+            for group, saved in zip(inner.param_groups, _saved_groups(checkpoint), strict=True):
                 group |= {name: value for name, value in saved.items() if name != "params"}
 
-    def measure(self, model: torch.nn.Module) -> None:
-        """Before there is a state: how fast this filesystem takes one, and so how long it will.
+    def measure_write_speed(self, model: torch.nn.Module) -> None:
+        """Estimate how long the first save will take, from a test write on this filesystem.
 
-        The worker begins a stop that much before its end; the first save's own time replaces it.
+        The worker sends the stop signal that much before its time ends. After the first save, the
+        measured duration replaces the estimate.
         """
         trained = [each for each in model.parameters() if each.requires_grad]
         count = sum(getattr(each, "ds_numel", each.numel()) for each in trained)
-        size = count * (_STATES_BYTES + trained[0].element_size())
-        probe = min(_PROBE_BYTES, size // self._world + 1)
-        seconds = max(_from_all(self._write(probe)))
+        size = count * (_BYTES_PER_PARAMETER + trained[0].element_size())
+        test = min(_TEST_BYTES, size // self._world + 1)
+        seconds = max(_gather(self._test_write(test)))
         if self._rank == 0:
-            speed = probe * self._world / max(seconds, 1e-6)
-            found = WriteSpeed(size=size, bytes_per_s=speed, save_s=size / speed)
-            fs.replace(directories.speed_file(self._paths), msgspec.json.encode(found))
+            speed = test * self._world / max(seconds, 1e-6)
+            estimate = WriteSpeed(size=size, bytes_per_s=speed, save_s=size / speed)
+            fs.replace(self._paths.write_speed, msgspec.json.encode(estimate))
 
-    def _seal(self, path: Path, files: dict[str, Any], started: float) -> None:
-        about = Seal(
+    def _complete(self, checkpoint: CheckpointPaths, files: dict[str, Any], started: float) -> None:
+        manifest = CheckpointManifest(
             attempt=self._paths.number,
-            step=directories.step_of(path) or 0,
+            step=checkpoint.step,
             world=self._world,
             zero_stage=self._zero_stage,
             save_s=time.monotonic() - started,
             files=files,
         )
-        integrity.seal(path, about)
-        directories.prune(self._paths)
-        directories.prune_earlier(self._phase.job, self._paths)
+        integrity.publish_manifest(checkpoint, manifest)
+        directories.prune_checkpoints(self._paths)
+        directories.prune_earlier_attempts(self._phase.job, self._paths)
 
-    def _taken_up(self, path: Path) -> Seal:
-        sealed = integrity.read_seal(path)
-        if sealed is None or not sealed.fits(self._world):
-            made = sealed.world if sealed is not None else "?"
+    def _check_fits(self, checkpoint: CheckpointPaths) -> CheckpointManifest:
+        manifest = integrity.read_manifest(checkpoint)
+        if manifest is None or not manifest.fits(self._world):
+            made = manifest.world if manifest is not None else "?"
             raise JobspecError(
                 f"was made by {made} ranks and is not converted for {self._world}",
-                file=path,
-                hint="`jobspec retry` takes it up again, with the conversion before it",
+                file=checkpoint.dir,
+                hint="`jobspec retry` starts another attempt, which converts it first",
             )
-        self._saved_step = sealed.step
-        return sealed
+        self._saved_step = manifest.step
+        return manifest
 
-    def _pass_over(self, path: Path, wrong: str) -> None:
+    def _reject(self, checkpoint: CheckpointPaths, damage: str) -> None:
         if self._rank == 0:
-            sys.stderr.write(f"train: not resumed from {path.name}: it {wrong}\n")
-            directories.discard(path, self._paths)
+            sys.stderr.write(f"train: not resumed from {checkpoint.dir.name}: it {damage}\n")
+            directories.discard(checkpoint.dir, self._paths)
         dist.barrier()
 
-    def _write(self, size: int) -> float:
-        """Seconds this rank needs to write `size` bytes, synced."""
+    def _test_write(self, size: int) -> float:
+        """Seconds this rank needs to write and fsync `size` bytes."""
         self._paths.checkpoints.mkdir(parents=True, exist_ok=True)
-        probe = self._paths.checkpoints / f".probe-{self._rank}"
-        data = os.urandom(size)  # a filesystem that compresses must not look faster than it is
+        file = fs.temp_beside(self._paths.checkpoints / f"rank-{self._rank}")
+        data = os.urandom(size)  # random, so that a compressing filesystem does not look faster
         started = time.monotonic()
         try:
-            with fs.disk_full(probe), probe.open("wb") as stream:
+            with fs.disk_full(file), file.open("wb") as stream:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
         finally:
-            probe.unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
         return time.monotonic() - started
 
 
-def _saved_groups(path: Path) -> list[dict[str, Any]]:
-    """The optimizer's groups of a converted ZeRO-3 state, with their settings."""
-    file = next(path.glob("*/zero/optimizer_state.pt"))
-    kept = torch.load(file, map_location="cpu", weights_only=False)
-    return kept["optimizer_state_dict"]["param_groups"]
+def _saved_groups(checkpoint: CheckpointPaths) -> list[dict[str, Any]]:
+    """The optimizer's groups of a converted ZeRO-3 checkpoint, with their settings."""
+    file = next(checkpoint.dir.glob("*/zero/optimizer_state.pt"))
+    saved = torch.load(file, map_location="cpu", weights_only=False)
+    return saved["optimizer_state_dict"]["param_groups"]
 
 
-def _from_first(value: Any) -> Any:
+def _broadcast(value: Any) -> Any:
     """The first rank's value, on all ranks."""
     box = [value]
     dist.broadcast_object_list(box)
     return box[0]
 
 
-def _from_all(value: Any) -> list[Any]:
+def _gather(value: Any) -> list[Any]:
     """Every rank's value, on all ranks."""
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)

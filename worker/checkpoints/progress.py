@@ -1,38 +1,22 @@
-"""What a training run has come to so far, and how it can go wrong."""
+"""The counters of a training run, saved with every checkpoint."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import msgspec
 
-from jobspec.errors import JobspecError
-from worker.checkpoints.integrity import Seal
-
-
-class NonFiniteLossError(JobspecError):
-    """The loss became NaN or infinite, at `step`."""
-
-    def __init__(self, loss: float, step: int) -> None:
-        super().__init__(
-            f"the loss is {loss} at step {step}",
-            hint="lower train.learning_rate, or look at the rows of that step",
-        )
-        self.step = step
-
-
-class StoppedError(Exception):
-    """All ranks have agreed to stop here, between two steps."""
+from jobspec.records.checkpoint import CheckpointManifest
+from jobspec.storage.layout import CheckpointPaths
 
 
 @dataclass
-class Course:
-    """What a run has come to so far; saved with every resume state.
+class TrainingProgress:
+    """What a training run has done so far, over all of its attempts.
 
     Attributes:
         ended_epochs: epochs whose held-out loss and weights are done, not only their steps.
-        saves_s: seconds each resume state took to write.
+        saves_s: seconds each checkpoint took to write.
         conversions: for each change of the number of ranks: step, ranks before and after, seconds
             and bytes of the conversion (both 0 where none was needed).
     """
@@ -49,20 +33,26 @@ class Course:
     ended_epochs: int = 0
     conversions: list[dict[str, float]] = field(default_factory=list)
 
+    @property
+    def tokens_per_second(self) -> float | None:
+        return self.tokens / self.train_s if self.train_s else None
+
     @classmethod
-    def read(cls, state: Path, sealed: Seal, world: int) -> Course:
-        """What a run had come to when `state` was saved, taken up by `world` ranks."""
-        course = msgspec.json.decode((state / "course.json").read_bytes(), type=cls)
-        course.resumed_from = {"attempt": sealed.attempt, "step": sealed.step}
-        if sealed.world != world:
-            made = sealed.converted
-            course.conversions.append(
+    def read(
+        cls, checkpoint: CheckpointPaths, manifest: CheckpointManifest, world: int
+    ) -> TrainingProgress:
+        """The progress saved with `checkpoint`, from which `world` ranks now resume."""
+        progress = msgspec.json.decode(checkpoint.progress.read_bytes(), type=cls)
+        progress.resumed_from = {"attempt": manifest.attempt, "step": manifest.step}
+        if manifest.world != world:
+            converted = manifest.converted
+            progress.conversions.append(
                 {
-                    "step": sealed.step,
-                    "from_ranks": sealed.world,
+                    "step": manifest.step,
+                    "from_ranks": manifest.world,
                     "to_ranks": world,
-                    "seconds": made.seconds if made else 0.0,
-                    "size": made.size if made else 0,
+                    "seconds": converted.seconds if converted else 0.0,
+                    "size": converted.size if converted else 0,
                 }
             )
-        return course
+        return progress

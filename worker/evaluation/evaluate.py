@@ -17,6 +17,7 @@ from jobspec.benchmarks import question_file
 from jobspec.benchmarks.question_file import QuestionSet
 from jobspec.errors import ModelError
 from jobspec.spec.schema import EvalSpec
+from jobspec.storage.layout import epoch_of
 from worker.evaluation import benchmark_download
 from worker.model_dir import find_model
 from worker.phase import Phase, run
@@ -102,9 +103,9 @@ def find_models(phase: Phase) -> list[Scored]:
 def _epochs(checkpoints: Path) -> list[Scored]:
     """Weights kept of earlier epochs, in order."""
     found = [
-        Scored(path.name, path, float(path.name.removeprefix("epoch-")))
-        for path in checkpoints.glob("epoch-*")
-        if path.name.removeprefix("epoch-").isdigit() and (path / "config.json").is_file()
+        Scored(path.name, path, float(epoch))
+        for path in checkpoints.glob("*")
+        if (epoch := epoch_of(path)) is not None and (path / "config.json").is_file()
     ]
     return sorted(found, key=lambda model: model.epoch or 0)
 

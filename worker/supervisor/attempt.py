@@ -118,14 +118,14 @@ class Attempt:
     def _convert(self) -> Verdict | None:
         """Make the resume state fit this attempt's ranks, where other ranks made it."""
         assert self._plan is not None
-        if directories.misfit(self._paths, self._plan.world) is None:
+        if not directories.needs_conversion(self._paths, self._plan.world):
             return None
         verdict = self._phase("convert", 1)
-        state = directories.newest(self._paths)
-        sealed = integrity.read_seal(state) if verdict is None and state else None
-        if sealed is not None and sealed.converted is not None:
-            facts = msgspec.to_builtins(sealed.converted)
-            self._event("converted", step=sealed.step, to_ranks=self._plan.world, **facts)
+        checkpoint = directories.newest_complete(self._paths)
+        saved = integrity.read_manifest(checkpoint) if verdict is None and checkpoint else None
+        if saved is not None and saved.converted is not None:
+            facts = msgspec.to_builtins(saved.converted)
+            self._event("converted", step=saved.step, to_ranks=self._plan.world, **facts)
         return verdict
 
     def _phase(self, phase: str, ranks: int) -> Verdict | None:

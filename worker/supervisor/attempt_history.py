@@ -11,10 +11,10 @@ import msgspec
 from jobspec.records import base as records
 from jobspec.records.attempt import End
 from jobspec.records.base import Reason, Record
+from jobspec.records.checkpoint import CheckpointManifest
 from jobspec.records.metrics import last_lines
 from jobspec.storage.layout import AttemptPaths, JobPaths
 from worker.checkpoints import directories, integrity
-from worker.checkpoints.integrity import Seal
 
 _STEPS_LOOKED_AT = 20
 _TAIL_BYTES = 65536
@@ -27,13 +27,13 @@ class Past:
     Attributes:
         failed_on: the host where the last attempt failed before its first step, unexplained.
         micro: rows a micro-batch may have, after attempts that ran out of memory; None: any.
-        state: the seal of the newest resume state; None where there is none to go on from.
+        state: the manifest of the newest checkpoint; None if there is none to resume from.
         useful_s: the seconds below which another attempt would bring nothing; None if not known.
     """
 
     failed_on: str | None = None
     micro: int | None = None
-    state: Seal | None = None
+    state: CheckpointManifest | None = None
     useful_s: float | None = None
 
 
@@ -76,16 +76,16 @@ def _micro(earlier: list[AttemptPaths]) -> int | None:
     return max(1, min(too_large) // 2) if too_large else None
 
 
-def _state(earlier: list[AttemptPaths]) -> Seal | None:
+def _state(earlier: list[AttemptPaths]) -> CheckpointManifest | None:
     if any(paths.done("train").exists() for paths in earlier):
         return None
     found = [
-        seal
+        manifest
         for paths in earlier
-        for state in directories.states(paths)
-        if (seal := integrity.read_seal(state)) is not None
+        for checkpoint in directories.list_checkpoints(paths)
+        if (manifest := integrity.read_manifest(checkpoint)) is not None
     ]
-    return max(found, key=lambda seal: (seal.step, seal.converted is not None), default=None)
+    return max(found, key=lambda each: (each.step, each.converted is not None), default=None)
 
 
 def _useful_s(earlier: list[AttemptPaths]) -> float | None:
@@ -94,10 +94,10 @@ def _useful_s(earlier: list[AttemptPaths]) -> float | None:
     if not step_s:
         return None
     saves = [
-        seal.save_s
+        manifest.save_s
         for paths in earlier
-        for state in directories.states(paths)
-        if (seal := integrity.read_seal(state)) is not None
+        for checkpoint in directories.list_checkpoints(paths)
+        if (manifest := integrity.read_manifest(checkpoint)) is not None
     ]
     starts = [end.first_step_s for p in earlier if (end := records.read(p.end, End)) is not None]
     start_s = max((s for s in starts if s is not None), default=60.0)
@@ -105,8 +105,8 @@ def _useful_s(earlier: list[AttemptPaths]) -> float | None:
 
 
 def stop_takes_s(attempt: AttemptPaths) -> float:
-    """Seconds from a stop's signal to its sealed state: the rest of a step, and a save."""
-    return directories.save_s(attempt) + (step_s_of(attempt.metrics) or 0.0)
+    """Seconds from a stop's signal to its complete checkpoint: the rest of a step, and a save."""
+    return directories.expected_save_s(attempt) + (step_s_of(attempt.metrics) or 0.0)
 
 
 def step_s_of(metrics: Path) -> float | None:

@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 
 from jobspec.storage import fs
-from jobspec.storage.layout import AttemptPaths, JobPaths
-from worker.checkpoints import directories, integrity
+from jobspec.storage.layout import AttemptPaths, JobPaths, epoch_of
+from worker.checkpoints import directories
 from worker.data import dataset_cache
 
 
@@ -29,10 +29,10 @@ def inherit(job: JobPaths, attempt: AttemptPaths, root: Path) -> list[str]:
         said.append("prepared rows of an earlier attempt are kept")
     if _trained(earlier, attempt):
         return [*said, "training had finished: its final_model is kept"]
-    state, damaged = directories.take_over(job, attempt)
+    checkpoint, damaged = directories.carry_over(job, attempt)
     said += [f"not resumed from: {line}" for line in damaged]
-    if integrity.read_seal(state) is not None:
-        said.append(f"resumes from {state.name}")
+    if checkpoint is not None:
+        said.append(f"resumes from {checkpoint.dir.name}")
     _collect_epochs(earlier, attempt)
     return said
 
@@ -61,8 +61,9 @@ def _collect_epochs(earlier: list[AttemptPaths], attempt: AttemptPaths) -> None:
     """Epochs' weights, made once, go along with the attempt that is worked on."""
     for past in earlier:
         for name in fs.list_names(past.checkpoints):
-            if name.startswith("epoch-") and not (attempt.checkpoints / name).exists():
-                fs.move_once(past.checkpoints / name, attempt.checkpoints / name)
+            source, target = past.checkpoints / name, attempt.checkpoints / name
+            if epoch_of(source) is not None and not target.exists():
+                fs.move_once(source, target)
 
 
 def _read(path: Path) -> bytes | None:

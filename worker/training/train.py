@@ -21,13 +21,15 @@ import msgspec
 from jobspec.errors import JobspecError, ModelError
 from jobspec.records import exit_codes
 from jobspec.spec.schema import JobSpec
+from jobspec.storage.layout import partial_of
 from worker.checkpoints import directories
-from worker.checkpoints.progress import Course, NonFiniteLossError, StoppedError
+from worker.checkpoints.progress import TrainingProgress
 from worker.imports import lean
 from worker.launch import plan
 from worker.launch.manifest import planned_rows
 from worker.phase import Phase, run
 from worker.training import lora
+from worker.training.errors import NonFiniteLossError, StoppedError
 
 os.environ.setdefault("ACCELERATE_USE_DEEPSPEED", "true")
 
@@ -38,7 +40,7 @@ with lean.lean(adapters=lean.wants_adapters(sys.argv)):
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl.trainer.sft_config import SFTConfig
 
-    from worker.checkpoints.distributed import ResumeStates
+    from worker.checkpoints.distributed import DistributedCheckpoints
     from worker.kernels import liger, varlen_attention
     from worker.training import flops, rendezvous
     from worker.training.dataset import Rows, Schedule, Shard
@@ -87,23 +89,25 @@ class Training:
         self.micro = (
             planned_rows(phase.paths.manifest, self.world) or self.train.per_device_train_batch_size
         )
-        self.course = Course()
-        self.states = ResumeStates(phase, self.train.zero_stage)
-        self.state_dir, self.sealed = self.states.newest() or (None, None)
+        self.progress = TrainingProgress()
+        self.checkpoints = DistributedCheckpoints(phase, self.train.zero_stage)
+        self.resumed = self.checkpoints.newest()
 
     def run(self) -> int:
         """Load, train, save. Returns the phase's exit code."""
         self.trainer = self._trainer()
-        if self.state_dir is not None and self.sealed is not None:
-            self.course = Course.read(self.state_dir, self.sealed, self.world)
-        resumed = str(self.state_dir) if self.state_dir else None
+        directory = None
+        if self.resumed is not None:
+            checkpoint, manifest = self.resumed
+            self.progress = TrainingProgress.read(checkpoint, manifest, self.world)
+            directory = str(checkpoint.dir)
         try:
-            self.trainer.train(resume_from_checkpoint=resumed)
+            self.trainer.train(resume_from_checkpoint=directory)
             stopped = self.trainer.state.global_step < self.trainer.state.max_steps
         except StoppedError:
             stopped = True
         if stopped:
-            self.save_state()
+            self.save_checkpoint()
             return exit_codes.STOPPED
         self._finish()
         return 0
@@ -225,7 +229,7 @@ class Training:
 
     def _deepspeed_config(self) -> dict[str, Any]:
         config = plan.deepspeed_config(self.spec, self.micro, on_gpu=self.on_gpu)
-        if self.sealed is not None and self.sealed.converted is not None:
+        if self.resumed is not None and self.resumed[1].converted is not None:
             config["checkpoint"] = {"load_universal": True}
         return config
 
@@ -268,19 +272,19 @@ class Training:
         """Before the first step: say where this attempt begins, and measure the untrained loss."""
         self.check_engine()
         self.stop.check(self.trainer.args.device)
-        state, course = self.trainer.state, self.course
-        if self.sealed is not None and self.state_dir is not None:
+        state, progress = self.trainer.state, self.progress
+        if self.resumed is not None:
             optimizer, seed = self.trainer.optimizer, self.train.seed
-            self.states.settle(self.state_dir, self.sealed, optimizer, seed)
-            self.phase.metric(resumed_from=course.resumed_from, step=state.global_step)
+            self.checkpoints.finish_loading(*self.resumed, optimizer, seed)
+            self.phase.metric(resumed_from=progress.resumed_from, step=state.global_step)
             ended, into = divmod(state.global_step, self.trainer.schedule.steps_per_epoch)
-            if not into and course.ended_epochs < ended:
+            if not into and progress.ended_epochs < ended:
                 self.on_epoch_end()  # its steps were done, its loss and weights were not
         else:
-            self.states.measure(self.trainer.model)
-            course.eval_loss_first = self.evaluate()
+            self.checkpoints.measure_write_speed(self.trainer.model)
+            progress.eval_loss_first = self.evaluate()
             self.stop.check(self.trainer.args.device)
-        self.states.saved_at = time.monotonic()
+        self.checkpoints.saved_at = time.monotonic()
 
     def evaluate(self) -> float | None:
         """The held-out loss now; None without held-out rows. All ranks call it."""
@@ -294,12 +298,12 @@ class Training:
         """After each step: record it, and save where it is time. All ranks call it."""
         if not math.isfinite(step.loss):
             raise NonFiniteLossError(step.loss, step.step)
-        course, trainer = self.course, self.trainer
-        course.loss = step.loss
-        course.tokens += sum(step.lengths)
-        course.trained_tokens += step.trained_tokens
-        course.train_s += step_s
-        course.peak_memory_gib = max(course.peak_memory_gib or 0.0, step.peak_memory_gib)
+        progress, trainer = self.progress, self.trainer
+        progress.loss = step.loss
+        progress.tokens += sum(step.lengths)
+        progress.trained_tokens += step.trained_tokens
+        progress.train_s += step_s
+        progress.peak_memory_gib = max(progress.peak_memory_gib or 0.0, step.peak_memory_gib)
         rates = self.rates.of(step, step_s)
         self.phase.metric(
             step=step.step,
@@ -307,8 +311,8 @@ class Training:
             loss=step.loss,
             learning_rate=trainer.learning_rate,
             grad_norm=trainer.grad_norm,
-            num_tokens=course.tokens,
-            trained_tokens=course.trained_tokens,
+            num_tokens=progress.tokens,
+            trained_tokens=progress.trained_tokens,
             **rates,
         )
         self.phase.progress(
@@ -316,15 +320,15 @@ class Training:
             trainer.state.max_steps,
             "steps",
             loss=step.loss,
-            eval_loss=course.eval_loss,
+            eval_loss=progress.eval_loss,
             tokens_per_second=rates["tokens_per_second"],
         )
         if step.save and step.step < trainer.state.max_steps:
-            self.save_state()
+            self.save_checkpoint()
 
     def wants_save(self) -> bool:
-        """Whether this rank's clock says that a resume state is due."""
-        return time.monotonic() - self.states.saved_at >= self.train.checkpoint_interval_s
+        """Whether this rank's clock says that a checkpoint is due."""
+        return time.monotonic() - self.checkpoints.saved_at >= self.train.checkpoint_interval_s
 
     def on_epoch_end(self) -> None:
         """Held-out loss and weights of an epoch. All ranks call it."""
@@ -333,11 +337,11 @@ class Training:
             return
         if state.global_step >= state.max_steps:
             self.trainer.stop = None  # what is left is done sooner than a resume could begin
-        self.course.eval_loss = self.evaluate()
+        self.progress.eval_loss = self.evaluate()
         epoch = round(state.epoch or 0)
         if state.global_step < state.max_steps:
-            self.save_weights(self.phase.paths.checkpoints / f"epoch-{epoch}")
-            self.course.ended_epochs += 1
+            self.save_weights(self.phase.paths.epoch(epoch))
+            self.progress.ended_epochs += 1
             self.stop.check(self.trainer.args.device)
 
     @property
@@ -348,38 +352,40 @@ class Training:
 
     def save_weights(self, path: Path) -> None:
         """A model directory under its final name only once it is whole."""
-        partial = path.with_name(f".{path.name}.partial")
+        partial = partial_of(path)
         self.trainer.save_weights(partial)
         if self.rank == 0:
             directories.publish_directory(partial, path)
-            directories.prune_epochs(self.phase.paths, self.train.save_total_limit)
+            directories.prune_epoch_weights(self.phase.paths, self.train.save_total_limit)
         dist.barrier()
 
-    def save_state(self) -> None:
-        """A resume state of this step, sealed; older ones go. All ranks call it."""
+    def save_checkpoint(self) -> None:
+        """Save a complete checkpoint of this step and delete older ones. All ranks call it."""
         step = self.trainer.state.global_step
         if step:
-            self.states.save(step, self.trainer.save_resume_state, self.course)
+            self.checkpoints.save(step, self.trainer.save_checkpoint, self.progress)
 
     def _finish(self) -> None:
         if self.train.lora is not None:
-            self.save_weights(self.phase.paths.dir / "adapter")
+            self.save_weights(self.phase.paths.adapter)
             self.trainer.merge_adapter()
         self.save_weights(self.phase.paths.final_model)
-        state, course = self.trainer.state, self.course
+        state, progress = self.trainer.state, self.progress
         predicted = forecast(
             self.spec, self.trainer.model.config, self.trainer.schedule, self.base_gib
         )
         if self.rank == 0:
-            self.phase.progress(state.max_steps, state.max_steps, "steps", loss=course.loss)
+            self.phase.progress(state.max_steps, state.max_steps, "steps", loss=progress.loss)
             summary = {
                 "model_dir": "final_model",
                 "steps": state.global_step,
                 "epochs": state.epoch,
                 "engine": self.engine(),
-                **msgspec.to_builtins(course),
-                "memory": compared(predicted, course.peak_memory_gib),
-                "tokens_per_second": course.tokens / course.train_s if course.train_s else None,
+                **msgspec.to_builtins(progress),
+                "memory": compared(predicted, progress.peak_memory_gib),
+                "tokens_per_second": progress.tokens / progress.train_s
+                if progress.train_s
+                else None,
             }
             self.phase.finish(summary)
         dist.barrier()

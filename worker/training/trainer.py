@@ -20,10 +20,10 @@ from transformers import TrainerCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
 from jobspec.errors import SpecError
-from worker.checkpoints.progress import StoppedError
 from worker.kernels import varlen_attention
 from worker.training import loss
 from worker.training.dataset import EpochSampler, Schedule, StepDataset, loader, moved
+from worker.training.errors import StoppedError
 from worker.training.throughput import Meter, peak_memory_gib
 
 
@@ -159,7 +159,7 @@ class RowTrainer(SFTTrainer):
         return metrics
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Resume states are written by the phase, not by the Trainer's rotation."""
+        """Does nothing: `DistributedCheckpoints` decides when to save and what to keep."""
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
@@ -177,8 +177,8 @@ class RowTrainer(SFTTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Metric rows are written by the phase's callback."""
 
-    def save_resume_state(self, path: Path) -> None:
-        """Everything another process needs to go on from here. All ranks call it."""
+    def save_checkpoint(self, path: Path) -> None:
+        """Save all state that another process needs to continue from here. All ranks call it."""
         path.mkdir(parents=True, exist_ok=True)
         dist.barrier()
         self._save_optimizer_and_scheduler(str(path))

@@ -8,10 +8,9 @@ import pytest
 from jobspec.records import base as records
 from jobspec.records.attempt import End
 from jobspec.records.base import Reason
+from jobspec.records.checkpoint import WriteSpeed
 from jobspec.storage.layout import JobPaths
-from worker.checkpoints import directories, integrity
-from worker.checkpoints.directories import WriteSpeed
-from worker.checkpoints.integrity import Seal
+from tests.support.checkpoints import make_checkpoint
 from worker.supervisor.attempt_history import Past, look, stop_takes_s
 
 
@@ -57,18 +56,14 @@ def test_the_useful_time_is_a_start_a_step_and_two_saves(job):
     paths = job.attempt(1)
     rows = [{"step": n, "loss": 1.0, "step_s": 7.0} for n in range(3)]
     paths.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"torn')
-    state = paths.checkpoints / "step-2"
-    state.mkdir(parents=True)
-    integrity.seal(state, Seal(attempt=1, step=2, world=2, zero_stage=2, save_s=20.0))
+    make_checkpoint(paths, 2, save_s=20.0)
     assert look(job, 2).useful_s == pytest.approx(100 + 7 + 40)
 
 
-def test_the_newest_state_says_which_ranks_can_take_it_up(job):
+def test_the_newest_checkpoint_tells_which_number_of_ranks_it_fits(job):
     for number, step, world in ((1, 5, 4), (2, 9, 2)):
         attempt(job, number, reason=Reason.PREEMPTED)
-        state = job.attempt(number).checkpoints / f"step-{step}"
-        state.mkdir(parents=True)
-        integrity.seal(state, Seal(attempt=number, step=step, world=world, zero_stage=2))
+        make_checkpoint(job.attempt(number), step, world=world)
     found = look(job, 3).state
     assert found is not None
     assert (found.step, found.world, found.fits(2), found.fits(4)) == (9, 2, True, False)
@@ -82,6 +77,6 @@ def test_a_stop_takes_a_step_and_a_save_measured_before_there_was_one(job):
     assert stop_takes_s(paths) == 0.0
     paths.checkpoints.mkdir()
     speed = WriteSpeed(size=100, bytes_per_s=25.0, save_s=4.0)
-    directories.speed_file(paths).write_bytes(records.encode(speed))
+    paths.write_speed.write_bytes(records.encode(speed))
     paths.metrics.write_text('{"step": 1, "loss": 1.0, "step_s": 7.0}\n')
     assert stop_takes_s(paths) == 11.0

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from jobspec.storage.layout import JobPaths
-from worker.checkpoints import integrity
-from worker.checkpoints.integrity import Seal
+from tests.support.checkpoints import make_checkpoint
 from worker.data import dataset_cache
 from worker.supervisor.carry_over import inherit
 
@@ -64,10 +63,9 @@ def test_a_model_without_its_summary_is_not_finished(job, tmp_path):
     assert not job.attempt(2).final_model.exists()
 
 
-def test_states_and_epochs_go_along(job, tmp_path):
+def test_checkpoints_and_epoch_weights_are_carried_over(job, tmp_path):
     first = job.attempt(1).checkpoints
-    (first / "step-7").mkdir(parents=True)
-    integrity.seal(first / "step-7", Seal(attempt=1, step=7, world=1, zero_stage=2))
+    make_checkpoint(job.attempt(1), 7, world=1)
     (first / "epoch-1").mkdir()
     said = inherit(job, job.attempt(2), tmp_path)
     assert said == ["resumes from step-7"]

@@ -14,26 +14,25 @@ from jobspec.queue.queue import Queue
 from jobspec.records import base as records
 from jobspec.records.attempt import End
 from jobspec.records.base import Reason, State
+from jobspec.records.checkpoint import FileDigest
 from jobspec.spec.schema import DataSpec, JobSpec, ModelSpec
 from jobspec.storage.layout import JobPaths
+from tests.support.checkpoints import make_checkpoint
 from tests.support.prepared import assistant, model_dir, user, write_rows
-from worker.checkpoints import directories, integrity
-from worker.checkpoints.integrity import FileSeal, Seal
+from worker.checkpoints import directories
 from worker.launch.plan import Devices
 from worker.supervisor.attempt import Attempt, Ended
 from worker.supervisor.worker import Options, Worker
 
 
 def stopped_job(queue: Queue, size: int, model: str = "m", data: str = "/d") -> JobPaths:
-    """A job that two ranks left with a state of so many bytes, as its seal says."""
+    """A job that two ranks left with a checkpoint of `size` bytes, by its manifest."""
     rows = DataSpec(path=data, sha256="0" * 64)
     job = queue.enqueue(JobSpec(name="x", model=ModelSpec(name=model), data=rows))
     claim = queue.claim("first")
     assert claim is not None
-    state = job.paths.attempt(1).checkpoints / "step-5"
-    state.mkdir(parents=True)
-    files = {"zero_pp_rank_0_mp_rank_00_optim_states.pt": FileSeal(size=size, sha256="")}
-    integrity.seal(state, Seal(attempt=1, step=5, world=2, zero_stage=2, files=files))
+    files = {"zero_pp_rank_0_mp_rank_00_optim_states.pt": FileDigest(size=size, sha256="")}
+    make_checkpoint(job.paths.attempt(1), 5, files=files)
     assert claim.requeue(Reason.PREEMPTED) is State.PENDING
     return job.paths
 
@@ -98,7 +97,7 @@ def test_a_worker_backs_off_ever_longer_after_fast_failures(
         shutil.rmtree(worker.tmp)
 
 
-def test_a_job_refused_for_its_input_keeps_its_earlier_states(tmp_path: Path) -> None:
+def test_a_job_refused_for_its_input_keeps_its_checkpoints(tmp_path: Path) -> None:
     """The data differs from what was enqueued: seen before training, nothing is lost by it."""
     queue = Queue.create(tmp_path / "root")
     data = write_rows(tmp_path / "rows.jsonl", [{"messages": [user("a"), assistant("b")]}])
@@ -119,6 +118,6 @@ def test_a_job_refused_for_its_input_keeps_its_earlier_states(tmp_path: Path) ->
     assert (end.phase, end.reason) == ("prepare", Reason.FAILED)
     assert "$.data.sha256" in end.message
     assert end.hint
-    kept = directories.newest(job.attempt(2))
+    kept = directories.newest_complete(job.attempt(2))
     assert kept is not None
-    assert kept.name == "step-5"
+    assert kept.dir.name == "step-5"

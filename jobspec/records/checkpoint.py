@@ -1,0 +1,71 @@
+"""The files that describe a checkpoint: its manifest, and how fast the next one can be written."""
+
+from __future__ import annotations
+
+import msgspec
+
+from jobspec.records.base import Record
+
+
+class FileDigest(Record, frozen=True, kw_only=True):
+    """One file of a checkpoint: its bytes and SHA-256."""
+
+    size: int
+    sha256: str
+
+
+class Conversion(Record, frozen=True, kw_only=True):
+    """What it took to convert a checkpoint for any number of ranks; `size` in bytes on disk."""
+
+    from_ranks: int
+    seconds: float
+    size: int
+
+
+class CheckpointManifest(Record, frozen=True, kw_only=True):
+    """`COMPLETE`: what a checkpoint contains, who wrote it, and with how many ranks.
+
+    Attributes:
+        save_s: seconds from the first byte to the last file's hash.
+    """
+
+    attempt: int
+    step: int
+    world: int
+    zero_stage: int
+    save_s: float = 0.0
+    converted: Conversion | None = None
+    files: dict[str, FileDigest] = msgspec.field(default_factory=dict[str, FileDigest])
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(file.size for file in self.files.values())
+
+    @property
+    def conversion_space(self) -> int:
+        """Bytes that a conversion needs at its peak, in addition to the checkpoint itself.
+
+        It writes all optimizer states twice (fragments, then whole parameters) and the rest once.
+        For ZeRO-3 the converter also keeps the first rank's shard until it is trimmed.
+        """
+        shards = [file.size for name, file in self.files.items() if "optim_states" in name]
+        first = max(shards, default=0) if self.zero_stage == 3 else 0
+        return self.size + sum(shards) + first
+
+    def fits(self, world: int) -> bool:
+        """Whether `world` ranks can load it as it is. Unsharded states (ZeRO-0) fit any number."""
+        return self.converted is not None or self.world == world or self.zero_stage == 0
+
+
+class WriteSpeed(Record, frozen=True, kw_only=True):
+    """The expected duration of the first save, from a checkpoint's size and a test write.
+
+    Attributes:
+        size: bytes of a checkpoint.
+        bytes_per_s: of all ranks writing at once, fsync included.
+    """
+
+    size: int
+    bytes_per_s: float
+    save_s: float
