@@ -9,7 +9,7 @@ import click
 from jobspec.cli.common import common, current_root, wants_json
 from jobspec.cli.output import emit_struct, say
 from jobspec.doctor import run as doctors
-from jobspec.doctor.measurements import Advice, Check, Diagnosis
+from jobspec.doctor.measurements import CheckResult, Diagnosis, Recommendation
 
 _COLOURS = {"ok": "green", "warn": "yellow", "bad": "red"}
 
@@ -19,56 +19,64 @@ _COLOURS = {"ok": "green", "warn": "yellow", "bad": "red"}
     "--wait-for",
     type=click.IntRange(min=1),
     default=1,
+    show_default=True,
     metavar="N",
-    help="Measure across hosts: N of these commands, one on each, on the same root.",
+    help="Measure between N hosts: start this command on each of them, on the same root.",
 )
-@click.option("--peer", metavar="NAME", help="This one's name among them. [default: the host's]")
+@click.option(
+    "--peer", metavar="NAME", help="Name of this host among them.  [default: the hostname]"
+)
 @click.option(
     "--seconds",
     type=click.FloatRange(min=1),
     default=10.0,
     show_default=True,
-    help="About how long it may take; a quarter of it is how long a change is waited for.",
+    help="About how long it may take; each change is waited for up to a quarter of it.",
 )
 @common
 def doctor(wait_for: int, peer: str | None, seconds: float) -> None:
-    """Measure the root, or the directory it would be made in, and say what to change.
+    """Measure the root's filesystem and recommend settings.
 
     \b
     jobspec doctor
     srun -N2 --ntasks-per-node=1 jobspec doctor --wait-for 2
 
-    Tried are renames raced by several processes, how late changes are seen, fsync, clocks,
-    permissions, lengths of paths, room and notifications. Nothing stays behind.
+    It measures renames by several processes at once, how late changes become visible, fsync,
+    clocks, permissions, path lengths, free space and notifications. It leaves nothing behind. If
+    the root does not exist yet, it measures the directory that the root would be made in.
     """
-    told = doctors.examine(current_root(), seconds=seconds, name=peer, wait_for=wait_for, tell=say)
+    diagnosis = doctors.examine(
+        current_root(), seconds=seconds, name=peer, wait_for=wait_for, log=say
+    )
     if wants_json():
-        emit_struct(told)
+        emit_struct(diagnosis)
     else:
-        for line in _lines(told):
+        for line in _lines(diagnosis):
             click.echo(line)
-    click.get_current_context().exit(0 if told.well else 1)
+    click.get_current_context().exit(0 if diagnosis.is_usable else 1)
 
 
-def _lines(told: Diagnosis) -> Iterator[str]:
-    yield click.style(told.root, bold=True)
-    yield from _check_lines(told.checks)
-    if told.advice is not None:
+def _lines(diagnosis: Diagnosis) -> Iterator[str]:
+    yield click.style(diagnosis.root, bold=True)
+    yield from _check_lines(diagnosis.checks)
+    if diagnosis.advice is not None:
         yield ""
-        yield from _advice_lines(told.advice)
+        yield from _recommendation_lines(diagnosis.advice)
 
 
-def _check_lines(checks: list[Check]) -> Iterator[str]:
-    for check in checks:
-        mark = click.style(f"{check.verdict:<4}", fg=_COLOURS[check.verdict])
-        yield f"  {mark}  {check.check:<13}  {check.told}"
-        if check.hint:
-            yield f"        {'':<13}  {click.style('hint: ', fg='cyan')}{check.hint}"
+def _check_lines(results: list[CheckResult]) -> Iterator[str]:
+    for result in results:
+        mark = click.style(f"{result.severity:<4}", fg=_COLOURS[result.severity])
+        yield f"  {mark}  {result.check:<13}  {result.message}"
+        if result.hint:
+            yield f"        {'':<13}  {click.style('hint: ', fg='cyan')}{result.hint}"
 
 
-def _advice_lines(advice: Advice) -> Iterator[str]:
-    polls = f"one listing after {advice.poll_s:g} s, rising to {advice.longest_poll_s:g} s"
-    waits = "notifications" if advice.notifications else polls
-    yield f"recommended: heartbeat {advice.heartbeat_s:g} s, lease {advice.lease_s:g} s"
-    yield f"  {advice.why}"
-    yield f"  idle workers wait by {waits}"
+def _recommendation_lines(recommended: Recommendation) -> Iterator[str]:
+    first_s, longest_s = recommended.poll_s, recommended.longest_poll_s
+    polling = f"by listing every {first_s:g} s at first, every {longest_s:g} s later"
+    waiting = "for notifications" if recommended.notifications else polling
+    heartbeat_s, lease_s = recommended.heartbeat_s, recommended.lease_s
+    yield f"recommended: heartbeat {heartbeat_s:g} s, lease {lease_s:g} s"
+    yield f"  {recommended.why}"
+    yield f"  idle workers wait {waiting}"

@@ -1,4 +1,4 @@
-"""What several processes found when they tried a directory together."""
+"""Record types of what the doctor measured: field by field what `doctor --json` prints."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Literal
 import msgspec
 
 
-class Lag(msgspec.Struct, frozen=True, kw_only=True):
-    """How late `watcher` saw what `actor` did; `missed` changes were not seen while it looked."""
+class VisibilityLag(msgspec.Struct, frozen=True, kw_only=True):
+    """How late `watcher` saw changes of `actor`. `missed`: changes it did not see in time."""
 
     kind: str
     actor: str
@@ -18,8 +18,8 @@ class Lag(msgspec.Struct, frozen=True, kw_only=True):
     missed: int = 0
 
 
-class Clocks(msgspec.Struct, frozen=True, kw_only=True):
-    """`watcher`'s clock less `actor`'s, known to `error_s`; `round_trip_s` is the longest."""
+class ClockOffset(msgspec.Struct, frozen=True, kw_only=True):
+    """`watcher`'s clock minus `actor`'s, ± `error_s`. `round_trip_s`: the longest."""
 
     actor: str
     watcher: str
@@ -28,11 +28,12 @@ class Clocks(msgspec.Struct, frozen=True, kw_only=True):
     round_trip_s: float
 
 
-class Race(msgspec.Struct, frozen=True, kw_only=True):
-    """Who got files that all tried to rename. `losers` counts what losers were told, by errno.
+class RaceResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Outcome of a race for `actor`'s files, which all processes tried to rename.
 
-    `won` counts the files that each process got, `doubled` those that several did, `unclaimed`
-    those that nobody did, `lost_replies` the winners that were told of a failure.
+    `won` counts the files that each process got, `doubled` those that several processes got,
+    `unclaimed` those that none got, `lost_replies` the winners that were told of a failure.
+    `losers` counts the errors that losers got, by errno.
     """
 
     actor: str
@@ -44,31 +45,23 @@ class Race(msgspec.Struct, frozen=True, kw_only=True):
     losers: dict[str, int]
 
 
-class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """What a meeting found. `silent` came, but did not answer in time; `noticed` by inotify."""
+class JointMeasurement(msgspec.Struct, frozen=True, kw_only=True):
+    """What several processes measured together.
+
+    `silent`: members that did not answer in time. `noticed`: by member, whether inotify told it of
+    another member's changes.
+    """
 
     members: list[str] = []
     silent: list[str] = []
-    lags: list[Lag] = []
-    clocks: list[Clocks] = []
-    races: list[Race] = []
+    lags: list[VisibilityLag] = []
+    clocks: list[ClockOffset] = []
+    races: list[RaceResult] = []
     noticed: dict[str, bool] = {}
 
 
-def joined(one: Found, other: Found) -> Found:
-    """Both findings as one."""
-    return Found(
-        members=one.members or other.members,
-        silent=sorted({*one.silent, *other.silent}),
-        lags=one.lags + other.lags,
-        clocks=one.clocks + other.clocks,
-        races=one.races + other.races,
-        noticed=other.noticed | {n: s and other.noticed.get(n, s) for n, s in one.noticed.items()},
-    )
-
-
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """How long a call took, of so many."""
+    """How long a call took, over `count` calls."""
 
     count: int
     median_s: float
@@ -76,7 +69,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Costs(msgspec.Struct, frozen=True, kw_only=True):
-    """Publishing 4 KiB (with its fsyncs), a beat's rename, a listing."""
+    """Publishing 4 KiB with its fsyncs, the rename of a heartbeat, a listing."""
 
     publish: Timing
     rename: Timing
@@ -84,21 +77,21 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServerClock(msgspec.Struct, frozen=True, kw_only=True):
-    """The clock that stamps files less this host's, known to `error_s`."""
+    """The clock that stamps files minus this host's, ± `error_s`."""
 
     ahead_s: float
     error_s: float
     whole_seconds: bool
 
 
-class Free(msgspec.Struct, frozen=True, kw_only=True):
-    """What is free; a quota may leave less. `free_inodes` is null where they aren't counted."""
+class FreeSpace(msgspec.Struct, frozen=True, kw_only=True):
+    """Free space; a quota may leave less. `free_inodes` is null if the filesystem has no count."""
 
     free_gib: float
     free_inodes: int | None
 
 
-class Place(msgspec.Struct, frozen=True, kw_only=True):
+class Location(msgspec.Struct, frozen=True, kw_only=True):
     """A directory and the filesystem it is on."""
 
     path: str
@@ -108,31 +101,31 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     local: bool
     options: list[str]
     longest_name: int
-    room: Free
+    room: FreeSpace
 
 
-class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """All that was measured. `across` is null where no other host took part."""
+class Measurements(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that was measured. `across` is null if no other host took part."""
 
     costs: Costs
     broken: list[str]
     server_clock: ServerClock
-    here: Found
-    across: Found | None = None
+    here: JointMeasurement
+    across: JointMeasurement | None = None
     missed_peers: str | None = None
 
 
-class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One finding in words; `hint` says what to change."""
+class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One check's result in a sentence; `hint` says what to change."""
 
     check: str
-    verdict: Literal["ok", "warn", "bad"]
-    told: str
+    severity: Literal["ok", "warn", "bad"] = msgspec.field(name="verdict")
+    message: str = msgspec.field(name="told")
     hint: str | None = None
 
 
-class Advice(msgspec.Struct, frozen=True, kw_only=True):
-    """Times that fit the filesystem; `notifications`: idle workers may wait for inotify."""
+class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings that fit the filesystem. `notifications`: idle workers may wait for inotify."""
 
     notifications: bool
     poll_s: float
@@ -148,14 +141,14 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = 1
     root: str
     host: str
-    place: Place
-    tmpdir: Place
-    measured: Measured | None
-    checks: list[Check]
-    advice: Advice | None
+    place: Location
+    tmpdir: Location
+    measured: Measurements | None
+    checks: list[CheckResult]
+    advice: Recommendation | None
     seconds: float
 
     @property
-    def well(self) -> bool:
-        """Whether nothing found forbids a queue here."""
-        return all(check.verdict != "bad" for check in self.checks)
+    def is_usable(self) -> bool:
+        """Whether no check forbids a queue here."""
+        return all(check.severity != "bad" for check in self.checks)

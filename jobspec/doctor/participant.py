@@ -1,8 +1,7 @@
-"""A process's directory at a meeting, and how those who meet find each other.
+"""One process's directory in a joint measurement, and messages to others through files in it.
 
-Everybody has a directory of their own beside the others', writes only there and is known by a key.
-Who meets is found by mutual sight: `seen.<key>` in each other's directory, which nobody dead ever
-makes. One of them, that of the lowest key, then calls the meeting.
+Every process writes only into its own directory and reads those of the others. Two processes have
+met once each has a `seen.<key>` file for the other; a process that died earlier never makes one.
 """
 
 from __future__ import annotations
@@ -21,84 +20,72 @@ from jobspec.storage import fs, tempfiles
 
 T = TypeVar("T")
 _POLL_S = 0.002
-_SEAT = re.compile(r"\.tmp-.*-doctor-(?P<group>[a-z0-9]+)-(?P<key>[0-9a-f]{8})-(?P<name>.*)")
-
-
-class Called(msgspec.Struct, frozen=True, kw_only=True):
-    """Who meets, by key, and who leads, in order."""
-
-    members: list[str]
-    turns: list[str]
+_DIRECTORY = re.compile(r"\.tmp-.*-doctor-(?P<group>[a-z0-9]+)-(?P<key>[0-9a-f]{8})-(?P<name>.*)")
 
 
 @dataclass
-class Seat:
-    """This process's directory at a meeting, and its view of the others'."""
+class Participant:
+    """This process in a joint measurement, and the others as it sees them."""
 
-    place: Path
+    parent: Path
     group: str
     name: str
     patience_s: float = 2.5
     clock: Callable[[], float] = time.time
     key: str = field(default_factory=lambda: secrets.token_hex(4))
-    seats: dict[str, Path] = field(default_factory=dict[str, Path])
+    dirs: dict[str, Path] = field(default_factory=dict[str, Path])
     names: dict[str, str] = field(default_factory=dict[str, str])
 
-    def __post_init__(self) -> None:
+    def __enter__(self) -> Participant:
         self.name = re.sub(r"[^A-Za-z0-9.-]+", "-", self.name)[:40] or "host"
-        self.dir = tempfiles.beside(self.place / f"doctor-{self.group}-{self.key}-{self.name}")
-
-    def __enter__(self) -> Seat:
+        self.dir = tempfiles.beside(self.parent / f"doctor-{self.group}-{self.key}-{self.name}")
+        self.dirs[self.key], self.names[self.key] = self.dir, self.name
         fs.make_dir(self.dir, 0o755)
         return self
 
     def __exit__(self, *_: object) -> None:
         fs.remove_tree(self.dir)
 
-    def look(self, member: str) -> list[str]:
-        """The names in a member's directory."""
-        return fs.list_names(self.seats[member])
+    def meet(self, count: int, within_s: float) -> list[str] | None:
+        """Wait for others; returns the keys of all `count` members, None if some did not come."""
 
-    def wait_for(self, look: Callable[[], T | None], within_s: float | None = None) -> T | None:
-        """Look until there is something to see, within `patience_s` by default."""
-        deadline = time.monotonic() + (self.patience_s if within_s is None else within_s)
+        def look() -> list[str] | None:
+            for path in self.parent.iterdir():
+                found = _DIRECTORY.fullmatch(path.name)
+                if found and found["group"] == self.group and found["key"] not in self.dirs:
+                    self.dirs[found["key"]], self.names[found["key"]] = path, found["name"]
+                    fs.touch(self.dir / f"seen.{found['key']}")
+            met = [key for key in self.dirs if f"seen.{self.key}" in self.listing(key)]
+            return sorted([self.key, *met])[:count] if len(met) + 1 >= count else None
+
+        return self.wait_for(look, within_s)
+
+    def wait_for(self, look: Callable[[], T | None], within_s: float) -> T | None:
+        """Call `look` until it returns something or the time is over."""
+        deadline = time.monotonic() + within_s
         while (seen := look()) is None and time.monotonic() < deadline:
             time.sleep(_POLL_S)
         return seen
 
-    def gather(self, count: int, within_s: float, *, convene: bool, alone: bool) -> Called | None:
-        self.seats, self.names = {self.key: self.dir}, {self.key: self.name}
+    def listing(self, key: str) -> list[str]:
+        """The names in a participant's directory."""
+        return fs.list_names(self.dirs[key])
 
-        def look() -> Called | None:
-            mutual = self._mutual()
-            for key in mutual:
-                called = read(self.seats[key] / "called.json", Called)
-                if called is not None and self.key in called.members:
-                    return called
-            keys = sorted([self.key, *mutual])[:count]
-            if len(keys) < count or not convene or (keys[0] != self.key and not alone):
+    def send(self, name: str, message: msgspec.Struct) -> None:
+        """Leave a message for the others."""
+        fs.replace(self.dir / f"{name}.json", msgspec.json.encode(message))
+
+    def receive(self, key: str, name: str, kind: type[T]) -> T | None:
+        """Wait for another's message; None if it does not become visible in time."""
+
+        def look() -> T | None:
+            # Network filesystems remember for seconds that a name was absent: list before opening.
+            if f"{name}.json" not in self.listing(key):
                 return None
-            called = Called(members=keys, turns=[self.key] if alone else keys)
-            fs.publish(self.dir / "called.json", msgspec.json.encode(called))
-            return called
+            try:
+                data = (self.dirs[key] / f"{name}.json").read_bytes()
+                return msgspec.json.decode(data, type=kind)
+            except (OSError, msgspec.MsgspecError):
+                return None  # not visible yet, or only in part
 
-        return self.wait_for(look, within_s)
-
-    def _mutual(self) -> list[str]:
-        """Who sees us too; marks everybody that we see."""
-        for name in [path.name for path in self.place.iterdir()]:
-            seat = _SEAT.fullmatch(name)
-            if seat is None or seat["group"] != self.group or seat["key"] in self.seats:
-                continue
-            self.seats[seat["key"]] = self.place / name
-            self.names[seat["key"]] = seat["name"]
-            fs.touch(self.dir / f"seen.{seat['key']}")
-        return [key for key in self.seats if f"seen.{self.key}" in self.look(key)]
-
-
-def read(path: Path, kind: type[T]) -> T | None:
-    """The struct at `path`; None where it isn't to be seen yet, or not whole."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.MsgspecError):
-        return None
+        return self.wait_for(look, 3 * self.patience_s)

@@ -1,4 +1,4 @@
-"""What one process finds out about a directory by itself: costs, meanings, clock, room."""
+"""What one process measures of a directory by itself: costs, guarantees, clock, free space."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
-from jobspec.doctor.measurements import Costs, Free, Place, ServerClock, Timing
+from jobspec.doctor.measurements import Costs, FreeSpace, Location, ServerClock, Timing
 from jobspec.storage import fs, mounts, tempfiles
 
 SOCKET_PATH_MAX = 107  # sun_path holds 108 bytes with its final NUL: unix(7)
@@ -23,9 +23,9 @@ _TRIES = 20
 
 
 @contextlib.contextmanager
-def workspace(place: Path) -> Generator[Path]:
+def workspace(parent: Path) -> Generator[Path]:
     """A directory to try things in, removed afterwards."""
-    path = tempfiles.beside(place / "doctor-probe")
+    path = tempfiles.beside(parent / "doctor-probe")
     fs.make_dir(path, 0o755)
     try:
         yield path
@@ -34,16 +34,16 @@ def workspace(place: Path) -> Generator[Path]:
 
 
 def nearest(root: Path) -> Path:
-    """The root, or where it isn't there yet the directory it would be made in."""
+    """The root if it exists, else the nearest existing directory above it."""
     return next(path for path in [root, *root.parents] if path.is_dir())
 
 
-def place_of(root: Path) -> Place:
-    """Where the root is, or would be, and on what."""
+def location_of(root: Path) -> Location:
+    """Where the root is, or would be, and on which filesystem."""
     here = nearest(root)
     mount = mounts.mount_of(here)
     limits = os.statvfs(here)
-    return Place(
+    return Location(
         path=str(here),
         filesystem=mount.kind,
         source=mount.source,
@@ -51,23 +51,23 @@ def place_of(root: Path) -> Place:
         local=mount.local,
         options=sorted(mount.options),
         longest_name=limits.f_namemax,
-        room=_room(here),
+        room=_free_space(here),
     )
 
 
-def tmpdir_of() -> Place:
+def tmpdir_location() -> Location:
     """Where node-local temporary files go."""
-    return place_of(Path(tempfile.gettempdir()).absolute())
+    return location_of(Path(tempfile.gettempdir()).absolute())
 
 
 def costs(space: Path, within_s: float) -> Costs:
-    """What the calls cost that a queue lives on."""
-    data, numbers, beats = b"x" * 4096, itertools.count(), itertools.count()
-    fs.touch(space / "beat.0")
+    """Time the calls that a queue consists of."""
+    data, numbers, renames = b"x" * 4096, itertools.count(), itertools.count()
+    fs.touch(space / "renamed.0")
 
     def rename() -> None:
-        number = next(beats)
-        fs.move_once(space / f"beat.{number}", space / f"beat.{number + 1}")
+        number = next(renames)
+        fs.move_once(space / f"renamed.{number}", space / f"renamed.{number + 1}")
 
     return Costs(
         publish=_timed(lambda: fs.publish(space / f"{next(numbers)}", data), within_s / 2),
@@ -77,22 +77,22 @@ def costs(space: Path, within_s: float) -> Costs:
 
 
 def broken_promises(space: Path) -> Iterator[str]:
-    """What the filesystem does otherwise than the queue relies on; nothing where all is well."""
+    """Describe every guarantee that the queue needs and this filesystem does not give."""
     if not _replaces(space):
-        yield "a rename does not replace what has the name"
-    if not _refuses_taken(space):
-        yield "a directory can be renamed onto one that is not empty"
+        yield "a rename does not replace an existing file"
+    if not _refuses_nonempty(space):
+        yield "a directory can be renamed onto another that is not empty"
     if not _syncs_directories(space):
-        yield "a directory can't be fsynced, so a crash may undo a move"
+        yield "a directory cannot be fsynced, so a crash may undo a rename"
     if not _links(space):
-        yield "symbolic links can't be made: `result.json` and `final_model` will be missing"
-    kept = _kept(space)
-    if kept is not None:
-        yield kept
+        yield "symbolic links cannot be made: `result.json` and `final_model` will be missing"
+    changed = _changed_ownership(space)
+    if changed is not None:
+        yield changed
 
 
 def server_clock(space: Path) -> ServerClock:
-    """The clock that stamps files, against this host's."""
+    """Compare the clock that stamps files with this host's."""
     low, high, whole = float("-inf"), float("inf"), True
     for number in range(5):
         before = time.time()
@@ -106,20 +106,21 @@ def server_clock(space: Path) -> ServerClock:
 
 
 def _timed(act: Callable[[], object], within_s: float) -> Timing:
-    took: list[float] = []
+    durations: list[float] = []
     deadline = time.monotonic() + within_s
-    while len(took) < _TRIES and (not took or time.monotonic() < deadline):
+    while len(durations) < _TRIES and (not durations or time.monotonic() < deadline):
         started = time.perf_counter()
         act()
-        took.append(time.perf_counter() - started)
-    return Timing(count=len(took), median_s=sorted(took)[len(took) // 2], longest_s=max(took))
+        durations.append(time.perf_counter() - started)
+    median_s = sorted(durations)[len(durations) // 2]
+    return Timing(count=len(durations), median_s=median_s, longest_s=max(durations))
 
 
-def _room(here: Path) -> Free:
-    found = os.statvfs(here)
-    return Free(
-        free_gib=found.f_bavail * found.f_frsize / 2**30,
-        free_inodes=found.f_favail if found.f_files else None,
+def _free_space(here: Path) -> FreeSpace:
+    limits = os.statvfs(here)
+    return FreeSpace(
+        free_gib=limits.f_bavail * limits.f_frsize / 2**30,
+        free_inodes=limits.f_favail if limits.f_files else None,
     )
 
 
@@ -134,7 +135,7 @@ def _replaces(space: Path) -> bool:
     return old.read_bytes() == b"new"
 
 
-def _refuses_taken(space: Path) -> bool:
+def _refuses_nonempty(space: Path) -> bool:
     one, other = space / "one", space / "other"
     for path in (one, other):
         fs.make_dir(path)
@@ -165,13 +166,13 @@ def _links(space: Path) -> bool:
     return (space / "link").is_symlink()
 
 
-def _kept(space: Path) -> str | None:
-    """Whether what is made belongs to its maker and keeps the permissions it is given."""
+def _changed_ownership(space: Path) -> str | None:
+    """What is wrong with the owner and the permissions of a new file; None if nothing is."""
     path = space / "mine"
     fs.publish(path, b"", mode=0o444)
-    found = path.stat()
-    if found.st_uid != os.geteuid():
-        return f"what user id {os.geteuid()} makes belongs to {found.st_uid} (root is squashed?)"
-    if stat.S_IMODE(found.st_mode) != 0o444:
-        return f"mode 0444 became {stat.S_IMODE(found.st_mode):04o}: permissions are not kept"
+    status = path.stat()
+    if status.st_uid != os.geteuid():
+        return f"files of user id {os.geteuid()} belong to {status.st_uid} (root is squashed?)"
+    if stat.S_IMODE(status.st_mode) != 0o444:
+        return f"mode 0444 became {stat.S_IMODE(status.st_mode):04o}: permissions are not kept"
     return None

@@ -10,61 +10,72 @@ from pathlib import Path
 
 import msgspec
 
-from jobspec.doctor.measurements import Race
+from jobspec.doctor.measurements import RaceResult
 from jobspec.storage import fs
 
-MOST_FILES = 500
-_HEAT_FILES, _HEAT_S = 50, 0.02  # all start together again and again, lest one runs ahead
+_MOST_FILES = 500
+# All wait for each other again and again, so that no process runs far ahead.
+_HEAT_FILES, _HEAT_S = 50, 0.02
 
 
-class Tally(msgspec.Struct, kw_only=True):
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """How many files there are, and when the race starts, on the clock of their maker."""
+
+    files: int
+    at: float
+
+
+class Attempts(msgspec.Struct, kw_only=True):
+    """What one process got of a race."""
+
     won: list[int] = []
     lost_replies: int = 0
-    losers: dict[str, int] = {}
+    errors: dict[str, int] = {}
 
 
 def make_prizes(prizes: Path, *, within_s: float) -> int:
-    """Make the files of a race, as many as can be made in time. Returns how many."""
+    """Make the files of a race, as many as can be made in time; returns how many."""
     fs.make_dir(prizes)
     deadline = time.monotonic() + within_s
-    for number in range(MOST_FILES):
+    for number in range(_MOST_FILES):
         if time.monotonic() >= deadline:
             return number
         fs.touch(prizes / str(number))
-    return MOST_FILES
+    return _MOST_FILES
 
 
-def run(prizes: Path, bag: Path, files: int, clock: Callable[[], float], start: float) -> Tally:
-    """From the moment `start` on, try to rename every prize into one's own bag."""
+def run(prizes: Path, bag: Path, start: Start, clock: Callable[[], float]) -> Attempts:
+    """From `start.at` on, try to rename every prize into `bag`."""
     fs.make_dir(bag)
-    tally = Tally()
-    for number in range(files):
+    attempts = Attempts()
+    for number in range(start.files):
         if number % _HEAT_FILES == 0:
-            while clock() < start + number / _HEAT_FILES * _HEAT_S:
+            while clock() < start.at + number / _HEAT_FILES * _HEAT_S:
                 time.sleep(0)
         target = bag / str(number)
         try:
             (prizes / str(number)).rename(target)
-            tally.won.append(number)
+            attempts.won.append(number)
         except OSError as error:
-            if target.exists():
-                tally.won.append(number)
-                tally.lost_replies += 1
+            if target.exists():  # RACE: the reply to a successful rename was lost
+                attempts.won.append(number)
+                attempts.lost_replies += 1
             else:
-                told = errno.errorcode.get(error.errno or 0, str(error.errno))
-                tally.losers[told] = tally.losers.get(told, 0) + 1
-    return tally
+                name = errno.errorcode.get(error.errno or 0, str(error.errno))
+                attempts.errors[name] = attempts.errors.get(name, 0) + 1
+    return attempts
 
 
-def counted(tallies: Sequence[Tally], files: int, actor: str) -> Race:
-    winners = Counter(number for tally in tallies for number in tally.won)
-    losers = sum((Counter(tally.losers) for tally in tallies), Counter[str]())
-    return Race(
+def count(all_attempts: Sequence[Attempts], files: int, actor: str) -> RaceResult:
+    """The outcome of a race from what each process got."""
+    winners = Counter(number for attempts in all_attempts for number in attempts.won)
+    errors = sum((Counter(attempts.errors) for attempts in all_attempts), Counter[str]())
+    return RaceResult(
         actor=actor,
         files=files,
-        won=[len(tally.won) for tally in tallies],
-        doubled=sum(count > 1 for count in winners.values()),
+        won=[len(attempts.won) for attempts in all_attempts],
+        doubled=sum(winner_count > 1 for winner_count in winners.values()),
         unclaimed=files - len(winners),
-        lost_replies=sum(tally.lost_replies for tally in tallies),
-        losers=dict(losers),
+        lost_replies=sum(attempts.lost_replies for attempts in all_attempts),
+        losers=dict(errors),
     )

@@ -1,7 +1,7 @@
-"""What a root's filesystem really does, measured: `jobspec doctor`.
+"""`jobspec doctor`: measure what a root's filesystem really does.
 
-Everything is tried in directories of temporary names beside the queue's, removed afterwards; what a
-killed doctor leaves is swept by the next one, or by `jobspec fsck`.
+Everything happens in directories with temporary names beside the queue's own, which are removed
+afterwards. What a killed run leaves is swept by the next one, or by `jobspec fsck`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from jobspec.doctor import diagnosis, probes, session
-from jobspec.doctor.measurements import Diagnosis, Found, Measured
+from jobspec.doctor.measurements import Diagnosis, JointMeasurement, Measurements
 from jobspec.errors import DiskFull, JobspecError
 from jobspec.records import base as records
 from jobspec.records.queue_files import Format
 from jobspec.storage import tempfiles
+from jobspec.storage.layout import RootPaths
 
 PROCESSES = 4
 
@@ -26,59 +27,58 @@ def examine(
     seconds: float = 10.0,
     name: str | None = None,
     wait_for: int = 1,
-    tell: Callable[[str], None] = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> Diagnosis:
-    """Measure a root, or the directory that it would be made in.
+    """Measure a root, or the directory that it would be made in. Leaves nothing behind.
 
     Args:
         root: an existing root, or a directory to become one.
-        seconds: about how long it may take; a quarter of it is how long one change is waited for.
-        name: this run's among those that measure together; by default the host's.
-        wait_for: how many runs, on as many hosts, measure together; 1 is this one alone.
-        tell: is told before what may take long.
-
-    Returns:
-        What was found. Nothing stays behind.
+        seconds: about how long it may take; each change is waited for up to a quarter of it.
+        name: name of this run among those that measure together; the host's by default.
+        wait_for: number of runs, on as many hosts, that measure together; 1 for this one alone.
+        log: called with a message before anything that may take long.
     """
     started, root = time.monotonic(), root.absolute()
-    place, tmpdir = probes.place_of(root), probes.tmpdir_of()
-    measured, trouble = None, None
+    location, tmpdir = probes.location_of(root), probes.tmpdir_location()
+    measured, problem = None, None
     try:
-        measured = _measure(Path(place.path), seconds, name or tempfiles.host(), wait_for, tell)
+        measured = _measure(Path(location.path), seconds, name or tempfiles.host(), wait_for, log)
     except (OSError, DiskFull) as error:
-        trouble = f"{place.path} can't be written: {getattr(error, 'strerror', None) or error}"
-    found = diagnosis.checks(root, place, tmpdir, measured, trouble)
-    times = None
+        reason = getattr(error, "strerror", None) or error
+        problem = f"{location.path} is not writable: {reason}"
+    results = diagnosis.checks(root, location, tmpdir, measured, problem)
+    recommended = None
     if measured is not None:
-        times = diagnosis.advise(place, measured, seconds / 4)
-        found += diagnosis.compare(records.read(root / "FORMAT", Format), times)
+        recommended = diagnosis.recommend(location, measured, seconds / 4)
+        layout = records.read(RootPaths(root).format, Format)
+        results += diagnosis.compare(layout, recommended)
     return Diagnosis(
         root=str(root),
         host=tempfiles.host(),
-        place=place,
+        place=location,
         tmpdir=tmpdir,
         measured=measured,
-        checks=found,
-        advice=times,
+        checks=results,
+        advice=recommended,
         seconds=time.monotonic() - started,
     )
 
 
 def _measure(
-    place: Path, seconds: float, name: str, wait_for: int, tell: Callable[[str], None]
-) -> Measured:
-    with probes.workspace(place) as space:
+    directory: Path, seconds: float, name: str, wait_for: int, log: Callable[[str], None]
+) -> Measurements:
+    with probes.workspace(directory) as space:
         costs = probes.costs(space, seconds / 5)
         broken = list(probes.broken_promises(space))
         clock = probes.server_clock(space)
-    here = session.meet_here(place, PROCESSES, seconds / 4)
+    here = session.measure_here(directory, PROCESSES, seconds / 4)
     if here is None:
         raise JobspecError(
-            "the doctor's own helpers did not come",
-            hint="the host may be very busy: try again, or a larger --seconds",
+            "the processes that measure together did not start in time",
+            hint="the host may be very busy: try again, or with a larger --seconds",
         )
-    across, missed = _meet_across(place, name, wait_for, seconds / 4, tell)
-    return Measured(
+    across, missed = _measure_across(directory, name, wait_for, seconds / 4, log)
+    return Measurements(
         costs=costs,
         broken=broken,
         server_clock=clock,
@@ -88,12 +88,13 @@ def _measure(
     )
 
 
-def _meet_across(
-    place: Path, name: str, wait_for: int, patience_s: float, tell: Callable[[str], None]
-) -> tuple[Found | None, str | None]:
+def _measure_across(
+    directory: Path, name: str, wait_for: int, patience_s: float, log: Callable[[str], None]
+) -> tuple[JointMeasurement | None, str | None]:
     if wait_for < 2:
         return None, None
     others = wait_for - 1
-    tell(f"waiting for {others} other{'s' * (others > 1)} in {place}")
-    found = session.meet_across(place, name, wait_for, patience_s)
-    return found, None if found is not None else f"of {others} others not all came"
+    log(f"waiting for {others} other{'s' * (others > 1)} in {directory}")
+    measured = session.measure_across(directory, name, wait_for, patience_s)
+    missed = f"not all of {others} others came" if others > 1 else "the other host did not come"
+    return measured, None if measured is not None else missed

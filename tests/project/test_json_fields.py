@@ -38,9 +38,9 @@ DOCUMENTED: list[type] = [
     rows.RowReport, rows.DroppedRow, training_time.Steps, training_time.Training, memory.Memory,
     evaluation_time.Estimate, evaluation_time.BenchmarkEstimate, disk_need.Footprints,
     disk.Room, disk.Usage, archive.Archived, admission.Quarantined, Site,
-    doctor.Diagnosis, doctor.Place, doctor.Free, doctor.Measured, doctor.Costs, doctor.Timing,
-    doctor.ServerClock, doctor.Found, doctor.Lag, doctor.Clocks, doctor.Race, doctor.Check,
-    doctor.Advice,
+    doctor.Diagnosis, doctor.Location, doctor.FreeSpace, doctor.Measurements, doctor.Costs,
+    doctor.Timing, doctor.ServerClock, doctor.JointMeasurement, doctor.VisibilityLag,
+    doctor.ClockOffset, doctor.RaceResult, doctor.CheckResult, doctor.Recommendation,
 ]  # fmt: skip
 # Objects that commands put together: held against what they print.
 PUT_TOGETHER = {

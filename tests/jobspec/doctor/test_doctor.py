@@ -1,4 +1,4 @@
-"""The doctor: measured on real directories, and on two that only pretend to be one."""
+"""The doctor on real directories, and on two directories that only pretend to be one."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ from typing import Any
 import msgspec
 import pytest
 
-from jobspec.doctor import diagnosis, probes
+from jobspec.doctor import diagnosis, probes, visibility
 from jobspec.doctor.measurements import (
-    Clocks,
+    CheckResult,
+    ClockOffset,
     Costs,
     Diagnosis,
-    Found,
-    Free,
-    Lag,
-    Measured,
-    Place,
-    Race,
+    FreeSpace,
+    JointMeasurement,
+    Location,
+    Measurements,
+    RaceResult,
     ServerClock,
     Timing,
-    joined,
+    VisibilityLag,
 )
-from jobspec.doctor.participant import Seat
+from jobspec.doctor.participant import Participant
 from jobspec.doctor.run import examine
-from jobspec.doctor.session import meet, meet_across
+from jobspec.doctor.session import measure_across, take_part
+from jobspec.doctor.visibility import Report
 from jobspec.queue.queue import Queue
 from jobspec.records.queue_files import Format
 from jobspec.storage import mounts, tempfiles
@@ -43,7 +44,7 @@ from tests.support.commands import environment, jobspec, jobspec_json
 from tests.support.queues import race
 from worker.host import preflight
 
-PLACE = Place(
+LOCATION = Location(
     path="/scratch/me",
     filesystem="lustre",
     source="mds:/scratch",
@@ -51,42 +52,46 @@ PLACE = Place(
     local=False,
     options=["rw"],
     longest_name=255,
-    room=Free(free_gib=500.0, free_inodes=10**9),
+    room=FreeSpace(free_gib=500.0, free_inodes=10**9),
 )
-TMP = msgspec.structs.replace(PLACE, path="/tmp", filesystem="ext4", local=True)
+TMP = msgspec.structs.replace(LOCATION, path="/tmp", filesystem="ext4", local=True)
 FAST = Timing(count=20, median_s=0.001, longest_s=0.01)
-MEASURED = Measured(
+MEASURED = Measurements(
     costs=Costs(publish=FAST, rename=FAST, listing=FAST),
     broken=[],
     server_clock=ServerClock(ahead_s=0.0, error_s=0.01, whole_seconds=False),
-    here=Found(
+    here=JointMeasurement(
         members=["0", "1"],
-        lags=[Lag(kind="created", actor="0", watcher="1", median_s=0.001, longest_s=0.002)],
+        lags=[
+            VisibilityLag(kind="created", actor="0", watcher="1", median_s=0.001, longest_s=0.002)
+        ],
         noticed={"1": True},
     ),
 )
 
 
-def verdicts(told: Diagnosis | list[Any]) -> dict[str, set[str]]:
-    """The verdicts on each check."""
+def severities(results: Diagnosis | list[CheckResult]) -> dict[str, set[str]]:
+    """By check, the severities of its results."""
     found: dict[str, set[str]] = {}
-    for check in told.checks if isinstance(told, Diagnosis) else told:
-        found.setdefault(check.check, set()).add(check.verdict)
+    for result in results.checks if isinstance(results, Diagnosis) else results:
+        found.setdefault(result.check, set()).add(result.severity)
     return found
 
 
-def judged(place: Place = PLACE, tmpdir: Place = TMP, **changed: Any) -> list[Any]:
+def checked(
+    location: Location = LOCATION, tmpdir: Location = TMP, **changed: Any
+) -> list[CheckResult]:
     measured = msgspec.structs.replace(MEASURED, **changed)
-    return diagnosis.checks(Path("/nowhere/root"), place, tmpdir, measured, None)
+    return diagnosis.checks(Path("/nowhere/root"), location, tmpdir, measured, None)
 
 
-def worst(found: list[Any], check: str) -> Any:
-    """The finding of that name that is not well."""
-    (one,) = [each for each in found if each.check == check and each.verdict != "ok"]
+def worst(results: list[CheckResult], check: str) -> Any:
+    """The only result of that check that is not `ok`."""
+    (one,) = [each for each in results if each.check == check and each.severity != "ok"]
     return one
 
 
-def across(**changed: Any) -> Found:
+def across(**changed: Any) -> JointMeasurement:
     return msgspec.structs.replace(MEASURED.here, members=["a", "b"], **changed)
 
 
@@ -117,8 +122,8 @@ def test_a_queue_as_people_see_it(tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     done = jobspec("doctor", "--root", root, "--seconds", "4", code=None)
     assert sorted(tmp_path.rglob("*")) == before
-    assert "a queue of ours, safe and writable" in done.stdout
-    assert "lease 1 s: live workers may be taken for dead" in done.stdout
+    assert "a jobspec queue, safe and writable" in done.stdout
+    assert "lease 1 s: live workers may be mistaken for dead ones" in done.stdout
     assert 'set "heartbeat_s": 15, "lease_s": 150 in FORMAT' in done.stdout
     assert "recommended: heartbeat 15 s, lease 150 s" in done.stdout
 
@@ -130,25 +135,24 @@ def test_what_others_may_write_to_is_bad(tmp_path: Path) -> None:
     assert "others may write to it" in done.stdout and "chmod o-w" in done.stdout
     (root / "queue").chmod(0o755)
     tmp_path.chmod(0o777)
-    told = diagnosis.checks(root, probes.place_of(root), TMP, None, None)
+    told = diagnosis.checks(root, probes.location_of(root), TMP, None, None)
     assert "chmod +t" in worst(told, "root").hint
     tmp_path.chmod(0o1777)
-    told = diagnosis.checks(root, probes.place_of(root), TMP, None, None)
-    assert verdicts(told)["root"] == {"ok"}
+    told = diagnosis.checks(root, probes.location_of(root), TMP, None, None)
+    assert severities(told)["root"] == {"ok"}
 
 
 def test_where_nothing_can_be_written() -> None:
     done = jobspec("doctor", "--root", "/proc/none", code=1)
-    assert "/proc can't be written" in done.stdout and "hint: " in done.stdout
+    assert "/proc is not writable" in done.stdout and "hint: " in done.stdout
 
 
-def test_what_a_dead_doctor_left_is_swept(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_doctor_are_swept(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as dead:
         dead.wait()
     left = tempfiles.beside(tmp_path / "doctor-across-0123abcd-gone")
     left = left.with_name(left.name.replace(f"-{os.getpid()}-", f"-{dead.pid}-"))
     left.mkdir()
-    (left / "called.json").write_text('{"members": [], "turns": []}')
     told = examine(tmp_path, seconds=4)
     assert told.measured is not None
     assert list(tmp_path.iterdir()) == []
@@ -157,30 +161,29 @@ def test_what_a_dead_doctor_left_is_swept(tmp_path: Path) -> None:
 # --- across hosts
 
 
-def test_nobody_comes(tmp_path: Path) -> None:
+def test_missing_peers_are_reported(tmp_path: Path) -> None:
     left = tempfiles.beside(tmp_path / "doctor-across-ffffffff-dead")
-    left.mkdir()  # a killed one's: it makes no `seen`
-    assert meet_across(tmp_path, "a", 2, 1.0, within_s=0.5) is None
+    left.mkdir()  # of a killed process: it makes no `seen` file
+    assert measure_across(tmp_path, "a", 2, 1.0, within_s=0.5) is None
     assert list(tmp_path.iterdir()) == [left]
-    told = judged(missed_peers="of 1 others not all came")
+    told = checked(missed_peers="the other host did not come")
     assert "within a minute" in worst(told, "visibility").hint
 
 
 def test_a_clock_that_is_wrong_is_seen_across_hosts(tmp_path: Path) -> None:
-    def take_part(name: str, ahead_s: float) -> Any:
-        with Seat(tmp_path, "across", name, clock=lambda: time.time() + ahead_s) as seat:
-            return msgspec.to_builtins(meet(seat, 2, within_s=20.0))
+    def measure(name: str, ahead_s: float) -> Any:
+        me = Participant(tmp_path, "across", name, clock=lambda: time.time() + ahead_s)
+        return msgspec.to_builtins(take_part(me, 2, within_s=20.0, race_count=2))
 
-    told = race([lambda: take_part("a", 0.0), lambda: take_part("b", 100.0)])
-    for each in told:
-        found = msgspec.convert(each, Found)
+    for each in race([lambda: measure("a", 0.0), lambda: measure("b", 100.0)]):
+        found = msgspec.convert(each, JointMeasurement)
         ahead = {clocks.watcher: clocks for clocks in found.clocks}
         assert abs(ahead["b"].ahead_s - 100.0) <= ahead["b"].error_s + 0.001
         assert abs(ahead["a"].ahead_s + 100.0) <= ahead["a"].error_s + 0.001
         assert all(0 <= (lag.longest_s or 0.0) < 1 and not lag.missed for lag in found.lags)
         assert [(race.doubled, race.unclaimed) for race in found.races] == [(0, 0), (0, 0)]
-        wrong = [c for c in judged(across=found) if c.check == "clock" and c.verdict == "warn"]
-        assert len(wrong) == 2 and "100 s ahead" in " ".join(each.told for each in wrong)
+        wrong = [c for c in checked(across=found) if c.check == "clock" and c.severity == "warn"]
+        assert len(wrong) == 2 and "100 s ahead" in " ".join(each.message for each in wrong)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -253,7 +256,7 @@ def test_a_filesystem_that_is_late_and_lets_two_win_is_bad(tmp_path: Path) -> No
         assert len(created) == 2 and all(LAG_S / 4 < lag < 2 for lag in created)
         assert any(race["doubled"] > 100 for race in found["races"])
         words = [check["told"] for check in told["checks"] if check["verdict"] == "bad"]
-        assert any("won twice" in each for each in words)
+        assert any("two winners" in each for each in words)
         assert told["measured"]["here"]["races"][0]["doubled"] == 0
     assert [list(root.iterdir()) for root in roots] == [[], []]
 
@@ -261,94 +264,115 @@ def test_a_filesystem_that_is_late_and_lets_two_win_is_bad(tmp_path: Path) -> No
 # --- what follows from figures
 
 
-def test_what_one_watcher_missed_once_was_not_noticed() -> None:
-    seen, missed = Found(noticed={"a": True, "b": True}), Found(noticed={"a": False, "c": True})
-    assert joined(seen, missed).noticed == {"a": False, "b": True, "c": True}
-    assert joined(missed, seen).noticed == {"a": False, "b": True, "c": True}
+def test_changes_after_the_actor_stopped_are_not_missed() -> None:
+    """Who waits in vain stops; what the other waits for then was never done."""
+    names = {"a": "a", "b": "b"}
+    reports = {
+        "a": Report(noticed=True, began=[1.0, 2.0], acted=[1.0, 2.0], seen={"b": [1.25, None]}),
+        "b": Report(
+            noticed=True,
+            began=[1.0, 2.0, 3.0],
+            acted=[1.0, 2.0, 3.0],
+            seen={"a": [1.25, 2.25, None]},
+        ),
+    }
+    clocks = visibility.clocks(reports, names)
+    assert clocks["a", "b"].ahead_s == 0.0 and clocks["a", "b"].error_s == 0.25
+    missed = {(lag.kind, lag.actor): lag.missed for lag in visibility.lags(reports, names, clocks)}
+    assert missed == {
+        ("created", "a"): 0,
+        ("renamed away", "a"): 0,
+        ("created", "b"): 0,
+        ("renamed away", "b"): 1,
+    }
 
 
 def test_all_is_well() -> None:
-    assert set().union(*verdicts(judged()).values()) == {"ok"}
+    assert set().union(*severities(checked()).values()) == {"ok"}
 
 
 def test_a_late_view_makes_the_lease_longer_and_the_polls_rarer() -> None:
-    late = [Lag(kind="created", actor="a", watcher="b", median_s=60.0, longest_s=61.0)]
+    late = [VisibilityLag(kind="created", actor="a", watcher="b", median_s=60.0, longest_s=61.0)]
     measured = msgspec.structs.replace(MEASURED, across=across(lags=late))
-    told = diagnosis.advise(PLACE, measured, 300.0)
+    told = diagnosis.recommend(LOCATION, measured, 300.0)
     assert told.lease_s >= 2 * (15 + 61) + 30 and told.poll_s >= 61
     assert told.notifications is False
-    assert diagnosis.advise(PLACE, MEASURED, 2.5).lease_s == 150
+    assert diagnosis.recommend(LOCATION, MEASURED, 2.5).lease_s == 150
 
 
 def test_changes_that_were_not_seen_are_bad_and_unknown() -> None:
-    late = [Lag(kind="replaced", actor="a", watcher="b", median_s=None, longest_s=None, missed=1)]
+    late = [
+        VisibilityLag(
+            kind="replaced", actor="a", watcher="b", median_s=None, longest_s=None, missed=1
+        )
+    ]
     found = across(lags=late)
-    assert "not seen in time" in worst(judged(across=found), "visibility").told
+    assert "not seen in time" in worst(checked(across=found), "visibility").message
     measured = msgspec.structs.replace(MEASURED, across=found)
-    assert "larger --seconds" in diagnosis.advise(PLACE, measured, 2.5).why
+    assert "larger --seconds" in diagnosis.recommend(LOCATION, measured, 2.5).why
     silent = across(lags=[], silent=["b"])
-    assert "b did not answer" in worst(judged(across=silent), "visibility").told
+    assert "b did not answer" in worst(checked(across=silent), "visibility").message
 
 
 def test_a_slow_rename_makes_the_heartbeat_slower() -> None:
     slow = Timing(count=2, median_s=2.0, longest_s=3.0)
     costs = msgspec.structs.replace(MEASURED.costs, rename=slow)
-    told = diagnosis.advise(PLACE, msgspec.structs.replace(MEASURED, costs=costs), 2.5)
+    told = diagnosis.recommend(LOCATION, msgspec.structs.replace(MEASURED, costs=costs), 2.5)
     assert told.heartbeat_s == 60 and told.lease_s >= 600
-    assert "is the server busy" in worst(judged(costs=costs), "cost").hint
+    assert "is the server busy" in worst(checked(costs=costs), "cost").hint
 
 
 def test_format_is_compared_with_what_is_recommended() -> None:
-    told = diagnosis.advise(PLACE, MEASURED, 2.5)
+    told = diagnosis.recommend(LOCATION, MEASURED, 2.5)
     (short,) = diagnosis.compare(Format(heartbeat_s=1.0, lease_s=10.0), told)
-    assert short.verdict == "warn" and '"lease_s": 150' in (short.hint or "")
+    assert short.severity == "warn" and '"lease_s": 150' in (short.hint or "")
     (well,) = diagnosis.compare(Format(), told)
-    assert well.verdict == "ok"
+    assert well.severity == "ok"
     assert list(diagnosis.compare(None, told)) == []
 
 
 def test_clocks_room_names_and_mounts() -> None:
     behind = ServerClock(ahead_s=-90.0, error_s=0.5, whole_seconds=True)
-    assert "90 s behind" in worst(judged(server_clock=behind), "clock").told
-    ahead = Clocks(actor="a", watcher="b", ahead_s=20.0, error_s=15.0, round_trip_s=30.0)
-    assert verdicts(judged(across=across(clocks=[ahead])))["clock"] == {"ok"}  # it may be 5 s
-    full = msgspec.structs.replace(PLACE, room=Free(free_gib=0.2, free_inodes=3))
-    assert verdicts(judged(full))["space"] == {"bad", "warn"}
-    encrypted = msgspec.structs.replace(PLACE, longest_name=143)
-    assert "up to 191" in worst(judged(encrypted), "names").told
-    soft = msgspec.structs.replace(PLACE, options=["rw", "soft"])
-    assert "hard mount" in worst(judged(soft), "filesystem").hint
+    assert "90 s behind" in worst(checked(server_clock=behind), "clock").message
+    ahead = ClockOffset(actor="a", watcher="b", ahead_s=20.0, error_s=15.0, round_trip_s=30.0)
+    assert severities(checked(across=across(clocks=[ahead])))["clock"] == {"ok"}  # it may be 5 s
+    full = msgspec.structs.replace(LOCATION, room=FreeSpace(free_gib=0.2, free_inodes=3))
+    assert severities(checked(full))["space"] == {"bad", "warn"}
+    encrypted = msgspec.structs.replace(LOCATION, longest_name=143)
+    assert "the queue needs 191" in worst(checked(encrypted), "names").message
+    soft = msgspec.structs.replace(LOCATION, options=["rw", "soft"])
+    assert "hard mount" in worst(checked(soft), "filesystem").hint
     far = msgspec.structs.replace(TMP, local=False)
-    assert "a directory of the node" in worst(judged(tmpdir=far), "tmpdir").hint
+    assert "a directory on the node's disk" in worst(checked(tmpdir=far), "tmpdir").hint
 
 
 def test_losers_that_are_told_something_else_are_worth_a_word() -> None:
-    odd = Race(actor="0", files=5, won=[3, 2], doubled=0, unclaimed=0, lost_replies=1,
+    odd = RaceResult(actor="0", files=5, won=[3, 2], doubled=0, unclaimed=0, lost_replies=1,
                losers={"ENOENT": 4, "EPERM": 1})  # fmt: skip
-    told = judged(here=msgspec.structs.replace(MEASURED.here, races=[odd]))
-    assert verdicts(told)["race"] == {"ok", "warn"}
+    told = checked(here=msgspec.structs.replace(MEASURED.here, races=[odd]))
+    assert severities(told)["race"] == {"ok", "warn"}
     nobody = msgspec.structs.replace(odd, unclaimed=2)
-    told = judged(here=msgspec.structs.replace(MEASURED.here, races=[nobody]))
-    assert "2 by nobody" in worst(told, "race").told
+    told = checked(here=msgspec.structs.replace(MEASURED.here, races=[nobody]))
+    assert "2 have none" in worst(told, "race").message
 
 
 def test_notifications_that_do_not_come_mean_polling() -> None:
-    local = msgspec.structs.replace(PLACE, local=True)
+    local = msgspec.structs.replace(LOCATION, local=True)
     deaf = msgspec.structs.replace(MEASURED.here, noticed={"1": False})
-    assert "--poll" in worst(judged(local, here=deaf), "notifications").hint
-    told = diagnosis.advise(local, msgspec.structs.replace(MEASURED, here=deaf), 2.5)
+    assert "--poll" in worst(checked(local, here=deaf), "notifications").hint
+    told = diagnosis.recommend(local, msgspec.structs.replace(MEASURED, here=deaf), 2.5)
     assert told.notifications is False
-    assert diagnosis.advise(local, MEASURED, 2.5).notifications is True
+    assert diagnosis.recommend(local, MEASURED, 2.5).notifications is True
     others = across(noticed={"b": False})
-    assert "--poll" in worst(judged(local, across=others), "notifications").hint
-    assert verdicts(judged(PLACE, across=others))["notifications"] == {"ok"}
+    assert "--poll" in worst(checked(local, across=others), "notifications").hint
+    assert severities(checked(LOCATION, across=others))["notifications"] == {"ok"}
 
 
 def test_a_long_tmpdir_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deep = tmp_path / ("d" * 60)
     deep.mkdir()
     done = jobspec("doctor", "--root", tmp_path, "--seconds", "4", code=None, TMPDIR=str(deep))
-    assert "is too long: sockets in it" in done.stdout and "TMPDIR=/tmp" in done.stdout
+    assert "is too long: socket paths in it" in done.stdout and "TMPDIR=/tmp" in done.stdout
 
 
 def test_the_worker_has_the_same_limits() -> None:
@@ -363,11 +387,11 @@ def test_broken_promises_of_a_directory_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert list(probes.broken_promises(tmp_path)) == []
-    for name in ("_replaces", "_refuses_taken", "_syncs_directories", "_links"):
+    for name in ("_replaces", "_refuses_nonempty", "_syncs_directories", "_links"):
         monkeypatch.setattr(probes, name, lambda space: False)
     told = list(probes.broken_promises(tmp_path))
     assert len(told) == 4
-    assert verdicts(judged(broken=told))["rename"] == {"bad"}
+    assert severities(checked(broken=told))["rename"] == {"bad"}
 
 
 def test_the_mount_table_is_read() -> None:
