@@ -18,7 +18,7 @@ _MOST_FILES = 500
 _HEAT_FILES, _HEAT_S = 50, 0.02
 
 
-class Start(msgspec.Struct, frozen=True, kw_only=True):
+class RaceStart(msgspec.Struct, frozen=True, kw_only=True):
     """How many files there are, and when the race starts, on the clock of their maker."""
 
     files: int
@@ -44,7 +44,7 @@ def make_prizes(prizes: Path, *, within_s: float) -> int:
     return _MOST_FILES
 
 
-def run(prizes: Path, bag: Path, start: Start, clock: Callable[[], float]) -> Attempts:
+def run(prizes: Path, bag: Path, start: RaceStart, clock: Callable[[], float]) -> Attempts:
     """From `start.at` on, try to rename every prize into `bag`."""
     fs.make_dir(bag)
     attempts = Attempts()

@@ -12,7 +12,7 @@ from pathlib import Path
 from jobspec.doctor import rename_race, visibility
 from jobspec.doctor.measurements import ClockOffset, JointMeasurement, RaceResult
 from jobspec.doctor.participant import Participant
-from jobspec.doctor.rename_race import Attempts, Start
+from jobspec.doctor.rename_race import Attempts, RaceStart
 from jobspec.doctor.visibility import Report
 from jobspec.storage import fs
 
@@ -87,14 +87,14 @@ def _race(
         files = rename_race.make_prizes(prizes, within_s=me.patience_s / 2)
         trips = [clocks[me.key, key].round_trip_s for key in racers if (me.key, key) in clocks]
         wait_s = min(2 * max(trips, default=0.0) + 0.05, me.patience_s / 2)
-        start = Start(files=files, at=me.clock() + wait_s)
+        start = RaceStart(files=files, at=me.clock() + wait_s)
         me.send("start", start)
     else:
-        start = me.receive(maker, "start", Start)
+        start = me.receive(maker, "start", RaceStart)
         if start is None or (maker, me.key) not in clocks:
             return None
         ahead_s = clocks[maker, me.key].ahead_s
-    mine = Start(files=start.files, at=start.at + ahead_s)
+    mine = RaceStart(files=start.files, at=start.at + ahead_s)
     me.send(f"attempts.{maker}", rename_race.run(prizes, me.dir / f"won.{maker}", mine, me.clock))
     attempts = [me.receive(key, f"attempts.{maker}", Attempts) for key in racers]
     known = [each for each in attempts if each is not None]
