@@ -1,4 +1,4 @@
-"""`jobspec relay`: files → W&B."""
+"""`jobspec relay`: send curves and scores to W&B."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,31 +15,45 @@ from jobspec.cli.output import emit, plural, say, warn
 from jobspec.queue.entries import Job
 from jobspec.queue.queue import Queue
 
+if TYPE_CHECKING:
+    from jobspec.relay.lock import RelayLock
+    from jobspec.relay.online import RelayOptions
+
 
 @click.command()
 @jobs_argument(required=False)
-@click.option("--watch", is_flag=True, help="Go on until Ctrl-C, for tmux.")
-@click.option("--offline", is_flag=True, help="Write the runs of ended jobs for `wandb sync`.")
+@click.option("--watch", is_flag=True, help="Keep sending until Ctrl-C.")
+@click.option(
+    "--offline", is_flag=True, help="Write the runs of ended jobs to disk, for `wandb sync`."
+)
 @click.option("--verify", is_flag=True, help="Send nothing; compare what arrived with the files.")
-@click.option("--settled", is_flag=True, help="Only rows that no later attempt can supersede.")
-@click.option("--project", help="Instead of the specs' tracking.project.")
-@click.option("--entity", help="Instead of the specs' tracking.entity.")
-@click.option("--resend", is_flag=True, help="Send what was deleted there again, as new runs.")
-@click.option("--interval", type=click.FloatRange(0.05), default=15.0, help="Of --watch, seconds.")
+@click.option("--settled", is_flag=True, help="Send only rows that no later attempt can replace.")
+@click.option("--project", help="W&B project.  [default: tracking.project of each spec]")
+@click.option("--entity", help="W&B entity.  [default: tracking.entity of each spec]")
+@click.option(
+    "--resend", is_flag=True, help="Send runs that were deleted on the server again, as new runs."
+)
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.05),
+    default=15.0,
+    show_default=True,
+    help="Seconds between two readings of the files.",
+)
 @click.option("--grace", type=click.FloatRange(0), default=15.0, hidden=True)
 @click.option("--stall", type=click.FloatRange(0), default=180.0, hidden=True)
 @common
-def relay(jobs: tuple[str, ...], **how: Any) -> None:
+def relay(jobs: tuple[str, ...], **options: Any) -> None:
     """Send the jobs' curves and scores to W&B, each row once.
 
     \b
-    jobspec relay --watch                  in tmux, on a login node
-    jobspec relay                          what there is now, for cron
-    jobspec relay 'qwen3-*' --offline      runs on disk, for `wandb sync`
-    jobspec relay --verify                 is all of it there?
+    jobspec relay --watch                in tmux, on a login node
+    jobspec relay                        send what there is now, for cron
+    jobspec relay 'qwen3-*' --offline    write runs to disk, for `wandb sync`
+    jobspec relay --verify               check that everything arrived
 
-    Needs the extra `relay` (pip install 'jobspec[relay]') and a key in WANDB_API_KEY or ~/.netrc.
-    It may be killed at any moment and started again. One relay runs a root.
+    It needs the extra `relay` (pip install 'jobspec[relay]') and an API key in WANDB_API_KEY or
+    ~/.netrc. It may be killed and restarted at any time. Only one relay can run per root.
     """
     queue = open_queue()
 
@@ -47,106 +61,113 @@ def relay(jobs: tuple[str, ...], **how: Any) -> None:
         return queue.select(jobs) if jobs else queue.jobs()
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if how["verify"]:
-        return _verify(queue, select, how)
-    from jobspec.relay.lock import sole
+    if options["verify"]:
+        return _verify(queue, select, options)
+    from jobspec.relay import lock
 
-    with sole(queue.paths, queue.format) as writer:
-        if how["offline"]:
-            return _offline(queue, select, how, writer.beat)
-        _online(queue, select, how | {"named": bool(jobs)}, writer)
+    with lock.acquire(queue.paths, queue.format) as held:
+        if options["offline"]:
+            return _write_offline(queue, select, options, held.heartbeat)
+        _send(queue, select, options | {"named": bool(jobs)}, held)
     return None
 
 
-def _online(
-    queue: Queue, select: Callable[[], list[Job]], how: dict[str, Any], writer: Any
+def _send(
+    queue: Queue, select: Callable[[], list[Job]], options: dict[str, Any], lock: RelayLock
 ) -> None:
     from jobspec.relay.online import Relay
 
-    sender = Relay(queue, _options(select, how), writer, warn)
+    sender = Relay(queue, _relay_options(select, options), lock, warn)
     try:
         while True:
             done = sender.once()
-            if done and not how["watch"]:
+            if done and not options["watch"]:
                 break
             sender.rest(sender.pause_s)
     except KeyboardInterrupt:
-        say("stopped; what had not arrived yet is sent by the next relay")
+        say("stopped; the next relay sends what has not arrived yet")
     finally:
         sender.close()
     rows = sum(sender.arrived.values())
     if wants_json():
         emit({"runs": sender.arrived, "problems": list(sender.problems.values())})
     else:
-        say(f"{plural(len(sender.arrived), 'run')} looked at, {plural(rows, 'row')} at W&B")
+        say(f"{plural(len(sender.arrived), 'run')} checked, {plural(rows, 'row')} at W&B")
     click.get_current_context().exit(1 if sender.problems else 0)
 
 
-def _options(select: Callable[[], list[Job]], how: dict[str, Any]) -> Any:
-    from jobspec.relay.online import Options
-    from jobspec.relay.sync import Timing
+def _relay_options(select: Callable[[], list[Job]], options: dict[str, Any]) -> RelayOptions:
+    from jobspec.relay.online import RelayOptions
+    from jobspec.relay.sync import SyncTiming
 
-    return Options(
+    return RelayOptions(
         select=select,
-        project=how["project"],
-        entity=how["entity"],
-        settled=how["settled"],
-        resend=how["resend"],
-        everything=how.get("named", False),
-        interval_s=how["interval"],
-        timing=Timing(grace_s=how["grace"], stall_s=how["stall"], watch=how["watch"]),
+        project=options["project"],
+        entity=options["entity"],
+        settled=options["settled"],
+        resend=options["resend"],
+        everything=options.get("named", False),
+        interval_s=options["interval"],
+        timing=SyncTiming(
+            grace_s=options["grace"], stall_s=options["stall"], watch=options["watch"]
+        ),
     )
 
 
-def _offline(
-    queue: Queue, select: Callable[[], list[Job]], how: dict[str, Any], beat: Callable[[], None]
+def _write_offline(
+    queue: Queue,
+    select: Callable[[], list[Job]],
+    options: dict[str, Any],
+    heartbeat: Callable[[], None],
 ) -> None:
     from jobspec.relay.client import connect
     from jobspec.relay.offline import Offline
 
     problems: list[str] = []
-    made: list[Path] = []
+    written: list[Path] = []
 
-    def trouble(text: str) -> None:
+    def report(text: str) -> None:
         if text not in problems:
             problems.append(text)
             warn(text)
 
-    link = connect(offline=True)
-    writer = Offline(queue.paths, link, trouble)
+    client = connect(offline=True)
+    offline = Offline(queue.paths, client, report)
     try:
         while True:
-            beat()
-            made += writer.write(select(), beat)
-            if not how["watch"]:
+            heartbeat()
+            written += offline.write(select(), heartbeat)
+            if not options["watch"]:
                 break
-            time.sleep(min(how["interval"], queue.format.heartbeat_s))
+            time.sleep(min(options["interval"], queue.format.heartbeat_s))
     except KeyboardInterrupt:
         pass
     finally:
-        link.kill()
+        client.kill()
     if wants_json():
-        emit({"written": [str(path) for path in made], "problems": problems})
+        emit({"written": [str(path) for path in written], "problems": problems})
     else:
-        for path in made:
+        for path in written:
             click.echo(path)
-        say(f"{plural(len(made), 'run')} written; send them: wandb sync {writer.dir}/offline-run-*")
+        runs = plural(len(written), "run")
+        say(f"{runs} written; send them with: wandb sync {offline.dir}/offline-run-*")
     click.get_current_context().exit(1 if problems else 0)
 
 
-def _verify(queue: Queue, select: Callable[[], list[Job]], how: dict[str, Any]) -> None:
-    from jobspec.relay.verify_main import audit
+def _verify(queue: Queue, select: Callable[[], list[Job]], options: dict[str, Any]) -> None:
+    from jobspec.relay.verify import verify
 
-    found = audit(queue, select(), offline=how["offline"], options=_options(select, how))
-    wrong = [each for each in found if not each.is_exact]
+    offline, relay_options = options["offline"], _relay_options(select, options)
+    runs = verify(queue, select(), offline=offline, options=relay_options)
+    wrong = [run for run in runs if not run.is_exact]
     if wants_json():
         import msgspec
 
-        emit({"runs": msgspec.to_builtins(found), "exact": not wrong})
+        emit({"runs": msgspec.to_builtins(runs), "exact": not wrong})
     else:
-        for each in found:
-            mark = click.style("exact", fg="green") if each.is_exact else each.in_words
-            click.echo(f"{each.run}: {each.arrived} of {plural(each.expected, 'row')}, {mark}")
+        for run in runs:
+            mark = click.style("exact", fg="green") if run.is_exact else run.summary
+            click.echo(f"{run.run}: {run.arrived} of {plural(run.expected, 'row')}, {mark}")
     if wrong:
-        say("`jobspec relay` sends what is missing; docs/relay.md says what else it may be")
+        say("`jobspec relay` sends missing rows; docs/relay.md lists other causes")
     click.get_current_context().exit(1 if wrong else 0)

@@ -1,1 +1,1 @@
-"""The HTML page of a queue, as a file and live."""
+"""The report: an HTML page of a queue, written to a file or served live."""

@@ -1,6 +1,6 @@
-"""The report's charts as plotly's own JSON: data and layout, without colours of text and ground.
+"""The report's charts as plotly's own JSON, data and layout, without text and background colours.
 
-Those the page takes from its style sheet, so that a chart fits a light page, a dark one and paper.
+The page takes these from its style sheet, so a chart fits a light page, a dark page and paper.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 import msgspec
 
-from jobspec.dashboard.runs import Point, Run
+from jobspec.dashboard.runs import DashboardRun, Point
 from jobspec.monitoring.gpu_hours import OVERHEAD
 from jobspec.spec.builder import spell_rate
 from jobspec.spec.schema import PHASES
 
-# Okabe and Ito's colours, told apart with any kind of colour vision; black is left to the text.
+# Okabe and Ito's colours, distinct for any kind of colour vision; black is left for the text.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#999933")
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
@@ -23,12 +23,12 @@ PHASE_COLOURS = dict(
     zip((*PHASES, OVERHEAD), ("#56B4E9", "#CC79A7", "#0072B2", "#009E73", "#999933"), strict=True)
 )
 _LOST = "#D55E00"
-_MANY = 12  # runs that a legend can name
+_MANY = 12  # the most runs that a legend names
 Trace = dict[str, Any]
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
-    """A chart, what it shows in a sentence, and its figures as a table for who can't see it."""
+    """A chart, a sentence that describes it, and its numbers as a table for screen readers."""
 
     id: str
     title: str
@@ -39,8 +39,8 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     rows: list[list[str]] = []
 
 
-def figures(runs: Sequence[Run]) -> list[Figure]:
-    """Every chart that has something to show."""
+def figures(runs: Sequence[DashboardRun]) -> list[Figure]:
+    """Every chart that has data."""
     benchmarks = list(dict.fromkeys(name for run in runs for name in run.scores))
     made = [
         _curve(runs, "loss", "Training loss"),
@@ -54,11 +54,11 @@ def figures(runs: Sequence[Run]) -> list[Figure]:
     return [figure for figure in made if figure.data]
 
 
-def _curve(runs: Sequence[Run], what: Literal["loss", "eval_loss"], title: str) -> Figure:
+def _curve(runs: Sequence[DashboardRun], what: Literal["loss", "eval_loss"], title: str) -> Figure:
     shown = [(n, run, getattr(run, what)) for n, run in enumerate(runs) if getattr(run, what)]
     traces = [_line(n, run, points, what == "eval_loss") for n, run, points in shown]
-    how = "one point after each epoch, the first before training" if what == "eval_loss" else ""
-    mean = "where a run has more than 400 steps, a point is the mean of several"
+    how = "one point after each epoch, and one before training" if what == "eval_loss" else ""
+    mean = "if a run has more than 400 steps, each point is the mean of several"
     return Figure(
         id=what,
         title=title,
@@ -75,7 +75,7 @@ def _summary(points: Sequence[Point]) -> list[str]:
     return [f"{value:.4g}" for value in (values[0], min(values), values[-1])]
 
 
-def _line(number: int, run: Run, points: Sequence[Point], marked: bool) -> Trace:
+def _line(number: int, run: DashboardRun, points: Sequence[Point], marked: bool) -> Trace:
     return {
         "type": "scatter",
         "mode": "lines+markers" if marked else "lines",
@@ -90,13 +90,13 @@ def _line(number: int, run: Run, points: Sequence[Point], marked: bool) -> Trace
 
 
 def _look(number: int) -> dict[str, str]:
-    """A run's colour and dash: 28 that differ."""
+    """A run's colour and dash; 28 combinations differ."""
     dash = _DASHES[number // len(COLOURS) % len(_DASHES)]
     return {"color": COLOURS[number % len(COLOURS)], "dash": dash}
 
 
-def _by_rate(runs: Sequence[Run], benchmark: str) -> Figure:
-    """Score against learning rate, a line a model; what was not tuned as a dotted line across."""
+def _by_rate(runs: Sequence[DashboardRun], benchmark: str) -> Figure:
+    """Score by learning rate, one line per model; an untuned model is a dotted horizontal line."""
     scored = [run for run in runs if benchmark in run.scores]
     models = list(dict.fromkeys(run.spec.model.name for run in scored))
     traces: list[Trace] = []
@@ -112,8 +112,8 @@ def _by_rate(runs: Sequence[Run], benchmark: str) -> Figure:
     return Figure(
         id=f"rate-{benchmark}",
         title=f"{benchmark}: score by learning rate",
-        says=f"Score on {benchmark} by learning rate, a line a model, with 95 % intervals over "
-        "questions; dotted across: the model without tuning.",
+        says=f"Score on {benchmark} by learning rate, one line per model, with 95 % intervals over "
+        "questions. A dotted line is the model without fine-tuning.",
         data=traces,
         layout=layout,
         head=["run", "learning rate", "score", "95 % interval"],
@@ -121,21 +121,21 @@ def _by_rate(runs: Sequence[Run], benchmark: str) -> Figure:
     )
 
 
-def _rate(run: Run) -> float:
+def _rate(run: DashboardRun) -> float:
     return run.spec.train.learning_rate
 
 
-def _rate_text(run: Run) -> str:
+def _rate_text(run: DashboardRun) -> str:
     return spell_rate(_rate(run)) if run.kind == "tuned" else run.kind
 
 
-def _score_text(run: Run, benchmark: str) -> list[str]:
+def _score_text(run: DashboardRun, benchmark: str) -> list[str]:
     score = run.scores[benchmark]
     known = score.low is not None and score.high is not None
     return [f"{score.value:.3f}", f"{score.low:.3f} to {score.high:.3f}" if known else "unknown"]
 
 
-def _rate_line(number: int, model: str, runs: Sequence[Run], benchmark: str) -> Trace:
+def _rate_line(number: int, model: str, runs: Sequence[DashboardRun], benchmark: str) -> Trace:
     scores = [run.scores[benchmark] for run in runs]
     return {
         "type": "scatter",
@@ -158,7 +158,7 @@ def _rate_line(number: int, model: str, runs: Sequence[Run], benchmark: str) -> 
 
 
 def _base_lines(
-    number: int, runs: Sequence[Run], tuned: Sequence[Run], benchmark: str
+    number: int, runs: Sequence[DashboardRun], tuned: Sequence[DashboardRun], benchmark: str
 ) -> Iterator[Trace]:
     rates = [_rate(run) for run in tuned]
     for run in (run for run in runs if run.kind != "tuned"):
@@ -174,8 +174,8 @@ def _base_lines(
         }
 
 
-def _by_epoch(runs: Sequence[Run], benchmark: str) -> Figure:
-    """Scores of the epochs' weights, where any run has more than its final ones."""
+def _by_epoch(runs: Sequence[DashboardRun], benchmark: str) -> Figure:
+    """Scores of the weights after each epoch, if any run has more than the final ones."""
     traces: list[Trace] = []
     rows: list[list[str]] = []
     for number, run in enumerate(runs):
@@ -207,11 +207,11 @@ def _by_epoch(runs: Sequence[Run], benchmark: str) -> Figure:
 
 
 def _bars(
-    runs: Sequence[Run],
+    runs: Sequence[DashboardRun],
     benchmarks: Sequence[str],
     what: Literal["mean_response_tokens", "truncated_frac"],
 ) -> Figure:
-    """One bar a run and benchmark."""
+    """One bar per run and benchmark."""
     length = what == "mean_response_tokens"
     scored = [run for run in runs if run.scores]
     spell = "{:,.0f}" if length else "{:.1%}"
@@ -243,8 +243,8 @@ def _bars(
     )
 
 
-def _time(runs: Sequence[Run]) -> Figure:
-    """Hours by phase and run, those lost as a bar of their own."""
+def _time(runs: Sequence[DashboardRun]) -> Figure:
+    """Hours by phase and run; lost hours are a bar of their own."""
     spent = [run for run in runs if run.spent]
     names = [run.label for run in spent]
     traces: list[Trace] = []
@@ -259,14 +259,14 @@ def _time(runs: Sequence[Run]) -> Figure:
     return Figure(
         id="time",
         title="Hours by phase",
-        says="Hours of wall time of each run by phase. Lost: what no later attempt could build on, "
-        "and all of a run that ended without a result.",
+        says="Wall time of each run by phase, in hours. Lost is work that no later attempt could "
+        "resume from, and all work of a run that ended without a result.",
         data=traces,
         layout=_bar_layout("hours", len(spent), 1) | {"barmode": "stack"},
     )
 
 
-def _hours(run: Run, phase: str) -> float:
+def _hours(run: DashboardRun, phase: str) -> float:
     seconds = (each.wall_s - each.lost_s for each in run.spent if each.phase == phase)
     return _short(sum(seconds) / 3600)
 
@@ -311,5 +311,5 @@ def _gap(high: float | None, low: float | None) -> float:
 
 
 def _short(value: float) -> float:
-    """Five digits: a page of 50 runs must stay small."""
+    """Round to five digits, which keeps a page of 50 runs small."""
     return float(f"{value:.5g}")

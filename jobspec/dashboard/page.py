@@ -1,6 +1,6 @@
-"""The report: one self-contained HTML page of a queue, for a browser without network.
+"""Render the report: one self-contained HTML page that needs no network.
 
-`render` makes the page of `jobspec report`, `content` the part of it that `jobspec serve` renews.
+`render` makes the page of `jobspec report`, `content` the part that `jobspec serve` refreshes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from jobspec.dashboard.charts import PHASE_COLOURS, Figure, figures
-from jobspec.dashboard.runs import Run, read
+from jobspec.dashboard.runs import DashboardRun, read
 from jobspec.errors import JobspecError
 from jobspec.monitoring import reasons, status, workers
 from jobspec.records import base as records
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class PhaseRow(msgspec.Struct, frozen=True, kw_only=True):
-    """Hours, and hours on a GPU, that all runs spent in a phase, and the share that was lost."""
+    """Hours and GPU hours of all runs in one phase, and the share that was lost."""
 
     phase: str
     hours: float
@@ -35,34 +35,34 @@ class PhaseRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def render(queue: Queue, jobs: Sequence[Job], *, live: bool = False) -> str:
-    """The whole page.
+    """Render the whole page.
 
     Args:
-        jobs: those to report on.
-        live: renew itself from the server it came from, whose address it knows.
+        jobs: the jobs to report on.
+        live: the page refreshes itself from the server that it came from.
 
     Raises:
         JobspecError: jinja2 or plotly is not installed.
     """
     page = _environment().get_template("page.html.j2")
     return page.render(
-        **_told(queue, jobs), plotly=_plotly(), style=_text("style.css"), script=_text("page.js"),
+        **_values(queue, jobs), plotly=_plotly(), style=_text("style.css"), script=_text("page.js"),
         live=live,
     )  # fmt: skip
 
 
 def content(queue: Queue, jobs: Sequence[Job]) -> str:
-    """What stands in the page's `main`."""
-    return _environment().get_template("content.html.j2").render(**_told(queue, jobs))
+    """Render the content of the page's `main` element."""
+    return _environment().get_template("content.html.j2").render(**_values(queue, jobs))
 
 
-def _told(queue: Queue, jobs: Sequence[Job]) -> dict[str, Any]:
+def _values(queue: Queue, jobs: Sequence[Job]) -> dict[str, Any]:
     runs = read(jobs, workers.rows(queue))
-    everything = status.counts(jobs)
+    counts = status.counts(jobs)
     return {
         "root": str(queue.paths.root),
         "made_at": records.utc_now()[:16].replace("T", " "),
-        "counts": {state: count for state, count in everything.items() if count},
+        "counts": {state: count for state, count in counts.items() if count},
         "runs": runs,
         "results": table.rows(_readable(jobs, runs)),
         "benchmarks": list(dict.fromkeys(name for run in runs for name in run.scores)),
@@ -73,13 +73,13 @@ def _told(queue: Queue, jobs: Sequence[Job]) -> dict[str, Any]:
     }
 
 
-def _readable(jobs: Iterable[Job], runs: Sequence[Run]) -> list[Job]:
+def _readable(jobs: Iterable[Job], runs: Sequence[DashboardRun]) -> list[Job]:
     known = {run.row.job for run in runs if run.spec is not None}
     return [job for job in jobs if job.id in known]
 
 
-def _why(run: Run) -> str:
-    """Why a run is not there yet, or never will be: its reason and attempts in words."""
+def _why(run: DashboardRun) -> str:
+    """Why a run has no result: its reason, or why its earlier attempts ended."""
     row = run.row
     if row.state == State.FAILED and row.reason is not None:
         why = reasons.why(row.reason, row.reason_count, row.reason_limit)
@@ -89,8 +89,8 @@ def _why(run: Run) -> str:
     )
 
 
-def phases(runs: Iterable[Run]) -> list[PhaseRow]:
-    """A row a phase that took any time, and one of all."""
+def phases(runs: Iterable[DashboardRun]) -> list[PhaseRow]:
+    """One row per phase that took any time, and one for all phases."""
     spent = [each for run in runs for each in run.spent]
     rows = [_phase_row(name, [s for s in spent if s.phase == name]) for name in PHASE_COLOURS]
     return [row for row in [*rows, _phase_row("all", spent)] if row.hours > 0]
@@ -120,7 +120,7 @@ def _environment() -> Any:
 
 
 def _embedded(figure: Figure) -> Any:
-    """A figure's JSON for a script element: nothing in it can end the element."""
+    """A figure's JSON for a script element, escaped so that it cannot end the element."""
     from markupsafe import Markup
 
     data = msgspec.json.encode({"data": figure.data, "layout": figure.layout}).decode()
@@ -130,7 +130,7 @@ def _embedded(figure: Figure) -> Any:
 
 
 def _plotly() -> Any:
-    """plotly's library, as it comes with the Python package."""
+    """The JavaScript library that the plotly package contains."""
     try:
         from markupsafe import Markup
 
@@ -142,7 +142,7 @@ def _plotly() -> Any:
 
 def _missing(package: str) -> JobspecError:
     return JobspecError(
-        f"{package} is not installed, which draws the report",
+        f"the report needs {package}, which is not installed",
         hint='pip install "jobspec[report]"',
     )
 

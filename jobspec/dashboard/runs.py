@@ -1,4 +1,4 @@
-"""What the report's page tells of each run, read from its files: curves, scores, time, origin."""
+"""What the report shows of each run, read from its files: curves, scores, time, origin."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from jobspec.queue.entries import Job
     from jobspec.spec.schema import JobSpec
 
-MOST_POINTS = 400  # of a curve; where there are more steps, a point is the mean of several
+MOST_POINTS = 400  # per curve; of more steps, each point is the mean of several
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
-    """A point of a curve. `step` is the last of the steps that `value` is the mean of."""
+    """A point of a curve. `value` is a mean over several steps, `step` the last of them."""
 
     epoch: float
     step: int
@@ -35,14 +35,14 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EpochScores(msgspec.Struct, frozen=True, kw_only=True):
-    """What one of a run's models scored: an epoch's weights, or the final ones."""
+    """Scores of one of a run's models: the weights after an epoch, or the final ones."""
 
     epoch: float
     scores: dict[str, Score]
 
 
-class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """One job. `spec` is null where it is damaged; then there is no more to tell than `row`."""
+class DashboardRun(msgspec.Struct, frozen=True, kw_only=True):
+    """One job. `spec` is null if it is damaged; then only `row` is known."""
 
     row: JobRow
     spec: Any
@@ -63,24 +63,24 @@ class _Epoch(Record, frozen=True, kw_only=True):
 
 
 class _Evaluated(Record, frozen=True, kw_only=True):
-    """Of `eval.json`, the scores of every model of the run."""
+    """The part of `eval.json` that has the scores of every model of the run."""
 
     checkpoints: tuple[_Epoch, ...] = ()
 
 
-def read(jobs: Iterable[Job], staff: Sequence[WorkerRow] = ()) -> list[Run]:
-    """Every job's run, by model and learning rate, labelled so that no two are called the same."""
-    found = sorted((_run(job, staff) for job in jobs), key=_order)
-    names = [run.label for run in found]
+def read(jobs: Iterable[Job], staff: Sequence[WorkerRow] = ()) -> list[DashboardRun]:
+    """The jobs' runs, sorted by model and learning rate, each with a unique label."""
+    runs = sorted((_run(job, staff) for job in jobs), key=_order)
+    names = [run.label for run in runs]
     return [
         run
         if names.count(run.label) == 1
         else msgspec.structs.replace(run, label=f"{run.label} {run.row.job[-10:]}")
-        for run in found
+        for run in runs
     ]
 
 
-def _order(run: Run) -> tuple[str, float, str, str]:
+def _order(run: DashboardRun) -> tuple[str, float, str, str]:
     spec: JobSpec | None = run.spec
     if spec is None:
         return "", 0.0, run.label, run.row.job
@@ -88,7 +88,7 @@ def _order(run: Run) -> tuple[str, float, str, str]:
     return spec.model.name, rate, run.label, run.row.job
 
 
-def _run(job: Job, staff: Sequence[WorkerRow]) -> Run:
+def _run(job: Job, staff: Sequence[WorkerRow]) -> DashboardRun:
     row = status.job_row(job, staff)
     try:
         spec = job.spec
@@ -96,7 +96,7 @@ def _run(job: Job, staff: Sequence[WorkerRow]) -> Run:
         spec = None
     scored = next(iter(table.rows([job])), None) if spec is not None else None
     history = metrics.history(job.paths, "train")
-    return Run(
+    return DashboardRun(
         row=row,
         spec=spec,
         label=row.name,
@@ -112,7 +112,7 @@ def _run(job: Job, staff: Sequence[WorkerRow]) -> Run:
 
 
 def _points(rows: Iterable[metrics.Row], name: str) -> Iterator[Point]:
-    """A metric's course. Values that are no finite numbers have no place in it."""
+    """The values of a metric, without those that are not finite numbers."""
     for row in rows:
         value, step = _number(row.get(name)), _number(row.get("step"))
         if value is not None and step is not None:
@@ -125,11 +125,11 @@ def _number(value: Any) -> float | None:
 
 
 def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
-    """At most `most` points, each the mean of equally many neighbours, placed at their last."""
+    """At most `most` points, each the mean of equally many neighbours, at the step of the last."""
     size = math.ceil(len(points) / most)
     if size <= 1:
         return list(points)
-    groups = [points[at : at + size] for at in range(0, len(points), size)]
+    groups = [points[first : first + size] for first in range(0, len(points), size)]
     return [
         msgspec.structs.replace(
             group[-1], value=math.fsum(point.value for point in group) / len(group)
@@ -151,7 +151,7 @@ def _by_epoch(
 
 
 def _origin(job: Job, spec: JobSpec | None) -> Iterator[tuple[str, str]]:
-    """Where a run comes from: what must be the same for it to come out the same."""
+    """Where a run comes from: everything that must be equal to reproduce it."""
     yield "job", job.id
     if spec is not None:
         revision = spec.model.revision
@@ -179,9 +179,9 @@ def _origin(job: Job, spec: JobSpec | None) -> Iterator[tuple[str, str]]:
 
 def _protocol(facts: dict[str, Any]) -> str:
     shown = ("protocol", "k", "questions", "shots", "temperature", "top_p", "max_gen_toks")
-    told = [f"{name} {facts[name]}" for name in shown if facts.get(name) is not None]
+    parts = [f"{name} {facts[name]}" for name in shown if facts.get(name) is not None]
     digest = facts.get("prompt_sha256")
-    return ", ".join([*told, *([f"prompts {digest[:12]}…"] if digest else [])])
+    return ", ".join([*parts, *([f"prompts {digest[:12]}…"] if digest else [])])
 
 
 def _json(path: Any) -> dict[str, Any]:

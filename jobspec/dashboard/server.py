@@ -1,8 +1,8 @@
-"""The report live: the same page from a server on this machine, renewed as files change.
+"""Serve the report live: the same page, refreshed when files change.
 
-It listens on 127.0.0.1 alone, every address of it begins with a secret token, and it answers GET
-and nothing else: whoever reaches the port without the token learns nothing, and nobody changes
-anything. The files are read every few seconds while somebody looks, for all of them together.
+The server listens only on 127.0.0.1, answers only GET, and all its addresses begin with a secret
+token. Without the token a request learns nothing, and no request can change anything. The files are
+read every few seconds while the page is open, once for all readers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from jobspec.records import base as records
 
 HOST = "127.0.0.1"
-_PING_S = 10.0  # a comment on an event stream, by which closed ones are noticed
+_PING_S = 10.0  # between comments on an event stream, which detect that it was closed
 _HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -28,10 +28,11 @@ _HEADERS = {
 
 
 class Content:
-    """What is shown, made anew when it is asked for and older than `interval_s`.
+    """The content of the page, and how often it is made again.
 
     Args:
-        make: makes it; what it raises is told instead, and the last good one kept.
+        make: makes the content.
+        interval_s: between two looks at the files, for an open event stream.
     """
 
     def __init__(self, make: Callable[[], str], interval_s: float) -> None:
@@ -43,7 +44,7 @@ class Content:
         self._closed = threading.Event()
 
     def read(self) -> tuple[str, int]:
-        """The content as it is now, and how often it has changed so far."""
+        """The present content, and how often it has changed so far."""
         with self._lock:
             made = self._make()
             if made != self._text:
@@ -51,7 +52,7 @@ class Content:
             return self._text, self._version
 
     def wait(self) -> bool:
-        """Until the next look; False once the server ends."""
+        """Wait until the next look; False once the server is closed."""
         return not self._closed.wait(self._interval_s)
 
     def close(self) -> None:
@@ -59,7 +60,7 @@ class Content:
 
     @property
     def pings(self) -> int:
-        """Looks between two signs of life."""
+        """Number of looks between two pings."""
         return max(1, round(_PING_S / self._interval_s))
 
 
@@ -68,11 +69,11 @@ class Server(ThreadingHTTPServer):
 
     Args:
         page: makes the whole page.
-        content: what of it is renewed.
-        port: 0 for any free one.
+        content: the part of it that is refreshed.
+        port: 0 for any free port.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the port is in use.
     """
 
     daemon_threads = True
@@ -93,15 +94,15 @@ class Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Server  # pyright: ignore[reportIncompatibleVariableOverride] - made by no other
+    server: Server  # pyright: ignore[reportIncompatibleVariableOverride] - always made by this class
     protocol_version = "HTTP/1.1"
     server_version = "jobspec"
     sys_version = ""
 
     def do_GET(self) -> None:
-        token, _, place = self.path.lstrip("/").partition("/")
+        token, _, path = self.path.lstrip("/").partition("/")
         pages = {"": self._page, "content": self._content, "events": self._events}
-        answer = pages.get(place.partition("?")[0])
+        answer = pages.get(path.partition("?")[0])
         if answer is None or not hmac.compare_digest(token.encode(), self.server.token.encode()):
             return self._send(b"not found\n", "text/plain", HTTPStatus.NOT_FOUND)
         return answer()
@@ -113,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(self.server.content.read()[0].encode(), "text/html; charset=utf-8")
 
     def _events(self) -> None:
-        """Server-sent events: `changed`, with the time, whenever the content has."""
+        """Send an event `changed`, with the time, whenever the content has changed."""
         self._begin("text/event-stream", HTTPStatus.OK)
         self.send_header("Connection", "close")
         self.end_headers()
@@ -125,14 +126,12 @@ class _Handler(BaseHTTPRequestHandler):
                 version, looks = self.server.content.read()[1], looks + 1
                 if version != known:
                     known = version
-                    said = (
-                        f"event: changed\ndata: {records.utc_now()[:19].replace('T', ' ')} UTC\n\n"
-                    )
-                    self.wfile.write(said.encode())
+                    now = records.utc_now()[:19].replace("T", " ")
+                    self.wfile.write(f"event: changed\ndata: {now} UTC\n\n".encode())
                 elif looks % self.server.content.pings == 0:
-                    self.wfile.write(b": still here\n\n")
+                    self.wfile.write(b": ping\n\n")
         except OSError:
-            return  # the reader has gone
+            return  # the reader has left
 
     def _begin(self, kind: str, status: HTTPStatus) -> None:
         self.send_response(status)
@@ -147,4 +146,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: the token stands in every address."""
+        """Log nothing: every address contains the token."""

@@ -1,18 +1,19 @@
-"""`jobspec relay`: files → W&B, each row once, whoever is killed when.
+"""`jobspec relay`: send jobs' curves and scores to W&B, each row once, whatever is killed when.
 
-Nothing here is asked by workers or by the queue; it reads the jobs' files and keeps its own below
-`ROOT/relay/`. What is promised, and on what it rests, is in docs/relay.md.
+Workers and the queue do not depend on it. It reads the jobs' files and keeps its own state below
+`ROOT/relay/`. docs/relay.md describes its guarantees.
 
 ```
-runs.py     job's files → the runs that W&B should hold
-cursor.py   which row is which line of a run: written before it is sent
-writer.py   one relay a root
-client.py   the only module that imports wandb: a process of its own
-link.py     … and the relay's end of it
-pool.py     … as many of them as are needed
-feed.py     one run: counted, opened, fed, counted again, closed
-online.py   all runs, pass after pass
-offline.py  runs on disk, for `wandb sync`
-verify.py   what arrived, held against the files; audit.py asks for it
+wandb_run.py    what W&B should hold of a job, made from the job's files
+reader.py       reads running jobs again and again, at the cost of their new rows
+cursor.py       which row is which line of a run, written before it is sent
+lock.py         one relay per root
+client_main.py  the process that runs the wandb client; the only module that imports wandb
+client.py       starts that process, and asks it
+client_pool.py  as many of these processes as are needed
+sync.py         one run: opened, sent, counted, closed
+online.py       all runs, pass after pass
+offline.py      runs on disk, for `wandb sync`
+verify.py       compares what arrived with the files
 ```
 """

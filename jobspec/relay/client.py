@@ -1,4 +1,4 @@
-"""The relay's end of a process that runs the wandb client: ask, wait, or kill it."""
+"""Start the process that runs the wandb client, ask it, wait for it, or kill it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from jobspec.relay.wandb_run import RelayError
 from jobspec.storage import tempfiles
 
 _PATIENCE_S = 150.0
-ROWS_PATIENCE_S = 60.0  # the client only hands rows on; opening a run asks the server
+ROWS_PATIENCE_S = 60.0  # the client only queues rows; opening a run asks the server
 _TAIL = 5  # lines of what the client printed, for messages
 
 
 class Refused(RelayError):  # noqa: N818 - reads as what happened
-    """The client, or the server behind it, did not do what it was asked."""
+    """The client, or the server behind it, refused a request."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(f"{kind}: {message}" if message else kind)
@@ -35,21 +35,21 @@ class Refused(RelayError):  # noqa: N818 - reads as what happened
 
     @property
     def deleted(self) -> bool:
-        """Whether the server says that this run was deleted: its id can't be used again."""
+        """Whether the server says that this run was deleted: its id cannot be used again."""
         return "deleted" in self.text
 
     @property
     def is_final(self) -> bool:
-        """Whether trying again can't help."""
-        said = ("401", "403", "404", "permission", "not found", "deleted")
-        return any(words in self.text for words in said)
+        """Whether trying again cannot help."""
+        signs = ("401", "403", "404", "permission", "not found", "deleted")
+        return any(sign in self.text for sign in signs)
 
 
-class Link:
-    """One client process. Its directory, key and core go with it.
+class ClientProcess:
+    """One client process. Its directory and wandb's own process go when it does.
 
     Args:
-        tick: called twice a second while an answer is waited for.
+        tick: called twice a second while waiting for an answer.
     """
 
     def __init__(self, tick: Callable[[], None] = lambda: None, *, offline: bool = False) -> None:
@@ -64,7 +64,7 @@ class Link:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            start_new_session=True,  # so that Ctrl-C reaches the relay alone, and all can be killed
+            start_new_session=True,  # Ctrl-C reaches only the relay; all children can be killed
             env={**os.environ, "WANDB_DIR": str(self.dir)},
         )
         self._answers: queue.Queue[str] = queue.Queue()
@@ -77,14 +77,14 @@ class Link:
             raise
 
     def ask(self, op: str, *, patience_s: float = _PATIENCE_S, **request: Any) -> dict[str, Any]:
-        """One request and its answer.
+        """Send a request and wait for its answer.
 
         Raises:
-            Refused: the client says no, died, or did not answer in time; in the last two cases it
-                is of no use any more (`alive` is False).
+            Refused: the client refused, died, or did not answer in time. In the last two cases it
+                cannot be used any more (`alive` is False).
         """
         assert self._process.stdin is not None
-        if self._process.stdin.closed:  # a moment ago, in another run's matter
+        if self._process.stdin.closed:  # it died during another run's request
             raise Refused("the client died", self._why_dead)
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps({"op": op, **request}) + "\n")
@@ -95,14 +95,15 @@ class Link:
             self.kill()
             raise Refused("the client does not answer", self._why_dead)
         if not answer:
-            # Its end is told once. Whoever asked after us would wait out their patience for nobody.
+            # The end of its output is read only once: later requests must not wait for another.
             self._why_dead = self._last_words()
             self.kill()
             raise Refused("the client died", self._why_dead)
-        found: dict[str, Any] = json.loads(answer)
-        if "refused" in found:
-            raise Refused(str(found["refused"]), _one_line(str(found.get("message", ""))))
-        return found
+        decoded: dict[str, Any] = json.loads(answer)
+        if "refused" in decoded:
+            message = _one_line(str(decoded.get("message", "")))
+            raise Refused(str(decoded["refused"]), message)
+        return decoded
 
     @property
     def alive(self) -> bool:
@@ -113,12 +114,12 @@ class Link:
         return self._process.pid
 
     def kill(self) -> None:
-        """End the process at once and remove what it leaves; its core ends itself a second later.
+        """Kill the process and remove its files; wandb's own process ends a second later.
 
-        More than once does no harm, and so does a client that has died by itself.
+        May be called more than once, and for a client that has died.
         """
         if self._log.closed:
-            return  # its id may be another process's by now
+            return  # another process may have its id by now
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -128,9 +129,9 @@ class Link:
                     stream.close()
         shutil.rmtree(self.dir, ignore_errors=True)
 
-    def _wait(self, ends: float) -> str | None:
-        """The next line; an empty one from a dead process; None when the time is over."""
-        while time.monotonic() < ends:
+    def _wait(self, deadline: float) -> str | None:
+        """The next line; empty if the process died, None if it did not answer in time."""
+        while time.monotonic() < deadline:
             self._tick()
             with contextlib.suppress(queue.Empty):
                 return self._answers.get(timeout=0.5)
@@ -150,24 +151,24 @@ class Link:
         return ""
 
 
-def connect(tick: Callable[[], None] = lambda: None, *, offline: bool = False) -> Link:
-    """A link that is known to work.
+def connect(tick: Callable[[], None] = lambda: None, *, offline: bool = False) -> ClientProcess:
+    """Start a client and check that it works.
 
     Raises:
-        RelayError: wandb is not installed, there is no key, or the server refuses it.
+        RelayError: wandb is not installed, there is no key, or the server refuses the key.
     """
     try:
-        return Link(tick, offline=offline)
+        return ClientProcess(tick, offline=offline)
     except Refused as error:
         raise _explained(error) from error
 
 
 def _sweep(directory: Path) -> None:
-    """Remove what clients of relays that were killed left: copies of rows, and logs."""
+    """Remove what the clients of killed relays left: copies of rows, and logs."""
     for path in directory.glob("jobspec-relay-*-*-*"):
         space, pid = path.name.split("-")[2:4]
         if space == str(tempfiles.pid_space()) and pid.isdigit() and not tempfiles.lives(int(pid)):
-            shutil.rmtree(path, ignore_errors=True)  # another user's stays
+            shutil.rmtree(path, ignore_errors=True)  # fails for another user's, which stays
 
 
 def _explained(error: Refused) -> RelayError:
@@ -178,13 +179,13 @@ def _explained(error: Refused) -> RelayError:
         )
     if error.kind == "no key":
         return RelayError(
-            "there is no W&B key",
+            "no W&B API key",
             hint="set WANDB_API_KEY in the environment, or run `wandb login`",
         )
     hint = "check WANDB_API_KEY, WANDB_BASE_URL and the network; `--offline` needs none of them"
-    if "did not respond in time" in error.text:  # the client calls its own process busy
-        return RelayError("W&B does not answer, or can't be reached", hint=hint)
-    return RelayError(f"W&B refuses to talk: {error.message}", hint=hint)
+    if "did not respond in time" in error.text:  # wandb blames its own process
+        return RelayError("W&B does not answer or cannot be reached", hint=hint)
+    return RelayError(f"W&B refused the connection: {error.message}", hint=hint)
 
 
 def _one_line(text: str) -> str:

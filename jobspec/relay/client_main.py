@@ -1,9 +1,9 @@
 """The wandb client, in a process of its own: `python -m jobspec.relay.client_main DIRECTORY`.
 
 The only module that imports wandb. It reads one JSON request a line from stdin and answers each
-with one line on stdout. When its stdin ends it leaves at once, unsent rows and all: the relay that
-held the other end is gone, and the next one sends what is missing from the server's count on.
-Killing this process is how the relay gets rid of a client that is stuck; its core dies with it.
+with one line on stdout. When its stdin ends it exits at once without sending the rest: the relay
+that started it is gone, and the next one sends what the server lacks. The relay kills this process
+when the client is stuck; wandb's own process ends with it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ HISTORY = """query RelayHistory($entity: String, $project: String!, $name: Strin
 
 
 class Client:
-    """Every request by name; each answers with a dictionary."""
+    """One method for every request; each returns the answer."""
 
     def __init__(self, directory: str) -> None:
         self._dir = directory
@@ -53,7 +53,7 @@ class Client:
         self._api: Any = None
 
     def hello(self, offline: bool) -> dict[str, Any]:
-        """Import the client and, online, find the key and whose it is."""
+        """Import wandb and, online, find the API key and its user."""
         import wandb
 
         if offline:
@@ -73,7 +73,7 @@ class Client:
         return {"version": wandb.__version__, "base_url": base_url, "entity": entity}
 
     def count(self, entity: str | None, project: str, ids: list[str]) -> dict[str, Any]:
-        """What the server has of these runs; null for one that it does not have."""
+        """What the server has of these runs; null for a run that it does not have."""
         names = {f"r{number}": name for number, name in enumerate(ids)}
         query = COUNTS.format(
             declared="".join(f", ${alias}: String!" for alias in names),
@@ -86,7 +86,7 @@ class Client:
     def history(
         self, entity: str | None, project: str, name: str, first: int, beyond: int
     ) -> dict[str, Any]:
-        """Rows of a run from step `first` to before `beyond`, as the server has them."""
+        """Rows `first` to `beyond - 1` of a run, as the server has them."""
         given = {"entity": entity, "project": project, "name": name}
         given |= {"minStep": first, "maxStep": beyond}
         found: dict[str, Any] = self._api.execute_graphql(HISTORY, given).get("project") or {}
@@ -99,7 +99,7 @@ class Client:
         return {"run": {"state": run.get("state"), "summary": summary, "rows": rows}}
 
     def read(self, path: str) -> dict[str, Any]:
-        """An offline run's rows and summary, from its file, and whether it holds the run's end."""
+        """An offline run's rows and summary from its file, and whether the file is complete."""
         pb: Any = import_module("wandb.proto.wandb_internal_pb2")
         rows: list[dict[str, Any]] = []
         summary: dict[str, Any] = {}
@@ -116,7 +116,7 @@ class Client:
     def open(
         self, id: str, facts: dict[str, Any], config: dict[str, Any], **how: Any
     ) -> dict[str, Any]:
-        """Begin or resume a run; the step that the client would give its next row."""
+        """Start or resume a run; returns the step that the client would give its next row."""
         import wandb
 
         settings = wandb.Settings(
@@ -137,23 +137,23 @@ class Client:
         for axis, pattern in how.get("axes", []):
             run.define_metric(axis)
             run.define_metric(pattern, step_metric=axis)
-        # What is given to `init` does not replace what the server has of a run that is resumed.
+        # For a resumed run, `init` does not replace the config that the server has.
         run.config.update(config, allow_val_change=True)
         _stop_watching(run)
         self._runs[id] = run
         return {"starting_step": run.starting_step}
 
     def rows(self, id: str, first: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Hand over rows; row k becomes line `first + k`."""
+        """Log rows; row k becomes line `first + k`."""
         for step, values in enumerate(rows, start=first):
-            # Without `commit` the client would hold a row back until the next one comes.
+            # Without `commit` the client holds each row back until the next one comes.
             self._runs[id].log(values, step=step, commit=True)
         return {}
 
     def close(
         self, id: str, summary: dict[str, Any], exit_code: int, preempted: bool
     ) -> dict[str, Any]:
-        """Say what the run came to, and wait until the client says that all is sent."""
+        """Finish a run, and wait until the client says that everything is sent."""
         run = self._runs.pop(id)
         run.summary.update(summary)
         if preempted:
@@ -163,17 +163,17 @@ class Client:
 
 
 def _go_on() -> None:
-    """What "stop run" in W&B's pages does to this process: nothing, it has other runs."""
+    """Ignore "stop run" from W&B's pages: this process has other runs open."""
 
 
 def _stop_watching(run: Any) -> None:
-    """End the client's own watch over a run, for which it has a thread each.
+    """Stop the thread by which the client watches a run.
 
-    It would tell a person of retries, and costs four times as much as the run's rows.
+    It only reports retries, and costs four times as much as sending the run's rows.
     """
-    watch = getattr(run, "_run_status_checker", None)
-    if watch is not None:
-        watch.join()
+    checker = getattr(run, "_run_status_checker", None)
+    if checker is not None:
+        checker.join()
 
 
 def _counted(bucket: Any) -> dict[str, Any] | None:
@@ -195,7 +195,7 @@ def _items(items: Any) -> dict[str, Any]:
 def main() -> None:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    # Whatever the client or its libraries print must not come between our answers.
+    # What the client or its libraries print must not mix with the answers.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     requests: queue.Queue[str] = queue.Queue()
@@ -210,7 +210,7 @@ def main() -> None:
 def _listen(requests: queue.Queue[str]) -> None:
     for line in sys.stdin:
         requests.put(line)
-    os._exit(0)  # not `sys.exit`: the client would go on sending, beside the next relay's
+    os._exit(0)  # after `sys.exit` the client would go on sending, besides the next relay's
 
 
 def _answer(client: Client, request: dict[str, Any]) -> dict[str, Any]:
@@ -219,7 +219,7 @@ def _answer(client: Client, request: dict[str, Any]) -> dict[str, Any]:
         return cast("dict[str, Any]", ask(**request))
     except ModuleNotFoundError as error:
         return {"refused": "no wandb", "message": str(error)}
-    except Exception as error:  # the client raises of many kinds, and none of them must end this
+    except Exception as error:  # wandb raises many kinds, and none may end this process
         return {"refused": type(error).__name__, "message": str(error)}
 
 

@@ -1,7 +1,7 @@
-"""Which row is which line of a run: decided once, on disk before anything is sent.
+"""Which row is which line of a run: decided once, and on disk before anything is sent.
 
-A run's history on the server is a list of lines. Line n of it is row n of the cursor's assignment
-for ever, so that whoever comes next sends from the server's own count on, and sends the same.
+A run's history on the server is a list of lines. Line n is always row n of the cursor's assignment.
+So a later relay continues at the number of lines that the server has, and sends the same rows.
 """
 
 from __future__ import annotations
@@ -16,25 +16,28 @@ from msgspec import field
 
 from jobspec.queue.entries import read_record
 from jobspec.records.base import Record, encode
-from jobspec.relay.wandb_run import Row
+from jobspec.relay.wandb_run import HistoryRow
 from jobspec.storage import fs
 from jobspec.storage.layout import RootPaths
 
 
-class Sent(Record, frozen=True, kw_only=True):
-    """What one run was given.
+class SentRows(Record, frozen=True, kw_only=True):
+    """What was sent for one run.
 
-    `segments` are (attempt, first seq, rows): the assignment, in order. `confirmed` is the
-    server's own count when last seen. `clean` means that nobody has it open: what the server counts
-    is all that will come. `told` is the digest that arrived with the summary. Runs of generations
-    in `superseded` have still to be marked so. `gone`: deleted on the server.
+    Attributes:
+        segments: (attempt, first seq, rows) of the assigned rows, in order.
+        confirmed: the lines that the server had when it was last asked.
+        clean: no client has the run open, so no more lines will arrive by themselves.
+        digest: the digest that arrived with the summary.
+        superseded: generations whose runs have yet to be marked as superseded.
+        gone: the run was deleted on the server.
     """
 
     generation: int = 1
     segments: tuple[tuple[int, int, int], ...] = ()
     confirmed: int = 0
     clean: bool = True
-    told: str = ""
+    digest: str = field(default="", name="told")
     superseded: tuple[int, ...] = ()
     gone: bool = False
 
@@ -42,18 +45,18 @@ class Sent(Record, frozen=True, kw_only=True):
     def assigned(self) -> int:
         return sum(rows for _, _, rows in self.segments)
 
-    def fits(self, rows: Sequence[Row]) -> bool:
-        """Whether what was assigned is how `rows` begin; else rows were superseded since."""
-        place = 0
+    def fits(self, rows: Sequence[HistoryRow]) -> bool:
+        """Whether `rows` begin with the assigned rows; if not, a later attempt replaced some."""
+        position = 0
         for attempt, first, count in self.segments:
-            mine = [row.identity for row in rows[place : place + count]]
+            mine = [row.identity for row in rows[position : position + count]]
             if mine != [(attempt, first + n) for n in range(count)]:
                 return False
-            place += count
+            position += count
         return True
 
-    def assign(self, rows: Sequence[Row]) -> Sent:
-        """The same with all of `rows` assigned, of which the first are."""
+    def assign(self, rows: Sequence[HistoryRow]) -> SentRows:
+        """A copy with all of `rows` assigned; the first of them already are."""
         segments = list(self.segments)
         for row in rows[self.assigned :]:
             last = segments[-1] if segments else None
@@ -63,37 +66,37 @@ class Sent(Record, frozen=True, kw_only=True):
                 segments.append((row.attempt, row.seq, 1))
         return self.changed(segments=tuple(segments))
 
-    def anew(self) -> Sent:
-        """A run of the next generation, with nothing in it."""
+    def restarted(self) -> SentRows:
+        """An empty run of the next generation."""
         mine = (self.generation,) if self.assigned and not self.gone else ()
-        return Sent(generation=self.generation + 1, superseded=self.superseded + mine)
+        return SentRows(generation=self.generation + 1, superseded=self.superseded + mine)
 
-    def changed(self, **fields: Any) -> Sent:
+    def changed(self, **fields: Any) -> SentRows:
         return msgspec.structs.replace(self, **fields)
 
 
 class Cursor(Record, frozen=True, kw_only=True):
-    """A job's runs. `state` and `attempt` are set once an ended job's runs were told all."""
+    """A job's runs. `state` and `attempt` are set once everything of an ended job was sent."""
 
     job: str
     state: str = ""
     attempt: int = 0
-    runs: dict[str, Sent] = field(default_factory=dict[str, Sent])
+    runs: dict[str, SentRows] = field(default_factory=dict[str, SentRows])
 
 
 class Cursors:
-    """The cursors of one target, a file a job."""
+    """The cursors of one target, one file per job."""
 
     def __init__(self, root: RootPaths, target: str) -> None:
         self.dir = root.relay_cursors(target)
         fs.make_dir(self.dir)
 
     def load(self, job: str) -> Cursor:
-        """The job's cursor; a fresh one where there is none, or where it is torn."""
+        """The job's cursor; a new one if there is none, or only a damaged one."""
         return read_record(self._path(job), Cursor) or Cursor(job=job)
 
     def save(self, cursor: Cursor) -> None:
-        """Publish it: durable when this returns. Raises DiskFull, OSError."""
+        """Write it to disk, durably. Raises DiskFull, OSError."""
         fs.publish(self._path(cursor.job), encode(cursor))
 
     def _path(self, job: str) -> Path:
@@ -101,6 +104,6 @@ class Cursors:
 
 
 def target(base_url: str, entity: str | None, project: str) -> str:
-    """A directory's name for where runs go: another server or project has cursors of its own."""
+    """A directory name for a server, entity and project: each has cursors of its own."""
     whole = f"{base_url} {entity} {project}"
     return hashlib.sha256(whole.encode()).hexdigest()[:12]

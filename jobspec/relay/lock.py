@@ -1,8 +1,8 @@
-"""One relay a root: a token in a directory, moved by rename alone, as claims are.
+"""The lock that lets one relay run per root: a file that changes hands by rename, as claims do.
 
-`ROOT/relay/writer/` holds one name: `free`, or `<counter>.<owner>`, which its owner renames to the
-next counter as a beat. An owner whose process has gone from this host is dead; one elsewhere is
-dead when its beat has not moved for a lease, seen by whoever waits, on that process's own clock.
+`ROOT/relay/writer/` holds one file: `free`, or `<counter>.<owner>`, which the owner renames to the
+next counter as its heartbeat. An owner on this host is dead when its process is gone; one on
+another host is dead when its counter stood still for a lease, on the clock of whoever waits.
 """
 
 from __future__ import annotations
@@ -28,51 +28,49 @@ _LOOKS = 5
 
 
 class Fenced(JobspecError):  # noqa: N818 - reads as what happened
-    """Another relay has taken over: this one must write nothing more."""
+    """Another relay has the lock now: this one must write nothing more."""
 
 
-class Writer:
-    """This process's hold on the token."""
+class RelayLock:
+    """The lock, held by this process."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self._dir = directory
         self._name = name
 
-    def beat(self) -> None:
-        """Show that this relay lives, and make sure that it still may write. Raises Fenced."""
+    def heartbeat(self) -> None:
+        """Send a heartbeat and check that this process still has the lock. Raises Fenced."""
         counter, _, owner = self._name.partition(".")
         following = f"{int(counter) + 1}.{owner}"
         if not fs.move_once(self._dir / self._name, self._dir / following):
             raise Fenced(
-                "another relay has taken over: this one was silent for too long",
-                hint="nothing is lost; `jobspec relay` says who runs",
+                "another relay took over because this one sent no heartbeat for too long",
+                hint="nothing is lost; run `jobspec relay` to see which one is running",
             )
         self._name = following
 
     def release(self) -> None:
-        """Leave the token for the next one."""
+        """Free the lock for the next relay."""
         fs.move_once(self._dir / self._name, self._dir / FREE)
 
 
 @contextlib.contextmanager
-def sole(
-    root: RootPaths,
-    layout: Format,
-    wait: Callable[[float], None] = time.sleep,
-) -> Generator[Writer]:
-    """Be the only relay of this root.
+def acquire(
+    root: RootPaths, layout: Format, wait: Callable[[float], None] = time.sleep
+) -> Generator[RelayLock]:
+    """Hold the lock for the length of the block.
 
     Raises:
-        RelayError: another one runs; says which.
+        RelayError: another relay holds it; the message says which.
     """
     directory = root.relay_lock
     _make(directory)
-    writer = _take(directory, layout, wait)
+    lock = _acquire(directory, layout, wait)
     try:
-        yield writer
+        yield lock
     finally:
         with contextlib.suppress(OSError):
-            writer.release()
+            lock.release()
 
 
 def _make(directory: Path) -> None:
@@ -83,13 +81,13 @@ def _make(directory: Path) -> None:
         fs.place_dir(staged, directory)
 
 
-def _take(directory: Path, layout: Format, wait: Callable[[float], None]) -> Writer:
+def _acquire(directory: Path, layout: Format, wait: Callable[[float], None]) -> RelayLock:
     mine = f"{tempfiles.host()}.{tempfiles.pid_space()}.{os.getpid()}.{os.urandom(4).hex()}"
     seen, since, empty = "", time.monotonic(), 0
     while True:
         names = fs.list_names(directory)
         empty = 0 if names else empty + 1
-        if empty > _LOOKS:  # RACE: a name that moves can be missed, hence not at the first look
+        if empty > _LOOKS:  # RACE: a listing can miss a name that is being renamed, so look again
             fs.touch(directory / FREE)
         now, name = time.monotonic(), max(names, default=seen)
         owned = _OWNED.fullmatch(name)
@@ -100,15 +98,15 @@ def _take(directory: Path, layout: Format, wait: Callable[[float], None]) -> Wri
         free = name == FREE or (owned and (_is_dead(owned) or now - since >= layout.lease_s))
         following = f"{int(owned['counter']) + 1 if owned else 0}.{mine}"
         if free and fs.move_once(directory / name, directory / following):
-            return Writer(directory, following)
+            return RelayLock(directory, following)
         wait(min(1.0, layout.heartbeat_s / 4))
 
 
 def _occupied(directory: Path, owned: re.Match[str]) -> RelayError:
     return RelayError(
-        f"a relay runs already: process {owned['pid']} on {owned['host']}",
+        f"a relay is already running: process {owned['pid']} on {owned['host']}",
         file=directory,
-        hint="one is enough for all jobs; stop that one first to run it here",
+        hint="one relay serves all jobs; stop that one first to run it here",
     )
 
 

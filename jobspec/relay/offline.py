@@ -1,8 +1,8 @@
 """Runs on disk, for `wandb sync` from a machine with network.
 
-A run is written once, whole, when its job has ended: W&B's sync appends, so that a second file of
-one run, or the same file twice, would double its rows. It appears below `ROOT/relay/offline/` by
-one rename. A job that was taken up again afterwards gets a run of another id.
+A run is written once, when its job has ended. `wandb sync` appends, so a second file of one run, or
+the same file twice, would double its rows. A run appears below `ROOT/relay/offline/` by one rename.
+If its job is retried later, that gets a run with another id.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from jobspec.errors import JobspecError
 from jobspec.queue.entries import Job
 from jobspec.records.base import FINAL
 from jobspec.relay import wandb_run
-from jobspec.relay.client import Link, Refused
-from jobspec.relay.cursor import Cursor, Cursors, Sent
+from jobspec.relay.client import ClientProcess, Refused
+from jobspec.relay.cursor import Cursor, Cursors, SentRows
 from jobspec.relay.sync import AXES, CHUNK
-from jobspec.relay.wandb_run import DIGEST, RelayError, Run
+from jobspec.relay.wandb_run import DIGEST, RelayError, WandbRun
 from jobspec.storage import fs
 from jobspec.storage.layout import RootPaths
 
@@ -28,91 +28,91 @@ _LOOK_S = 0.1
 
 
 class Offline:
-    """Writes what is not written yet."""
+    """Writes the runs that are not written yet."""
 
-    def __init__(self, root: RootPaths, link: Link, say: Callable[[str], None]) -> None:
+    def __init__(self, root: RootPaths, client: ClientProcess, say: Callable[[str], None]) -> None:
         self.dir = root.relay_offline
         fs.make_dir(self.dir)
         self._cursors = Cursors(root, "offline")
-        self._link = link
+        self._client = client
         self._say = say
 
-    def write(self, jobs: list[Job], beat: Callable[[], None]) -> list[Path]:
-        """Write the runs of the jobs that have ended; the new directories."""
-        made: list[Path] = []
+    def write(self, jobs: list[Job], heartbeat: Callable[[], None]) -> list[Path]:
+        """Write the runs of the jobs that have ended; returns the new directories."""
+        written: list[Path] = []
         for job in jobs:
             if job.state not in FINAL:
                 continue
-            beat()  # before each: whoever was fenced meanwhile must write nothing more
+            heartbeat()  # before each job: without the lock nothing more may be written
             try:
-                made += self._job(job)
+                written += self._write_job(job)
             except (JobspecError, OSError) as error:
                 self._say(f"{job.id}: {error}")
-        return made
+        return written
 
-    def path(self, run: Run, generation: int) -> Path:
-        """Where a run is, or will be: in the form of name that `wandb sync` looks for."""
-        stamp = run.name.rpartition("_")
-        day = stamp[0].rpartition("_")[2].replace("-", "")
+    def path(self, run: WandbRun, generation: int) -> Path:
+        """The directory of a run, with a name that `wandb sync` looks for."""
+        before, _, time_of_day = run.name.rpartition("_")
+        day = before.rpartition("_")[2].replace("-", "")
         id = run.id(generation)
-        return self.dir / f"offline-run-{day}_{stamp[2].replace('-', '')}-{id}"
+        return self.dir / f"offline-run-{day}_{time_of_day.replace('-', '')}-{id}"
 
-    def written(self, job: Job) -> Iterator[tuple[Run, Path]]:
+    def written(self, job: Job) -> Iterator[tuple[WandbRun, Path]]:
         """The job's runs and the files that hold them."""
         cursor = self._cursors.load(job.id)
-        for run in filter(wandb_run.is_worth, wandb_run.of_job(job)):
-            sent = cursor.runs.get(run.kind, Sent())
+        for run in filter(wandb_run.is_due, wandb_run.runs_of(job)):
+            sent = cursor.runs.get(run.kind, SentRows())
             yield run, self.path(run, sent.generation) / f"run-{run.id(sent.generation)}.wandb"
 
-    def _job(self, job: Job) -> Iterator[Path]:
+    def _write_job(self, job: Job) -> Iterator[Path]:
         cursor = self._cursors.load(job.id)
         if (cursor.state, cursor.attempt) == (job.state, job.attempt):
             return
         kept = dict(cursor.runs)
-        for run in filter(wandb_run.is_worth, wandb_run.of_job(job)):
-            sent = kept.get(run.kind, Sent())
-            if sent.told == run.digest():
+        for run in filter(wandb_run.is_due, wandb_run.runs_of(job)):
+            sent = kept.get(run.kind, SentRows())
+            if sent.digest == run.digest():
                 continue
-            if sent.told:
-                sent = sent.anew()
+            if sent.digest:
+                sent = sent.restarted()
             path = self.path(run, sent.generation)
             if not fs.exists(path):
                 self._write(run, sent.generation, path)
                 yield path
-            kept[run.kind] = sent.assign(run.rows).changed(told=run.digest())
+            kept[run.kind] = sent.assign(run.rows).changed(digest=run.digest())
             self._cursors.save(Cursor(job=job.id, runs=kept))
         self._cursors.save(Cursor(job=job.id, state=job.state, attempt=job.attempt, runs=kept))
 
-    def whole(self, file: Path) -> int:
-        """The rows of a file once it is whole: the client's core writes on after `finish`.
+    def complete(self, file: Path) -> int:
+        """Wait until a file is complete, and return its number of rows.
 
-        The end is its last record, behind rows and summary.
+        wandb's own process still writes after `finish`. The run's end is its last record.
         """
-        ends, rows = time.monotonic() + _FLUSHED_S, 0
-        while time.monotonic() < ends:
-            with contextlib.suppress(Refused):  # not even its head is there
-                found = self._link.ask("read", path=str(file))
-                rows = len(found["rows"])
-                if found["ended"]:
+        deadline, rows = time.monotonic() + _FLUSHED_S, 0
+        while time.monotonic() < deadline:
+            with contextlib.suppress(Refused):  # the file has no header yet
+                content = self._client.ask("read", path=str(file))
+                rows = len(content["rows"])
+                if content["ended"]:
                     return rows
             time.sleep(_LOOK_S)
-        raise RelayError(f"the client did not end its file, with {rows} rows in it")
+        raise RelayError(f"the client did not complete its file, which has {rows} rows")
 
-    def _write(self, run: Run, generation: int, path: Path) -> None:
+    def _write(self, run: WandbRun, generation: int, path: Path) -> None:
         id = run.id(generation)
-        facts, axes = run.facts(), AXES[run.kind]
-        self._link.ask("open", id=id, facts=facts, config=run.config, axes=axes, offline=True)
+        facts, axes = run.attributes(), AXES[run.kind]
+        self._client.ask("open", id=id, facts=facts, config=run.config, axes=axes, offline=True)
         for first in range(0, len(run.rows), CHUNK):
             rows = [row.values for row in run.rows[first : first + CHUNK]]
-            self._link.ask("rows", id=id, first=first, rows=rows)
+            self._client.ask("rows", id=id, first=first, rows=rows)
         failed, summary = run.end in ("failed", "preempted"), run.summary | {DIGEST: run.digest()}
-        self._link.ask("close", id=id, summary=summary, exit_code=int(failed), preempted=False)
-        # The newest, by the time in its directory's name: one may have been left unfinished.
-        file = max(self._link.dir.glob(f"wandb/offline-run-*-{id}/run-{id}.wandb"))
-        found = self.whole(file)
-        if found != len(run.rows):
+        self._client.ask("close", id=id, summary=summary, exit_code=int(failed), preempted=False)
+        # Directory names begin with a time; an earlier one may have been left unfinished.
+        file = max(self._client.dir.glob(f"wandb/offline-run-*-{id}/run-{id}.wandb"))
+        arrived = self.complete(file)
+        if arrived != len(run.rows):
             hint = "the next relay writes the run again"
-            raise RelayError(f"the client wrote {found} of {len(run.rows)} rows", hint=hint)
+            raise RelayError(f"the client wrote {arrived} of {len(run.rows)} rows", hint=hint)
         with fs.staged_dir(path, {file.name: (file.read_bytes(), 0o644)}) as staged:
             fs.place_dir(staged, path)
         fs.sync_dir(path.parent)

@@ -1,4 +1,4 @@
-"""All runs, pass after pass: read the files, ask the server for its counts, feed what is behind."""
+"""All runs, pass after pass: read the files, ask the server for counts, send what it lacks."""
 
 from __future__ import annotations
 
@@ -13,54 +13,54 @@ from jobspec.queue.entries import Job
 from jobspec.queue.queue import Queue
 from jobspec.records.base import FINAL
 from jobspec.relay import wandb_run
-from jobspec.relay.client import Link, Refused
-from jobspec.relay.client_pool import Clients
-from jobspec.relay.cursor import Cursor, Cursors, Sent, target
-from jobspec.relay.lock import Writer
+from jobspec.relay.client import ClientProcess, Refused
+from jobspec.relay.client_pool import ClientPool
+from jobspec.relay.cursor import Cursor, Cursors, SentRows, target
+from jobspec.relay.lock import RelayLock
 from jobspec.relay.reader import Reader
-from jobspec.relay.sync import Feed, Phase, Timing
-from jobspec.relay.wandb_run import Run
+from jobspec.relay.sync import RunSync, SyncState, SyncTiming
+from jobspec.relay.wandb_run import WandbRun
 
-_COUNTED_AT_ONCE = 50  # runs a query
-_OPENED_A_PASS = 100  # W&B takes 80 new runs a second
+_COUNTED_AT_ONCE = 50  # runs per query
+_OPENED_PER_PASS = 100  # W&B accepts 80 new runs a second
 _POLL_MOST_S = 60.0
 _URGENT_S = 1.0
 _OUTAGE_S = 5.0
 
 
 @dataclass(frozen=True)
-class Options:
-    """What the command line says. `select` gives the jobs meant, of those there are now."""
+class RelayOptions:
+    """Options of the command line. `select` returns the wanted jobs among the present ones."""
 
     select: Callable[[], list[Job]]
     project: str | None = None
     entity: str | None = None
     settled: bool = False
     resend: bool = False
-    everything: bool = False  # look at ended jobs, too, whose runs were told all
+    everything: bool = False  # also look at ended jobs of which everything was sent
     interval_s: float = 15.0  # between two readings of the files
-    timing: Timing = field(default_factory=Timing)
+    timing: SyncTiming = field(default_factory=SyncTiming)
 
 
 class Relay:
-    """The jobs' files on one side, W&B on the other.
+    """Sends the rows in the jobs' files to W&B.
 
     Args:
-        writer: proof that no other relay runs.
-        say: for problems as they come up.
+        lock: held by this process, so no other relay runs.
+        say: called with each new problem.
     """
 
     def __init__(
-        self, queue: Queue, options: Options, writer: Writer, say: Callable[[str], None]
+        self, queue: Queue, options: RelayOptions, lock: RelayLock, say: Callable[[str], None]
     ) -> None:
         self._queue = queue
         self._options = options
-        self._writer = writer
+        self._lock = lock
         self._say = say
-        self._last_beat = time.monotonic()
-        self._feeds: dict[tuple[str, str], Feed] = {}
+        self._last_heartbeat = time.monotonic()
+        self._syncs: dict[tuple[str, str], RunSync] = {}
         self._cursors: dict[str, Cursor] = {}
-        self._stores: dict[str, Cursors] = {}
+        self._cursors_by_target: dict[str, Cursors] = {}
         self._seen: dict[str, Job] = {}
         self._reader = Reader(settled=options.settled)
         self._over: dict[str, tuple[str, int]] = {}
@@ -68,17 +68,17 @@ class Relay:
         self._progress: tuple[tuple[int, ...], float] = ((), time.monotonic())
         self._poll_at, self._poll_pause = 0.0, 2.0
         self.problems: dict[str, str] = {}
-        self.arrived: dict[str, int] = {}  # by run, the rows that the server was seen to have
-        self._clients = Clients(self._beat)
+        self.arrived: dict[str, int] = {}  # by run, the rows that the server has
+        self._pool = ClientPool(self._heartbeat)
 
     def once(self) -> bool:
-        """One pass.
+        """Make one pass.
 
         Returns:
-            Whether everything there is by now has arrived, or was given up.
+            Whether everything that exists by now has arrived, or was given up.
         """
         try:
-            self._beat(force=True)
+            self._heartbeat(force=True)
             if time.monotonic() >= self._read_at:
                 self._read()
                 self._read_at = time.monotonic() + self._options.interval_s
@@ -90,123 +90,123 @@ class Relay:
         except (OSError, DiskFull) as error:
             if not self._options.timing.watch:
                 raise
-            self._trouble("root", f"the root does not answer: {error}")
+            self._report("root", f"the shared directory does not answer: {error}")
             time.sleep(_OUTAGE_S)
             return False
         return self._is_over()
 
     def _is_over(self) -> bool:
-        """Whether nothing is left to do by now, or nothing gets done any more."""
-        feeds = self._feeds.values()
-        if all(feed.is_done or feed.gave_up for feed in feeds):
+        """Whether nothing is left to do now, or no progress is made any more."""
+        syncs = self._syncs.values()
+        if all(sync.is_done or sync.gave_up for sync in syncs):
             return True
-        now = (sum(self.arrived.values()), sum(feed.is_done for feed in feeds), len(feeds))
+        now = (sum(self.arrived.values()), sum(sync.is_done for sync in syncs), len(syncs))
         if now != self._progress[0]:
             self._progress = (now, time.monotonic())
         stall_s = self._options.timing.stall_s
         if self._options.timing.watch or time.monotonic() - self._progress[1] < stall_s:
             return False
-        self._trouble("stalled", f"gave up: nothing arrived for {stall_s:.0f} s")
+        self._report("stalled", f"gave up: nothing arrived for {stall_s:.0f} s")
         return True
 
     @property
     def pause_s(self) -> float:
-        """How long the next pass may wait."""
-        urgent = any(feed.is_urgent for feed in self._feeds.values())
+        """How long to wait before the next pass."""
+        urgent = any(sync.is_urgent for sync in self._syncs.values())
         return min(_URGENT_S, self._options.interval_s) if urgent else self._options.interval_s
 
     def _step(self) -> None:
         opened = 0
-        for feed in list(self._feeds.values()):
-            self._beat()
-            before = feed.phase
-            if before is not Phase.CLOSED or opened < _OPENED_A_PASS:
-                feed.step(self._link)
-            opened += before is Phase.CLOSED and feed.phase is not Phase.CLOSED
-            self._note(feed)
-            self.arrived[feed.id] = feed.sent.confirmed
+        for sync in list(self._syncs.values()):
+            self._heartbeat()
+            before = sync.state
+            if before is not SyncState.CLOSED or opened < _OPENED_PER_PASS:
+                sync.step(self._client)
+            opened += before is SyncState.CLOSED and sync.state is not SyncState.CLOSED
+            self._note(sync)
+            self.arrived[sync.id] = sync.sent.confirmed
 
     def rest(self, seconds: float) -> None:
-        """Wait, and beat meanwhile."""
+        """Wait, and send heartbeats meanwhile."""
         ends = time.monotonic() + seconds
         while (left := ends - time.monotonic()) > 0:
-            self._beat()
+            self._heartbeat()
             time.sleep(min(left, self._queue.format.heartbeat_s / 4))
 
     def close(self) -> None:
-        """Kill the clients. What they had not sent yet, the next relay sends."""
-        self._clients.close()
+        """Kill the clients. The next relay sends what they did not send."""
+        self._pool.close()
 
     # Reading
 
     def _read(self) -> None:
-        jobs = [job for job in self._options.select() if self._is_news(job)]
-        found: dict[str, list[Run]] = {}
+        jobs = [job for job in self._options.select() if self._is_open(job)]
+        runs: dict[str, list[WandbRun]] = {}
         for job in jobs:
-            self._beat()
-            with self._troubles_of(job.id):
-                found[job.id] = [self._placed(run) for run in self._reader.read(job)]
+            self._heartbeat()
+            with self._problems_of(job.id):
+                runs[job.id] = [self._with_target(run) for run in self._reader.read(job)]
         still = wandb_run.unchanged(jobs, self._queue.jobs())
         for job in jobs:
-            for run in found.get(job.id, []) if job.id in still else []:
-                self._take_in(run)
-        self._seen = {job.id: job for job in jobs if job.id in still and job.id in found}
+            for run in runs.get(job.id, []) if job.id in still else []:
+                self._add(run)
+        self._seen = {job.id: job for job in jobs if job.id in still and job.id in runs}
 
-    def _is_news(self, job: Job) -> bool:
-        """Whether something may have to be sent: not for a job whose end was told all."""
+    def _is_open(self, job: Job) -> bool:
+        """Whether something of a job may have to be sent: not if it ended and all was sent."""
         now = (job.state.value, job.attempt)
         if job.state not in FINAL or self._options.everything:
             return self._over.get(job.id) != now
         if job.id not in self._over:
-            with self._troubles_of(job.id):
+            with self._problems_of(job.id):
                 spec = job.spec.tracking
-                store = self._store(
+                cursors = self._cursors_of(
                     self._options.entity or spec.entity, self._options.project or spec.project
                 )
-                cursor = store.load(job.id)
+                cursor = cursors.load(job.id)
                 self._over[job.id] = (cursor.state, cursor.attempt)
         return self._over.get(job.id) != now
 
-    def _placed(self, run: Run) -> Run:
+    def _with_target(self, run: WandbRun) -> WandbRun:
         project = self._options.project or run.project
         return replace(run, project=project, entity=self._entity(run.entity))
 
     def _entity(self, entity: str | None) -> str | None:
-        return self._options.entity or entity or self._clients.entity
+        return self._options.entity or entity or self._pool.entity
 
-    def _store(self, entity: str | None, project: str) -> Cursors:
-        name = target(self._clients.base_url, self._entity(entity), project)
-        if name not in self._stores:
-            self._stores[name] = Cursors(self._queue.paths, name)
-        return self._stores[name]
+    def _cursors_of(self, entity: str | None, project: str) -> Cursors:
+        name = target(self._pool.base_url, self._entity(entity), project)
+        if name not in self._cursors_by_target:
+            self._cursors_by_target[name] = Cursors(self._queue.paths, name)
+        return self._cursors_by_target[name]
 
-    def _take_in(self, run: Run) -> None:
+    def _add(self, run: WandbRun) -> None:
         key = (run.job, run.kind)
-        feed = self._feeds.get(key)
-        if feed is None:
+        sync = self._syncs.get(key)
+        if sync is None:
             cursor = self._cursors.setdefault(
-                run.job, self._store(run.entity, run.project).load(run.job)
+                run.job, self._cursors_of(run.entity, run.project).load(run.job)
             )
-            sent = cursor.runs.get(run.kind, Sent())
+            sent = cursor.runs.get(run.kind, SentRows())
             if sent.gone and self._options.resend:
-                sent = sent.anew()
-            feed = Feed(run, sent, self._save, self._options.timing)
-            self._feeds[key] = feed
+                sent = sent.restarted()
+            sync = RunSync(run, sent, self._save, self._options.timing)
+            self._syncs[key] = sync
             if sent.gone:
-                feed.problem = f"{feed.id}: was deleted on the server (`--resend` sends it again)"
-        feed.run = run
+                sync.problem = f"{sync.id}: was deleted on the server (`--resend` sends it again)"
+        sync.run = run
 
-    def _save(self, run: Run, sent: Sent) -> None:
+    def _save(self, run: WandbRun, sent: SentRows) -> None:
         kept = {**self._cursors[run.job].runs, run.kind: sent}
         cursor = Cursor(job=run.job, runs=kept)
-        self._store(run.entity, run.project).save(cursor)
+        self._cursors_of(run.entity, run.project).save(cursor)
         self._cursors[run.job] = cursor
 
     def _finish_jobs(self) -> None:
-        """Remember of ended jobs whose runs were told all that nothing is to be done for them."""
+        """Record ended jobs of which everything was sent, so that they are not read again."""
         for job in self._seen.values():
-            mine = [feed for (name, _), feed in self._feeds.items() if name == job.id]
-            if job.state in FINAL and all(feed.is_done for feed in mine):
+            mine = [sync for (name, _), sync in self._syncs.items() if name == job.id]
+            if job.state in FINAL and all(sync.is_done for sync in mine):
                 self._over[job.id] = (job.state.value, job.attempt)
                 if mine:
                     run = mine[0].run
@@ -214,9 +214,9 @@ class Relay:
                     done = Cursor(
                         job=job.id, state=job.state, attempt=job.attempt, runs=cursor.runs
                     )
-                    self._store(run.entity, run.project).save(done)
-                for feed in mine:
-                    del self._feeds[job.id, feed.run.kind]
+                    self._cursors_of(run.entity, run.project).save(done)
+                for sync in mine:
+                    del self._syncs[job.id, sync.run.kind]
                 self._cursors.pop(job.id, None)
 
     # Counting
@@ -224,76 +224,78 @@ class Relay:
     def _poll(self) -> None:
         if time.monotonic() < self._poll_at:
             return
-        asked: dict[tuple[str | None, str], list[Feed]] = {}
-        for feed in self._feeds.values():
-            if feed.needs_count:
-                asked.setdefault((feed.run.entity, feed.run.project), []).append(feed)
+        asked: dict[tuple[str | None, str], list[RunSync]] = {}
+        for sync in self._syncs.values():
+            if sync.needs_count:
+                asked.setdefault((sync.run.entity, sync.run.project), []).append(sync)
         try:
-            for (entity, project), feeds in asked.items():
-                for first in range(0, len(feeds), _COUNTED_AT_ONCE):
-                    part = feeds[first : first + _COUNTED_AT_ONCE]
+            for (entity, project), syncs in asked.items():
+                for first in range(0, len(syncs), _COUNTED_AT_ONCE):
+                    part = syncs[first : first + _COUNTED_AT_ONCE]
                     try:
                         self._count(entity, project, part)
                     except Refused as error:
                         if not error.is_final:
                             raise
-                        for feed in part:  # a project that is closed to us stops no other
-                            feed.refused(error)
+                        for sync in part:  # a project without access stops no other project
+                            sync.refused(error)
             self._poll_pause = 2.0
             self.problems.pop("", None)
         except Refused as error:
-            # The server has enough, or is away: everybody waits longer, not in step with others.
+            # The server is overloaded or away: wait longer, at random so that relays spread out.
             self._poll_pause = min(2 * self._poll_pause, _POLL_MOST_S)
             self._poll_at = time.monotonic() + self._poll_pause * random.uniform(0.5, 1.0)
-            self._trouble("", str(error))
+            self._report("", str(error))
 
-    def _count(self, entity: str | None, project: str, feeds: Iterable[Feed]) -> None:
-        by_id = {feed.id: feed for feed in feeds}
+    def _count(self, entity: str | None, project: str, syncs: Iterable[RunSync]) -> None:
+        by_id = {sync.id: sync for sync in syncs}
         ids = list(by_id)
-        found = self._clients.any().ask("count", entity=entity, project=project, ids=ids)["runs"]
-        for name, feed in by_id.items():
-            feed.counted(found[name])
+        counts = self._pool.any().ask("count", entity=entity, project=project, ids=ids)["runs"]
+        for name, sync in by_id.items():
+            sync.counted(counts[name])
 
-    # Clients
+    # ClientPool
 
-    def _link(self) -> Link:
-        return self._clients.with_room(feed.link for feed in self._feeds.values())
+    def _client(self) -> ClientProcess:
+        return self._pool.with_room(sync.client for sync in self._syncs.values())
 
     def _drop_dead(self) -> None:
-        """Leave clients that died; kill those that bring nothing over the line any more."""
-        for feed in self._feeds.values():
-            if feed.is_stalled and feed.link is not None:
-                self._trouble(feed.id, f"{feed.id}: no row arrived for long; its client is killed")
-                feed.link.kill()
-        for feed in self._feeds.values():
-            if feed.link is not None and not feed.link.alive:
-                feed.leave()
-        self._clients.drop_dead()
+        """Drop clients that died; kill those whose rows do not arrive any more."""
+        for sync in self._syncs.values():
+            if sync.is_stalled and sync.client is not None:
+                self._report(
+                    sync.id, f"{sync.id}: no row arrived for too long; restarting its client"
+                )
+                sync.client.kill()
+        for sync in self._syncs.values():
+            if sync.client is not None and not sync.client.alive:
+                sync.leave()
+        self._pool.drop_dead()
 
-    # Telling
+    # Reporting
 
     @contextlib.contextmanager
-    def _troubles_of(self, job: str) -> Generator[None]:
+    def _problems_of(self, job: str) -> Generator[None]:
         try:
             yield
             self.problems.pop(job, None)
         except (JobspecError, OSError) as error:
-            self._trouble(job, f"{job}: {error}")
+            self._report(job, f"{job}: {error}")
 
-    def _note(self, feed: Feed) -> None:
-        key = "/".join((feed.run.job, feed.run.kind))
-        if feed.problem is None:
+    def _note(self, sync: RunSync) -> None:
+        key = "/".join((sync.run.job, sync.run.kind))
+        if sync.problem is None:
             self.problems.pop(key, None)
         else:
-            self._trouble(key, feed.problem)
+            self._report(key, sync.problem)
 
-    def _trouble(self, key: str, text: str) -> None:
+    def _report(self, key: str, text: str) -> None:
         if self.problems.get(key) != text:
             self.problems[key] = text
             self._say(text)
 
-    def _beat(self, *, force: bool = False) -> None:
+    def _heartbeat(self, *, force: bool = False) -> None:
         now = time.monotonic()
-        if force or now - self._last_beat >= self._queue.format.heartbeat_s / 2:
-            self._writer.beat()
-            self._last_beat = now
+        if force or now - self._last_heartbeat >= self._queue.format.heartbeat_s / 2:
+            self._lock.heartbeat()
+            self._last_heartbeat = now

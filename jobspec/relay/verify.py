@@ -1,20 +1,28 @@
-"""What arrived, held against the files: every row by its line, value by value."""
+"""`relay --verify`: compare what arrived with the files, every row by its line, value by value."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import msgspec
 
-from jobspec.relay.wandb_run import Row, Run
+from jobspec.queue.entries import Job
+from jobspec.queue.queue import Queue
+from jobspec.relay import wandb_run
+from jobspec.relay.client import ClientProcess, connect
+from jobspec.relay.cursor import Cursors, SentRows, target
+from jobspec.relay.offline import Offline
+from jobspec.relay.online import RelayOptions
+from jobspec.relay.wandb_run import DIGEST, HistoryRow, WandbRun
 
 _PAGE = 1000
 Ask = Callable[[int, int], "list[dict[str, Any]] | None"]
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+class Verification(msgspec.Struct, frozen=True, kw_only=True):
     """One run in `relay --verify --json`. Rows by their line (`_step`) in the run's history."""
 
     run: str
@@ -33,8 +41,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         return not wrong and self.expected == self.arrived
 
     @property
-    def in_words(self) -> str:
-        """What is wrong, for people."""
+    def summary(self) -> str:
+        """What is wrong, in one line."""
         parts = [self.note] if self.note else []
         for name in ("missing", "repeated", "different"):
             lines: list[int] = getattr(self, name)
@@ -44,57 +52,116 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         return "; ".join(parts) or "not exact"
 
 
-def verdict(run: Run, id: str, found: Sequence[dict[str, Any]] | None) -> Verdict:
-    """Compare a run with the rows that W&B, or an offline run's file, has of it.
+def verify(
+    queue: Queue, jobs: list[Job], *, offline: bool, options: RelayOptions
+) -> list[Verification]:
+    """Compare every run of these jobs. Raises RelayError without wandb or without a key."""
+    client = connect(offline=offline)
+    try:
+        if offline:
+            return _verify_files(Offline(queue.paths, client, lambda text: None), client, jobs)
+        return [
+            _verify_online(queue, client, run, options)
+            for job in jobs
+            for run in wandb_run.runs_of(job, settled=options.settled)
+            if wandb_run.is_due(run)
+        ]
+    finally:
+        client.kill()
+
+
+def compare(run: WandbRun, id: str, arrived: Sequence[dict[str, Any]] | None) -> Verification:
+    """Compare a run with the rows that W&B, or the file of an offline run, has of it.
 
     Args:
-        run: as the files have it; of a job that goes on, those of its rows that were to be sent.
+        run: as the files have it; of a job that goes on, only the rows that were due to be sent.
         id: the run's id.
-        found: the rows, each with its `_step`; None where there is no such run.
+        arrived: the rows, each with its `_step`; None if there is no such run.
     """
     rows = run.rows[: run.sendable]
-    if found is None:
-        note = "is not there"
+    if arrived is None:
         missing = list(range(len(rows)))
-        return Verdict(
-            run=id, job=run.job, expected=len(rows), arrived=0, missing=missing, note=note
+        return Verification(
+            run=id,
+            job=run.job,
+            expected=len(rows),
+            arrived=0,
+            missing=missing,
+            note="the run does not exist",
         )
     by_step: dict[int, list[dict[str, Any]]] = {}
-    for row in found:
+    for row in arrived:
         by_step.setdefault(int(row.get("_step", -1)), []).append(row)
-    return Verdict(
+    return Verification(
         run=id,
         job=run.job,
         expected=len(rows),
-        arrived=len(found),
+        arrived=len(arrived),
         missing=[step for step in range(len(rows)) if step not in by_step],
         repeated=sorted(step for step, same in by_step.items() if len(same) > 1),
         different=list(_different(rows, by_step)),
     )
 
 
-def pages(ask: Ask, rows: int) -> list[dict[str, Any]] | None:
-    """A run's history, in parts; one beyond what is expected finds what is too much."""
-    found: list[dict[str, Any]] = []
+def read_history(ask: Ask, rows: int) -> list[dict[str, Any]] | None:
+    """Read a run's history page by page, one page more than expected to find surplus rows."""
+    history: list[dict[str, Any]] = []
     for first in range(0, rows + _PAGE, _PAGE):
         part = ask(first, first + _PAGE)
         if part is None:
             return None
-        found += part
-    return found
+        history += part
+    return history
 
 
-def _different(rows: Sequence[Row], by_step: dict[int, list[dict[str, Any]]]) -> Iterator[int]:
+def _verify_online(
+    queue: Queue, client: ClientProcess, run: WandbRun, options: RelayOptions
+) -> Verification:
+    entity = options.entity or run.entity or client.hello["entity"]
+    project = options.project or run.project
+    cursors = Cursors(queue.paths, target(client.hello["base_url"], entity, project))
+    sent = cursors.load(run.job).runs.get(run.kind, SentRows())
+    id, digest = run.id(sent.generation), ""
+    if run.end is None:  # rows that were not sent yet are not missing
+        run = replace(run, sendable=min(run.sendable, sent.assigned))
+
+    def ask(first: int, beyond: int) -> list[dict[str, Any]] | None:
+        nonlocal digest
+        part = {"first": first, "beyond": beyond}
+        answer = client.ask("history", entity=entity, project=project, name=id, **part)["run"]
+        if answer is None:
+            return None
+        digest = str(answer["summary"].get(DIGEST))
+        return answer["rows"]
+
+    verification = compare(run, id, read_history(ask, run.sendable))
+    if run.end is None or verification.note or digest == run.digest():
+        return verification
+    return msgspec.structs.replace(verification, note="the summary is out of date")
+
+
+def _verify_files(offline: Offline, client: ClientProcess, jobs: list[Job]) -> list[Verification]:
+    verifications: list[Verification] = []
+    for job in jobs:
+        for run, path in offline.written(job):
+            rows = client.ask("read", path=str(path))["rows"] if path.exists() else None
+            verifications.append(compare(run, path.stem.removeprefix("run-"), rows))
+    return verifications
+
+
+def _different(
+    rows: Sequence[HistoryRow], by_step: dict[int, list[dict[str, Any]]]
+) -> Iterator[int]:
     for step, row in enumerate(rows):
-        for found in by_step.get(step, []):
-            if any(not _same(value, found.get(name)) for name, value in row.values.items()):
+        for arrived in by_step.get(step, []):
+            if any(not _same(value, arrived.get(name)) for name, value in row.values.items()):
                 yield step
                 break
     yield from (step for step in by_step if not 0 <= step < len(rows))
 
 
 def _same(ours: Any, theirs: Any) -> bool:
-    """Equal, where W&B has NaN and Infinity as words."""
+    """Whether two values are equal; W&B returns NaN and Infinity as strings."""
     if isinstance(ours, float) and not math.isfinite(ours):
         if isinstance(theirs, str):
             theirs = float(theirs)

@@ -1,9 +1,9 @@
-"""The records of a `.wandb` file: what an offline run is made of.
+"""Read the records of a `.wandb` file, the form of an offline run.
 
 A header of 7 bytes, then blocks of 32 KiB as in LevelDB's log: each chunk has a CRC-32 of its type
 and data (4 bytes), its length (2), its type (1: whole, 2: first, 3: middle, 4: last), all little-
-endian. A block's last bytes, too few for a chunk's head, are padding. Read from files that wandb
-0.31 wrote.
+endian. If the last bytes of a block are too few for a chunk's head, they are padding. Derived from
+files that wandb 0.31 wrote.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def records(path: Path) -> Iterator[bytes]:
     """
     data = path.read_bytes()
     if not data.startswith(_MAGIC):
-        raise RelayError("is no .wandb file", file=path)
+        raise RelayError("not a .wandb file", file=path)
     parts: list[bytes] = []
     for kind, chunk in _chunks(data, path):
         if kind in (_WHOLE, _FIRST):
@@ -42,24 +42,24 @@ def records(path: Path) -> Iterator[bytes]:
 
 
 def _chunks(data: bytes, path: Path) -> Iterator[tuple[int, bytes]]:
-    place = len(_MAGIC)
-    while place + _HEAD.size <= len(data):
-        left = _BLOCK - place % _BLOCK
+    position = len(_MAGIC)
+    while position + _HEAD.size <= len(data):
+        left = _BLOCK - position % _BLOCK
         if left < _HEAD.size:
-            place += left
+            position += left
             continue
-        checksum, length, kind = _HEAD.unpack_from(data, place)
-        if kind == length == 0 and not any(data[place:]):
-            return  # space that was reserved and never written
-        body = data[place + _HEAD.size : place + min(_HEAD.size + length, left)]
+        checksum, length, kind = _HEAD.unpack_from(data, position)
+        if kind == length == 0 and not any(data[position:]):
+            return  # space that was reserved but never written
+        body = data[position + _HEAD.size : position + min(_HEAD.size + length, left)]
         whole = len(body) == length
         if whole and kind in _KINDS and _checksum(kind, body) == checksum:
             yield kind, body
         elif whole or _HEAD.size + length > left or _is_shorter_chunk(kind, body, checksum):
-            raise RelayError("has a damaged record", file=path, place=f"byte {place}")
+            raise RelayError("has a damaged record", file=path, place=f"byte {position}")
         else:
             return  # the file ends inside this chunk
-        place += _HEAD.size + length
+        position += _HEAD.size + length
 
 
 def _checksum(kind: int, body: bytes) -> int:

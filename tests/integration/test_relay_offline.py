@@ -98,7 +98,7 @@ def test_a_file_that_the_client_still_writes_is_waited_for(
     file.write_bytes(whole[: there[left]])
     rest = threading.Timer(0.3, lambda: file.write_bytes(whole))
     rest.start()
-    assert offline.whole(file) == 40
+    assert offline.complete(file) == 40
     rest.join()
 
 

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from jobspec.queue.queue import Queue
-from jobspec.relay.client import Link, Refused
+from jobspec.relay.client import ClientProcess, Refused
 from jobspec.spec.schema import JobSpec
 from jobspec.storage import fs
 from tests.support.commands import claim_next, jobspec_json, scores, tuned_spec
@@ -272,22 +272,22 @@ def test_a_server_that_answers_nothing_useful_is_given_up(queue: Queue, server: 
     assert "gave up: nothing arrived for 2 s" in done.stderr and "400" in done.stderr
 
 
-def test_a_client_that_died_is_missed_by_all_who_ask_it_and_cleared_away() -> None:
-    """Its end is told once: whoever asked second waited out their whole patience, for nobody."""
-    link = Link(offline=True)
+def test_every_request_to_a_dead_client_fails_at_once_and_its_files_are_removed() -> None:
+    """The end of its output is read once; later requests must not wait for it again."""
+    client = ClientProcess(offline=True)
     try:
-        psutil.Process(link.pid).kill()
+        psutil.Process(client.pid).kill()
         for op in ("count", "rows", "rows"):
             with pytest.raises(Refused, match="the client died"):
-                link.ask(op, patience_s=10)
-        assert not link.alive
+                client.ask(op, patience_s=10)
+        assert not client.alive
     finally:
-        link.kill()
-    assert not link.dir.exists()
-    link.kill()  # who is gone is not killed again: the id may be another's
+        client.kill()
+    assert not client.dir.exists()
+    client.kill()  # killing it again does nothing: another process may have its id
 
 
-def test_the_second_relay_says_who_runs_and_a_killed_one_holds_up_nobody(
+def test_a_second_relay_is_refused_and_a_killed_one_blocks_nobody(
     queue: Queue, server: Server
 ) -> None:
     job = start(queue)
@@ -295,7 +295,7 @@ def test_the_second_relay_says_who_runs_and_a_killed_one_holds_up_nobody(
         job.steps(0, 3)
         watching.until(lambda: lines(server) == 3)
         second = relay(queue, server, code=1)
-        assert f"a relay runs already: process {watching.pid} on " in second.stderr
+        assert f"a relay is already running: process {watching.pid} on " in second.stderr
         clients = psutil.Process(watching.pid).children(recursive=True)
         assert clients
         watching.kill()
@@ -334,7 +334,7 @@ def test_without_a_key_or_without_wandb_it_says_what_to_do(
 ) -> None:
     nobody = {"WANDB_API_KEY": "", "HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
     done = relay(queue, server, code=1, **nobody)
-    assert "there is no W&B key" in done.stderr and "WANDB_API_KEY" in done.stderr
+    assert "no W&B API key" in done.stderr and "WANDB_API_KEY" in done.stderr
     (tmp_path / "wandb.py").write_text("raise ModuleNotFoundError('No module named wandb')")
     path = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
     done = relay(queue, server, code=1, **path)

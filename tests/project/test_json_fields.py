@@ -24,7 +24,7 @@ from jobspec.monitoring import status, workers
 from jobspec.queue import admission
 from jobspec.records import evaluation
 from jobspec.records.attempt import PhaseTime, Result
-from jobspec.relay.verify import Verdict
+from jobspec.relay.verify import Verification
 from jobspec.results import calibration, comparison, table
 from tests.support.commands import jobspec_json
 from tests.support.json_docs import OF_A_STRUCT, TABLES, TEXT, misfit, titles_for, undocumented
@@ -34,7 +34,7 @@ DOCUMENTED: list[type] = [
     status.JobReport, status.AttemptRow, status.LossRow, PhaseTime, Result,
     table.Results, table.ResultRow, table.Score,
     Compared, protocol.Differing, comparison.Difference, evaluation.Sample, calibration.Row,
-    Verdict,
+    Verification,
     rows.RowReport, rows.DroppedRow, training_time.Steps, training_time.Training, memory.Memory,
     evaluation_time.Estimate, evaluation_time.BenchmarkEstimate, disk_need.Footprints,
     disk.Room, disk.Usage, archive.Archived, admission.Quarantined, Site,

@@ -1,4 +1,4 @@
-"""What the relay makes of a job's files, and what it writes down before it sends: no W&B here."""
+"""What the relay makes of a job's files and records before it sends, without W&B."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from jobspec.queue.queue import Queue
 from jobspec.records.base import Reason
 from jobspec.records.queue_files import Format
 from jobspec.relay import wandb_run
-from jobspec.relay.cursor import Cursor, Cursors, Sent, target
-from jobspec.relay.lock import Fenced, sole
+from jobspec.relay.cursor import Cursor, Cursors, SentRows, target
+from jobspec.relay.lock import Fenced, acquire
 from jobspec.relay.reader import Reader
-from jobspec.relay.verify import pages, verdict
-from jobspec.relay.wandb_run import RelayError, Row
+from jobspec.relay.verify import compare, read_history
+from jobspec.relay.wandb_run import HistoryRow, RelayError
 from jobspec.storage import fs
 from jobspec.storage.layout import RootPaths
 from tests.support.commands import tuned_spec
@@ -33,16 +33,18 @@ def queue(tmp_path: Path) -> Queue:
     return make_queue(tmp_path)
 
 
-def rows(*identities: tuple[int, int]) -> list[Row]:
-    return [Row(attempt, seq, {"attempt": attempt, "seq": seq}) for attempt, seq in identities]
+def rows(*identities: tuple[int, int]) -> list[HistoryRow]:
+    return [
+        HistoryRow(attempt, seq, {"attempt": attempt, "seq": seq}) for attempt, seq in identities
+    ]
 
 
-def train(queue: Queue, job: str, **how: bool) -> wandb_run.Run:
-    (found,) = [run for run in wandb_run.of_job(queue.job(job), **how) if run.kind == "train"]
+def train(queue: Queue, job: str, **how: bool) -> wandb_run.WandbRun:
+    (found,) = [run for run in wandb_run.runs_of(queue.job(job), **how) if run.kind == "train"]
     return found
 
 
-def steps(run: wandb_run.Run) -> list[Any]:
+def steps(run: wandb_run.WandbRun) -> list[Any]:
     return [row.values["train/step"] for row in run.rows]
 
 
@@ -51,7 +53,7 @@ def steps(run: wandb_run.Run) -> list[Any]:
 
 def test_an_assignment_only_grows() -> None:
     chain = rows((1, 0), (1, 1), (1, 3), (2, 0))
-    sent = Sent().assign(chain[:2]).assign(chain)
+    sent = SentRows().assign(chain[:2]).assign(chain)
     assert sent.segments == ((1, 0, 2), (1, 3, 1), (2, 0, 1)) and sent.assigned == 4
     assert sent.fits(chain) and sent.fits([*chain, *rows((2, 1))])
 
@@ -60,18 +62,18 @@ def test_an_assignment_only_grows() -> None:
     "now", [[(1, 0), (2, 0)], [(1, 0)], [(2, 0), (1, 1)], [(1, 0), (1, 2)]], ids=str
 )
 def test_rows_that_were_superseded_are_noticed(now: list[tuple[int, int]]) -> None:
-    assert not Sent().assign(rows((1, 0), (1, 1))).fits(rows(*now))
+    assert not SentRows().assign(rows((1, 0), (1, 1))).fits(rows(*now))
 
 
 def test_a_new_generation_remembers_whom_to_mark_superseded() -> None:
-    second = Sent().assign(rows((1, 0))).anew()
+    second = SentRows().assign(rows((1, 0))).restarted()
     assert (second.generation, second.assigned, second.superseded) == (2, 0, (1,))
-    assert second.changed(gone=True).assign(rows((1, 0))).anew().superseded == (1,)
+    assert second.changed(gone=True).assign(rows((1, 0))).restarted().superseded == (1,)
 
 
 def test_a_torn_cursor_is_none(tmp_path: Path) -> None:
     cursors = Cursors(RootPaths(tmp_path), target("http://w", "e", "p"))
-    cursors.save(Cursor(job="a", runs={"train": Sent(confirmed=3)}))
+    cursors.save(Cursor(job="a", runs={"train": SentRows(confirmed=3)}))
     assert cursors.load("a").runs["train"].confirmed == 3
     (cursors.dir / "a.json").write_bytes(b'{"job": "a", "ru')
     assert cursors.load("a") == Cursor(job="a")
@@ -126,7 +128,7 @@ def test_an_evaluation_done_again_counts_once_a_changed_one_for_the_first(queue:
     job = Writing(queue, queue.claim("next-0123456789abcdef"))  # type: ignore[arg-type] # it waits
     job.row(phase="eval", epoch=1.0, score=0.1)
     job.row(phase="eval", epoch=2.0, score=0.3)
-    (run,) = [run for run in wandb_run.of_job(queue.job(job.job)) if run.kind == "eval"]
+    (run,) = [run for run in wandb_run.runs_of(queue.job(job.job)) if run.kind == "eval"]
     assert [(row.attempt, row.values["eval/score"]) for row in run.rows] == [(1, 0.1), (2, 0.3)]
 
 
@@ -148,7 +150,7 @@ def test_a_spec_that_can_not_be_read_is_named(queue: Queue) -> None:
     fs.remove(queue.paths.job(job.job).spec)
     fs.publish(job.claim.entry.path(queue.paths), b"{}")
     with pytest.raises(JobspecError, match=job.job):
-        wandb_run.of_job(queue.job(job.job))
+        wandb_run.runs_of(queue.job(job.job))
 
 
 # Reading on
@@ -172,7 +174,7 @@ def test_reading_on_finds_what_reading_all_finds(queue: Queue) -> None:
     ):
         act()
         again = {
-            run.kind: run for run in wandb_run.of_job(queue.job(job.job)) if wandb_run.is_worth(run)
+            run.kind: run for run in wandb_run.runs_of(queue.job(job.job)) if wandb_run.is_due(run)
         }
         found = {run.kind: run for run in reader.read(queue.job(job.job))}
         assert repr(found) == repr(again)
@@ -189,63 +191,66 @@ def test_reading_on_reads_no_line_twice(queue: Queue, monkeypatch: pytest.Monkey
     job.steps(0, 3)
     reader.read(queue.job(job.job))
     job.steps(3, 5)
-    monkeypatch.setattr(wandb_run, "of_job", None)  # what reads all
+    monkeypatch.setattr(wandb_run, "runs_of", None)  # what reads all
     (run,) = reader.read(queue.job(job.job))
     assert steps(run) == [0, 1, 2, 3, 4]
 
 
-# One relay a root
+# One relay per root
 
 
-def test_the_token_goes_on_and_a_fenced_relay_may_not(tmp_path: Path) -> None:
+def test_a_relay_that_lost_the_lock_is_fenced(tmp_path: Path) -> None:
     root, layout = RootPaths(tmp_path), Format(heartbeat_s=0.02, lease_s=0.1)
-    with sole(root, layout) as first:
-        first.beat()
-        with sole(root, layout) as second:  # the first is silent for a lease
-            second.beat()
+    with acquire(root, layout) as first:
+        first.heartbeat()
+        with acquire(root, layout) as second:  # the first sends no heartbeat for a lease
+            second.heartbeat()
             with pytest.raises(Fenced):
-                first.beat()
-    assert fs.list_dir(root.root / "relay" / "writer") == ["free"]
+                first.heartbeat()
+    assert fs.list_dir(root.relay_lock) == ["free"]
 
 
-def test_a_relay_that_beats_keeps_the_token(tmp_path: Path) -> None:
+def test_heartbeats_keep_the_lock(tmp_path: Path) -> None:
     root, layout = RootPaths(tmp_path), Format(heartbeat_s=0.02, lease_s=60.0)
-    with sole(root, layout) as first:
+    with acquire(root, layout) as first:
         with pytest.raises(RelayError, match=f"process {os.getpid()} on"):
-            sole(root, layout, lambda s: first.beat()).__enter__()
-        first.beat()
+            acquire(root, layout, lambda s: first.heartbeat()).__enter__()
+        first.heartbeat()
 
 
-def test_a_dead_process_of_this_host_is_followed_at_once(tmp_path: Path) -> None:
+def test_the_lock_of_a_dead_process_on_this_host_is_free_at_once(tmp_path: Path) -> None:
     root, layout = RootPaths(tmp_path), Format(lease_s=3600.0)
 
     def body() -> None:
-        with sole(root, layout):
+        with acquire(root, layout):
             os.kill(os.getpid(), signal.SIGKILL)
 
     os.waitpid(fork(body), 0)
-    assert fs.list_dir(root.root / "relay" / "writer") != ["free"]
-    with sole(root, layout) as writer:
-        writer.beat()
+    assert fs.list_dir(root.relay_lock) != ["free"]
+    with acquire(root, layout) as lock:
+        lock.heartbeat()
 
 
 # Comparing
 
 
-def test_a_verdict_finds_what_is_missing_repeated_different_and_too_much(queue: Queue) -> None:
+def test_comparing_finds_missing_repeated_different_and_surplus_rows(queue: Queue) -> None:
     job = start(queue)
     job.steps(0, 5)
     job.row(step=5, loss=float("nan"))
     run = train(queue, job.job)
     good = [{**row.values, "_step": step} for step, row in enumerate(run.rows)]
     good[5]["train/loss"] = "NaN"  # as W&B writes it
-    assert verdict(run, "r", good).is_exact
-    assert verdict(run, "r", good[:4]).missing == [4, 5]
-    assert verdict(run, "r", [*good, good[2]]).repeated == [2]
-    assert verdict(run, "r", [*good, {"_step": 9}]).different == [9]
+    assert compare(run, "r", good).is_exact
+    assert compare(run, "r", good[:4]).missing == [4, 5]
+    assert compare(run, "r", [*good, good[2]]).repeated == [2]
+    assert compare(run, "r", [*good, {"_step": 9}]).different == [9]
     wrong = [*good[:3], good[3] | {"train/loss": 7.0}, *good[4:]]
-    assert verdict(run, "r", wrong).different == [3] and not verdict(run, "r", None).is_exact
-    assert pages(lambda first, beyond: [r for r in good if first <= r["_step"] < beyond], 6) == good
+    assert compare(run, "r", wrong).different == [3] and not compare(run, "r", None).is_exact
+    assert (
+        read_history(lambda first, beyond: [r for r in good if first <= r["_step"] < beyond], 6)
+        == good
+    )
 
 
 def test_another_job_or_project_is_another_target() -> None:
