@@ -17,10 +17,13 @@ from jobspec.errors import JobspecError, TransitionRefused
 from jobspec.queue.entries import Job
 from jobspec.records.base import FINAL
 from jobspec.storage import fs, tempfiles
+from jobspec.storage.layout import AttemptPaths
 
 SUMS = "SHA256SUMS"
-_LEFT_OUT = frozenset(("checkpoints", "trash"))  # resume states: of no use once the job has ended
-_MODEL = "final_model"
+_LEFT_OUT = frozenset(
+    (AttemptPaths.CHECKPOINTS, AttemptPaths.TRASH)
+)  # resume states: of no use once the job has ended
+_MODEL = AttemptPaths.FINAL_MODEL
 _BLOCK = 1 << 20
 
 

@@ -78,10 +78,15 @@ def _part(path: Path) -> str:
     top, _, *inner = [*path.parts, "", ""]
     if top != "attempts":
         return "rest"
-    if inner[0] == "checkpoints":
+    if inner[0] == AttemptPaths.CHECKPOINTS:
         kept = "epochs" if epoch_of(Path(inner[1])) is not None else "rest"
         return "states" if _is_checkpoint(Path(inner[1])) else kept
-    kinds = {"trash": "states", "final_model": "model", "adapter": "model", "eval": "eval"}
+    kinds = {
+        AttemptPaths.TRASH: "states",
+        AttemptPaths.FINAL_MODEL: "model",
+        AttemptPaths.ADAPTER: "model",
+        AttemptPaths.EVAL: "eval",
+    }
     return kinds.get(inner[0], "rest")
 
 
@@ -126,7 +131,7 @@ def drop(path: Path) -> int:
         The bytes freed: 0 where somebody was faster.
     """
     size = size_of(path)
-    attempt = path.parent if path.name == "trash" else path.parent.parent
+    attempt = path.parent if path.name == AttemptPaths.TRASH else path.parent.parent
     return size if fs.discard(path, into=attempt) else 0
 
 

@@ -88,7 +88,7 @@ def _heal(root: RootPaths, entry: Entry, read: bytes | None, *, owned: bool) -> 
     spec = _read_good(job.job, job.spec, owned=owned)
     if spec is None and ticket is not None:
         if fs.exists(job.spec):  # somebody's edit, perhaps: kept, though it isn't this job
-            fs.move_once(job.spec, job.spec.with_name("spec.edited.json"))
+            fs.move_once(job.spec, job.edited_spec)
         fs.publish(job.spec, ticket, mode=0o444)
     if ticket is None and spec is not None:
         fs.rewrite(entry.path(root), spec)

@@ -46,7 +46,7 @@ def quarantine(root: RootPaths, host: str, *, reason: str, by: str, ttl_s: float
         at=now.strftime(_STAMP),
         expires_at=(now + timedelta(seconds=ttl_s)).strftime(_STAMP),
     )
-    fs.publish(root.quarantine / f"{_checked_host(host)}.json", records.encode(mark))
+    fs.publish(root.quarantined(_checked_host(host)), records.encode(mark))
 
 
 def quarantined(root: RootPaths) -> dict[str, Quarantined]:
@@ -66,7 +66,7 @@ def quarantined(root: RootPaths) -> dict[str, Quarantined]:
 def mark_on(root: RootPaths, host: str) -> Quarantined | None:
     """This host's mark, if it is set aside now: one look, however many are."""
     named = _HOST.fullmatch(host) is not None
-    data = read_bytes(root.quarantine / f"{host}.json") if named else None
+    data = read_bytes(root.quarantined(host)) if named else None
     if data is None:
         return None
     mark = records.parse(data, Quarantined) or Quarantined(host=host)
@@ -76,7 +76,7 @@ def mark_on(root: RootPaths, host: str) -> Quarantined | None:
 
 def clear(root: RootPaths, host: str) -> None:
     """Let a host work again."""
-    fs.remove(root.quarantine / f"{_checked_host(host)}.json")
+    fs.remove(root.quarantined(_checked_host(host)))
 
 
 def drain(root: RootPaths, worker: str) -> None:

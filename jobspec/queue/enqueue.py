@@ -84,9 +84,9 @@ def _place(root: RootPaths, job: JobPaths, data: bytes, priority: int) -> Ticket
         enqueued_at=records.utc_now(), priority=priority, user=_user(), host=tempfiles.host()
     )
     files = {
-        "spec.json": (data, 0o444),
-        "enqueue.json": (records.encode(facts), 0o644),
-        "ticket.json": (data, 0o644),
+        job.spec.name: (data, 0o444),
+        job.enqueue.name: (records.encode(facts), 0o644),
+        job.ticket.name: (data, 0o644),
     }
     # Beside `jobs/`, not in it: there every name is a job's.
     with fs.staged_dir(root.root / job.job, files) as staged:

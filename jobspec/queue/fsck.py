@@ -16,7 +16,7 @@ from jobspec.records.queue_files import Enqueued
 from jobspec.storage import fs, tempfiles
 from jobspec.storage.layout import JOB_PATTERN, AttemptPaths, JobPaths, RootPaths
 
-_REBUILT = "rebuilt."
+_REBUILT = f"{JobPaths.REBUILT}."
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,10 @@ def _rebuild(root: RootPaths, job: JobPaths, entry: Entry, spec: bytes) -> bool:
     # directory can be made once, so the one ticket in it can be moved once.
     place = job.rebuilt(entry.ticket.attempt)
     files = {
-        "rebuilt.json": (encode(Enqueued(enqueued_at=utc_now(), host=tempfiles.host())), 0o644),
+        f"{JobPaths.REBUILT}.json": (
+            encode(Enqueued(enqueued_at=utc_now(), host=tempfiles.host())),
+            0o644,
+        ),
         job.ticket.name: (spec, 0o644),
     }
     if not fs.exists(place):

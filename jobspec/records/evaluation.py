@@ -14,14 +14,11 @@ import msgspec
 
 from jobspec.errors import BenchmarkError
 from jobspec.records.base import Record
+from jobspec.storage.layout import AttemptPaths, EvaluationPaths
 
 if TYPE_CHECKING:
     from jobspec.queue.entries import Job
-    from jobspec.storage.layout import AttemptPaths
 
-PLAN = "plan.json"
-QUESTIONS = "questions.jsonl"
-SCORES = "scores.jsonl"
 R = TypeVar("R", bound=Record)
 
 
@@ -107,8 +104,8 @@ class Sample(Record, frozen=True, kw_only=True):
 
 def benchmark_dirs(evaluations: Path) -> dict[str, Path]:
     """The evaluated benchmarks below an attempt's `eval/`, those of epochs as `<epoch>/<name>`."""
-    found = sorted(evaluations.glob(f"*/{PLAN}"))
-    epochs = sorted(evaluations.glob(f"checkpoints/*/*/{PLAN}"))
+    found = sorted(evaluations.glob(f"*/{EvaluationPaths.PLAN}"))
+    epochs = sorted(evaluations.glob(f"{AttemptPaths.CHECKPOINTS}/*/*/{EvaluationPaths.PLAN}"))
     named = {path.parent.name: path.parent for path in found}
     named |= {f"{path.parts[-3]}/{path.parts[-2]}": path.parent for path in epochs}
     return named
@@ -134,7 +131,9 @@ def evaluated_attempt(job: Job) -> AttemptPaths:
 def read_plan(directory: Path) -> SamplingPlan:
     """What was asked and how. Raises BenchmarkError where it can't be read."""
     try:
-        return msgspec.json.decode((directory / PLAN).read_bytes(), type=SamplingPlan)
+        return msgspec.json.decode(
+            (EvaluationPaths(directory).plan).read_bytes(), type=SamplingPlan
+        )
     except (OSError, msgspec.MsgspecError) as error:
         raise _incomplete(directory, error) from error
 
@@ -148,9 +147,14 @@ def read_generations(
         BenchmarkError: something is missing, damaged, doubled, or not there yet.
     """
     try:
-        plan = msgspec.json.decode((directory / PLAN).read_bytes(), type=SamplingPlan)
-        questions = read_rows(directory / QUESTIONS, AskedQuestion)
-        chunks = [read_rows(directory / chunk_name(i), Generation) for i in range(plan.chunks)]
+        plan = msgspec.json.decode(
+            (EvaluationPaths(directory).plan).read_bytes(), type=SamplingPlan
+        )
+        questions = read_rows(EvaluationPaths(directory).questions, AskedQuestion)
+        chunks = [
+            read_rows(EvaluationPaths(directory).generations(i), Generation)
+            for i in range(plan.chunks)
+        ]
     except (OSError, msgspec.MsgspecError) as error:
         raise _incomplete(directory, error) from error
     drawn: dict[str, list[Generation]] = {question.id: [] for question in questions}
@@ -168,7 +172,7 @@ def read_generations(
 def read_scores(directory: Path) -> list[QuestionScore]:
     """The verdicts of an evaluated benchmark. Raises BenchmarkError where there are none."""
     try:
-        return read_rows(directory / SCORES, QuestionScore)
+        return read_rows(EvaluationPaths(directory).scores, QuestionScore)
     except (OSError, msgspec.MsgspecError) as error:
         raise _incomplete(directory, error) from error
 
@@ -204,11 +208,6 @@ def joined(
             unclosed=verdict.unclosed,
             tokens=row.tokens,
         )
-
-
-def chunk_name(index: int) -> str:
-    """The file of a chunk's generations."""
-    return f"generations-{index:05d}.jsonl"
 
 
 def read_rows(path: Path, kind: type[R]) -> list[R]:

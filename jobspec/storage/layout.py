@@ -1,12 +1,13 @@
-"""Every on-disk name, once. Nothing here touches the disk.
+"""The name of every file and directory in a root, each defined once. Nothing here reads the disk.
 
 ```
 ROOT/FORMAT
 ROOT/queue/{pending,running,succeeded,failed,cancelled}/<ticket>.json     the directory is the state
 ROOT/queue/workers/<worker>.<counter>.<job or idle>, <worker>.json
 ROOT/queue/quarantine/<host>.json, ROOT/queue/hold
-ROOT/jobs/<job>/…                                                  what a job is and made
+ROOT/jobs/<job>/…                                                  a job's spec and results
 ROOT/cache/…                                                       hub, datasets, prepared rows
+ROOT/slurm/…, ROOT/relay/…                                         logs of workers, state of relays
 ```
 """
 
@@ -32,9 +33,12 @@ _PARTIAL = ".partial"
 
 @dataclass(frozen=True, order=True, slots=True)
 class Ticket:
-    """A queue entry's name, taken apart. Names sort in claim order.
+    """The parts of a queue entry's name. Names sort in claim order.
 
-    `rank` is 999 − priority, `enqueued` a UTC time `YYYYMMDDTHHMMSSffffffZ`; attempts begin at 1.
+    Attributes:
+        rank: 999 − priority.
+        enqueued: a UTC time, `YYYYMMDDTHHMMSSffffffZ`.
+        attempt: counts from 1.
     """
 
     rank: int
@@ -51,7 +55,7 @@ class Ticket:
         return f"{self.rank:03d}-{self.enqueued}-{self.job}.{self.attempt}.json"
 
     def claimed_by(self, worker: str) -> str:
-        """The same entry's name in `running/`."""
+        """The name of this entry in `running/`."""
         return f"{self.name.removesuffix('.json')}.{worker}.json"
 
     def for_attempt(self, attempt: int) -> Ticket:
@@ -62,12 +66,12 @@ class Ticket:
 
 
 def parse_entry(name: str) -> tuple[Ticket, str | None] | None:
-    """The ticket and the claiming worker (None outside `running/`); None for names not ours."""
-    found = _TICKET.fullmatch(name)
-    if found is None:
+    """The ticket and its worker, which is None outside `running/`. None for any other name."""
+    match = _TICKET.fullmatch(name)
+    if match is None:
         return None
-    ticket = Ticket(int(found["rank"]), found["enqueued"], found["job"], int(found["attempt"]))
-    return ticket, found["worker"]
+    ticket = Ticket(int(match["rank"]), match["enqueued"], match["job"], int(match["attempt"]))
+    return ticket, match["worker"]
 
 
 def epoch_of(path: Path) -> int | None:
@@ -183,12 +187,43 @@ class PreparedPaths:
 
 
 @dataclass(frozen=True)
+class EvaluationPaths:
+    """The samples of one model on one benchmark, and how they were scored."""
+
+    PLAN: ClassVar[str] = "plan.json"
+
+    dir: Path
+
+    @cached_property
+    def plan(self) -> Path:
+        """Published first: what is to be sampled."""
+        return self.dir / self.PLAN
+
+    @cached_property
+    def questions(self) -> Path:
+        return self.dir / "questions.jsonl"
+
+    @cached_property
+    def scores(self) -> Path:
+        return self.dir / "scores.jsonl"
+
+    def generations(self, index: int) -> Path:
+        """The generations of one chunk of the plan."""
+        return self.dir / f"generations-{index:05d}.jsonl"
+
+
+@dataclass(frozen=True)
 class AttemptPaths:
-    """Everything one attempt writes, and nobody else."""
+    """The files of one attempt, which no other attempt writes."""
 
     CLAIM: ClassVar[str] = "claim.json"
     RESULT: ClassVar[str] = "result.json"
     END: ClassVar[str] = "end.json"
+    CHECKPOINTS: ClassVar[str] = "checkpoints"
+    ADAPTER: ClassVar[str] = "adapter"
+    TRASH: ClassVar[str] = "trash"
+    FINAL_MODEL: ClassVar[str] = "final_model"
+    EVAL: ClassVar[str] = "eval"
 
     dir: Path
 
@@ -218,7 +253,7 @@ class AttemptPaths:
 
     @cached_property
     def checkpoints(self) -> Path:
-        return self.dir / "checkpoints"
+        return self.dir / self.CHECKPOINTS
 
     def checkpoint(self, step: int) -> CheckpointPaths:
         return CheckpointPaths(self.checkpoints / f"step-{step}")
@@ -234,19 +269,19 @@ class AttemptPaths:
 
     @cached_property
     def adapter(self) -> Path:
-        return self.dir / "adapter"
+        return self.dir / self.ADAPTER
 
     @cached_property
     def trash(self) -> Path:
-        return self.dir / "trash"
+        return self.dir / self.TRASH
 
     @cached_property
     def final_model(self) -> Path:
-        return self.dir / "final_model"
+        return self.dir / self.FINAL_MODEL
 
     @cached_property
     def eval(self) -> Path:
-        return self.dir / "eval"
+        return self.dir / self.EVAL
 
     @cached_property
     def result(self) -> Path:
@@ -254,7 +289,7 @@ class AttemptPaths:
 
     @cached_property
     def claim(self) -> Path:
-        """Which process made this attempt's directory, and when: the proof of the claim."""
+        """Which process made this directory, and when. It proves the claim."""
         return self.dir / self.CLAIM
 
     @cached_property
@@ -267,26 +302,28 @@ class AttemptPaths:
 
     @cached_property
     def retry(self) -> Path:
-        """Marks that a person retried the job after this attempt: budgets count anew from here."""
+        """Exists if somebody retried the job after this attempt: retry budgets start again."""
         return self.dir / "retry.json"
 
     @cached_property
     def taken(self) -> Path:
-        """When its claim was taken away: what it writes afterwards is nobody's."""
+        """When the claim was reaped or cancelled; metric rows written later do not count."""
         return self.dir / "taken.json"
 
     def log(self, phase: str, node: int = 0) -> Path:
-        """What a phase printed; of ranks on several nodes, each node's."""
+        """The output of a phase; each further node has a log of its own."""
         return self.dir / (f"{phase}.node{node}.log" if node else f"{phase}.log")
 
     def done(self, phase: str) -> Path:
-        """Written last by a phase that finished: its summary, and why it is not run again."""
+        """The phase's summary, written last. A phase that has one is not run again."""
         return self.dir / f"{phase}.json"
 
 
 @dataclass(frozen=True)
 class JobPaths:
     """One job's directory."""
+
+    REBUILT: ClassVar[str] = "rebuilt"
 
     dir: Path
 
@@ -304,7 +341,7 @@ class JobPaths:
 
     @cached_property
     def ticket(self) -> Path:
-        """The queue entry before its publication; a crash between the two leaves it here."""
+        """The queue entry before it is published. After a crash it may still be here."""
         return self.dir / "ticket.json"
 
     @cached_property
@@ -320,25 +357,30 @@ class JobPaths:
         return self.dir / "final_model"
 
     def attempt(self, number: int) -> AttemptPaths:
-        found = self._attempts.get(number)
-        if found is None:
-            found = self._attempts[number] = AttemptPaths(self.attempts / str(number))
-        return found
+        paths = self._attempts.get(number)
+        if paths is None:
+            paths = self._attempts[number] = AttemptPaths(self.attempts / str(number))
+        return paths
 
     @cached_property
     def _attempts(self) -> dict[int, AttemptPaths]:
         return {}
 
     def rebuilt(self, number: int) -> Path:
-        """The directory by which `fsck` rebuilds the entry of attempt `number`, once only."""
-        return self.dir / f"rebuilt.{number}"
+        """The directory that lets `fsck` rebuild the entry of attempt `number` only once."""
+        return self.dir / f"{self.REBUILT}.{number}"
+
+    @cached_property
+    def edited_spec(self) -> Path:
+        """A spec that no longer matched the job's id, kept aside when it was restored."""
+        return self.dir / "spec.edited.json"
 
 
 @dataclass(frozen=True)
 class RootPaths:
-    """The root: queue, jobs and cache."""
+    """A root: queue, jobs and cache."""
 
-    SUBMIT_LOCK: ClassVar[str] = "turn."  # how the names of `jobspec scale`'s lock file begin
+    SUBMIT_LOCK: ClassVar[str] = "turn."  # prefix of the lock file of `jobspec scale`
 
     root: Path
 
@@ -357,6 +399,10 @@ class RootPaths:
     @cached_property
     def quarantine(self) -> Path:
         return self.queue / "quarantine"
+
+    def quarantined(self, host: str) -> Path:
+        """Exists while workers on this host must not claim jobs."""
+        return self.quarantine / f"{host}.json"
 
     @cached_property
     def hold(self) -> Path:
@@ -385,12 +431,12 @@ class RootPaths:
         return self.root / "relay" / "offline"
 
     def relay_cursors(self, target: str) -> Path:
-        """How far the runs of one server and project have been sent, one file a job."""
+        """What was sent to one server and project, one file per job."""
         return self.root / "relay" / "cursors" / target
 
     @cached_property
     def prepared(self) -> Path:
-        """Tokenized rows, one directory a content key."""
+        """Tokenized rows, one directory per content key."""
         return self.cache / "prepared"
 
     def prepared_rows(self, key: str) -> PreparedPaths:
@@ -398,12 +444,12 @@ class RootPaths:
 
     @cached_property
     def overlap(self) -> Path:
-        """Which benchmark questions stand in which data, one file a pair of contents."""
+        """Benchmark questions found in training data, one file per pair of contents."""
         return self.cache / "overlap"
 
     @cached_property
     def tokenizers(self) -> Path:
-        """What AutoTokenizer made of a model's files, one file a fingerprint of them."""
+        """Tokenizers as one file each, named by a fingerprint of the model's files."""
         return self.cache / "tokenizers"
 
     @cached_property
@@ -415,17 +461,17 @@ class RootPaths:
         return self.cache / "datasets"
 
     def state(self, state: str) -> Path:
-        found = self._states.get(state)
-        if found is None:
-            found = self._states[state] = self.queue / state
-        return found
+        path = self._states.get(state)
+        if path is None:
+            path = self._states[state] = self.queue / state
+        return path
 
     @cached_property
     def _states(self) -> dict[str, Path]:
         return {}
 
     def job(self, job: str) -> JobPaths:
-        last = self._last.get(job)  # a claim and a commit ask for one job's again and again
+        last = self._last.get(job)  # a claim and a commit ask for the same job many times
         if last is None:
             last = JobPaths(self.jobs / job)
             self._last.clear()

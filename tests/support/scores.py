@@ -19,6 +19,7 @@ from jobspec.records.evaluation import (
     SampleScore,
     SamplingPlan,
 )
+from jobspec.storage.layout import EvaluationPaths
 from tests.support.commands import base_spec, succeed
 
 PROTOCOL: dict[str, Any] = {
@@ -57,10 +58,10 @@ def write_evaluation(directory: Path, right: Mapping[str, Sequence[bool]], **pro
         QuestionScore(id=name, answer="7", samples=tuple(map(_verdict, range(k), verdicts)))
         for name, verdicts in right.items()
     ]
-    (directory / evaluation.PLAN).write_bytes(msgspec.json.encode(plan))
-    (directory / evaluation.QUESTIONS).write_bytes(evaluation.to_lines(asked))
-    (directory / evaluation.chunk_name(0)).write_bytes(evaluation.to_lines(drawn))
-    (directory / evaluation.SCORES).write_bytes(evaluation.to_lines(scores))
+    (EvaluationPaths(directory).plan).write_bytes(msgspec.json.encode(plan))
+    (EvaluationPaths(directory).questions).write_bytes(evaluation.to_lines(asked))
+    (EvaluationPaths(directory).generations(0)).write_bytes(evaluation.to_lines(drawn))
+    (EvaluationPaths(directory).scores).write_bytes(evaluation.to_lines(scores))
 
 
 def _verdict(index: int, right: bool) -> SampleScore:

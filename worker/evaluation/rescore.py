@@ -20,7 +20,7 @@ from jobspec.benchmarks import registry
 from jobspec.errors import BenchmarkError, JobspecError
 from jobspec.records import evaluation, exit_codes
 from jobspec.storage import fs
-from jobspec.storage.layout import AttemptPaths
+from jobspec.storage.layout import AttemptPaths, EvaluationPaths
 from worker.evaluation import scoring
 from worker.evaluation.math_grader import MathGrader
 from worker.evaluation.scoring import BenchmarkResult
@@ -59,7 +59,7 @@ def _score(directory: Path, math: MathGrader) -> BenchmarkResult:
         raise BenchmarkError(f"`{plan.benchmark}` is none of jobspec's benchmarks", file=directory)
     asked = [(question, drawn[question.id]) for question in questions]
     scores = scoring.score(benchmark, plan, asked, math)
-    fs.publish(directory / evaluation.SCORES, evaluation.to_lines(scores))
+    fs.publish(EvaluationPaths(directory).scores, evaluation.to_lines(scores))
     return BenchmarkResult(
         benchmark=plan.benchmark,
         metrics={

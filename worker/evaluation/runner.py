@@ -17,6 +17,7 @@ from jobspec.records.evaluation import AskedQuestion, Generation, QuestionScore,
 from jobspec.spec.benchmark_settings import sampling as sampling_settings
 from jobspec.spec.schema import EvalSpec
 from jobspec.storage import fs
+from jobspec.storage.layout import EvaluationPaths
 from worker.evaluation import scoring
 from worker.evaluation.fingerprint import fingerprint
 from worker.evaluation.generation import generate, plan_chunks, refuse_copies
@@ -256,7 +257,7 @@ class Session:
         """lm-eval's numbers under our names; the verdicts are published beside the samples."""
         name = work.benchmark.name
         directory = self.directory / name
-        fs.publish(directory / evaluation.SCORES, evaluation.to_lines(work.scores))
+        fs.publish(EvaluationPaths(directory).scores, evaluation.to_lines(work.scores))
         if self.settings.log_samples:
             fs.publish(
                 directory / "samples.jsonl", evaluation.to_lines(evaluation.samples(directory))

@@ -14,6 +14,7 @@ import msgspec
 from jobspec.records import evaluation
 from jobspec.records.evaluation import AskedQuestion, Generation, SamplingPlan
 from jobspec.storage import fs
+from jobspec.storage.layout import EvaluationPaths
 from worker.inference.requests import Chunk
 
 
@@ -33,13 +34,13 @@ class SampleStore:
             for stale in self.dir.glob("generations-*.jsonl"):
                 stale.unlink()
             self._sources = (self.dir, *self._sources)
-        fs.publish(self.dir / evaluation.QUESTIONS, evaluation.to_lines(questions))
-        fs.publish(self.dir / evaluation.PLAN, msgspec.json.encode(self.plan) + b"\n")
+        fs.publish(EvaluationPaths(self.dir).questions, evaluation.to_lines(questions))
+        fs.publish(EvaluationPaths(self.dir).plan, msgspec.json.encode(self.plan) + b"\n")
 
     def finished(self, chunk: Chunk) -> list[Generation] | None:
         """The chunk's generations where an attempt has finished it, now in this one's files too."""
         for source in self._sources:
-            rows = _read_chunk(source / evaluation.chunk_name(chunk.index), chunk)
+            rows = _read_chunk(EvaluationPaths(source).generations(chunk.index), chunk)
             if rows is not None:
                 if source != self.dir:
                     self.save(chunk, rows)
@@ -48,12 +49,14 @@ class SampleStore:
 
     def save(self, chunk: Chunk, rows: Sequence[Generation]) -> None:
         """Publish a finished chunk: after this it survives anything."""
-        fs.publish(self.dir / evaluation.chunk_name(chunk.index), evaluation.to_lines(rows))
+        fs.publish(EvaluationPaths(self.dir).generations(chunk.index), evaluation.to_lines(rows))
 
 
 def _same_key(directory: Path, key: str) -> bool:
     try:
-        plan = msgspec.json.decode((directory / evaluation.PLAN).read_bytes(), type=SamplingPlan)
+        plan = msgspec.json.decode(
+            (EvaluationPaths(directory).plan).read_bytes(), type=SamplingPlan
+        )
     except (OSError, msgspec.MsgspecError):
         return False
     return plan.key == key
