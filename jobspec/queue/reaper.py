@@ -116,4 +116,4 @@ def mark_taken(root: RootPaths, entry: Entry) -> None:
     """
     attempt = root.job(entry.ticket.job).attempt(entry.ticket.attempt)
     if fs.exists(attempt.dir) and not fs.exists(attempt.end):
-        fs.replace(attempt.taken, encode(ClaimRevoked(at=utc_now())))
+        fs.replace(attempt.revoked, encode(ClaimRevoked(at=utc_now())))

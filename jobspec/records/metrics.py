@@ -150,7 +150,7 @@ def _end_of(attempt: AttemptPaths, later: list[list[Row]]) -> str:
     end = records.read(attempt.end, End)
     if end is not None and end.ended_at:
         return end.ended_at
-    taken = records.read(attempt.taken, ClaimRevoked)
+    taken = records.read(attempt.revoked, ClaimRevoked)
     begun = [str(rows[0].get("time", "~")) for rows in later if rows]
     return min([*begun, taken.at] if taken is not None and taken.at else begun, default="")
 

@@ -244,7 +244,7 @@ def _summary(job: Job, kind: RunKind, attempts: list[AttemptPaths]) -> dict[str,
 def _is_bounded(attempt: AttemptPaths) -> bool:
     """Whether it is known when the last attempt ended, so that later rows can be told apart."""
     return read_record(attempt.end, End) is not None or (
-        read_record(attempt.taken, ClaimRevoked) is not None
+        read_record(attempt.revoked, ClaimRevoked) is not None
     )
 
 

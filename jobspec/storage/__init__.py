@@ -1,1 +1,1 @@
-"""Every byte on disk: atomic file operations, temporary names, and the layout of a root."""
+"""Files: atomic operations, temporary names, mounts, and the layout of a root."""

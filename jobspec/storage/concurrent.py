@@ -1,4 +1,4 @@
-"""Calls that each wait for a device or a server, made at once, so that they wait once."""
+"""Make several blocking calls at the same time, so that their waits overlap."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 
 
 def at_once(calls: Sequence[Callable[[], object]]) -> None:
-    """Make all calls, the first in this thread and the others beside it; returns when all ended.
+    """Make all calls, the first in this thread, and return when all have ended.
 
-    The threads are the interpreter's bare ones: `threading.Thread` costs as much as an fsync.
+    Uses the interpreter's low-level threads: `threading.Thread` costs as much as an fsync.
 
     Raises:
-        OSError: what the first of those that failed said, when all have ended.
+        OSError: the first call that failed, after all have ended.
     """
     failed: list[BaseException] = []
 
@@ -32,7 +32,7 @@ def at_once(calls: Sequence[Callable[[], object]]) -> None:
         all_running.append(running)
         try:
             _thread.start_new_thread(one, (call, running))
-        except RuntimeError:  # no thread to be had here: then one after the other
+        except RuntimeError:  # no thread could be started: call one after the other
             one(call, running)
     try:
         calls[0]()

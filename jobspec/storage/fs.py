@@ -1,12 +1,12 @@
-"""The only module that writes queue state: publish, move, append, list.
+"""Atomic file operations: publish, move, append, list. Only this module writes the queue's state.
 
-What holds after `kill -9` at any point: a published name has all of its bytes or does not exist; a
-move happened once or not at all; an appended file has whole lines, a torn last one being healed by
-the next append. Nothing here takes a lock, reads an mtime or trusts `O_EXCL`: each of them fails on
-some network filesystem in use, `rename` holds on all of them.
+Guarantees after `kill -9` at any point: a published file has all of its bytes or does not exist; a
+move happened once or not at all; an appended file has complete lines, apart from a torn last line
+that the next append ends. Nothing here uses locks, mtimes or `O_EXCL`, which fail on some network
+filesystems in use; `rename` works on all of them.
 
-Temporary names begin with a dot, which makes them nobody's, and name their writer, so that they can
-be swept when that writer is dead.
+Temporary names begin with a dot, so that readers ignore them, and name their writer, so that they
+can be swept when it is dead.
 """
 
 from __future__ import annotations
@@ -23,63 +23,63 @@ from jobspec.errors import DiskFull, RootError
 from jobspec.storage import concurrent, tempfiles
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-# Filesystems that can't fsync a directory say so with one of these; their renames are synchronous.
+# Errors of filesystems that cannot fsync a directory; their renames are synchronous.
 _NO_DIR_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
-_TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
+_EXISTS = (errno.ENOTEMPTY, errno.EEXIST)
 
 
 def publish(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Make `path` hold `data`: all of it, durably, or nothing.
+    """Write a file durably: afterwards it has all of `data`, or is as it was before.
 
     Raises:
-        DiskFull: no space or quota left; `path` is as it was and no temporary file stays.
-        OSError: anything else, `path` being as it was unless only the directory's sync failed.
+        DiskFull: no space or quota left; `path` is unchanged and no temporary file stays.
+        OSError: any other error; `path` is unchanged unless only the directory's sync failed.
     """
     publish_together(path.parent, {path.name: data}, mode)
 
 
 def publish_together(folder: Path, files: Mapping[str, bytes], mode: int = 0o644) -> None:
-    """`publish` several files of one directory, for little more than the time of one.
+    """Publish several files of one directory in little more than the time of one.
 
-    Their names appear in the order given, each after all of the files' bytes are durable.
+    Their names appear in the given order, after the bytes of all of them are durable.
 
     Raises:
-        DiskFull, OSError: as for `publish`; unless a rename failed, nothing has changed.
+        DiskFull, OSError: as for `publish`; nothing has changed unless a rename failed.
     """
     _swap_in(folder, files, mode, sync=True)
     sync_dir(folder)
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Like `publish` without the fsyncs: for files whose loss costs nothing, such as progress."""
+    """Like `publish` but without fsync, for files that may be lost, such as progress."""
     _swap_in(path.parent, {path.name: data}, 0o644, sync=False)
 
 
 def move_once(source: Path, target: Path) -> bool:
-    """Rename a file whose target name only this move makes.
+    """Rename a file to a name that only this caller uses.
 
     Returns:
-        True if it is at `target`. False if `source` was gone first: the race is lost.
+        True if the file is at `target`. False if `source` was gone: another process won the race.
     """
     try:
         os.rename(source, target)
     except FileNotFoundError:
-        # RACE: on a network filesystem the winner too can be told ENOENT, its reply having been
-        # lost and the call repeated. The target's name is our own, so finding it proves the move.
+        # RACE: on a network filesystem the winner can get ENOENT too, if its reply was lost and the
+        # call repeated. Only this caller uses the target's name, so finding it proves the move.
         return exists(target)
     return True
 
 
 def place_dir(staged: Path, target: Path) -> bool:
-    """Rename a staged, non-empty directory; if `target` is taken, remove `staged`: False."""
+    """Rename a staged, non-empty directory. If `target` exists, remove `staged`: False."""
     try:
         os.rename(staged, target)
     except FileNotFoundError:
-        # RACE: a lost reply. Nobody else moves a temporary name, so where it has gone it arrived.
+        # RACE: a lost reply. Nobody else moves a temporary name, so if it is gone, it arrived.
         if exists(staged) or not exists(target):
             raise
     except OSError as error:
-        if error.errno not in _TAKEN:
+        if error.errno not in _EXISTS:
             raise
         remove_tree(staged)
         return False
@@ -90,10 +90,10 @@ def place_dir(staged: Path, target: Path) -> bool:
 def staged_dir(
     beside: Path, files: Mapping[str, tuple[bytes, int]], *, sync: bool = True
 ) -> Generator[Path]:
-    """A temporary directory beside `beside` holding `files` (name → bytes, mode), fsynced.
+    """Create a temporary directory beside `beside` with `files` (name → bytes, mode), fsynced.
 
-    It has its parent's permissions, and is removed if the body, or the writing of it, raises an
-    `OSError`. `sync=False` is for what only its living writer will read.
+    It gets its parent's permissions, and is removed if writing it or the body raises `OSError`.
+    `sync=False` is for files that only their living writer will read.
     """
     staged = tempfiles.beside(beside)
     try:
@@ -108,10 +108,10 @@ def staged_dir(
 
 
 def append(path: Path, data: bytes) -> None:
-    """Append whole lines, after ending a torn last line that a killed writer left.
+    """Append complete lines, after ending a torn last line that a killed writer left.
 
     Raises:
-        DiskFull: no space left; the file ends where it ended before.
+        DiskFull: no space left; the file is as long as before.
     """
     whole = data if data.endswith(b"\n") else data + b"\n"
     with disk_full(path):
@@ -130,10 +130,10 @@ def append(path: Path, data: bytes) -> None:
 
 
 def rewrite(path: Path, data: bytes) -> bool:
-    """Overwrite an existing file's bytes in place; False if it is gone.
+    """Overwrite an existing file in place; False if it is gone.
 
-    For a queue entry only. RACE: a rename over it could bring back a name that somebody has moved
-    away meanwhile; writing to the open file follows it wherever it went.
+    Only for queue entries. RACE: publishing could bring back a name that another process has just
+    moved away; writing to the open file follows it to its new name.
     """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
@@ -150,15 +150,15 @@ def rewrite(path: Path, data: bytes) -> bool:
 
 
 def touch(path: Path) -> None:
-    """Make an empty file exist."""
+    """Create an empty file if there is none."""
     with disk_full(path):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o644))
 
 
 def make_dir(path: Path, mode: int | None = None) -> None:
-    """Make a directory and its parents; one that is there stays as it is.
+    """Create a directory and its parents; an existing one stays as it is.
 
-    `mode` is what it gets, whatever the umask; by default its parent's.
+    `mode` is set whatever the umask is; by default it is the parent's.
     """
     with disk_full(path):
         first = 0o755 if mode is None else mode
@@ -169,14 +169,14 @@ def make_dir(path: Path, mode: int | None = None) -> None:
         except FileNotFoundError:
             make_dir(path.parent, mode)
             try:
-                os.mkdir(path, first)  # once: procfs says ENOENT of what it won't make, for ever
+                os.mkdir(path, first)  # only once: procfs always answers ENOENT
             except FileExistsError:
                 return
         _set_mode(path, _mode_of(path.parent) if mode is None else mode)
 
 
 def link_to(link: Path, destination: str) -> None:
-    """Make `link` a symbolic link to `destination`, replacing a link or file in one step."""
+    """Make `link` a symbolic link to `destination`; replaces a link or file atomically."""
     with disk_full(link):
         try:
             os.symlink(destination, link)
@@ -188,7 +188,7 @@ def link_to(link: Path, destination: str) -> None:
             try:
                 os.rename(temp, link)
             except FileNotFoundError:
-                if os.readlink(link) != destination:  # not just a lost reply
+                if os.readlink(link) != destination:  # RACE: else only the reply was lost
                     raise
         except OSError:
             with contextlib.suppress(OSError):
@@ -197,27 +197,27 @@ def link_to(link: Path, destination: str) -> None:
 
 
 def read(path: Path, *, owned: bool = False) -> bytes:
-    """A file's bytes. With `owned`, refuse another user's file, and a link.
+    """Read a file. With `owned`, refuse links and files of other users.
 
     Raises:
-        RootError: `owned`, and the file belongs to somebody else.
+        RootError: `owned`, and the file belongs to another user.
     """
     descriptor = os.open(path, os.O_RDONLY | (os.O_NOFOLLOW if owned else 0))
     try:
-        found = os.fstat(descriptor)
-        if owned and found.st_uid != os.geteuid():
+        status = os.fstat(descriptor)
+        if owned and status.st_uid != os.geteuid():
             raise RootError(
-                f"belongs to user id `{found.st_uid}`",
+                f"belongs to user id `{status.st_uid}`",
                 file=path,
                 hint="set JOBSPEC_ALLOW_GROUP=1 to work with the files of your group's members",
             )
-        return _read_all(descriptor, found.st_size)
+        return _read_all(descriptor, status.st_size)
     finally:
         os.close(descriptor)
 
 
 def exists(path: Path) -> bool:
-    """Whether a name is there. An error other than its absence is raised, never taken for it."""
+    """Whether a name exists. Any error but ENOENT is raised, so it is never read as absence."""
     try:
         os.lstat(path)
     except FileNotFoundError:
@@ -226,12 +226,12 @@ def exists(path: Path) -> bool:
 
 
 def list_dir(path: Path) -> list[str]:
-    """The names in a directory, without dotfiles (`.nfs…` and temporary names are nobody's)."""
+    """The names in a directory without dotfiles, such as `.nfs…` and temporary names."""
     return [name for name in os.listdir(path) if not name.startswith(".")]
 
 
 def list_names(path: Path) -> list[str]:
-    """Like `list_dir`; a missing directory has no names."""
+    """Like `list_dir`, but empty for a missing directory."""
     try:
         return list_dir(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -239,13 +239,13 @@ def list_names(path: Path) -> list[str]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file; it may be gone already."""
+    """Remove a file if it exists."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
 
 
 def remove_tree(path: Path) -> None:
-    """Remove what can be removed of a temporary file or directory."""
+    """Remove a temporary file or directory as far as possible, without errors."""
     with contextlib.suppress(OSError):
         if not stat.S_ISDIR(os.lstat(path).st_mode):
             os.unlink(path)
@@ -256,10 +256,10 @@ def remove_tree(path: Path) -> None:
 
 
 def discard(path: Path, *, into: Path) -> bool:
-    """Delete a file or directory that others may be reading, after renaming it out of their sight.
+    """Delete a file or directory that others may read: rename it to a hidden name first.
 
     Args:
-        into: a directory on the same filesystem that nobody reads, or whose dotfiles nobody reads.
+        into: a directory on the same filesystem whose dotfiles nobody reads.
 
     Returns:
         False if `path` was gone already.
@@ -272,7 +272,7 @@ def discard(path: Path, *, into: Path) -> bool:
 
 
 def sync_dirs(*paths: Path) -> None:
-    """Make the names in several directories durable, where their order does not matter."""
+    """Make the names in several directories durable, in any order."""
     concurrent.at_once([partial(sync_dir, path) for path in paths])
 
 
@@ -288,13 +288,8 @@ def sync_dir(path: Path) -> None:
         os.close(descriptor)
 
 
-def temp_beside(path: Path) -> Path:
-    """A temporary name of this process's own beside `path`, for what is renamed to it whole."""
-    return tempfiles.beside(path)
-
-
 def sweep(path: Path) -> list[str]:
-    """Remove a directory's temporary names whose writers are dead; returns them."""
+    """Remove the temporary files in a directory whose writers are dead; returns their names."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         swept = [name for name in os.listdir(path) if tempfiles.is_abandoned(name)]
         for name in swept:
@@ -305,7 +300,7 @@ def sweep(path: Path) -> list[str]:
 
 @contextlib.contextmanager
 def disk_full(path: Path | str) -> Generator[None]:
-    """Turn ENOSPC and EDQUOT into `DiskFull`, naming `path`."""
+    """Raise `DiskFull`, which names `path`, instead of ENOSPC and EDQUOT."""
     try:
         yield
     except OSError as error:
@@ -314,7 +309,7 @@ def disk_full(path: Path | str) -> Generator[None]:
         raise DiskFull(
             "no space left" if error.errno == errno.ENOSPC else "quota exceeded",
             file=path,
-            hint="free space or raise the quota; `jobspec du` shows what takes it",
+            hint="free some space or raise the quota; `jobspec du` shows what uses it",
         ) from error
 
 
@@ -328,7 +323,7 @@ def _make_one(path: Path, mode: int) -> None:
 
 
 def _set_mode(path: Path, mode: int) -> None:
-    """Give a directory this mode, where it hasn't: looking costs less than to set what is so."""
+    """Set a directory's mode if it differs: reading it is cheaper than setting it."""
     if _mode_of(path) != mode:
         os.chmod(path, mode)
 
@@ -352,7 +347,7 @@ def _swap_one_in(path: str, temp: str, data: bytes) -> None:
     try:
         os.rename(temp, path)
     except FileNotFoundError:
-        # RACE: a lost reply again; the bytes tell whether it was ours that arrived.
+        # RACE: a lost reply; the bytes tell whether this rename arrived.
         if not exists(Path(path)) or read(Path(path)) != data:
             raise
 
@@ -360,11 +355,11 @@ def _swap_one_in(path: str, temp: str, data: bytes) -> None:
 def _write(
     files: Mapping[str, tuple[bytes, int]], *, sync: Sequence[Callable[[], object]] | None
 ) -> None:
-    """Write files (bytes, mode), then fsync all at once, and beside it do what else `sync` says."""
+    """Write files (bytes, mode), then fsync them all at once, together with the calls in `sync`."""
     with contextlib.ExitStack() as stack:
         descriptors: list[int] = []
         for path, (data, mode) in files.items():
-            # Asked for at once, the mode is seldom to be set: a round trip on a network filesystem.
+            # With the mode in `open`, fchmod is rarely needed: a round trip on network filesystems.
             writable = bool(mode & stat.S_IWUSR)
             first = mode if writable else 0o600
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, first)
@@ -381,7 +376,7 @@ def _write(
 
 
 def _close(descriptor: int) -> None:
-    os.close(descriptor)  # looked up when called: tests put another `os` in its place
+    os.close(descriptor)  # looked up at the call, because tests replace `os`
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -394,6 +389,6 @@ def _read_all(descriptor: int, size: int) -> bytes:
     chunks: list[bytes] = []
     while chunk := os.read(descriptor, max(size, 4096) + 1):
         chunks.append(chunk)
-        if 0 < size <= sum(map(len, chunks)):  # all that there was: no call for the end of it
+        if 0 < size <= sum(map(len, chunks)):  # complete: saves the call that returns nothing
             break
     return b"".join(chunks)

@@ -17,7 +17,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 JOB_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{0,59}-[0-9a-f]{10}")
 WORKER_PATTERN = re.compile(r"[a-z0-9-]{1,80}")
@@ -90,6 +90,20 @@ def is_partial(path: Path) -> bool:
     return path.name.endswith(_PARTIAL)
 
 
+class _Directory(Protocol):
+    @property
+    def dir(self) -> Path: ...
+
+
+def _below(name: str) -> cached_property[Path]:
+    """A property of a directory's class: the path of this name in the directory."""
+
+    def path(owner: _Directory) -> Path:
+        return owner.dir / name
+
+    return cached_property(path)
+
+
 @dataclass(frozen=True)
 class CheckpointPaths:
     """A checkpoint to resume from: `step-<n>`, or `step-<n>.universal` once it is converted."""
@@ -123,20 +137,12 @@ class CheckpointPaths:
         """Where its converted form goes."""
         return self.dir.with_name(f"step-{self.step}.universal")
 
-    @cached_property
-    def manifest(self) -> Path:
-        """Published last: a checkpoint without it is incomplete."""
-        return self.dir / self.MANIFEST
-
-    @cached_property
-    def progress(self) -> Path:
-        """The run's counters at that step."""
-        return self.dir / "course.json"
-
-    @cached_property
-    def latest(self) -> Path:
-        """Written by DeepSpeed: the name of the directory that holds its files."""
-        return self.dir / self.LATEST
+    # Published last: a checkpoint without it is incomplete.
+    manifest = _below(MANIFEST)
+    # The run's counters at that step.
+    progress = _below("course.json")
+    # Written by DeepSpeed: the name of the directory that holds its files.
+    latest = _below(LATEST)
 
 
 @dataclass(frozen=True)
@@ -145,22 +151,11 @@ class SplitPaths:
 
     dir: Path
 
-    @cached_property
-    def rows(self) -> Path:
-        return self.dir / "data-00000-of-00001.arrow"
-
-    @cached_property
-    def counts(self) -> Path:
-        """Tokens and trained tokens of each row."""
-        return self.dir / "counts.npy"
-
-    @cached_property
-    def state(self) -> Path:
-        return self.dir / "state.json"
-
-    @cached_property
-    def info(self) -> Path:
-        return self.dir / "dataset_info.json"
+    rows = _below("data-00000-of-00001.arrow")
+    # Tokens and trained tokens of each row.
+    counts = _below("counts.npy")
+    state = _below("state.json")
+    info = _below("dataset_info.json")
 
 
 @dataclass(frozen=True)
@@ -169,9 +164,7 @@ class PreparedPaths:
 
     dir: Path
 
-    @cached_property
-    def report(self) -> Path:
-        return self.dir / "prepared.json"
+    report = _below("prepared.json")
 
     @cached_property
     def train(self) -> SplitPaths:
@@ -194,18 +187,10 @@ class EvaluationPaths:
 
     dir: Path
 
-    @cached_property
-    def plan(self) -> Path:
-        """Published first: what is to be sampled."""
-        return self.dir / self.PLAN
-
-    @cached_property
-    def questions(self) -> Path:
-        return self.dir / "questions.jsonl"
-
-    @cached_property
-    def scores(self) -> Path:
-        return self.dir / "scores.jsonl"
+    # Published first: what is to be sampled.
+    plan = _below(PLAN)
+    questions = _below("questions.jsonl")
+    scores = _below("scores.jsonl")
 
     def generations(self, index: int) -> Path:
         """The generations of one chunk of the plan."""
@@ -235,25 +220,11 @@ class AttemptPaths:
     def job_dir(self) -> Path:
         return self.dir.parent.parent
 
-    @cached_property
-    def events(self) -> Path:
-        return self.dir / "events.jsonl"
-
-    @cached_property
-    def metrics(self) -> Path:
-        return self.dir / "metrics.jsonl"
-
-    @cached_property
-    def progress(self) -> Path:
-        return self.dir / "progress.json"
-
-    @cached_property
-    def manifest(self) -> Path:
-        return self.dir / "manifest.json"
-
-    @cached_property
-    def checkpoints(self) -> Path:
-        return self.dir / self.CHECKPOINTS
+    events = _below("events.jsonl")
+    metrics = _below("metrics.jsonl")
+    progress = _below("progress.json")
+    manifest = _below("manifest.json")
+    checkpoints = _below(CHECKPOINTS)
 
     def checkpoint(self, step: int) -> CheckpointPaths:
         return CheckpointPaths(self.checkpoints / f"step-{step}")
@@ -267,48 +238,19 @@ class AttemptPaths:
         """How fast training can save, measured before its first checkpoint."""
         return self.checkpoints / "write_speed.json"
 
-    @cached_property
-    def adapter(self) -> Path:
-        return self.dir / self.ADAPTER
-
-    @cached_property
-    def trash(self) -> Path:
-        return self.dir / self.TRASH
-
-    @cached_property
-    def final_model(self) -> Path:
-        return self.dir / self.FINAL_MODEL
-
-    @cached_property
-    def eval(self) -> Path:
-        return self.dir / self.EVAL
-
-    @cached_property
-    def result(self) -> Path:
-        return self.dir / self.RESULT
-
-    @cached_property
-    def claim(self) -> Path:
-        """Which process made this directory, and when. It proves the claim."""
-        return self.dir / self.CLAIM
-
-    @cached_property
-    def end(self) -> Path:
-        return self.dir / self.END
-
-    @cached_property
-    def error(self) -> Path:
-        return self.dir / "error.json"
-
-    @cached_property
-    def retry(self) -> Path:
-        """Exists if somebody retried the job after this attempt: retry budgets start again."""
-        return self.dir / "retry.json"
-
-    @cached_property
-    def taken(self) -> Path:
-        """When the claim was reaped or cancelled; metric rows written later do not count."""
-        return self.dir / "taken.json"
+    adapter = _below(ADAPTER)
+    trash = _below(TRASH)
+    final_model = _below(FINAL_MODEL)
+    eval = _below(EVAL)
+    result = _below(RESULT)
+    # Which process made this directory, and when. It proves the claim.
+    claim = _below(CLAIM)
+    end = _below(END)
+    error = _below("error.json")
+    # Exists if somebody retried the job after this attempt: retry budgets start again.
+    retry = _below("retry.json")
+    # When the claim was reaped or cancelled; metric rows written later do not count.
+    revoked = _below("taken.json")
 
     def log(self, phase: str, node: int = 0) -> Path:
         """The output of a phase; each further node has a log of its own."""
@@ -331,30 +273,13 @@ class JobPaths:
     def job(self) -> str:
         return self.dir.name
 
-    @cached_property
-    def spec(self) -> Path:
-        return self.dir / "spec.json"
-
-    @cached_property
-    def enqueue(self) -> Path:
-        return self.dir / "enqueue.json"
-
-    @cached_property
-    def ticket(self) -> Path:
-        """The queue entry before it is published. After a crash it may still be here."""
-        return self.dir / "ticket.json"
-
-    @cached_property
-    def attempts(self) -> Path:
-        return self.dir / "attempts"
-
-    @cached_property
-    def result(self) -> Path:
-        return self.dir / "result.json"
-
-    @cached_property
-    def final_model(self) -> Path:
-        return self.dir / "final_model"
+    spec = _below("spec.json")
+    enqueue = _below("enqueue.json")
+    # The queue entry before it is published. After a crash it may still be here.
+    ticket = _below("ticket.json")
+    attempts = _below("attempts")
+    result = _below("result.json")
+    final_model = _below("final_model")
 
     def attempt(self, number: int) -> AttemptPaths:
         paths = self._attempts.get(number)
@@ -370,10 +295,8 @@ class JobPaths:
         """The directory that lets `fsck` rebuild the entry of attempt `number` only once."""
         return self.dir / f"{self.REBUILT}.{number}"
 
-    @cached_property
-    def edited_spec(self) -> Path:
-        """A spec that no longer matched the job's id, kept aside when it was restored."""
-        return self.dir / "spec.edited.json"
+    # A spec that no longer matched the job's id, kept aside when it was restored.
+    edited_spec = _below("spec.edited.json")
 
 
 @dataclass(frozen=True)
@@ -384,13 +307,16 @@ class RootPaths:
 
     root: Path
 
-    @cached_property
-    def format(self) -> Path:
-        return self.root / "FORMAT"
+    @property
+    def dir(self) -> Path:
+        return self.root
 
-    @cached_property
-    def queue(self) -> Path:
-        return self.root / "queue"
+    format = _below("FORMAT")
+    queue = _below("queue")
+    jobs = _below("jobs")
+    cache = _below("cache")
+    # Logs of array elements, and the batch scripts that were submitted.
+    batch_logs = _below("slurm")
 
     @cached_property
     def workers(self) -> Path:
@@ -407,19 +333,6 @@ class RootPaths:
     @cached_property
     def hold(self) -> Path:
         return self.queue / "hold"
-
-    @cached_property
-    def jobs(self) -> Path:
-        return self.root / "jobs"
-
-    @cached_property
-    def cache(self) -> Path:
-        return self.root / "cache"
-
-    @cached_property
-    def batch_logs(self) -> Path:
-        """Logs of array elements, and the batch scripts that were submitted."""
-        return self.root / "slurm"
 
     @cached_property
     def relay_lock(self) -> Path:

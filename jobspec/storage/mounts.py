@@ -1,6 +1,6 @@
-"""What filesystem a path is on, and how changes in it can be watched.
+"""Which filesystem a path is on, and how to watch it for changes.
 
-inotify tells of this machine's changes only, so it serves where nobody else can write.
+inotify reports only changes made on this machine, so it suffices only where no other can write.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _MOUNTS = Path("/proc/self/mountinfo")
 
 @dataclass(frozen=True)
 class Mount:
-    """One line of the mount table; `options` are the mount's and the filesystem's."""
+    """One line of the mount table. `options` has those of the mount and of the filesystem."""
 
     kind: str
     source: str
@@ -25,12 +25,12 @@ class Mount:
 
     @property
     def local(self) -> bool:
-        """Whether only this machine writes to it."""
+        """Whether only this machine can write to it."""
         return self.kind in _LOCAL
 
 
 def mount_of(path: Path) -> Mount:
-    """The mount that `path` is on, or would be.
+    """The mount that `path` is on, or would be on if it existed.
 
     Source: proc_pid_mountinfo(5): fields before ` - `, then type, source and options.
     """
@@ -46,12 +46,12 @@ def mount_of(path: Path) -> Mount:
 
 
 def is_local(path: Path) -> bool:
-    """Whether `path` is on a filesystem that only this machine writes."""
+    """Whether `path` is on a filesystem that only this machine can write to."""
     return mount_of(path).local
 
 
 def changes(directory: Path) -> Iterator[object]:
-    """What inotify tells of a directory; an empty set for every tenth of a second without news."""
+    """Changes in a directory, from inotify; an empty set for every 0.1 s without any."""
     from watchfiles import watch
 
     return watch(
@@ -67,7 +67,7 @@ def changes(directory: Path) -> Iterator[object]:
 
 
 def _unescaped(text: str) -> str:
-    """Blanks and backslashes are octal in the table."""
+    """Decode the table's octal escapes of blanks and backslashes."""
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
 
 

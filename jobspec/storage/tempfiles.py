@@ -1,6 +1,6 @@
-"""Temporary names: whose they are, and whether that writer is dead.
+"""Temporary names, which tell who wrote a file and so whether its writer is dead.
 
-They begin with a dot, which makes them nobody's to readers, and name their writer:
+They begin with a dot, so that readers ignore them, and name their writer:
 `.tmp-<host>-<pid namespace>-<pid>-<time>-<random>-<target>`.
 """
 
@@ -19,12 +19,12 @@ ABANDONED_S = 86400.0
 
 
 def beside(path: Path) -> Path:
-    """A temporary name of this process's own beside `path`."""
+    """A temporary path of this process in the directory of `path`."""
     return path.parent / named(path.name)
 
 
 def named(target: str) -> str:
-    """A temporary name of this process's own for what is to be called `target`."""
+    """A temporary name of this process for a file that will be renamed to `target`."""
     nonce = os.urandom(4).hex()
     writer = f"{host()}-{pid_space()}-{os.getpid()}-{int(time.time())}-{nonce}"
     return f".tmp-{writer}-{target[:100]}"
@@ -33,20 +33,20 @@ def named(target: str) -> str:
 def is_abandoned(name: str) -> bool:
     """Whether this is a temporary name whose writer is dead.
 
-    Dead is a process that has gone from this host. Of another host's nothing is known: its names
-    are left alone for a day.
+    A process of this host is dead once it is gone. Of processes on other hosts nothing is known, so
+    their names count as abandoned after a day.
     """
-    found = _TEMP.fullmatch(name)
-    if found is None:
+    match = _TEMP.fullmatch(name)
+    if match is None:
         return False
-    if time.time() - int(found["epoch"]) > ABANDONED_S:
+    if time.time() - int(match["epoch"]) > ABANDONED_S:
         return True
-    here = found["host"] == host() and int(found["space"]) == pid_space()
-    return here and not lives(int(found["pid"]))
+    here = match["host"] == host() and int(match["space"]) == pid_space()
+    return here and not lives(int(match["pid"]))
 
 
 def host() -> str:
-    """This machine's name, in the letters that file names may have."""
+    """This machine's name, reduced to characters that file names may have."""
     return _slug(os.uname().nodename)
 
 
@@ -57,9 +57,9 @@ def _slug(name: str) -> str:
 
 @cache
 def pid_space() -> int:
-    """Tells containers on one host apart, whose process ids mean nothing to each other.
+    """Identifies the namespace of process ids: containers on one host have different ones.
 
-    A process stays in the one it began in; its children may begin in another.
+    A process stays in its namespace; its children may start in another.
     """
     try:
         return Path("/proc/self/ns/pid").stat().st_ino
@@ -71,7 +71,7 @@ os.register_at_fork(after_in_child=pid_space.cache_clear)
 
 
 def lives(pid: int) -> bool:
-    """Whether a process of this host (and of this container) is there."""
+    """Whether a process of this host (and of this container) exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -20,7 +20,7 @@ from transformers import set_seed
 
 from jobspec.errors import JobspecError
 from jobspec.records.checkpoint import CheckpointManifest, WriteSpeed
-from jobspec.storage import fs
+from jobspec.storage import fs, tempfiles
 from jobspec.storage.layout import CheckpointPaths
 from worker.checkpoints import directories, integrity
 from worker.checkpoints.progress import TrainingProgress
@@ -165,7 +165,7 @@ class DistributedCheckpoints:
     def _test_write(self, size: int) -> float:
         """Seconds this rank needs to write and fsync `size` bytes."""
         self._paths.checkpoints.mkdir(parents=True, exist_ok=True)
-        file = fs.temp_beside(self._paths.checkpoints / f"rank-{self._rank}")
+        file = tempfiles.beside(self._paths.checkpoints / f"rank-{self._rank}")
         data = os.urandom(size)  # random, so that a compressing filesystem does not look faster
         started = time.monotonic()
         try:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from jobspec.storage import fs
+from jobspec.storage import fs, tempfiles
 
 if TYPE_CHECKING:
     from worker.data.encode import Encoded
@@ -102,7 +102,7 @@ def shelve(staged: Path, directory: Path, report: dict[str, Any]) -> None:
         fs.sync_dir(staged / split)
     fs.sync_dir(staged)
     if fs.exists(directory) and find(directory) is None:
-        damaged = fs.temp_beside(directory)
+        damaged = tempfiles.beside(directory)
         if fs.move_once(directory, damaged):
             fs.remove_tree(damaged)
     fs.place_dir(staged, directory)

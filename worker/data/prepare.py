@@ -28,7 +28,7 @@ from jobspec.errors import DataError, JobspecError, RootError, TemplateError
 from jobspec.records import exit_codes
 from jobspec.spec import schema as specs
 from jobspec.spec.schema import JobSpec
-from jobspec.storage import fs
+from jobspec.storage import fs, tempfiles
 from jobspec.storage.layout import RootPaths
 from worker.data import batching, contamination, dataset_cache, parallel_map, split
 from worker.data.cache_key import Inputs
@@ -158,7 +158,7 @@ def _make(inputs: Inputs, directory: Path, progress: Progress) -> dict[str, Any]
     """Tokenize the rows and shelve them; returns their report."""
     fs.make_dir(directory.parent)
     fs.sweep(directory.parent)
-    staged = fs.temp_beside(directory)
+    staged = tempfiles.beside(directory)
     try:
         with fs.disk_full(directory):
             staged.mkdir()

@@ -153,7 +153,7 @@ def test_rows_without_a_number_get_their_lines(job: JobPaths) -> None:
 
 def test_rows_after_the_claim_was_taken_are_ignored(job: JobPaths) -> None:
     write(job, 1, losses(1, 2, 3))
-    job.attempt(1).taken.write_bytes(encode(ClaimRevoked(at=minute(1))))
+    job.attempt(1).revoked.write_bytes(encode(ClaimRevoked(at=minute(1))))
     assert steps(job) == [(1, 1), (1, 2)]
 
 

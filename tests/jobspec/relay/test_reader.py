@@ -100,7 +100,7 @@ def test_nothing_goes_out_while_it_is_unknown_when_the_last_attempt_ended(queue:
     job.steps(0, 3)
     queue.reap(worker=job.claim.worker, now=True)
     assert train(queue, job.job).sendable == 3
-    fs.remove(job.claim.dir.taken)  # whoever took the claim died before it could say so
+    fs.remove(job.claim.dir.revoked)  # whoever took the claim died before it could say so
     assert train(queue, job.job).sendable == 0
 
 
