@@ -1,7 +1,9 @@
-"""Which tests stay together where several processes run them, and which begin."""
+"""Which tests stay together where several processes run them, which begin, and which may be skipped."""
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -38,6 +40,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next(begins, len(FIRST))
 
     items.sort(key=place)
+    if importlib.util.find_spec("vllm") is None:
+        reason = "needs vLLM: tests/integration/vllm/create-environment"
+        for item in items:
+            if item.get_closest_marker("vllm") is not None:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+_unexpected_skips: list[str] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """In CI every tool is installed, so that only tests of a GPU may be skipped there."""
+    expected = "gpu" in report.keywords or hasattr(report, "wasxfail")
+    if os.environ.get("CI") == "true" and report.skipped and not expected:
+        _unexpected_skips.append(report.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _unexpected_skips and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _unexpected_skips:
+        terminalreporter.section("skipped, which is an error in CI")
+        for nodeid in _unexpected_skips:
+            terminalreporter.line(nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -119,13 +119,28 @@ class Commands(click.Group):
             ctx.exit(1)
 
 
+def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from jobspec.version import describe
+
+        click.echo(describe())
+        ctx.exit()
+
+
 @click.command(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="ROOT is --root, else $JOBSPEC_ROOT, else ./jobspec-root.",
 )
 @root_option
-@click.version_option(package_name="jobspec", message="%(version)s")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_show_version,
+    help="Print this version, its commit and the packages it runs with.",
+)
 @click.option(
     "--completion",
     type=click.Choice(["bash", "zsh", "fish"]),

@@ -13,13 +13,12 @@ class Responses:
 
     Args:
         tokenizer: the model's.
-        generation_config: its end tokens join the tokenizer's own.
+        end_tokens: the model's, one or several, which join the tokenizer's own.
     """
 
-    def __init__(self, tokenizer: Any, generation_config: Any) -> None:
+    def __init__(self, tokenizer: Any, end_tokens: int | list[int] | None) -> None:
         self._tokenizer = tokenizer
-        stated = getattr(generation_config, "eos_token_id", None)
-        ids = stated if isinstance(stated, list) else [stated]
+        ids = end_tokens if isinstance(end_tokens, list) else [end_tokens]
         self.eos = frozenset(i for i in (*ids, tokenizer.eos_token_id) if i is not None)
 
     def generation(

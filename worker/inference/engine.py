@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import msgspec
 from jobspec.errors import ModelError
 from jobspec.records.evaluation import Generation
 from jobspec.spec.schema import ModelSpec
+from jobspec.version import installed_version
 from worker.inference.requests import Chunk, Sampling
 from worker.model_dir import max_positions, read_json
 
@@ -56,7 +56,7 @@ class EngineChoice(msgspec.Struct, frozen=True, kw_only=True):
         return {
             "engine": self.name,
             "engine_versions": {
-                package: importlib.metadata.version(package) for package in _VERSIONS[self.name]
+                package: installed_version(package) for package in _VERSIONS[self.name]
             },
             "dtype": self.weights.dtype,
             "device": "cuda" if self.devices else "cpu",

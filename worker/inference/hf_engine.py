@@ -28,7 +28,7 @@ class HfEngine:
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model = model
         group_queries(model)
-        self.responses = Responses(tokenizer, model.generation_config)
+        self.responses = Responses(tokenizer, model.generation_config.eos_token_id)
         accepted = inspect.signature(model.forward).parameters
         self._extras: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
         self._positions = "position_ids" in accepted

@@ -2,15 +2,21 @@
 
 Nobody is given a fixed share, so no slow share is waited for. The parent owns the list and the
 files; a child knows one engine and a socket. Children also give GPU memory back by ending, which
-is how one model follows another.
+is how one model follows another. A child leads a process group, so that what its engine started
+ends with it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -24,6 +30,11 @@ from worker.inference.engine import EngineChoice
 from worker.inference.requests import Chunk
 
 _MOST_IN_FLIGHT = 256
+_LOOK_EVERY_S = 1.0  # at whether a child still lives
+_GROUP_ENDS_S = 10.0
+# vLLM's processes log their own error; the child learns only that one of them has died.
+_ROOT_CAUSE = re.compile(rb"ERROR .*\] ((?:[\w.]+\.)?\w*(?:Error|Exception)\b.*)")
+_HIDES_ITS_CAUSE = ("EngineDeadError", "Engine core initialization failed")
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +112,7 @@ class EnginePool:
         held: dict[tuple[str, int], Chunk] = {}
         busy: dict[Any, _Child] = {child.connection: child for child in self._children}
         while busy:
-            for ready in wait(list(busy)):
+            for ready in wait(list(busy), _LOOK_EVERY_S) or _ended(busy):
                 child = busy[ready]
                 message = child.receive()
                 if isinstance(message, Done):
@@ -114,7 +125,7 @@ class EnginePool:
                 elif isinstance(message, Finished):
                     del busy[ready]
                 else:
-                    raise _error(message)
+                    raise _error(child.explained(message))
 
     def close(self) -> None:
         """End the children, whatever they do."""
@@ -123,7 +134,7 @@ class EnginePool:
 
 
 class _Child:
-    """One engine's process and the parent's end of its socket."""
+    """One engine's process, the parent's end of its socket, and what it logs."""
 
     def __init__(self, start: Start, switches: Mapping[str, str]) -> None:
         ours, theirs = socket.socketpair()
@@ -134,9 +145,15 @@ class _Child:
                 [sys.executable, "-m", "worker.inference.pool_main", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 env={**os.environ, **switches, "PYTHONPATH": path},
+                process_group=0,
             )
         self.connection = Connection(ours.detach())
+        self._root_cause: str | None = None
+        self._log = threading.Thread(target=self._pass_on_log, daemon=True)
+        self._log.start()
         self.send(start)
 
     def send(self, message: msgspec.Struct) -> None:
@@ -147,17 +164,61 @@ class _Child:
 
     def receive(self) -> Message:
         try:
+            # A process of vLLM's may hold the other end after the child is gone.
+            if self.process.poll() is not None and not self.connection.poll():
+                raise EOFError
             return _messages.decode(self.connection.recv_bytes())
         except (EOFError, OSError) as error:
             raise self._died() from error
 
+    def explained(self, failed: Failed) -> Failed:
+        """The failure with the error of the engine's own process, where that is the cause."""
+        if not any(words in failed.message for words in _HIDES_ITS_CAUSE):
+            return failed
+        self.close()  # what it logged is complete then
+        if self._root_cause is None:
+            return failed
+        kind = "memory" if "OutOfMemoryError" in self._root_cause else "other"
+        return Failed(kind=kind, message=self._root_cause)
+
     def close(self) -> None:
-        self.connection.close()
-        self.process.kill()
+        """Kill the process and all it started, and wait until they have given memory back."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        until = time.monotonic() + _GROUP_ENDS_S
+        while _group_exists(self.process.pid) and time.monotonic() < until:
+            time.sleep(0.02)
+        self._log.join(_GROUP_ENDS_S)
+        self.connection.close()
 
     def _died(self) -> EngineDiedError:
         return EngineDiedError(f"an engine's process ended with code {self.process.wait()}")
+
+    def _pass_on_log(self) -> None:
+        """Copy the log to this process's own, and keep the last error in it."""
+        assert self.process.stdout is not None
+        with self.process.stdout as stream:
+            for line in stream:
+                sys.stderr.buffer.write(line)
+                sys.stderr.buffer.flush()
+                if found := _ROOT_CAUSE.search(line):
+                    self._root_cause = found[1].decode(errors="replace")
+
+
+def _ended(children: Mapping[Any, _Child]) -> list[Any]:
+    """The connections of children that have ended."""
+    return [
+        connection for connection, child in children.items() if child.process.poll() is not None
+    ]
+
+
+def _group_exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _error(failed: Failed) -> Exception:

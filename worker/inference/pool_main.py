@@ -1,7 +1,12 @@
-"""One engine in a process of its own, started by worker.inference.pool."""
+"""One engine in a process of its own, started by worker.inference.pool.
+
+It dies with the phase that started it, and the processes that the engine starts die with it.
+"""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -11,11 +16,15 @@ import msgspec
 
 from jobspec.errors import JobspecError
 from worker.imports.quiet import import_transformers
+from worker.inference import children
 from worker.inference.pool import Done, Failed, Finished, Message, Next, Start, Work
 from worker.inference.requests import Chunk
+from worker.process.rank_launcher import die_with_parent
 
 
 def main() -> int:
+    die_with_parent(signal.SIGKILL, os.getppid())
+    children.die_with_this_process()
     connection = Connection(int(sys.argv[1]))
     try:
         serve(connection)
@@ -33,9 +42,11 @@ def serve(connection: Connection) -> None:
     start = msgspec.msgpack.decode(connection.recv_bytes(), type=Start)
     import_transformers()
     engine = start.choice.load(in_flight=start.in_flight)
-    for chunk, rows in engine.run(chunks(connection)):
-        send(connection, Done(benchmark=chunk.benchmark, index=chunk.index, rows=rows))
-    engine.close()
+    try:
+        for chunk, rows in engine.run(chunks(connection)):
+            send(connection, Done(benchmark=chunk.benchmark, index=chunk.index, rows=rows))
+    finally:
+        engine.close()
     send(connection, Finished())
 
 
@@ -63,5 +74,7 @@ def failure(error: Exception) -> Failed:
     return Failed(kind="other", message=f"{type(error).__name__}: {text.splitlines()[0]}")
 
 
+if __name__ == "__mp_main__":  # a process that vLLM has spawned imports this module first
+    children.die_with_spawner()
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,6 +2,10 @@
 
 Written to the interface of vLLM 0.32: `LLM(...).llm_engine` with `add_request` and `step`. Text is
 decoded by our own tokenizer from token ids, as the hf engine does, so both read alike.
+
+vLLM runs its scheduler and model in further processes (`VLLM::EngineCore`, `VLLM::Worker`), which
+hold the GPU's memory: `close` ends them, and a process that loads vLLM first calls
+`worker.inference.children.die_with_this_process`, so that none outlives a killed parent.
 """
 
 from __future__ import annotations
@@ -9,14 +13,17 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from jobspec.records.evaluation import Generation
 from worker.inference.decode import Responses
 from worker.inference.engine import Weights
 from worker.inference.requests import Chunk, Request, Sampling
+from worker.model_dir import eos_of
 
 IN_FLIGHT = 256  # samples an engine holds at a time; more wait in vLLM's queue to no use
+_CPU_BATCHED_TOKENS = 2048
 
 
 class VllmEngine:
@@ -48,24 +55,25 @@ class VllmEngine:
         """Start vLLM with prefix caching, for sequences of `context` tokens at most."""
         import torch
         import vllm  # pyright: ignore[reportMissingImports] - the extra `vllm`
-        from transformers import GenerationConfig
 
+        gpus = torch.cuda.device_count()
         llm = vllm.LLM(
             model=weights.directory,
             dtype=weights.dtype,
             trust_remote_code=weights.trust_remote_code,
             max_model_len=context,
             # The process sees the devices of one engine only.
-            tensor_parallel_size=max(1, torch.cuda.device_count()),
+            tensor_parallel_size=max(1, gpus),
             enable_prefix_caching=True,
-            # Its own all-reduce is peer access too: see worker.inference.gpu_groups.
-            disable_custom_all_reduce=os.environ.get("NCCL_P2P_DISABLE") == "1",
             # Nothing of generation_config may shape a draw that the spec does not ask for.
             generation_config="vllm",
             disable_log_stats=True,
+            **link_arguments(),
+            **({} if gpus else cpu_arguments(context)),
         )
-        stated = GenerationConfig.from_pretrained(weights.directory)
-        return cls(llm, vllm, Responses(tokenizer, stated), in_flight=in_flight)
+        # Many models have no generation_config.json; then config.json has their end tokens.
+        end_tokens = eos_of(Path(weights.directory))
+        return cls(llm, vllm, Responses(tokenizer, end_tokens), in_flight=in_flight)
 
     def run(self, chunks: Iterator[Chunk]) -> Iterator[tuple[Chunk, list[Generation]]]:
         """Hold `in_flight` samples at a time; a chunk is yielded when its last one ends."""
@@ -92,8 +100,10 @@ class VllmEngine:
                     yield held.chunk, held.rows
 
     def close(self) -> None:
-        """Drop the engine; its processes end with it."""
-        self._llm = None
+        """End the engine's processes, which hold the memory; safe to call again."""
+        llm, self._llm = self._llm, None
+        if llm is not None:
+            shut_down(llm)
 
     def _submit(self, engine: Any, number: int, chunk: Chunk) -> None:
         for place, request in enumerate(chunk.requests):
@@ -117,6 +127,8 @@ class VllmEngine:
             "stop": None,
             "stop_token_ids": sorted(self._responses.eos),
             "detokenize": False,
+            # By default every step would hand over all tokens so far of every sample.
+            "output_kind": self._module.sampling_params.RequestOutputKind.FINAL_ONLY,
         }
 
     def _generation(self, request: Request, completion: Any) -> Generation:
@@ -139,3 +151,28 @@ class _Open:
     @property
     def rows(self) -> list[Generation]:
         return [row for row in self._rows if row is not None]
+
+
+def shut_down(llm: Any) -> None:
+    """End the processes of a `vllm.LLM`: dropping the object leaves them, and their memory."""
+    llm.llm_engine.engine_core.shutdown()
+
+
+def link_arguments() -> dict[str, Any]:
+    """Arguments of `vllm.LLM` for the links between this engine's GPUs.
+
+    vLLM's own all-reduce uses peer access too: see worker.inference.gpu_groups.
+    """
+    return {"disable_custom_all_reduce": os.environ.get("NCCL_P2P_DISABLE") == "1"}
+
+
+def cpu_arguments(context: int) -> dict[str, Any]:
+    """Arguments of `vllm.LLM` on a CPU.
+
+    A prompt has to be computed in one piece there. When it is split, seeded sampling ends the
+    engine with `CPU Generator does not use offset` (vLLM 0.32).
+    """
+    return {
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(context, _CPU_BATCHED_TOKENS),
+    }

@@ -76,15 +76,20 @@ class FakeVllm:
     """The part of vLLM's interface the adapter uses, answering from the request's own seed."""
 
     TokensPrompt = dict
+    sampling_params = SimpleNamespace(RequestOutputKind=SimpleNamespace(FINAL_ONLY="final"))
 
     class SamplingParams(SimpleNamespace):
         pass
 
     def __init__(self, end: int) -> None:
         self.end = end
-        self.llm_engine = self
+        self.llm_engine = self.engine_core = self
+        self.shut_down = 0
         self.waiting: list[tuple[str, Any]] = []
         self.most = 0
+
+    def shutdown(self) -> None:
+        self.shut_down += 1
 
     def add_request(self, request_id: str, prompt: Any, params: Any) -> None:
         assert prompt["prompt_token_ids"]
@@ -110,6 +115,7 @@ class OwnClasses(FakeVllm):
         super().__init__(end)
         self.TokensPrompt = vllm.TokensPrompt
         self.SamplingParams = vllm.SamplingParams
+        self.sampling_params = vllm.sampling_params
         self.outputs = vllm.outputs
 
     def step(self) -> list[Any]:
@@ -149,11 +155,11 @@ def vllm() -> Any:
 
 def vllm_engine(tokenizer: Any, in_flight: int = 5, fake: FakeVllm | None = None) -> VllmEngine:
     fake = fake or FakeVllm(tokenizer.eos_token_id)
-    responses = Responses(tokenizer, SimpleNamespace(eos_token_id=tokenizer.eos_token_id))
+    responses = Responses(tokenizer, tokenizer.eos_token_id)
     return VllmEngine(fake, fake, responses, in_flight=in_flight)
 
 
-@pytest.fixture(params=["hf", "vllm", pytest.param("own classes", marks=pytest.mark.gpu)])
+@pytest.fixture(params=["hf", "vllm", pytest.param("own classes", marks=pytest.mark.vllm)])
 def engine(request: pytest.FixtureRequest, tokenizer: Any) -> Engine:
     if request.param == "own classes":
         fake = OwnClasses(request.getfixturevalue("vllm"), tokenizer.eos_token_id)
@@ -218,7 +224,7 @@ def test_vllm_is_given_every_sampling_field(tokenizer: Any) -> None:
         max_gen_toks=9, temperature=0.7, top_p=0.8, top_k=20, min_p=0.1, presence_penalty=1.5
     )
     fields = engine._fields(request, sampling)
-    assert fields | {"detokenize": False} == {
+    assert fields == {
         "n": 1,
         "seed": 2**62,
         "max_tokens": 9,
@@ -232,6 +238,7 @@ def test_vllm_is_given_every_sampling_field(tokenizer: Any) -> None:
         "stop": None,
         "stop_token_ids": [tokenizer.eos_token_id],
         "detokenize": False,
+        "output_kind": "final",
     }
     unset = engine._fields(request, Sampling(max_gen_toks=9, temperature=0.7))
     assert (unset["top_p"], unset["top_k"], unset["min_p"], unset["presence_penalty"]) == (
@@ -242,16 +249,17 @@ def test_vllm_is_given_every_sampling_field(tokenizer: Any) -> None:
     )
 
 
-@pytest.mark.gpu
+@pytest.mark.vllm
 def test_vllm_accepts_those_fields(vllm: Any, tokenizer: Any) -> None:
     request = Request(question="q", sample=0, seed=2**62, prompt=(1, 2))
-    fields = vllm_engine(tokenizer)._fields(request, SAMPLING)
+    own = OwnClasses(vllm, tokenizer.eos_token_id)
+    fields = vllm_engine(tokenizer, fake=own)._fields(request, SAMPLING)
     made = vllm.SamplingParams(**fields)
     assert (made.seed, made.top_k, made.detokenize) == (2**62, 0, False)
     assert made.all_stop_token_ids == {tokenizer.eos_token_id}
 
 
-@pytest.mark.gpu
+@pytest.mark.vllm
 def test_vllm_takes_what_it_is_loaded_and_called_with(
     vllm: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,7 +272,7 @@ def test_vllm_takes_what_it_is_loaded_and_called_with(
         return SimpleNamespace(llm_engine=None)
 
     monkeypatch.setattr(vllm, "LLM", load)
-    make_engine("llama", tokenizer).model.generation_config.save_pretrained(tmp_path)
+    make_engine("llama", tokenizer).model.config.save_pretrained(tmp_path)
     VllmEngine.load(Weights(directory=str(tmp_path)), tokenizer, context=512)
     assert given["max_model_len"] == 512 and given["enable_prefix_caching"] is True
     assert given.keys() <= inspect.signature(arguments).parameters.keys()
@@ -278,3 +286,11 @@ def test_vllm_holds_no_more_than_its_share(tokenizer: Any) -> None:
     chunks = plan_chunks("job", "bench", prompts(tokenizer), 8, SAMPLING, rows=2)
     assert len(list(engine.run(iter(chunks)))) == 12
     assert engine._llm.most == 6  # whole chunks of two, pulled while fewer than five are held
+
+
+def test_closing_vllm_ends_its_processes_once(tokenizer: Any) -> None:
+    fake = FakeVllm(tokenizer.eos_token_id)
+    engine = vllm_engine(tokenizer, fake=fake)
+    engine.close()
+    engine.close()
+    assert fake.shut_down == 1
