@@ -67,7 +67,7 @@ def code_version() -> dict[str, Any]:
 
 
 def describe() -> str:
-    """The output of `jobspec --version`: this version, its commit, and the packages it runs with."""
+    """The output of `jobspec --version`: the version, the commit, and the packages here."""
     code = code_version()
     commit = (
         f" (commit {code['commit'][:12]}{', modified' if code['dirty'] else ''})" if code else ""

@@ -1,4 +1,4 @@
-"""Which tests stay together where several processes run them, which begin, and which may be skipped."""
+"""Which tests stay together in one process, which begin, and which may be skipped."""
 
 from __future__ import annotations
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import platform
 import re
-import subprocess
-import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +12,10 @@ import msgspec
 
 from jobspec.errors import JobspecError
 from jobspec.spec.schema import JobSpec
+from jobspec.version import code_version, package_versions
 from worker.launch import plan as launch
 from worker.launch.plan import Devices, Plan
 
-PACKAGES = (
-    *("torch", "transformers", "accelerate", "deepspeed", "trl", "peft", "datasets", "tokenizers"),
-    *("safetensors", "lm_eval", "math-verify", "vllm", "liger-kernel", "triton"),
-    *("flash-attn", "flash-attn-3", "flash-attn-4", "numpy", "msgspec", "jobspec"),
-)
-
-
-_COMMIT = "# branch.oid "
 _DRIVER = re.compile(r"Kernel Module(?: for \S+)?\s+([\d.]+)")
 # Of the prepare phase's report, what says which rows were trained on and how they were rendered.
 _INPUTS = ("key", "data_sha256", "template_sha256", "tokenizer_sha256", "rows_train", "rows_eval")
@@ -54,7 +43,7 @@ def manifest(
         "host": platform.node(),
         "python": platform.python_version(),
         "kernel": platform.release(),
-        "packages": packages(),
+        "packages": package_versions(),
         "code": code_version(),
         "image": image(),
         "image_sha256": image_digest(image()),
@@ -126,57 +115,3 @@ def planned_rows(manifest: Path, world: int) -> int | None:
     if plan["world_size"] != world:
         raise JobspecError(f"{world} ranks run, {plan['world_size']} were planned", file=manifest)
     return plan["per_device_train_batch_size"]
-
-
-def code_version() -> dict[str, Any]:
-    """The commit of this code and whether it has uncommitted changes; empty outside a checkout."""
-    if commit := os.environ.get("JOBSPEC_COMMIT"):
-        return {"commit": commit, "dirty": False}
-    here = Path(__file__).resolve().parent
-    told = (_git(here, "status", "--porcelain=v2", "--branch") or "").splitlines()
-    commits = [line.removeprefix(_COMMIT) for line in told if line.startswith(_COMMIT)]
-    if not commits:
-        return {}
-    return {"commit": commits[0], "dirty": any(not line.startswith("#") for line in told)}
-
-
-def _git(directory: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(directory), *arguments],
-            capture_output=True,
-            check=False,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
-def packages() -> dict[str, str]:
-    """Versions of `PACKAGES` that are installed, for this process's children too.
-
-    They are read again when a directory that packages are in has changed: reading them all takes
-    as long as the rest of an attempt of no work.
-    """
-    return dict(_packages_in(tuple((path, _changed(path)) for path in sys.path)))
-
-
-@functools.lru_cache(maxsize=1)
-def _packages_in(places: tuple[tuple[str, int | None], ...]) -> dict[str, str]:
-    return {name: found for name in PACKAGES if (found := _version(name))}
-
-
-def _changed(path: str) -> int | None:
-    try:
-        return Path(path).stat().st_mtime_ns
-    except OSError:
-        return None
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from jobspec import version
 from jobspec.queue.queue import Queue
 from jobspec.spec.schema import DataSpec, EvalSpec, JobSpec, ModelSpec, TrainSpec
 from jobspec.storage import fs
@@ -101,28 +102,31 @@ def test_versions_are_read_again_when_another_one_is_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    for number, version in enumerate(["9.1", "9.2"]):
+    for number, release in enumerate(["9.1", "9.2"]):
         for old in tmp_path.glob("*.dist-info"):
             old.rename(tmp_path / f"removed-{number}")
-        place = tmp_path / f"liger_kernel-{version}.dist-info"
+        place = tmp_path / f"liger_kernel-{release}.dist-info"
         place.mkdir()
         (place / "METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: liger-kernel\nVersion: {version}\n"
+            f"Metadata-Version: 2.1\nName: liger-kernel\nVersion: {release}\n"
         )
         os.utime(tmp_path, ns=(number, number))  # two changes within one tick of the clock
-        assert manifest.packages()["liger-kernel"] == version
+        assert version.package_versions()["liger-kernel"] == release
 
 
 def test_an_uncommitted_change_makes_the_code_dirty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("JOBSPEC_COMMIT", raising=False)
-    monkeypatch.setattr(manifest, "__file__", str(tmp_path / "manifest.py"))
-    assert manifest.code_version() == {}
+    monkeypatch.setattr(version, "__file__", str(tmp_path / "version.py"))
+    assert version.code_version() == {}
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.invalid"]
     subprocess.run([*git, "init", "-q"], check=True)
-    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "one"], check=True)
+    assert version.code_version() == {}, "a copy inside the checkout of something else"
+    (tmp_path / "version.py").touch()
+    subprocess.run([*git, "add", "version.py"], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "one"], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
-    assert manifest.code_version() == {"commit": head.stdout.strip(), "dirty": False}
+    assert version.code_version() == {"commit": head.stdout.strip(), "dirty": False}
     (tmp_path / "new.py").touch()
-    assert manifest.code_version()["dirty"] is True
+    assert version.code_version()["dirty"] is True
