@@ -87,14 +87,14 @@ def make_trained_attempt(root: Path, evaluation: EvalSpec, model: Path) -> Attem
     return attempt
 
 
-def command(attempt: AttemptPaths, phase: str = "evaluate") -> list[str]:
-    """The phase's command line."""
+def command(attempt: AttemptPaths, module: str = "evaluate") -> list[str]:
+    """The command line of a module of worker.evaluation."""
     return [
         sys.executable,
         "-W",
         "error::ResourceWarning",
         "-m",
-        f"worker.{phase}",
+        f"worker.evaluation.{module}",
         str(attempt.dir),
     ]
 
