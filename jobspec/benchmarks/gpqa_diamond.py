@@ -9,6 +9,8 @@ Source: Rein et al. 2023, arXiv:2311.12022; Qwen3 Technical Report, arXiv:2505.0
 
 from __future__ import annotations
 
+from functools import partial
+
 from jobspec.benchmarks.benchmark import Benchmark, Question, Row
 from jobspec.benchmarks.multiple_choice import letter_answer, prompt, seeded_question
 
@@ -38,7 +40,7 @@ BENCHMARKS = (
         question_count=198,
         samples=10,
         prompt=prompt(4),
-        extract_answer=letter_answer,
+        extract_answer=partial(letter_answer, count=4),
         parse_question=_question,
     ),
 )

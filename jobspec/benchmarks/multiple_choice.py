@@ -18,11 +18,8 @@ PROMPT = (
     "the following format: 'Answer: $LETTER' (without quotes) where LETTER is one of {letters}. "
     "Think step by step before answering.\n\n{{problem}}\n\n{{choices}}"
 )
+# What may stand between `Answer:` and the letter, or around a letter in a box.
 _MARKS = r"[\s*_$({\[]*(?:\\(?:text|textbf|mathrm|mathbf|boxed)\s*[{(\s]*)?"
-_PHRASE = re.compile(
-    rf"\banswer\b[*_]*\s*(?:is|:|=)[*_]*\s*:?{_MARKS}([A-J])(?![A-Za-z0-9'’])", re.IGNORECASE
-)
-_LETTER = re.compile(rf"{_MARKS}([A-J])[\s)}}\]$*_.:]*(?:\Z|[).:]\s*\S)")
 
 
 def prompt(count: int) -> str:
@@ -51,14 +48,18 @@ def seeded_question(
     )
 
 
-def letter_answer(text: str) -> str | None:
-    """The letter that a response gives as its answer.
+def letter_answer(text: str, *, count: int) -> str | None:
+    """The letter that a response gives as its answer to a question with `count` choices.
 
-    The last `Answer: X` decides; without one, the last box does.
+    The last `Answer: X` decides; without one, the last box does. A small letter counts at the end
+    of a line only: `the answer is a matter of taste` names none.
     """
-    phrases = list(_PHRASE.finditer(text))
+    capital, small = f"A-{CHOICE_LETTERS[count - 1]}", f"a-{CHOICE_LETTERS[count - 1].lower()}"
+    letter = rf"(?:([{capital}])(?![A-Za-z0-9'’])|([{small}])(?=[\W_]*$))"
+    phrase = rf"\b(?i:answer)\b[*_]*\s*(?:is|:|=)[*_]*\s*:?{_MARKS}{letter}"
+    phrases = list(re.finditer(phrase, text, re.MULTILINE))
     if phrases:
-        return phrases[-1].group(1).upper()
+        return (phrases[-1].group(1) or phrases[-1].group(2)).upper()
     content = boxed(text)
-    found = _LETTER.match(content) if content is not None else None
-    return found.group(1) if found else None
+    found = re.match(rf"{_MARKS}{letter}", content) if content is not None else None
+    return (found.group(1) or found.group(2)).upper() if found else None

@@ -24,6 +24,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "validate": ("specs", "Check specs as enqueue does, enqueue nothing."),
         "preview": ("specs", "Show what one row of the data trains."),
         "schema": ("specs", "Print the JSON Schema of a spec."),
+        "benchmarks": ("benchmarks", "List benchmarks, and where their questions are."),
     },
     "Run": {
         "fetch": ("fetch", "Download models and benchmarks for workers without network."),

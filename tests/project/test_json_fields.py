@@ -15,6 +15,7 @@ import pytest
 from jobspec.benchmarks import protocol
 from jobspec.checks import rows
 from jobspec.cli import COMMANDS, cli
+from jobspec.cli.benchmarks import BenchmarkRow
 from jobspec.cli.compare import Compared
 from jobspec.cluster.site import Site
 from jobspec.doctor import measurements as doctor
@@ -30,6 +31,7 @@ from tests.support.commands import jobspec_json
 from tests.support.json_docs import OF_A_STRUCT, TABLES, TEXT, misfit, titles_for, undocumented
 
 DOCUMENTED: list[type] = [
+    BenchmarkRow,
     status.Status, status.JobRow, status.PastRow, workers.WorkerRow,
     status.JobReport, status.AttemptRow, status.LossRow, PhaseTime, Result,
     table.Results, table.ResultRow, table.Score,
