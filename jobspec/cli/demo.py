@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import tempfile
@@ -44,13 +45,22 @@ def demo() -> None:
 def _run(root: Path | None, talk: IO[str]) -> int:
     """Run the worker's demo in a process of its own: nothing of jobspec imports it."""
     command = [sys.executable, "-m", "worker.demo.run", *(["--root", str(root)] if root else [])]
+    # Ctrl-C reaches both processes; the demo's own ends its worker first, and this one waits.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        code = subprocess.run(command, stdout=talk, check=False).returncode
-    except KeyboardInterrupt:
-        return 130
+        code = subprocess.run(
+            command, stdout=talk, check=False, preexec_fn=_catch_interrupts
+        ).returncode
+    finally:
+        signal.signal(signal.SIGINT, before)
     if code == 1 and not _has_worker():
         raise JobspecError("the worker is not installed", hint='pip install "jobspec[worker]"')
     return code
+
+
+def _catch_interrupts() -> None:
+    """Undo, in the child, that an ignored signal stays ignored across `exec`."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _has_worker() -> bool:

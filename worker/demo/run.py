@@ -24,6 +24,8 @@ from jobspec.records import base as records
 from jobspec.records.attempt import Progress, Result
 from jobspec.records.base import State
 from worker.demo import tiny_model
+from worker.host import preflight
+from worker.inference.engine import resolve_backend
 
 RATES = ("5e-3", "5e-4")
 UNTRAINED_AT_MOST = 0.05
@@ -45,16 +47,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m worker.demo.run", description=__doc__)
     parser.add_argument("--root", type=Path, help="where to work; kept (default: a temporary one)")
     args = parser.parse_args()
-    if args.root is not None:
-        args.root.mkdir(parents=True, exist_ok=True)
-        sys.exit(run(args.root.absolute()))
-    with tempfile.TemporaryDirectory(prefix="jobspec-demo-") as directory:
-        sys.exit(run(Path(directory)))
+    try:
+        if args.root is not None:
+            args.root.mkdir(parents=True, exist_ok=True)
+            sys.exit(run(args.root.absolute()))
+        with tempfile.TemporaryDirectory(prefix="jobspec-demo-") as directory:
+            sys.exit(run(Path(directory)))
+    except KeyboardInterrupt:
+        _say("", over=True)
+        _say("stopped by Ctrl-C")
+        sys.exit(130)
 
 
 def run(directory: Path) -> int:
     """The demo in `directory`. Returns the exit code."""
     started = time.monotonic()
+    _say(_describe_machine())
     _say("makes a tiny Olmo-3 (byte-level tokens, random weights), its rows and its benchmark")
     tiny_model.make(directory)
     queue = Queue.create(directory / "root", heartbeat_s=2.0, lease_s=20.0)
@@ -66,6 +74,16 @@ def run(directory: Path) -> int:
     code = _judge(queue)
     _say(f"took {time.monotonic() - started:.0f} s")
     return code
+
+
+def _describe_machine() -> str:
+    """Which devices train and which engine draws the samples, and why."""
+    devices = preflight.devices()
+    gpus = devices.count if devices.on_gpu else 0
+    name, reason = resolve_backend("auto", gpus)
+    hardware = f"{gpus} × {devices.name}" if gpus else f"{devices.count} processes on the CPU"
+    engine = {"hf": "Transformers", "vllm": "vLLM"}[name]
+    return f"trains on {hardware}; {engine} draws the samples, because {reason}"
 
 
 def _specs(directory: Path) -> list[str]:
@@ -102,13 +120,21 @@ def _work(queue: Queue) -> None:
     log = queue.paths.root / "worker.log"
     shown = ""
     with log.open("wb") as stream:
-        worker = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
-        while worker.poll() is None:
-            line = _progress(queue)
-            if line != shown:
-                _say(line, over=True)
-                shown = line
-            time.sleep(0.5)
+        # A session of its own: Ctrl-C reaches this process alone, which then ends the worker.
+        worker = subprocess.Popen(
+            command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            while worker.poll() is None:
+                line = _progress(queue)
+                if line != shown:
+                    _say(line, over=True)
+                    shown = line
+                time.sleep(0.5)
+        except BaseException:
+            worker.terminate()
+            worker.wait()
+            raise
     _say("", over=True)
     if worker.returncode != 0:
         sys.stderr.write(log.read_text())

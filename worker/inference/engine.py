@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ from jobspec.version import installed_version
 from worker.inference.requests import Chunk, Sampling
 from worker.model_dir import max_positions, read_json
 
+_log = logging.getLogger(__name__)
 _HF_MOST_ROWS = 64  # more gains nothing on a CPU, and a kill would lose more
 _HF_CACHE_BYTES = 4 * 1024**3
 _VLLM_ROWS = 8  # the unit of storage only: many chunks are in flight at a time
@@ -94,19 +96,40 @@ class EngineChoice(msgspec.Struct, frozen=True, kw_only=True):
         return HfEngine.load(self.weights, tokenizer)
 
 
-def choose(backend: str, model: ModelSpec, directory: Path, *, gpus: int) -> EngineChoice:
-    """The engine for `eval.backend` and the devices at hand.
+def resolve_backend(backend: str, gpus: int) -> tuple[str, str]:
+    """The engine that runs for `eval.backend` on so many GPUs, and why, in a few words.
 
     Raises:
-        ModelError: on a GPU `auto` needs vLLM and it is not installed; `hf` there must be named,
-            since it would cost weeks where vLLM costs hours. Or the model's context is not stated.
+        ModelError: vLLM was asked for by name and is not installed.
     """
-    name = "hf" if backend == "hf" or (backend == "auto" and gpus == 0) else "vllm"
-    if name == "vllm" and importlib.util.find_spec("vllm") is None:
+    installed = importlib.util.find_spec("vllm") is not None
+    if backend == "vllm" and not installed:
         raise ModelError(
-            "vLLM is not installed here, and it is the engine for GPUs",
+            "vLLM is not installed here",
             place="$.eval.backend",
-            hint="pip install 'jobspec[vllm]', or ask for the slow one by name: backend `hf`",
+            hint="pip install 'jobspec[vllm]', or set the backend to `auto`",
+        )
+    if backend != "auto":
+        return backend, "the spec names it"
+    if not gpus:
+        return "hf", "there is no GPU"
+    if installed:
+        return "vllm", "vLLM is installed"
+    return "hf", "vLLM is not installed"
+
+
+def choose(backend: str, model: ModelSpec, directory: Path, *, gpus: int) -> EngineChoice:
+    """The engine for `eval.backend` and the devices at hand. It is logged where `auto` chose it.
+
+    Raises:
+        ModelError: vLLM was asked for and is not installed, or the model's context is not stated.
+    """
+    name, reason = resolve_backend(backend, gpus)
+    if gpus and name == "hf" and backend == "auto":
+        _log.warning(
+            "samples are drawn by Transformers on the GPU because %s; "
+            "vLLM is faster: pip install 'jobspec[vllm]'",
+            reason,
         )
     context = max_positions(directory)
     if context is None:

@@ -105,19 +105,22 @@ def model(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_auto_is_hf_on_a_cpu_and_vllm_on_a_gpu(
-    model: Path, monkeypatch: pytest.MonkeyPatch
+def test_auto_prefers_vllm_on_a_gpu_and_falls_back_to_hf(
+    model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from jobspec.spec.schema import ModelSpec
 
     spec = ModelSpec(name=str(model))
     assert choose("auto", spec, model, gpus=0).name == "hf"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    for backend, gpus in (("auto", 1), ("vllm", 0), ("vllm", 1)):
+    for gpus in (0, 1):
         with pytest.raises(ModelError, match="vLLM is not installed") as caught:
-            choose(backend, spec, model, gpus=gpus)
-        assert "backend `hf`" in str(caught.value.hint)
+            choose("vllm", spec, model, gpus=gpus)
+        assert "backend to `auto`" in str(caught.value.hint)
     assert choose("hf", spec, model, gpus=1).name == "hf"
+    assert not caplog.records
+    assert choose("auto", spec, model, gpus=1).name == "hf"
+    assert "because vLLM is not installed" in caplog.text
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     assert choose("auto", spec, model, gpus=1).name == "vllm"
 
