@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, Olmo3Co
 
 from worker.kernels import liger, varlen_attention
 from worker.training import loss as scoring
-from worker.training.dataset import pack, scored
+from worker.training.collate import find_targets, pack
 
 try:
     import triton
@@ -71,7 +71,7 @@ def compare(family: str, device: str) -> Difference:
     model.to(device)
     rows = [torch.randint(2, 61, (length,)) for length in (7, 12)]
     line = pack(rows, [row.clone() for row in rows])
-    line |= scored(line)
+    line |= find_targets(line)
     line = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in line.items()}
     loss, gradients = _step(model, line)
     name = liger.apply(model, True, on_gpu=True)

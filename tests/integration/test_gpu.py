@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, Olmo3Config  # noqa: E402
 
 from benchmarks import liger  # noqa: E402
 from worker.kernels import flash_attention, varlen_attention  # noqa: E402
-from worker.training.dataset import pack  # noqa: E402
+from worker.training.collate import pack  # noqa: E402
 
 pytestmark = pytest.mark.gpu
 GPU = torch.cuda.is_available()

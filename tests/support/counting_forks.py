@@ -37,9 +37,13 @@ from transformers import (
 import worker.demo.tiny_model
 import worker.training.train
 from jobspec.errors import JobspecError
+from jobspec.spec.schema import JobSpec
 from tests.support import rank_forks
 from tests.support.prepared import byte_tokenizer
-from worker.training.trainer import Reports, RowTrainer
+from worker.training import training_run
+from worker.training.callbacks import StepReporter
+from worker.training.trainer import RowTrainer
+from worker.training.training_run import TrainingRun
 
 # Names of torch's functions for whose answer the host waits until the device has come so far.
 WAITS = frozenset(
@@ -127,8 +131,8 @@ class Operators(TorchDispatchMode):
 
 def install(ledger: Ledger) -> None:
     """Let this rank's training be counted."""
-    train, step, report = RowTrainer.train, RowTrainer.training_step, Reports.on_step_end
-    load, check = worker.training.train.Training._model, worker.training.train.Training.check_engine
+    train, step, report = RowTrainer.train, RowTrainer.training_step, StepReporter.on_step_end
+    load, check = training_run.load_model, TrainingRun.check_engine
 
     def counted_train(self: RowTrainer, *args: Any, **kwargs: Any) -> Any:
         config = self.model.config
@@ -149,8 +153,8 @@ def install(ledger: Ledger) -> None:
         finally:
             ledger.part = "after"
 
-    def counted_load(self: Any) -> Any:
-        ledger.load, model = weighed(lambda: load(self), Path(self.spec.model.name))
+    def counted_load(spec: JobSpec, eos_token_ids: list[int]) -> Any:
+        ledger.load, model = weighed(lambda: load(spec, eos_token_ids), Path(spec.model.name))
         return model
 
     def tried_check(self: Any) -> None:
@@ -158,11 +162,8 @@ def install(ledger: Ledger) -> None:
         ledger.refused = refusals(self, check)
 
     RowTrainer.train, RowTrainer.training_step = counted_train, counted_step
-    Reports.on_step_end = counted_report
-    worker.training.train.Training._model, worker.training.train.Training.check_engine = (
-        counted_load,
-        tried_check,
-    )
+    StepReporter.on_step_end = counted_report
+    training_run.load_model, TrainingRun.check_engine = counted_load, tried_check
 
 
 def refusals(job: Any, check: Callable[[Any], None]) -> dict[str, str]:
@@ -265,7 +266,7 @@ FAMILIES = {
 def make() -> None:
     """A wide model of the demo's family, and small ones of others with their real templates."""
     place = Path(sys.argv[1])
-    worker.tiny.make_model(place / "wide", hidden=512)
+    worker.demo.tiny_model.make_model(place / "wide", hidden=512)
     templates = Path(trl.__file__).parent / "chat_templates"  # the families' own
     for name, (config, special) in FAMILIES.items():
         bos, eos, *_ = special.split()

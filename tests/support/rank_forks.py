@@ -25,7 +25,9 @@ import worker.checkpoints.convert
 import worker.training.train
 from worker.checkpoints import directories, integrity
 from worker.process import rank_launcher
+from worker.training import training_run
 from worker.training.trainer import RowTrainer
+from worker.training.training_run import TrainingRun
 
 LONGEST_S = 120.0  # an attempt of seconds: whoever takes longer waits for somebody
 GRACE_S = 3.0  # what the other ranks get once one has failed
@@ -42,7 +44,7 @@ def evaluating(trainer: RowTrainer, model: Any, inputs: Any) -> bool:
 
 # Where a signal may strike: an owner's method, and whether a call of it counts.
 POINTS: dict[str, tuple[Any, str, Callable[..., bool]]] = {
-    "load": (worker.training.train.Training, "_model", always),
+    "load": (training_run, "load_model", always),
     "step": (RowTrainer, "training_step", always),
     "evaluation": (RowTrainer, "summed_loss", evaluating),
     "state, before a shard": (RowTrainer, "_save_optimizer_and_scheduler", always),
@@ -104,9 +106,7 @@ def be(rank: int, request: dict[str, Any]) -> None:
     os.dup2(log, 2)
     os.environ.update(request["env"][rank])
     every = request["save_every"]  # steps instead of seconds, so that tests know where states are
-    worker.training.train.Training.wants_save = lambda self: (
-        self.trainer.state.global_step % every == 0
-    )
+    TrainingRun.wants_save = lambda self: self.trainer.state.global_step % every == 0
     sys.argv = [request["phase"], request["attempt"]]
     for strike in request["strikes"]:
         if strike["rank"] == rank:

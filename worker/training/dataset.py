@@ -1,8 +1,7 @@
-"""Prepared rows on their way to a rank: which rows a step has, and the tensors they become."""
+"""Which prepared rows each training step uses on this rank, and loading them as tensors."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 from worker.data import batching, dataset_cache
 from worker.data.batching import MicroBatch
 from worker.data.dataset_cache import IGNORED
+from worker.training.collate import WHOLE, Shard, find_targets, pack, pad, shard
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,6 @@ class Rows:
         return len(self.lengths)
 
 
-@dataclass(frozen=True)
-class Shard:
-    """Which part of each line's tokens a rank holds under sequence parallelism."""
-
-    index: int = 0
-    count: int = 1
-
-
-WHOLE = Shard()
-
-
 @dataclass
 class Schedule:
     """How rows become steps for one of `world` ranks, or groups of ranks that share their rows."""
@@ -65,7 +54,7 @@ class Schedule:
     rows: Rows
     seed: int
     batch_size: int
-    micro: int
+    micro_batch_size: int
     rank: int = 0
     world: int = 1
     packing: bool = False
@@ -93,7 +82,9 @@ class Schedule:
                 batch, lengths, world=self.world, max_tokens=self.max_tokens
             )
         else:
-            dealt = batching.micro_batches(batch, lengths, world=self.world, size=self.micro)
+            dealt = batching.micro_batches(
+                batch, lengths, world=self.world, size=self.micro_batch_size
+            )
         return Step(
             micros=tuple(dealt[self.rank]),
             lengths=tuple(lengths[row] for row in batch),
@@ -165,86 +156,7 @@ class StepDataset(torch.utils.data.Dataset):
             line = shard(ids, labels, self._pad, self._shard)
         else:
             line = pack(ids, labels)
-        return line | scored(line)
-
-
-def pad(ids: list[torch.Tensor], labels: list[torch.Tensor], token: int) -> dict[str, torch.Tensor]:
-    """Rows side by side, padded on the right to the longest.
-
-    Returns:
-        int64 [rows, tokens] `input_ids`, `labels`, with more than one row also `attention_mask`.
-    """
-    pad_rows = torch.nn.utils.rnn.pad_sequence
-    batch = {
-        "input_ids": pad_rows(ids, batch_first=True, padding_value=token),
-        "labels": pad_rows(labels, batch_first=True, padding_value=IGNORED),
-    }
-    if len(ids) > 1:
-        ones = [torch.ones_like(row) for row in ids]
-        batch["attention_mask"] = pad_rows(ones, batch_first=True)
-    return batch
-
-
-def pack(ids: list[torch.Tensor], labels: list[torch.Tensor]) -> dict[str, Any]:
-    """Rows one after the other in one line, kept apart by position ids and sequence bounds.
-
-    Returns:
-        int64 [1, tokens] `input_ids`, `labels`, `position_ids`, int32 [rows + 1] `cu_seq_lens_*`,
-        on the host the rows' lengths and the longest.
-    """
-    lengths = tuple(len(row) for row in ids)
-    bounds = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
-    for label in labels:
-        label[0] = IGNORED  # a row's first token is never predicted from another row
-    return {
-        "input_ids": torch.cat(ids)[None],
-        "labels": torch.cat(labels)[None],
-        "position_ids": torch.cat([torch.arange(len(row)) for row in ids])[None],
-        "cu_seq_lens_q": bounds,
-        "cu_seq_lens_k": bounds,
-        "max_length_q": max(lengths),
-        "max_length_k": max(lengths),
-        "row_lengths": lengths,
-    }
-
-
-def shard(
-    ids: list[torch.Tensor], labels: list[torch.Tensor], token: int, part: Shard
-) -> dict[str, Any]:
-    """One rank's tokens of a line whose length is filled up to a multiple of the ranks.
-
-    Labels are shifted before the line is cut: a part's last token predicts the next part's first.
-    Positions and bounds stay the whole line's.
-
-    Returns:
-        int64 [1, tokens / ranks] `input_ids`, `shift_labels`, `position_ids`; bounds as `pack`.
-    """
-    missing = -sum(len(row) for row in ids) % part.count
-    if missing:
-        ids = [*ids, torch.full((missing,), token)]
-        labels = [*labels, torch.full((missing,), IGNORED)]
-    line = pack(ids, labels)
-    shifted = torch.nn.functional.pad(line.pop("labels")[:, 1:], (0, 1), value=IGNORED)
-    line["shift_labels"] = shifted
-    for name in ("input_ids", "shift_labels", "position_ids"):
-        line[name] = line[name].chunk(part.count, dim=1)[part.index].contiguous()
-    return line
-
-
-def scored(line: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Where a micro-batch's hidden states are scored, and against which tokens.
-
-    Found here, on the host: a device asked how many they are would have to be waited for.
-
-    Returns:
-        int64 [trained tokens] `positions` in the line, or in lines one after the other, `targets`.
-    """
-    shifted = line.get("shift_labels")
-    if shifted is None:
-        shifted = torch.nn.functional.pad(line["labels"][:, 1:], (0, 1), value=IGNORED)
-    labels = shifted.reshape(-1)
-    (positions,) = (labels != IGNORED).nonzero(as_tuple=True)
-    return {"positions": positions, "targets": labels[positions]}
+        return line | find_targets(line)
 
 
 def loader(dataset: StepDataset, sampler: EpochSampler) -> DataLoader:
@@ -260,11 +172,3 @@ def loader(dataset: StepDataset, sampler: EpochSampler) -> DataLoader:
         num_workers=0,
         pin_memory=torch.cuda.is_available(),
     )
-
-
-def moved(line: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """A micro-batch on a device, the copies not waited for."""
-    return {
-        name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-        for name, value in line.items()
-    }

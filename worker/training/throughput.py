@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import torch
@@ -14,18 +14,16 @@ import torch
 from jobspec.estimates import memory
 from jobspec.estimates.memory import Memory
 from jobspec.models import config as shapes
+from jobspec.spec.schema import JobSpec
+from worker.training.dataset import Schedule
+from worker.training.flops import Shape
+from worker.training.records import StepRecord
 
 _RUNTIME_GIB = 0.04  # what libraries load and allocate on a CPU with the first step
 
-if TYPE_CHECKING:
-    from jobspec.spec.schema import JobSpec
-    from worker.training.dataset import Schedule
-    from worker.training.flops import Shape
-    from worker.training.trainer import StepRecord
 
-
-class Meter:
-    """A step's clock. A step begins when its rows are asked for and ends with its optimizer."""
+class StepClock:
+    """Times a step, from requesting its rows to the end of its optimizer step."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()

@@ -8,7 +8,7 @@ The loss is the sum over trained tokens divided by the trained tokens of the glo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,37 +16,20 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
 from jobspec.errors import SpecError
 from worker.kernels import varlen_attention
 from worker.training import loss
-from worker.training.dataset import EpochSampler, Schedule, StepDataset, loader, moved
-from worker.training.errors import StoppedError
-from worker.training.throughput import Meter, peak_memory_gib
+from worker.training.collate import to_device
+from worker.training.dataset import EpochSampler, Schedule, StepDataset, loader
+from worker.training.stop_flag import StopFlag
+from worker.training.throughput import StepClock
 
 
 @dataclass
-class StepRecord:
-    """What one step came to, over all ranks. `lengths` are its rows' tokens.
-
-    `wait_s`: what the slowest rank waited for its rows; `peak_memory_gib`: the greatest of any.
-    """
-
-    step: int
-    loss: float
-    lengths: tuple[int, ...]
-    trained_tokens: int
-    stop: bool
-    save: bool
-    wait_s: float = 0.0
-    peak_memory_gib: float = 0.0
-
-
-@dataclass
-class Tally:
-    """This rank's part of the current step, reduced over ranks at its end."""
+class StepTotals:
+    """This rank's part of the current step; `StepReporter` reduces it over the ranks."""
 
     loss: torch.Tensor | None = None
     lengths: tuple[int, ...] = ()
@@ -64,8 +47,8 @@ class RowTrainer(SFTTrainer):
     def __init__(self, *, schedule: Schedule, evaluation: Schedule | None, **kwargs: Any) -> None:
         self.schedule = schedule
         self.evaluation = evaluation
-        self.tally = Tally()
-        self.meter = Meter()
+        self.totals = StepTotals()
+        self.clock = StepClock()
         self.stop: StopFlag | None = None
         self._merged = False
         self.grad_norm: float | None = None
@@ -101,26 +84,26 @@ class RowTrainer(SFTTrainer):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], torch.Tensor | int | None]:
         """The loader knows the global batch's trained tokens: no collective is needed to count."""
-        with self.meter.fetching():
+        with self.clock.fetching():
             inputs = next(epoch_iterator)
         return [inputs], inputs["trained_tokens"]
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """Forward and backward of this rank's micro-batches. Returns this rank's summed loss."""
         model.train()
-        self.tally = Tally(None, inputs["lengths"], inputs["trained_tokens"])
+        self.totals = StepTotals(None, inputs["lengths"], inputs["trained_tokens"])
         micros = inputs["micros"]
         total = torch.zeros((), device=self.args.device)
         state = self.accelerator.gradient_state
         for number, raw in enumerate(micros, start=1):
             state._set_sync_gradients(number == len(micros))
-            micro = moved(raw, self.args.device)
+            micro = to_device(raw, self.args.device)
             with self.compute_loss_context_manager():
                 loss = self.summed_loss(model, micro) / max(num_items_in_batch or 0, 1)
             total += loss.detach()
             # Ranks' gradients are averaged; the loss is already a share of the global batch's.
             self.accelerator.backward(loss * self.args.world_size, scale_wrt_gas=False)
-        self.tally.loss = total
+        self.totals.loss = total
         return total
 
     def summed_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
@@ -146,7 +129,7 @@ class RowTrainer(SFTTrainer):
                 self.stop.check(self.args.device)
             batch = dataset[step]
             for raw in batch["micros"]:
-                micro = moved(raw, self.args.device)
+                micro = to_device(raw, self.args.device)
                 with self.compute_loss_context_manager():
                     summed[0] += self.summed_loss(model, micro).double()
                 summed[1] += len(micro["targets"])
@@ -202,67 +185,3 @@ class RowTrainer(SFTTrainer):
         if self.args.should_save:
             (path / "training_args.bin").unlink(missing_ok=True)
         dist.barrier()
-
-
-class StopFlag:
-    """Set by SIGUSR2 or SIGTERM on any rank; all ranks read the same answer at a step's end."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __call__(self, signum: int, frame: Any) -> None:
-        self.asked = True
-
-    def check(self, device: torch.device) -> None:
-        """Raise StoppedError on all ranks if any was asked to stop. All ranks call it."""
-        asked = torch.tensor([float(self.asked)], device=device)
-        dist.all_reduce(asked)
-        if asked.item() > 0:
-            raise StoppedError
-
-
-class Reports(TrainerCallback):
-    """Reduces each step over the ranks and hands it to `sink` with the seconds it took.
-
-    One all-reduce a step carries the loss, what each rank waited and holds, and two flags, so that
-    all ranks agree on the step they stop at and on the steps after which they save.
-    """
-
-    def __init__(
-        self,
-        trainer: RowTrainer,
-        stop: StopFlag,
-        sink: Callable[[StepRecord, float], None],
-        wants_save: Callable[[], bool],
-    ) -> None:
-        self._trainer = trainer
-        self._stop = stop
-        self._sink = sink
-        self._wants_save = wants_save
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        tally = self._trainer.tally
-        assert tally.loss is not None
-        save = dist.get_rank() == 0 and self._wants_save()
-        meter, rank, world = self._trainer.meter, dist.get_rank(), dist.get_world_size()
-        own = torch.tensor([float(self._stop.asked), float(save), meter.wait_s, peak_memory_gib()])
-        vector = torch.zeros(1 + 4 * world, dtype=torch.float64, device=args.device)
-        vector[0] = tally.loss.double()
-        vector[1 + 4 * rank : 5 + 4 * rank] = own
-        dist.all_reduce(vector)
-        loss, *each = vector.tolist()
-        stops, saves, waits, peaks = (each[start::4] for start in range(4))
-        if any(stops):
-            control.should_training_stop = True
-        record = StepRecord(
-            step=state.global_step,
-            loss=loss,
-            lengths=tally.lengths,
-            trained_tokens=tally.trained_tokens,
-            stop=any(stops),
-            save=any(saves),
-            wait_s=max(waits),
-            peak_memory_gib=max(peaks),
-        )
-        self._sink(record, meter.step_s)
-        return control

@@ -41,7 +41,7 @@ from worker.kernels import flash_attention, liger, varlen_attention  # noqa: E40
 from worker.launch.plan import Devices  # noqa: E402
 from worker.supervisor.attempt import Attempt  # noqa: E402
 from worker.supervisor.worker import Options, Worker  # noqa: E402
-from worker.training.dataset import pack  # noqa: E402
+from worker.training.collate import pack  # noqa: E402
 
 TWO, THREE, FOUR = flash_attention.NAMES
 TORCH = f"torch varlen {torch.__version__}"

@@ -16,8 +16,9 @@ import torch.distributed as dist  # noqa: E402
 from transformers import AutoModelForCausalLM, Olmo3Config  # noqa: E402
 
 from jobspec.errors import SpecError  # noqa: E402
+from worker.data.dataset_cache import IGNORED  # noqa: E402
 from worker.kernels import varlen_attention  # noqa: E402
-from worker.training.dataset import IGNORED, Shard, pack, scored, shard  # noqa: E402
+from worker.training.collate import Shard, find_targets, pack, shard  # noqa: E402
 
 RANKS = 4  # two groups of two
 DEGREE = 2
@@ -162,8 +163,8 @@ def test_a_part_keeps_the_lines_positions_bounds_and_next_tokens() -> None:
     for part in parts:
         assert part["cu_seq_lens_q"].tolist() == [0, 3, 20, 21, 29, 30]
         assert part["max_length_q"] == 17
-    found = torch.cat([scored(part)["targets"] for part in parts])
-    assert (found == scored(uncut)["targets"]).all()
+    found = torch.cat([find_targets(part)["targets"] for part in parts])
+    assert (found == find_targets(uncut)["targets"]).all()
 
 
 def test_heads_that_do_not_come_out_even_are_refused() -> None:

@@ -19,7 +19,7 @@ from transformers import (  # noqa: E402
 from jobspec.errors import JobspecError, SpecError  # noqa: E402
 from tests.support.shapes import WIDTHS  # noqa: E402
 from worker.kernels import liger, varlen_attention  # noqa: E402
-from worker.training.dataset import pack, pad  # noqa: E402
+from worker.training.collate import pack, pad  # noqa: E402
 
 SHAPE: dict[str, Any] = WIDTHS | {
     "vocab_size": 60,

@@ -10,9 +10,10 @@ import pytest
 pytest.importorskip("torch")
 
 from worker.data import dataset_cache
+from worker.data.dataset_cache import IGNORED
 from worker.data.encode import Encoded
 from worker.data.split import Dealt
-from worker.training.dataset import IGNORED, Rows
+from worker.training.dataset import Rows
 
 TOKENS = 2000
 

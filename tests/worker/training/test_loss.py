@@ -23,8 +23,9 @@ from transformers import (  # noqa: E402
 )
 
 from tests.support.shapes import WIDTHS  # noqa: E402
+from worker.data.dataset_cache import IGNORED  # noqa: E402
 from worker.training import loss as scoring  # noqa: E402
-from worker.training.dataset import IGNORED, moved, pad, scored  # noqa: E402
+from worker.training.collate import find_targets, pad, to_device  # noqa: E402
 
 VOCABULARY = 203
 SHAPE: dict[str, Any] = WIDTHS | {
@@ -52,7 +53,7 @@ def lines(*, trained: bool = True) -> dict[str, Any]:
         for row, label, count in zip(ids, labels, (11, 23), strict=True):
             label[-count:] = row[-count:]
     line = pad(ids, labels, 0)
-    return line | scored(line)
+    return line | find_targets(line)
 
 
 def model_of(config: Any) -> Any:
@@ -137,6 +138,6 @@ def test_a_micro_batch_is_copied_to_its_device_without_waiting() -> None:
     inputs = lines()
     with Copies() as copies:
         copies.unattended = []
-        there = moved(inputs, torch.device("meta"))
+        there = to_device(inputs, torch.device("meta"))
     assert copies.unattended == [True] * len(inputs)
     assert {value.device.type for value in there.values()} == {"meta"}

@@ -1,0 +1,60 @@
+"""Loads the tokenizer and the model to train, as the spec and the prepared rows require."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from jobspec.errors import ModelError
+from jobspec.spec.schema import JobSpec, ModelSpec
+from worker.kernels import varlen_attention
+
+
+def load_tokenizer(model: ModelSpec, chat_template: str) -> Any:
+    """The model's tokenizer, to be saved with the trained weights.
+
+    Args:
+        chat_template: the template that the rows were rendered with.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(
+        model.name, revision=model.revision, trust_remote_code=model.trust_remote_code
+    )
+    tokenizer.chat_template = chat_template
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(spec: JobSpec, eos_token_ids: list[int]) -> Any:
+    """The model with the attention that it will be trained with.
+
+    Args:
+        eos_token_ids: the tokens that end a turn in the training rows. The saved model must stop
+            generating at them.
+
+    Raises:
+        ModelError: it can't be loaded.
+    """
+    model, train = spec.model, spec.train
+    assert train is not None
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(
+            model.name,
+            revision=model.revision,
+            dtype=getattr(torch, model.dtype),
+            attn_implementation=varlen_attention.choose(model.attn_implementation),
+            trust_remote_code=model.trust_remote_code,
+            use_safetensors=True,
+        )
+        varlen_attention.settle(loaded, model.attn_implementation)
+        if train.sequence_parallel > 1:
+            varlen_attention.share(loaded.config, train.sequence_parallel)
+        loaded.generation_config.eos_token_id = eos_token_ids
+        return loaded
+    except OSError as error:
+        raise ModelError(
+            f"`{model.name}` can't be loaded: {str(error).splitlines()[0]}",
+            hint="safetensors are needed; `jobspec fetch` downloads them, on a node with network",
+        ) from error

@@ -1,0 +1,25 @@
+"""What one training step did, as the trainer reports it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One step, over all ranks.
+
+    Attributes:
+        lengths: tokens of each row in the global batch.
+        wait_s: how long the rank that waited longest for its rows waited.
+        peak_memory_gib: the highest of any rank.
+    """
+
+    step: int
+    loss: float
+    lengths: tuple[int, ...]
+    trained_tokens: int
+    stop: bool
+    save: bool
+    wait_s: float = 0.0
+    peak_memory_gib: float = 0.0

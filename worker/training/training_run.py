@@ -1,0 +1,298 @@
+"""One attempt's training on one rank: load, train, save.
+
+The run checks and records which engine trains: it is an error if it is not DeepSpeed's, at the ZeRO
+stage of the spec.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import msgspec
+import torch
+import torch.distributed as dist
+
+from jobspec.errors import JobspecError
+from jobspec.records import exit_codes
+from jobspec.spec.schema import JobSpec
+from jobspec.storage.layout import partial_of
+from worker.checkpoints import directories
+from worker.checkpoints.distributed import DistributedCheckpoints
+from worker.checkpoints.progress import TrainingProgress
+from worker.kernels import liger, varlen_attention
+from worker.launch import plan
+from worker.launch.manifest import planned_rows
+from worker.phase import Phase
+from worker.training import flops, lora
+from worker.training.callbacks import Milestones, StepReporter
+from worker.training.collate import Shard
+from worker.training.dataset import Rows, Schedule
+from worker.training.errors import NonFiniteLossError, StoppedError
+from worker.training.loading import load_model, load_tokenizer
+from worker.training.records import StepRecord
+from worker.training.stop_flag import StopFlag
+from worker.training.throughput import Rates, compared, forecast, peak_memory_gib
+from worker.training.trainer import RowTrainer
+from worker.training.trainer_arguments import trainer_arguments
+
+
+class TrainingRun:
+    """One attempt's training on one rank."""
+
+    def __init__(self, phase: Phase, stop: StopFlag) -> None:
+        self.phase = phase
+        self.stop = stop
+        self.spec: JobSpec = phase.spec
+        assert self.spec.train is not None
+        self.train = self.spec.train
+        self.on_gpu = torch.cuda.is_available()
+        self.base_gib = peak_memory_gib()
+        self.world = dist.get_world_size()
+        self.rank = dist.get_rank()
+        self.prepared = phase.read_done("prepare")
+        planned = planned_rows(phase.paths.manifest, self.world)
+        self.micro_batch_size = planned or self.train.per_device_train_batch_size
+        self.deepspeed_config = plan.deepspeed_config(
+            self.spec, self.micro_batch_size, on_gpu=self.on_gpu
+        )
+        self.progress = TrainingProgress()
+        self.checkpoints = DistributedCheckpoints(phase, self.train.zero_stage)
+        self.resumed = self.checkpoints.newest()
+
+    def run(self) -> int:
+        """Load, train, save. Returns the phase's exit code."""
+        self.trainer = self._trainer()
+        directory = None
+        if self.resumed is not None:
+            checkpoint, manifest = self.resumed
+            self.progress = TrainingProgress.read(checkpoint, manifest, self.world)
+            directory = str(checkpoint.dir)
+        try:
+            self.trainer.train(resume_from_checkpoint=directory)
+            stopped = self.trainer.state.global_step < self.trainer.state.max_steps
+        except StoppedError:
+            stopped = True
+        if stopped:
+            self.save_checkpoint()
+            return exit_codes.STOPPED
+        self._finish()
+        return 0
+
+    def _trainer(self) -> RowTrainer:
+        model_spec, prepared = self.spec.model, self.prepared
+        tokenizer = load_tokenizer(model_spec, prepared["inference_chat_template"])
+        evaluation = self._schedule("eval") if prepared["rows_eval"] else None
+        schedule = self._schedule("train")
+        # Before the model is loaded: with ZeRO-3 the arguments make loading shard the weights.
+        arguments = trainer_arguments(
+            self.spec,
+            output_dir=self.phase.paths.checkpoints,
+            deepspeed=self._engine_settings(),
+            micro_batch_size=self.micro_batch_size,
+            steps_per_epoch=schedule.steps_per_epoch,
+            on_gpu=self.on_gpu,
+        )
+        model = load_model(self.spec, prepared["eos_token_ids"])
+        self.kernels = liger.apply(model, self.train.use_liger_kernel, on_gpu=self.on_gpu)
+        try:
+            trainer = RowTrainer(
+                model=model,
+                args=arguments,
+                processing_class=tokenizer,
+                schedule=schedule,
+                evaluation=evaluation,
+                peft_config=lora.config(self.train.lora),
+            )
+        except ValueError as error:
+            raise lora.explained(error, self.train.lora) from error
+        trainer.stop = self.stop
+        self.rates = Rates(
+            flops.Shape.of(trainer.model),
+            self.world,
+            flops.peak(torch.cuda.get_device_name()) if self.on_gpu else None,
+            recomputed=self.train.gradient_checkpointing,
+        )
+        trainer.add_callback(Milestones(self.on_train_begin, self.on_epoch_end))
+        trainer.add_callback(StepReporter(trainer, self.stop, self.on_step, self.wants_save))
+        return trainer
+
+    def _schedule(self, split: str) -> Schedule:
+        rows = Rows.open(self.phase.root.root / self.prepared["dir"] / split)
+        degree = self.train.sequence_parallel
+        return Schedule(
+            rows,
+            seed=self.train.seed,
+            batch_size=self.train.global_batch_size,
+            micro_batch_size=self.micro_batch_size,
+            rank=self.rank // degree,
+            world=self.world // degree,
+            packing=self.train.packing,
+            max_tokens=self.train.max_length,
+            shard=Shard(self.rank % degree, degree),
+        )
+
+    def _engine_settings(self) -> dict[str, Any]:
+        """DeepSpeed's configuration, and whether it resumes from a converted checkpoint."""
+        universal = self.resumed is not None and self.resumed[1].converted is not None
+        return self.deepspeed_config | (
+            {"checkpoint": {"load_universal": True}} if universal else {}
+        )
+
+    def check_engine(self) -> None:
+        """The engine that trains is DeepSpeed's, at the stage the spec asks for."""
+        engine = self.trainer.model_wrapped
+        if not isinstance(engine, deepspeed.DeepSpeedEngine):
+            raise JobspecError(
+                f"a `{type(engine).__name__}` would train, not a DeepSpeedEngine",
+                hint="check the versions of accelerate and deepspeed against constraints.txt",
+            )
+        if engine.zero_optimization_stage() != self.train.zero_stage:
+            raise JobspecError(
+                f"ZeRO-{engine.zero_optimization_stage()} would train, the spec asks for "
+                f"ZeRO-{self.train.zero_stage}"
+            )
+        # DeepSpeed reads this to decide whether an offloaded gradient is added to or replaced; it
+        # is told of one accumulation step, while a step of ours may have several micro-batches.
+        optimizer: Any = engine.optimizer
+        if hasattr(optimizer, "gradient_accumulation_steps"):
+            optimizer.gradient_accumulation_steps = 2
+
+    def engine(self) -> dict[str, Any]:
+        """What trained: for the summary and the manifest."""
+        engine = self.trainer.model_wrapped
+        return {
+            "class": type(engine).__name__,
+            "zero_stage": engine.zero_optimization_stage(),
+            "world_size": self.world,
+            "device": torch.cuda.get_device_name() if self.on_gpu else "cpu",
+            "optimizer": type(self.trainer.optimizer.optimizer).__name__,
+            "dtype": self.spec.model.dtype,
+            "kernels": self.kernels,
+            "attn_implementation": self.trainer.model.config._attn_implementation,
+            "attention": varlen_attention.ran(),
+            "deepspeed_config": self.deepspeed_config,
+        }
+
+    def on_train_begin(self) -> None:
+        """Before the first step: say where this attempt begins, and measure the untrained loss."""
+        self.check_engine()
+        self.stop.check(self.trainer.args.device)
+        state, progress = self.trainer.state, self.progress
+        if self.resumed is not None:
+            optimizer, seed = self.trainer.optimizer, self.train.seed
+            self.checkpoints.finish_loading(*self.resumed, optimizer, seed)
+            self.phase.metric(resumed_from=progress.resumed_from, step=state.global_step)
+            ended, into = divmod(state.global_step, self.trainer.schedule.steps_per_epoch)
+            if not into and progress.ended_epochs < ended:
+                self.on_epoch_end()  # its steps were done, its loss and weights were not
+        else:
+            self.checkpoints.measure_write_speed(self.trainer.model)
+            progress.eval_loss_first = self.evaluate()
+            self.stop.check(self.trainer.args.device)
+        self.checkpoints.saved_at = time.monotonic()
+
+    def evaluate(self) -> float | None:
+        """The held-out loss now; None without held-out rows. All ranks call it."""
+        loss = self.trainer.evaluate().get("eval_loss")
+        if loss is not None:
+            state = self.trainer.state
+            self.phase.metric(step=state.global_step, epoch=state.epoch or 0.0, eval_loss=loss)
+        return loss
+
+    def on_step(self, step: StepRecord, step_s: float) -> None:
+        """After each step: record it, and save where it is time. All ranks call it."""
+        if not math.isfinite(step.loss):
+            raise NonFiniteLossError(step.loss, step.step)
+        progress, trainer = self.progress, self.trainer
+        progress.loss = step.loss
+        progress.tokens += sum(step.lengths)
+        progress.trained_tokens += step.trained_tokens
+        progress.train_s += step_s
+        progress.peak_memory_gib = max(progress.peak_memory_gib or 0.0, step.peak_memory_gib)
+        rates = self.rates.of(step, step_s)
+        self.phase.metric(
+            step=step.step,
+            epoch=trainer.state.epoch,
+            loss=step.loss,
+            learning_rate=trainer.learning_rate,
+            grad_norm=trainer.grad_norm,
+            num_tokens=progress.tokens,
+            trained_tokens=progress.trained_tokens,
+            **rates,
+        )
+        self.phase.progress(
+            step.step,
+            trainer.state.max_steps,
+            "steps",
+            loss=step.loss,
+            eval_loss=progress.eval_loss,
+            tokens_per_second=rates["tokens_per_second"],
+        )
+        if step.save and step.step < trainer.state.max_steps:
+            self.save_checkpoint()
+
+    def wants_save(self) -> bool:
+        """Whether this rank's clock says that a checkpoint is due."""
+        return time.monotonic() - self.checkpoints.saved_at >= self.train.checkpoint_interval_s
+
+    def on_epoch_end(self) -> None:
+        """Held-out loss and weights of an epoch. All ranks call it."""
+        state = self.trainer.state
+        if self.stop_agreed:
+            return
+        if state.global_step >= state.max_steps:
+            self.trainer.stop = None  # what is left is done sooner than a resume could begin
+        self.progress.eval_loss = self.evaluate()
+        epoch = round(state.epoch or 0)
+        if state.global_step < state.max_steps:
+            self.save_weights(self.phase.paths.epoch(epoch))
+            self.progress.ended_epochs += 1
+            self.stop.check(self.trainer.args.device)
+
+    @property
+    def stop_agreed(self) -> bool:
+        """Whether the ranks have agreed to stop before the end."""
+        state, control = self.trainer.state, self.trainer.control
+        return control.should_training_stop and state.global_step < state.max_steps
+
+    def save_weights(self, path: Path) -> None:
+        """A model directory under its final name only once it is whole."""
+        partial = partial_of(path)
+        self.trainer.save_weights(partial)
+        if self.rank == 0:
+            directories.publish_directory(partial, path)
+            directories.prune_epoch_weights(self.phase.paths, self.train.save_total_limit)
+        dist.barrier()
+
+    def save_checkpoint(self) -> None:
+        """Save a complete checkpoint of this step and delete older ones. All ranks call it."""
+        step = self.trainer.state.global_step
+        if step:
+            self.checkpoints.save(step, self.trainer.save_checkpoint, self.progress)
+
+    def _finish(self) -> None:
+        if self.train.lora is not None:
+            self.save_weights(self.phase.paths.adapter)
+            self.trainer.merge_adapter()
+        self.save_weights(self.phase.paths.final_model)
+        state, progress = self.trainer.state, self.progress
+        predicted = forecast(
+            self.spec, self.trainer.model.config, self.trainer.schedule, self.base_gib
+        )
+        if self.rank == 0:
+            self.phase.progress(state.max_steps, state.max_steps, "steps", loss=progress.loss)
+            summary = {
+                "model_dir": "final_model",
+                "steps": state.global_step,
+                "epochs": state.epoch,
+                "engine": self.engine(),
+                **msgspec.to_builtins(progress),
+                "memory": compared(predicted, progress.peak_memory_gib),
+                "tokens_per_second": progress.tokens_per_second,
+            }
+            self.phase.finish(summary)
+        dist.barrier()
