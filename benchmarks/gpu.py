@@ -172,15 +172,15 @@ def _settings(facts: dict[str, Any], **train: Any) -> Any:
 
 def _ours(args: argparse.Namespace, route: str) -> list[dict[str, Any]]:
     """The train phase itself, on a job directory made by hand."""
-    from jobspec.spec import schema as specs
+    from jobspec.spec import identity
     from jobspec.storage.layout import RootPaths
     from worker.demo import tiny_model
     from worker.launch import plan
 
     spec = _settings(_facts(args), packing=route == "ours-packed")
-    data = specs.canonical(spec)
+    data = identity.canonical(spec)
     root = RootPaths(args.dir / route)
-    attempt = root.job(specs.job_id(spec.name, data)).attempt(1)
+    attempt = root.job(identity.job_id(spec.name, data)).attempt(1)
     attempt.dir.mkdir(parents=True)
     (attempt.job_dir / "spec.json").write_bytes(data)
     prepared = root.prepared / "rows"

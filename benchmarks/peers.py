@@ -24,7 +24,8 @@ from typing import Any, Protocol
 from jobspec.queue.claim import Claim
 from jobspec.queue.heartbeat import new_worker_id
 from jobspec.queue.queue import Queue
-from jobspec.spec.schema import JobSpec, ModelSpec, canonical
+from jobspec.spec.identity import canonical
+from jobspec.spec.schema import JobSpec, ModelSpec
 
 SIZE = 1024
 STALE_S = 1.0  # after so long without a word a job's worker is taken for dead, where one can say so

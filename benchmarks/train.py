@@ -197,10 +197,10 @@ def _ours(place: Path, name: str, args: argparse.Namespace, *, packing: bool) ->
     from jobspec.queue.queue import Queue
     from jobspec.records import base as records
     from jobspec.records.attempt import ClaimRecord
-    from jobspec.spec import schema as specs
+    from jobspec.spec import identity
 
     file, root = place / f"{name}.spec.json", place / "root"
-    file.write_bytes(specs.canonical(_spec(place, name, args, packing=packing)))
+    file.write_bytes(identity.canonical(_spec(place, name, args, packing=packing)))
     environment = _environment(place)
     enqueue = [sys.executable, "-m", "jobspec.cli", "enqueue", str(file), "--root", str(root)]
     done = subprocess.run(

@@ -18,7 +18,7 @@ from jobspec.benchmarks import question_file as files
 from jobspec.errors import JobspecError, ModelError
 from jobspec.queue import root as roots
 from jobspec.records import exit_codes
-from jobspec.spec import schema as specs
+from jobspec.spec import parsing
 from jobspec.spec.schema import JobSpec, ModelSpec
 from jobspec.storage.layout import RootPaths
 
@@ -106,7 +106,7 @@ def main() -> int:
 
 def _fetch_one(root: RootPaths, path: Path, *, as_json: bool) -> bool:
     try:
-        for line in fetch(root, specs.load(path)):
+        for line in fetch(root, parsing.load(path)):
             said = json.dumps({"file": str(path), "fetched": line}) if as_json else line
             sys.stdout.write(said + "\n")
             sys.stdout.flush()

@@ -26,6 +26,7 @@ from jobspec.records import base as records
 from jobspec.records import exit_codes
 from jobspec.records.attempt import PhaseError, Progress
 from jobspec.records.base import Reason
+from jobspec.spec import identity, parsing
 from jobspec.spec import schema as specs
 from jobspec.storage import fs
 from jobspec.storage.layout import AttemptPaths, JobPaths, RootPaths
@@ -62,13 +63,13 @@ class Phase:
     def spec(self) -> specs.JobSpec:
         """The job's spec, its bytes checked against the job's id. Raises SpecError."""
         data = self.job.spec.read_bytes()
-        if not self.job.job.endswith(f"-{specs.digest(data)}"):
+        if not self.job.job.endswith(f"-{identity.digest(data)}"):
             raise SpecError(
                 "its bytes do not answer to the job's id: it was edited after enqueue",
                 file=self.job.spec,
                 hint="specs are immutable: enqueue a changed copy as a job of its own",
             )
-        return specs.decode(data, file=self.job.spec)
+        return parsing.decode(data, file=self.job.spec)
 
     @property
     def elapsed_s(self) -> float:

@@ -24,8 +24,8 @@ from jobspec.checks.rows import RowReport
 from jobspec.errors import BenchmarkError, JobspecError, ModelError, SpecError, data_changed
 from jobspec.estimates.evaluation_time import Estimate, estimate
 from jobspec.models.weights import refuse_pickles
+from jobspec.spec import identity, parsing, rules, secrets
 from jobspec.spec import schema as specs
-from jobspec.spec import secrets
 from jobspec.spec.benchmark_settings import sampling, with_canonical_names
 from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import RootPaths
@@ -56,7 +56,7 @@ class Checked:
     @property
     def job(self) -> str:
         """The id the job will have."""
-        return specs.job_id(self.spec.name, specs.canonical(self.spec))
+        return identity.job_id(self.spec.name, identity.canonical(self.spec))
 
 
 def check(
@@ -72,7 +72,7 @@ def check(
     Raises:
         JobspecError: with file, place and hint, at the first thing that is wrong.
     """
-    return check_spec(specs.load(file), file, root, rows=rows, tell=tell)
+    return check_spec(parsing.load(file), file, root, rows=rows, tell=tell)
 
 
 def check_spec(
@@ -131,7 +131,7 @@ def _check_thinking(spec: JobSpec, report: RowReport, file: Path) -> Iterator[st
 def complete(spec: JobSpec, file: Path | None = None) -> JobSpec:
     """The spec with its data's hash filled in, every path absolute, every benchmark's own name."""
     spec = with_canonical_names(spec)
-    specs.check(spec, file=file)
+    rules.check(spec, file=file)
     changes: dict[str, Any] = {}
     model = {}
     if is_path(spec.model.name):

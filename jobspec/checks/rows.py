@@ -21,7 +21,7 @@ import msgspec
 from jobspec import worker_command
 from jobspec.benchmarks import lm_eval_names as tasknames
 from jobspec.errors import DataError
-from jobspec.spec import schema as specs
+from jobspec.spec import identity
 from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import RootPaths
 
@@ -132,7 +132,7 @@ def _spec_file(spec: JobSpec) -> Generator[str]:
     """The completed spec in a file for a subprocess to read."""
     with tempfile.TemporaryDirectory(prefix="jobspec-") as folder:
         path = Path(folder) / f"{spec.name}.json"
-        path.write_bytes(specs.canonical(spec))
+        path.write_bytes(identity.canonical(spec))
         yield str(path)
 
 

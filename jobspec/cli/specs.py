@@ -23,7 +23,7 @@ from jobspec.models.devices import Device
 from jobspec.models.devices import device as find_device
 from jobspec.queue.entries import Job
 from jobspec.queue.queue import Queue
-from jobspec.spec import schema as spec
+from jobspec.spec import parsing
 from jobspec.storage.layout import RootPaths
 
 _specs_argument = click.argument(
@@ -112,7 +112,7 @@ def preview(file: Path, row: int) -> None:
     \b
     jobspec preview specs/qwen3-8b-lr1e-5.json --row 17
     """
-    completed = check.complete(spec.load(file), file)
+    completed = check.complete(parsing.load(file), file)
     if completed.data is None:
         raise JobspecError("trains nothing: there is no row to show", file=file, place="$.train")
     shown = rows.preview(completed, current_root(), row)
@@ -129,7 +129,7 @@ def schema() -> None:
     \b
     jobspec schema > jobspec.schema.json
     """
-    click.echo(msgspec.json.format(msgspec.json.encode(spec.schema()), indent=2))
+    click.echo(msgspec.json.format(msgspec.json.encode(parsing.json_schema()), indent=2))
 
 
 def enqueue_all(checked: Sequence[Checked], priority: int) -> list[tuple[Checked, Job]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from jobspec.errors import RootError, SpecError
 from jobspec.queue.entries import Entry, answers_to, list_state, parse, read_bytes
 from jobspec.records.base import State
-from jobspec.spec import schema as specs
+from jobspec.spec import parsing
 from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import RootPaths, Ticket
 
@@ -107,7 +107,7 @@ class Picker:
 
     def spec(self, entry: Entry, data: bytes) -> JobSpec:
         """The spec, decoded at most once."""
-        return self._specs.get(entry.ticket.name) or specs.decode(data)
+        return self._specs.get(entry.ticket.name) or parsing.decode(data)
 
     def _suits(self, entry: Entry, fits: Callable[[JobSpec], bool]) -> bool:
         spec = self._spec_of(entry)
@@ -124,7 +124,7 @@ class Picker:
                 data = self._good_bytes(entry)
                 if data is None:
                     return None
-                self._specs[entry.name] = specs.decode(data)
+                self._specs[entry.name] = parsing.decode(data)
             except (RootError, SpecError) as error:
                 self._unfit.add(entry.name)
                 self._notes[entry.name] = f"left pending: {error}"

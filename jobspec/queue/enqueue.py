@@ -18,7 +18,8 @@ from jobspec.queue.entries import read_record
 from jobspec.records import base as records
 from jobspec.records.base import State
 from jobspec.records.queue_files import Enqueued
-from jobspec.spec.schema import JobSpec, canonical, job_id
+from jobspec.spec.identity import canonical, job_id
+from jobspec.spec.schema import JobSpec
 from jobspec.storage import fs, tempfiles
 from jobspec.storage.layout import MAX_PRIORITY, JobPaths, RootPaths, Ticket
 

@@ -18,7 +18,7 @@ from jobspec.errors import JobspecError, RootError
 from jobspec.records import base as records
 from jobspec.records.attempt import End
 from jobspec.records.base import Reason, State
-from jobspec.spec import schema
+from jobspec.spec import identity, parsing, schema
 from jobspec.storage import fs
 from jobspec.storage.layout import JobPaths, RootPaths, Ticket, parse_entry
 
@@ -104,7 +104,7 @@ class Job:
         for path in (self.paths.spec, self.entry.path(self.root)):
             data = read_bytes(path)
             if data is not None and answers_to(self.id, data):
-                return schema.decode(data, file=path)
+                return parsing.decode(data, file=path)
         raise JobspecError(
             f"the spec of `{self.id}` is damaged or gone",
             file=self.paths.spec,
@@ -144,7 +144,7 @@ def following(entry: Entry, state: State) -> Entry:
 
 def answers_to(job: str, data: bytes) -> bool:
     """Whether these are the bytes that the job's id was made from."""
-    return job.endswith(f"-{schema.digest(data)}")
+    return job.endswith(f"-{identity.digest(data)}")
 
 
 def read_bytes(path: Path, *, owned: bool = False) -> bytes | None:

@@ -28,7 +28,7 @@ from jobspec.queue.worker_registry import WorkerSeen
 from jobspec.records.base import State
 from jobspec.records.queue_files import Hold, Quarantined
 from jobspec.records.worker import WorkerRecord
-from jobspec.spec import schema as specs
+from jobspec.spec import rules
 from jobspec.spec.schema import JobSpec
 from jobspec.storage import fs
 from jobspec.storage.layout import RootPaths, Ticket
@@ -126,7 +126,7 @@ class Queue:
         from jobspec.queue import fsck as repair
         from jobspec.spec import secrets
 
-        specs.check(spec)
+        rules.check(spec)
         secrets.refuse(spec)
         job, ticket = publish.publish(self.paths, spec, priority)
         if ticket is not None:

@@ -18,7 +18,7 @@ from jobspec.benchmarks.published import Entry, Published
 from jobspec.queue.entries import Job
 from jobspec.records import evaluation
 from jobspec.results import confidence
-from jobspec.spec import schema as specs
+from jobspec.spec import identity, parsing
 from jobspec.spec.builder import slug
 from jobspec.spec.schema import BenchmarkOverrides, EvalSpec, JobSpec, ModelSpec
 
@@ -63,7 +63,7 @@ def spec_of(entry: Entry, model: str | None = None) -> JobSpec:
         train=None,
         eval=msgspec.convert(msgspec.to_builtins(fields), EvalSpec),
     )
-    return specs.decode(specs.canonical(made))
+    return parsing.decode(identity.canonical(made))
 
 
 def rows(entry: Entry, job: Job) -> list[Row]:

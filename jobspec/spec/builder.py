@@ -14,15 +14,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args, get_origin
 
 import msgspec
 
 from jobspec.errors import SpecError
-from jobspec.spec import schema as specs
-from jobspec.spec import secrets
+from jobspec.spec import parsing, rules, secrets
 from jobspec.spec.benchmark_settings import with_canonical_names
-from jobspec.spec.schema import JobSpec
+from jobspec.spec.identity import canonical
+from jobspec.spec.schema import JobSpec, NewDefault, Spec, TrainSpec
 from jobspec.storage import fs
 
 DEFAULT_DATA = "data/train.jsonl"
@@ -96,7 +96,7 @@ def write(built: Sequence[JobSpec], directory: Path) -> list[tuple[Path, bool]]:
     """
     for spec in built:
         secrets.refuse(spec)
-    places = [(directory / f"{spec.name}.json", specs.canonical(spec)) for spec in built]
+    places = [(directory / f"{spec.name}.json", canonical(spec)) for spec in built]
     fresh = [_is_free(path, data) for path, data in places]
     directory.mkdir(parents=True, exist_ok=True)
     for (path, data), is_fresh in zip(places, fresh, strict=True):
@@ -131,7 +131,32 @@ def _build_one(request: Request, model: str, rate: float | None, grid: bool) -> 
             fields["data"] = None
     if "name" not in [path[0] for path in touched]:
         fields["name"] = _name(request, fields, grid)
+    _add_new_defaults(fields, JobSpec)
     return decode(fields, request.settings)
+
+
+def _add_new_defaults(fields: dict[str, Any], kind: type[Spec]) -> None:
+    """Write the values marked `NewDefault`, in every group, where nothing else was asked for."""
+    for field in msgspec.structs.fields(kind):
+        for mark in getattr(field.type, "__metadata__", ()):
+            if isinstance(mark, NewDefault):
+                fields.setdefault(field.name, mark.value)
+        group = _group(field.type)
+        inner = fields.get(field.name, {} if isinstance(field.default, Spec) else None)
+        if group is not None and isinstance(inner, dict):
+            _add_new_defaults(cast("dict[str, Any]", inner), group)
+            if inner:
+                fields[field.name] = inner
+
+
+def _group(annotation: Any) -> type[Spec] | None:
+    """The group that a field holds, perhaps beside null; None for fields of other types."""
+    if isinstance(annotation, type):
+        return annotation if issubclass(annotation, Spec) else None
+    if get_origin(annotation) is dict:  # `overrides`: what it leaves out is not a default
+        return None
+    found = (_group(part) for part in get_args(annotation))
+    return next((group for group in found if group is not None), None)
 
 
 def _preset(model: str) -> dict[str, Any]:
@@ -189,7 +214,7 @@ def _value(raw: str) -> Any:
 def decode(fields: dict[str, Any], settings: Sequence[str]) -> JobSpec:
     """Check the fields as a spec; a number set where text is meant (a revision) becomes text."""
     try:
-        return _with_canonical_names(specs.decode(msgspec.json.encode(fields)))
+        return _with_canonical_names(parsing.decode(msgspec.json.encode(fields)))
     except SpecError as error:
         parted = (setting.partition("=") for setting in settings)
         raw = {f"$.{path.strip()}": value for path, _, value in parted}
@@ -207,7 +232,7 @@ def decode(fields: dict[str, Any], settings: Sequence[str]) -> JobSpec:
 
 def _with_canonical_names(spec: JobSpec) -> JobSpec:
     canonical = with_canonical_names(spec)
-    specs.check(canonical)
+    rules.check(canonical)
     return canonical
 
 
@@ -218,7 +243,7 @@ def _name(request: Request, fields: dict[str, Any], grid: bool) -> str:
     if train is None:
         varied = "base"
     else:
-        varied = f"lr{spell_rate(train.get('learning_rate', specs.TrainSpec().learning_rate))}"
+        varied = f"lr{spell_rate(train.get('learning_rate', TrainSpec().learning_rate))}"
     parts = [request.name] if request.name else []
     parts += [slug(fields["model"]["name"]), varied]
     return "-".join(parts + ["smoke"] * request.smoke)

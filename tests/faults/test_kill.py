@@ -20,7 +20,7 @@ from jobspec.records import base as records
 from jobspec.records.attempt import End, Result
 from jobspec.records.base import FINAL, Reason, State
 from jobspec.records.worker import WorkerRecord
-from jobspec.spec.schema import canonical
+from jobspec.spec.identity import canonical
 from tests.support.queues import V, W, entries, fast_dir, hidden, killed_at, score_spec
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from jobspec.spec import schema as specs
+from jobspec.spec import identity
 from jobspec.spec.schema import EvalSpec, JobSpec, ModelSpec
 from tests.support.evaluations import (
     DATA,
@@ -67,7 +67,7 @@ def fetch(root: Path, spec: Path, endpoint: str) -> subprocess.CompletedProcess[
 
 def write_spec(path: Path, settings: EvalSpec, model: str = "org/tiny") -> Path:
     spec = JobSpec(name="t", model=ModelSpec(name=model), train=None, eval=settings)
-    path.write_bytes(specs.canonical(spec))
+    path.write_bytes(identity.canonical(spec))
     return path
 
 

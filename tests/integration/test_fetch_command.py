@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jobspec.spec import schema as specs
+from jobspec.spec import identity
 from jobspec.spec.schema import EvalSpec, JobSpec, ModelSpec
 from jobspec.storage.layout import RootPaths
 from tests.support.commands import jobspec, jobspec_json
@@ -46,7 +46,7 @@ def write_spec(directory: Path, model: str, **fields: Any) -> Path:
     row = b'{"id": "1", "problem": "1+1?", "answer": "2"}\n'
     (directory / "aime_own.jsonl").write_bytes(row)
     path = directory / f"{model.replace('/', '-')}{len(fields)}.json"
-    path.write_bytes(specs.canonical(spec))
+    path.write_bytes(identity.canonical(spec))
     return path
 
 

@@ -12,7 +12,7 @@ import pytest
 from benchmarks import queues, survive
 from benchmarks.common import figure, medians, table, turns
 from benchmarks.peers import SIZE, WAYS, installed, number_of, payload
-from jobspec.spec.schema import canonical
+from jobspec.spec.identity import canonical
 from tests.support.queues import fast_dir
 
 OF_THIS_MACHINE = [name for name in WAYS if installed(name)]

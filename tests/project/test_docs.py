@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from jobspec.cli import COMMANDS, cli
-from jobspec.spec import schema as specs
+from jobspec.spec import parsing
 from tests.support.commands import REPOSITORY
 from tests.support.docs import PAGES, blocks, prose
 from worker.__main__ import main as worker_command
@@ -119,13 +119,13 @@ def spelled(schema: dict[str, Any]) -> str:
     return f"{opening}, {closing}"
 
 
-@pytest.mark.parametrize("struct", list(specs.schema()["$defs"]))
+@pytest.mark.parametrize("struct", list(parsing.json_schema()["$defs"]))
 def test_every_field_of_a_spec_is_documented_with_default_and_limits(struct: str) -> None:
     text = (REPOSITORY / "docs/specs.md").read_text()
     section = text.split(f"## {struct}\n", 1)[1].split("\n## ", 1)[0]
     lines = re.findall(r"^\| `(\w+)` \|([^|]*)\|([^|]*)\|", section, re.MULTILINE)
     rows = [(name, default.strip(), limits.strip()) for name, default, limits in lines]
-    fields = specs.schema()["$defs"][struct]["properties"]
+    fields = parsing.json_schema()["$defs"][struct]["properties"]
     assert [name for name, _, _ in rows] == list(fields)
     for name, default, limits in rows:
         told = f"`{_json(fields[name])}`" if "default" in fields[name] else "none"

@@ -17,8 +17,7 @@ import pytest
 
 from jobspec.errors import RootError, SpecError
 from jobspec.queue.queue import Queue
-from jobspec.spec import builder, secrets
-from jobspec.spec import schema as specs
+from jobspec.spec import builder, identity, parsing, secrets
 from jobspec.spec.schema import JobSpec
 from tests.support.commands import (
     PATIENCE_S,
@@ -38,7 +37,7 @@ WANDB_NEW = "wandb_v1_" + "Ab3_" * 15
 
 def fields(**changed: Any) -> dict[str, Any]:
     """A spec as JSON fields, dotted names set."""
-    made: dict[str, Any] = json.loads(specs.canonical(base_spec()))
+    made: dict[str, Any] = json.loads(identity.canonical(base_spec()))
     for place, value in changed.items():
         *groups, last = place.split("__")
         group = made
@@ -49,7 +48,7 @@ def fields(**changed: Any) -> dict[str, Any]:
 
 
 def decoded(**changed: Any) -> JobSpec:
-    return specs.decode(json.dumps(fields(**changed)).encode())
+    return parsing.decode(json.dumps(fields(**changed)).encode())
 
 
 # Names
@@ -148,7 +147,7 @@ def test_what_only_resembles_a_secret_is_left_alone(changed: dict[str, Any]) -> 
 def test_the_specs_of_the_repository_hold_no_secrets() -> None:
     files = sorted((REPOSITORY / "specs").glob("*.json"))
     assert files
-    assert [list(secrets.find(specs.load(file))) for file in files] == [[]] * len(files)
+    assert [list(secrets.find(parsing.load(file))) for file in files] == [[]] * len(files)
 
 
 def holds(directory: Path, secret: str) -> list[Path]:
@@ -237,7 +236,7 @@ def test_what_workers_and_their_programs_make_the_group_can_not_write_to(tmp_pat
     image.write_text(f"#!/bin/sh\nmkdir -p {shown}\nexit 7\n")
     image.chmod(0o755)
     spec = tmp_path / "spec.json"
-    spec.write_bytes(specs.canonical(base_spec()))
+    spec.write_bytes(identity.canonical(base_spec()))
     jobspec("fetch", spec, "--root", tmp_path / "root", code=1, JOBSPEC_WORKER_COMMAND=str(image))
     assert stat.S_IMODE(shown.stat().st_mode) == 0o755
     shown.rmdir()

@@ -23,7 +23,8 @@ from jobspec.records.attempt import ClaimRecord, PhaseTime, Result
 from jobspec.records.base import Reason
 from jobspec.records.worker import WorkerRecord
 from jobspec.spec import builder
-from jobspec.spec.schema import JobSpec, ModelSpec, sampling
+from jobspec.spec.benchmark_settings import sampling
+from jobspec.spec.schema import JobSpec, ModelSpec
 from jobspec.storage import fs
 from jobspec.storage.layout import AttemptPaths
 from tests.support.commands import REPOSITORY, base_spec, ended, environment, fail, report_progress

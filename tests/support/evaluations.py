@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from jobspec.spec import schema as specs
+from jobspec.spec import identity, rules
 from jobspec.spec.schema import DataSpec, EvalSpec, JobSpec, ModelSpec
 from jobspec.storage.layout import AttemptPaths, JobPaths
 
@@ -60,9 +60,9 @@ def questions(count: int) -> list[dict[str, Any]]:
 def make_attempt(root: Path, model: Path, evaluation: EvalSpec, number: int = 1) -> AttemptPaths:
     """An attempt's directory of a job that scores `model` as it is."""
     spec = JobSpec(name="scored", model=ModelSpec(name=str(model)), train=None, eval=evaluation)
-    specs.check(spec)
-    data = specs.canonical(spec)
-    job = JobPaths(root / "jobs" / specs.job_id(spec.name, data))
+    rules.check(spec)
+    data = identity.canonical(spec)
+    job = JobPaths(root / "jobs" / identity.job_id(spec.name, data))
     attempt = job.attempt(number)
     attempt.dir.mkdir(parents=True)
     job.spec.write_bytes(data)
@@ -77,8 +77,8 @@ def make_trained_attempt(root: Path, evaluation: EvalSpec, model: Path) -> Attem
         data=DataSpec(path="rows.jsonl"),
         eval=evaluation,
     )
-    data = specs.canonical(spec)
-    job = JobPaths(root / "jobs" / specs.job_id(spec.name, data))
+    data = identity.canonical(spec)
+    job = JobPaths(root / "jobs" / identity.job_id(spec.name, data))
     attempt = job.attempt(1)
     attempt.dir.mkdir(parents=True)
     job.spec.write_bytes(data)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from jobspec.spec import schema as specs
+from jobspec.spec import identity, parsing
 from jobspec.spec.schema import JobSpec, ModelSpec
 from jobspec.storage.layout import JobPaths, RootPaths
 from worker.data import tokenizer
@@ -164,7 +164,7 @@ def spec(model: Path, data: Path, /, **changes: Any) -> JobSpec:
     for name, value in changes.items():
         group, _, field = name.partition("__")
         fields[group] = fields[group] | {field: value} if field else value
-    return specs.decode(json.dumps(fields).encode())
+    return parsing.decode(json.dumps(fields).encode())
 
 
 def sums(count: int, *, answers: int = 1) -> Rows:
@@ -205,14 +205,14 @@ def wait_for(condition: Callable[[], Any], timeout_s: float = 60.0) -> Any:
 
 
 def write_spec(path: Path, made: JobSpec) -> Path:
-    path.write_bytes(specs.canonical(made))
+    path.write_bytes(identity.canonical(made))
     return path
 
 
 def attempt_of(root: RootPaths, made: JobSpec) -> Path:
     """A job's first attempt, as the worker makes it."""
-    bytes_ = specs.canonical(made)
-    job = JobPaths(root.jobs / specs.job_id(made.name, bytes_))
+    bytes_ = identity.canonical(made)
+    job = JobPaths(root.jobs / identity.job_id(made.name, bytes_))
     job.attempt(1).dir.mkdir(parents=True)
     job.spec.write_bytes(bytes_)
     return job.attempt(1).dir

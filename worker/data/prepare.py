@@ -26,7 +26,7 @@ from typing import Any
 
 from jobspec.errors import DataError, JobspecError, RootError, TemplateError
 from jobspec.records import exit_codes
-from jobspec.spec import schema as specs
+from jobspec.spec import parsing
 from jobspec.spec.schema import JobSpec
 from jobspec.storage import fs, tempfiles
 from jobspec.storage.layout import RootPaths
@@ -122,9 +122,9 @@ def _answer(asked: argparse.Namespace) -> int:
     os.dup2(2, 1)  # whatever a model's own code prints is talk: stdout is the answer's
     try:
         if asked.preview is not None:
-            answer = preview(specs.load(asked.preview), root, asked.row)
+            answer = preview(parsing.load(asked.preview), root, asked.row)
         else:
-            spec = specs.load(asked.check)
+            spec = parsing.load(asked.check)
             made = prepare(spec, root)
             answer = {"schema": 1, **made, **_passes(spec, root.root / made["dir"] / "train")}
     except JobspecError as error:

@@ -27,7 +27,7 @@ from jobspec.records import base as records
 from jobspec.records import exit_codes
 from jobspec.records.base import State
 from jobspec.records.worker import WorkerRecord
-from jobspec.spec import schema as specs
+from jobspec.spec import parsing
 from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import Ticket
 from worker.host import preflight, scheduler_env
@@ -292,7 +292,7 @@ class Worker:
         """Whether the resume state fits this worker's ranks, or there is space to convert it."""
         assert past.state is not None
         try:
-            spec = specs.load(self.queue.paths.job(ticket.job).spec)
+            spec = parsing.load(self.queue.paths.job(ticket.job).spec)
             world = plan.plan(spec, self.devices, most_rows=past.micro).world
         except JobspecError:
             return True  # whoever claims it will say what is wrong

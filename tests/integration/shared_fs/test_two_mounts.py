@@ -19,7 +19,7 @@ from jobspec.queue.queue import Queue
 from jobspec.records import base as records
 from jobspec.records.attempt import Result
 from jobspec.records.base import State
-from jobspec.spec.schema import canonical
+from jobspec.spec.identity import canonical
 from jobspec.storage import fs
 from tests.support.moosefs import MooseFS
 from tests.support.queues import entries, fork, race, score_spec, stopped_at

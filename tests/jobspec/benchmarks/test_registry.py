@@ -77,8 +77,8 @@ def test_samples_per_question() -> None:
 
 def test_a_spec_is_read_without_loading_the_benchmarks() -> None:
     code = (
-        "import sys; from jobspec.spec import schema\n"
-        'schema.decode(b\'{"name": "a", "model": {"name": "m"}, "train": null}\')\n'
+        "import sys; from jobspec.spec import parsing\n"
+        'parsing.decode(b\'{"name": "a", "model": {"name": "m"}, "train": null}\')\n'
         "print(*sys.modules)"
     )
     done = subprocess.run(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from jobspec.queue.queue import Queue
-from jobspec.spec import schema as specs
+from jobspec.spec import identity
 from tests.support.commands import base_spec, jobspec, jobspec_json
 
 QUESTIONS = [{"id": f"q{i}", "problem": "1+1?", "answer": 2} for i in range(3)]
@@ -33,7 +33,7 @@ def write_questions(place: Path, rows: list[dict[str, Any]]) -> None:
 
 def write_spec(place: Path, **evaluation: Any) -> Path:
     """Written as JSON by hand, so that nothing but the commands looks at it."""
-    fields = json.loads(specs.canonical(base_spec("./model")))
+    fields = json.loads(identity.canonical(base_spec("./model")))
     fields["eval"] |= {
         "benchmarks": ["aime_mine"],
         "benchmark_dir": "bench",

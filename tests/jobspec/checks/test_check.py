@@ -16,7 +16,7 @@ from jobspec.benchmarks import lm_eval_names
 from jobspec.checks import check, rows
 from jobspec.cli import cli
 from jobspec.errors import BenchmarkError, DataError, JobspecError, ModelError, SpecError
-from jobspec.spec import schema as specs
+from jobspec.spec import parsing
 from jobspec.spec.builder import Request, build, write
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -349,7 +349,7 @@ def test_a_row_refused_under_another_think_end_token_asks_after_it(tiny: Path) -
 
 @needs_data
 def test_preview_shows_the_trained_span(tiny: Path) -> None:
-    spec = check.complete(specs.load(spec_file("model.chat_template=t.jinja")))
+    spec = check.complete(parsing.load(spec_file("model.chat_template=t.jinja")))
     shown = rows.preview(spec, Path("root"), 1)
     assert shown["text"].endswith("<|assistant|>4</s>")
     assert shown["supervised_text"] == "4</s>"

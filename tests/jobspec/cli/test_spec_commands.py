@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jobspec.queue.queue import Queue
-from jobspec.spec import schema as specs
+from jobspec.spec import parsing
 from tests.support.commands import REPOSITORY, jobspec, jobspec_json
 
 ROW = '{"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]}\n'
@@ -63,7 +63,7 @@ def test_new_options_reach_the_spec(place: Path) -> None:
         place, "--model", "a/b", "--epochs", "2", "--benchmarks", "aime24, aime25", "--name", "x",
         "--set", "train.seed=7", "-o", "elsewhere",
     )  # fmt: skip
-    spec = specs.load(path)
+    spec = parsing.load(path)
     assert path == place / "elsewhere/x.json"
     assert spec.train is not None and spec.eval is not None
     assert (spec.train.num_train_epochs, spec.train.seed) == (2, 7)
@@ -201,7 +201,7 @@ def test_preview_marks_what_is_trained(place: Path) -> None:
 def test_schema_is_a_json_schema_of_specs() -> None:
     found = json.loads(jobspec("schema").stdout)
     assert "TrainSpec" in json.dumps(found)
-    assert found == json.loads(json.dumps(specs.schema()))
+    assert found == json.loads(json.dumps(parsing.json_schema()))
 
 
 def test_every_command_helps_with_an_example() -> None:

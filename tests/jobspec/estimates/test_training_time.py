@@ -14,7 +14,7 @@ from jobspec.estimates.memory import GIB, Setting
 from jobspec.models import config as shape
 from jobspec.models import devices
 from jobspec.models.config import Shape
-from jobspec.spec import schema as specs
+from jobspec.spec import identity
 from jobspec.spec.schema import JobSpec, LoraSpec, TrainSpec
 from tests.support.commands import jobspec, jobspec_json
 from tests.support.prepared import assistant, model_dir, spec, user, write_rows
@@ -107,7 +107,7 @@ def test_an_unknown_device_is_refused() -> None:
 
 def written(tmp_path: Path, made: JobSpec) -> Path:
     path = tmp_path / "spec.json"
-    path.write_bytes(specs.canonical(made))
+    path.write_bytes(identity.canonical(made))
     return path
 
 

@@ -12,7 +12,8 @@ import pytest
 from jobspec.queue.candidates import Picker
 from jobspec.queue.entries import Entry
 from jobspec.records.base import State
-from jobspec.spec.schema import JobSpec, ModelSpec, canonical, job_id
+from jobspec.spec.identity import canonical, job_id
+from jobspec.spec.schema import JobSpec, ModelSpec
 from jobspec.storage.layout import RootPaths, Ticket
 from tests.support.queues import fails_with, fast_dir, faulty
 

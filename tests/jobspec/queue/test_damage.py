@@ -11,7 +11,7 @@ import pytest
 from jobspec.errors import JobspecError
 from jobspec.queue.queue import Queue
 from jobspec.records.base import Reason, State
-from jobspec.spec.schema import canonical, digest
+from jobspec.spec.identity import canonical, digest
 from jobspec.storage.layout import Ticket
 from tests.support.queues import W, score_spec, stems
 

@@ -12,7 +12,7 @@ from jobspec.queue import fsck
 from jobspec.queue.queue import Queue
 from jobspec.records.attempt import End
 from jobspec.records.base import Reason, State
-from jobspec.spec.schema import canonical
+from jobspec.spec.identity import canonical
 from jobspec.storage.layout import Ticket
 from tests.support.queues import W, entries, hidden, score_spec
 

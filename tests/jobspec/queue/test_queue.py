@@ -13,7 +13,7 @@ from jobspec.queue.queue import Queue
 from jobspec.records import base as records
 from jobspec.records.base import State
 from jobspec.records.queue_files import Enqueued
-from jobspec.spec.schema import canonical
+from jobspec.spec.identity import canonical
 from jobspec.storage import fs
 from jobspec.storage.layout import parse_entry
 from tests.support.queues import W, entries, fails_with, faulty, hidden, score_spec, stems

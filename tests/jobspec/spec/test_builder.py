@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobspec.errors import SpecError
+from jobspec.spec import identity, parsing
 from jobspec.spec import schema as specs
 from jobspec.spec.builder import Request, build, missing_data, spell_rate, write
 from jobspec.spec.schema import JobSpec
@@ -25,7 +26,7 @@ def test_a_model_alone_makes_the_run_to_be_reproduced() -> None:
 
 
 def test_a_spec_is_written_whole() -> None:
-    written = specs.canonical(one()).decode()
+    written = identity.canonical(one()).decode()
     fields = {
         f
         for kind in (specs.TrainSpec, specs.EvalSpec, specs.DataSpec)
@@ -181,7 +182,7 @@ def test_write_is_repeatable_and_never_overwrites(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="immutable") as caught:
         write([other], tmp_path / "specs")
     assert caught.value.hint
-    assert specs.load(tmp_path / "specs" / f"{spec.name}.json") == spec
+    assert parsing.load(tmp_path / "specs" / f"{spec.name}.json") == spec
 
 
 def test_of_a_grid_all_are_written_or_none(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_tokenizing_does_not_import_torch_either(
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from jobspec.spec import schema as spec\n"
+        "from jobspec.spec import parsing as spec\n"
         "from jobspec.storage.layout import RootPaths\n"
         "from worker.data.prepare import prepare\n"
         "prepare(spec.load(sys.argv[1]), RootPaths(Path(sys.argv[2])))\n"
@@ -196,7 +196,7 @@ def test_a_root_that_takes_nothing_is_named(model: Path, kept_tokenizers: Path) 
     """Run as nobody, where the tests run as root, whom nothing is forbidden."""
     code = (
         "import os, sys\nfrom pathlib import Path\n"
-        "from jobspec.spec import schema as spec\nfrom jobspec.storage.layout import RootPaths\n"
+        "from jobspec.spec import parsing as spec\nfrom jobspec.storage.layout import RootPaths\n"
         "from worker.data import prepare\n"
         "prepare.Inputs.of(spec.load(sys.argv[2]), RootPaths(Path(sys.argv[4])))\n"
         "if os.geteuid() == 0:\n    os.seteuid(65534)\n"

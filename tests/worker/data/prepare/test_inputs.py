@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from jobspec.errors import DataError, ModelError, SpecError, TemplateError
-from jobspec.spec import schema as specs
+from jobspec.spec import parsing
 from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import RootPaths
 from tests.support.prepared import model_dir, run_prepare, spec, write_rows
@@ -113,4 +113,4 @@ def test_a_spec_that_is_none_is_refused_as_json(root: RootPaths, tmp_path: Path)
     assert done.returncode == 3
     assert json.loads(done.stdout)["error"]["file"] == str(file)
     with pytest.raises(SpecError):
-        specs.load(file)
+        parsing.load(file)

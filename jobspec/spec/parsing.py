@@ -1,0 +1,80 @@
+"""Reads specs from JSON. Errors name the file, the JSON path and what was probably meant."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from jobspec.errors import SpecError
+from jobspec.spec import rules
+from jobspec.spec.schema import JobSpec, Spec
+
+
+def decode(data: bytes, *, file: str | Path | None = None) -> JobSpec:
+    """Read a spec and check it within itself.
+
+    Raises:
+        SpecError: with the file and the JSON path of what is wrong.
+    """
+    try:
+        spec = msgspec.json.decode(data, type=JobSpec)
+    except msgspec.ValidationError as error:
+        raise _spec_error(str(error), data, file) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        hint = "write specs with `jobspec new`"
+        raise SpecError(f"not valid JSON: {error}", file=file, hint=hint) from error
+    rules.check(spec, file=file)
+    return spec
+
+
+def load(path: str | Path) -> JobSpec:
+    """Read and check a spec file. Raises SpecError, naming the file."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        hint = "is the path right? `jobspec new` writes specs and prints where"
+        raise SpecError(f"can't be read: {error.strerror}", file=path, hint=hint) from error
+    return decode(data, file=path)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a spec, for editors and other languages."""
+    return msgspec.json.schema(JobSpec)
+
+
+def _spec_error(message: str, data: bytes, file: str | Path | None) -> SpecError:
+    what, _, place = message.partition(" - at `")
+    place = place.rstrip("`") or "$"
+    hint = "`jobspec schema` prints every field with its limits"
+    unknown = re.search(r"unknown field `([^`]+)`", what)
+    if unknown is not None:
+        import difflib  # here, since only mistakes need it
+
+        near = difflib.get_close_matches(unknown.group(1), _all_fields(), n=1)
+        hint = f"did you mean `{near[0]}`?" if near else hint
+    elif "missing required" not in what:
+        what += f", got `{_value_at(data, place)}`"
+    return SpecError(what, file=file, place=place, hint=hint)
+
+
+def _value_at(data: bytes, place: str) -> str:
+    """The JSON text found at a path such as `$.eval.benchmarks[0]`; shortened for a message."""
+    value: Any = msgspec.json.decode(data)
+    for key, index in re.findall(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]", place):
+        try:
+            value = value[key or int(index)]
+        except (KeyError, IndexError, TypeError, ValueError):
+            break
+    # Whatever it is, it may be a key: nothing that long is told whole.
+    text = re.sub(
+        r"[\w-]{30,}", lambda long: f"{long[0][:4]}…", msgspec.json.encode(value).decode()
+    )
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _all_fields() -> list[str]:
+    kinds = Spec.__subclasses__()
+    return sorted({field for kind in kinds for field in kind.__struct_fields__})

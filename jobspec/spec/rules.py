@@ -1,0 +1,122 @@
+"""The rules of a spec that no single field can state."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from jobspec.errors import SpecError
+from jobspec.spec.schema import EvalSpec, JobSpec, TrainSpec
+
+_Broken = tuple[str, str, str | None]  # JSON path, what is wrong, hint
+# What becomes the name of a file or a directory must be one; `$` in a pattern allows a newline.
+_BENCHMARK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,199}")
+
+
+def check(spec: JobSpec, *, file: str | Path | None = None) -> None:
+    """The rules that no single field can state. Raises SpecError at the first one broken."""
+    for place, wrong, hint in _broken_rules(spec):
+        raise SpecError(wrong, file=file, place=place, hint=hint)
+
+
+def _broken_rules(spec: JobSpec) -> Iterator[_Broken]:
+    if spec.name.endswith("\n"):
+        yield "$.name", "ends in a newline", "remove it"
+    revision = spec.model.revision
+    if revision is not None and not _is_revision(revision):
+        yield "$.model.revision", f"`{revision[:60]}` is none", "name a branch, tag or commit"
+    if spec.train is None and spec.eval is None:
+        yield "$", "neither `train` nor `eval` is given: there is nothing to do", "fill in one"
+    if spec.train is None and spec.data is not None:
+        yield "$.data", "is given, but `train` is null", "remove one of the two"
+    if spec.train is not None:
+        yield from _broken_train_rules(spec, spec.train)
+    if spec.eval is not None:
+        yield from _broken_eval_rules(spec.eval)
+
+
+def _broken_train_rules(spec: JobSpec, train: TrainSpec) -> Iterator[_Broken]:
+    if spec.data is None:
+        yield "$.data", "a spec that trains needs data", "add `data.path`, or set `train` to null"
+    if train.global_batch_size % train.per_device_train_batch_size:
+        yield (
+            "$.train.global_batch_size",
+            f"`{train.global_batch_size}` is not a multiple of per_device_train_batch_size "
+            f"`{train.per_device_train_batch_size}`",
+            "the global batch is fixed; accumulation follows from the devices found",
+        )
+    if train.offload == "all" and train.zero_stage != 3:
+        yield "$.train.offload", "`all` moves parameters too: only ZeRO-3 can", "set zero_stage 3"
+    if train.lora is not None and train.zero_stage == 3:
+        yield "$.train.lora", "adapters can't be merged out of ZeRO-3's shards", "set zero_stage 2"
+    if train.offload == "optimizer" and train.zero_stage == 0:
+        yield "$.train.offload", "`optimizer` needs zero_stage 2 or 3", "set zero_stage to 2"
+    if train.sequence_parallel > 1:
+        yield from _broken_parallel_rules(spec, train.sequence_parallel)
+    micros = train.global_batch_size // train.per_device_train_batch_size
+    groups = (spec.resources.gpus or 0) // train.sequence_parallel
+    if groups and micros % groups:
+        yield (
+            "$.resources.gpus",
+            f"`{spec.resources.gpus}` devices do not divide {train.global_batch_size} rows a step "
+            f"into micro-batches of {train.per_device_train_batch_size}",
+            f"choose {train.sequence_parallel} × a divisor of {micros}, or leave it out",
+        )
+
+
+def _broken_parallel_rules(spec: JobSpec, degree: int) -> Iterator[_Broken]:
+    place = "$.train.sequence_parallel"
+    if spec.resources.gpus is not None and spec.resources.gpus % degree:
+        wrong = (
+            f"groups of {degree} devices can't be made of `resources.gpus` {spec.resources.gpus}"
+        )
+        yield place, wrong, f"ask for a multiple of {degree} devices"
+    if spec.model.attn_implementation in ("sdpa", "eager"):  # the others run our own lines
+        wrong = f"`{spec.model.attn_implementation}` attention sees one device's tokens alone"
+        yield place, wrong, 'set model.attn_implementation to "auto"'
+
+
+def _is_revision(text: str) -> bool:
+    parts = text.split("/")
+    return _REVISION.fullmatch(text) is not None and not {"", ".", ".."}.intersection(parts)
+
+
+def _broken_eval_rules(evaluation: EvalSpec) -> Iterator[_Broken]:
+    for number, name in enumerate(evaluation.benchmarks):
+        if _BENCHMARK.fullmatch(name) is None:
+            hint = "at most 100 letters, digits and `_.+-`: it names files"
+            yield f"$.eval.benchmarks[{number}]", f"`{name[:60]}` is no benchmark's name", hint
+    if not evaluation.benchmarks:
+        yield "$.eval.benchmarks", "is empty", "name one, or set `eval` to null"
+    if len(set(evaluation.benchmarks)) < len(evaluation.benchmarks):
+        yield "$.eval.benchmarks", "names a benchmark twice", None
+    for name in evaluation.overrides:
+        if name not in evaluation.benchmarks and not _is_alias(name, evaluation):
+            yield f"$.eval.overrides.{name}", "is not among `benchmarks`", "check its spelling"
+    if 0 in (evaluation.temperature, *(each.temperature for each in evaluation.overrides.values())):
+        yield from _broken_greedy_rules(evaluation)
+    token = evaluation.think_end_token
+    if token is not None and token.strip().isdigit():
+        yield "$.eval.think_end_token", f"`{token}` looks like a token id", "give its text"
+
+
+def _is_alias(name: str, evaluation: EvalSpec) -> bool:
+    """Whether a name means one of the spec's benchmarks that is spelled otherwise there."""
+    from jobspec.benchmarks.registry import canonical_name  # here, since few specs need it
+
+    return canonical_name(name) in map(canonical_name, evaluation.benchmarks)
+
+
+def _broken_greedy_rules(evaluation: EvalSpec) -> Iterator[_Broken]:
+    from jobspec.spec.benchmark_settings import sampling  # here, since few specs need it
+
+    for name in evaluation.benchmarks:
+        settings = sampling(evaluation, name)
+        if settings["temperature"] == 0 and settings["avg_k"] > 1:
+            yield (
+                "$.eval.temperature",
+                f"0 with {settings['avg_k']} samples a question of `{name}`: all the same",
+                f"sample with a temperature, or set avg_k to 1 (in `overrides.{name}`)",
+            )
