@@ -1,7 +1,7 @@
-"""The command line. `jobspec --help` imports this module and click, nothing else of ours.
+"""The `jobspec` command. `jobspec --help` imports only this module, `common` and click.
 
-Each verb lives in a module of its own group, imported when it is invoked; its line in the help
-stands in the table below, so that listing the commands costs no imports.
+Each command is in a module that is imported when the command runs. The table below has its line in
+the help, so that listing the commands imports nothing.
 """
 
 from __future__ import annotations
@@ -17,62 +17,62 @@ from jobspec.cli.common import JSON_KEY, colour, completion, root_option
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-# command → (module below jobspec.cli, help line), by section and in the order people meet them.
+# command → (module below jobspec.cli, help line), by section, in the order in which they are used.
 SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Write and check": {
-        "new": ("new", "Write spec files: one experiment each, or a grid."),
-        "validate": ("specs", "Check specs as enqueue does, enqueue nothing."),
-        "preview": ("specs", "Show what one row of the data trains."),
+        "new": ("new", "Write spec files: one experiment or a grid."),
+        "validate": ("specs", "Check specs without enqueueing them."),
+        "preview": ("specs", "Show which tokens of a data row are trained."),
         "schema": ("specs", "Print the JSON Schema of a spec."),
         "benchmarks": ("benchmarks", "List benchmarks, and where their questions are."),
     },
     "Run": {
-        "fetch": ("fetch", "Download models and benchmarks for workers without network."),
-        "enqueue": ("specs", "Check specs, then put them into the queue."),
-        "eval": ("eval", "Score any model, as a job of its own."),
-        "calibrate": ("calibrate", "Score base models, hold them against published scores."),
+        "fetch": ("fetch", "Download models and benchmarks for offline workers."),
+        "enqueue": ("specs", "Check specs and put them into the queue."),
+        "eval": ("eval", "Enqueue a job that only scores a model."),
+        "calibrate": ("calibrate", "Compare base models' scores with published ones."),
         "cancel": ("jobs", "Cancel pending or running jobs."),
-        "retry": ("jobs", "Put failed or cancelled jobs back."),
+        "retry": ("jobs", "Run failed or cancelled jobs again."),
         "prioritize": ("jobs", "Change the priority of pending jobs."),
-        "hold": ("jobs", "Let nobody claim anything."),
-        "release": ("jobs", "Lift the hold."),
-        "demo": ("demo", "The whole way on this machine, in minutes."),
+        "hold": ("jobs", "Stop all workers from claiming jobs."),
+        "release": ("jobs", "Let workers claim jobs again."),
+        "demo": ("demo", "Train and score a tiny model on this machine."),
     },
     "On a cluster": {
-        "setup": ("cluster", "Write the site's settings for batch scripts."),
-        "submit": ("cluster", "Submit workers to Slurm as an array."),
-        "scale": ("cluster", "Keep as many workers as the queue needs."),
+        "setup": ("cluster", "Write the settings of this cluster."),
+        "submit": ("cluster", "Submit workers to Slurm as a job array."),
+        "scale": ("cluster", "Submit as many workers as the queue needs."),
     },
-    "See": {
-        "status": ("status", "What runs, what waits, what ended and why."),
-        "show": ("show", "All that is known of one job."),
-        "logs": ("logs", "A job's log; -f follows it."),
-        "results": ("results", "Scores of finished jobs, best marked."),
-        "compare": ("compare", "Two jobs' scores, paired by question."),
-        "report": ("report", "One HTML page of curves, scores and times."),
-        "serve": ("serve", "The same page live, for a tunnel."),
-        "samples": ("samples", "What a model answered, and how it was judged."),
-        "rescore": ("rescore", "Score ended jobs again from their samples."),
-        "relay": ("relay", "Send curves and scores to W&B, each row once."),
-        "wait": ("wait", "Wait until jobs end; the exit code says how."),
+    "Inspect": {
+        "status": ("status", "Show jobs, workers, and why jobs wait or failed."),
+        "show": ("show", "Show everything about one job."),
+        "logs": ("logs", "Print a job's log; -f follows it."),
+        "results": ("results", "Show the scores of finished jobs."),
+        "compare": ("compare", "Compare two jobs' scores question by question."),
+        "report": ("report", "Write curves, scores and times to an HTML page."),
+        "serve": ("serve", "Serve the report page live."),
+        "samples": ("samples", "Show a model's answers and how they were scored."),
+        "rescore": ("rescore", "Score stored samples again."),
+        "relay": ("relay", "Send curves and scores to W&B."),
+        "wait": ("wait", "Wait until jobs have ended."),
     },
-    "Look after workers": {
-        "workers": ("workers", "Who works, who idles, who is silent."),
-        "drain": ("jobs", "Let workers finish and claim nothing more."),
-        "reap": ("jobs", "Take back the claims of dead workers."),
-        "quarantine": ("workers", "List, add or clear hosts set aside."),
-        "archive": ("archive", "Copy ended jobs off scratch, with checksums."),
-        "du": ("disk", "What jobs take on disk, and what is free."),
-        "gc": ("disk", "Drop what ended jobs need no more."),
-        "fsck": ("jobs", "Rebuild the queue's entries from jobs/."),
-        "doctor": ("doctor", "Measure the root, say what to change."),
+    "Maintain": {
+        "workers": ("workers", "List workers and what they are doing."),
+        "drain": ("jobs", "Let workers finish their job, then stop."),
+        "reap": ("jobs", "Put the jobs of dead workers back."),
+        "quarantine": ("workers", "Keep hosts from claiming jobs."),
+        "archive": ("archive", "Copy ended jobs elsewhere, with checksums."),
+        "du": ("disk", "Show disk usage by job, and free space."),
+        "gc": ("disk", "Delete files that ended jobs no longer need."),
+        "fsck": ("jobs", "Repair the queue from the jobs' directories."),
+        "doctor": ("doctor", "Measure the root's filesystem; suggest settings."),
     },
 }
-COMMANDS = {name: where for section in SECTIONS.values() for name, where in section.items()}
+COMMANDS = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
 
 
 class Commands(click.Group):
-    """A group that imports a command's module when the command is invoked."""
+    """A group that imports a command's module when the command runs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -92,8 +92,8 @@ class Commands(click.Group):
         from difflib import get_close_matches
 
         near = get_close_matches(name, COMMANDS, n=1)
-        also = f" Did you mean `{near[0]}`?" if near else ""
-        raise click.UsageError(f"No such command `{name}`.{also}", ctx)
+        suggestion = f" Did you mean `{near[0]}`?" if near else ""
+        raise click.UsageError(f"No such command `{name}`.{suggestion}", ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, section in SECTIONS.items():
@@ -108,7 +108,7 @@ class Commands(click.Group):
         return items + click.Command.shell_complete(self, ctx, incomplete)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; an error a person can put right becomes a message and exit code 1."""
+        """Run the command. An error that users can fix becomes a message and exit code 1."""
         from jobspec.errors import JobspecError
 
         try:
@@ -131,7 +131,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 @click.command(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="ROOT is --root, else $JOBSPEC_ROOT, else ./jobspec-root.",
+    epilog="ROOT is --root, $JOBSPEC_ROOT or ./jobspec-root. COMMAND --help shows examples.",
 )
 @root_option
 @click.option(
@@ -148,16 +148,16 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
     expose_value=False,
     is_eager=True,
     callback=completion,
-    help='Print the shell\'s completion script: eval "$(jobspec --completion bash)".',
+    help='Print a completion script; use it with: eval "$(jobspec --completion bash)"',
 )
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    """Fine-tuning runs as immutable specs in a queue made of files.
+    """Fine-tune and score language models with workers that share a queue of files.
 
     \b
-    jobspec new --model Qwen/Qwen3-8B      writes specs/qwen3-8b-lr1e-5.json
-    jobspec enqueue specs/*.json           checks it, puts it into the queue
-    jobspec status --watch                 shows how far it is
+    jobspec new --model Qwen/Qwen3-8B    write specs/qwen3-8b-lr1e-5.json
+    jobspec enqueue specs/*.json         check it and put it into the queue
+    jobspec status --watch               show its progress
     """
     ctx.color = colour()
 

@@ -20,18 +20,18 @@ from jobspec.records.base import FINAL
 @click.command()
 @jobs_argument()
 @click.argument("destination", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--no-model", is_flag=True, help="Leave the trained weights out.")
+@click.option("--no-model", is_flag=True, help="Do not copy the trained weights.")
 @common
 def archive(jobs: tuple[str, ...], destination: Path, no_model: bool) -> None:
-    """Copy ended jobs off scratch, with checksums read back from the copy.
+    """Copy ended jobs to another filesystem, with checksums verified on the copy.
 
     \b
     jobspec archive 'qwen3-*' /fs/project/me/runs
     cd /fs/project/me/runs/JOB && sha256sum --check --quiet SHA256SUMS
 
-    Specs, logs, metrics, samples, scores and weights; no resume states. Nothing is removed from
-    scratch, and a copy that is there already is looked through instead. Of a glob's jobs those that
-    have not ended are left, and named; one that you name yourself is refused.
+    It copies specs, logs, metrics, samples, scores and weights, but no checkpoints to resume from.
+    It deletes nothing. A copy that already exists is verified instead. Jobs matched by a glob that
+    have not ended are skipped; a job named by its id must have ended.
     """
     done: list[archives.Archived] = []
     failed: list[JobspecError] = []
@@ -44,13 +44,13 @@ def archive(jobs: tuple[str, ...], destination: Path, no_model: bool) -> None:
     if failed:
         complain(failed, as_json=False)
     if left:
-        say(f"{plural(len(left), 'job')} not ended, and left: {', '.join(left)}")
+        say(f"{plural(len(left), 'job')} skipped, not ended yet: {', '.join(left)}")
     if wants_json():
         errors = [error_json(error) for error in failed]
         emit({"archived": [asdict(each) for each in done], "left": left, "errors": errors})
     else:
         for each in done:
-            what = "was there, and is whole" if each.already else "copied"
+            what = "already there and intact" if each.already else "copied"
             click.echo(
                 f"{each.place}: {plural(each.files, 'file')}, {each.size / 2**20:,.1f} MiB, {what}"
             )
@@ -58,7 +58,7 @@ def archive(jobs: tuple[str, ...], destination: Path, no_model: bool) -> None:
 
 
 def _ready(found: Sequence[Job], patterns: Sequence[str]) -> tuple[list[Job], list[str]]:
-    """The jobs to archive, and the ids of those that only a glob named and that have not ended."""
+    """The jobs to archive, and the ids of jobs that match only a glob and have not ended."""
     named = selectors.some(found, [each for each in patterns if not selectors.is_glob(each)])
     asked = {job.id for job in named}
     ready = [job for job in found if job.state in FINAL or job.id in asked]

@@ -1,4 +1,4 @@
-"""The cluster: setup, submit, scale."""
+"""`jobspec setup`, `submit` and `scale`: workers on a cluster."""
 
 from __future__ import annotations
 
@@ -22,16 +22,23 @@ from jobspec.errors import JobspecError
 from jobspec.queue.queue import Queue
 
 _QUESTIONS = {
-    "root": "Root of the queue, on a filesystem that compute nodes mount",
-    "sif": "Image (Apptainer SIF)",
+    "root": "Directory of the queue, on a filesystem that compute nodes mount",
+    "sif": "Apptainer image (SIF file)",
     "account": "Slurm account (empty: your default)",
-    "partition": "Partition (empty: the default)",
-    "time": "Time limit of one element (empty: the partition's)",
-    "gpus": "GPUs of one worker",
-    "cpus": "CPU cores of one worker (empty: the default)",
-    "mem": "Memory of one worker (empty: the default)",
+    "partition": "Slurm partition (empty: the default)",
+    "time": "Time limit of one array element, e.g. 03:00:00 (empty: the partition's)",
+    "gpus": "GPUs per node",
+    "cpus": "CPU cores per node (empty: the default)",
+    "mem": "Memory per node, e.g. 200G (empty: the default)",
     "modules": "Modules to load for apptainer (empty: none)",
     "binds": "Further directories with models and data (empty: none)",
+}
+_HELP = {
+    "qos": "Slurm quality of service (--qos of sbatch).",
+    "constraint": "Node features that elements need (--constraint of sbatch), e.g. h100&nvme.",
+    "gpu_type": "GPU type, if Slurm needs it, e.g. a100.",
+    "apptainer": "Name or path of the apptainer program.",
+    "stage": "Directories with models to copy to the node's disk, separated by blanks.",
 }
 
 site_option = click.option(
@@ -39,7 +46,7 @@ site_option = click.option(
     "site_file",
     type=click.Path(dir_okay=False, path_type=Path),
     default=None,
-    help="The site's settings.  [default: $JOBSPEC_SITE_ENV, else slurm/site.env]",
+    help="Settings file.  [default: $JOBSPEC_SITE_ENV, or slurm/site.env]",
 )
 
 
@@ -52,32 +59,36 @@ def _with_settings(command: click.Command) -> click.Command:
 
 
 def _help(name: str) -> str:
-    return _QUESTIONS.get(name, sites.COMMENTS.get(name, f"{name} of the jobs, in Slurm's words"))
+    default = getattr(Site(), name)
+    text = (
+        _HELP.get(name) or _QUESTIONS.get(name, "").partition(" (empty")[0] or sites.COMMENTS[name]
+    )
+    return text.rstrip(".") + "." + (f"  [default: {default}]" if default else "")
 
 
 @click.command()
 @site_option
 @common
 def setup(site_file: Path | None, **given: str | None) -> None:
-    """Write slurm/site.env: what batch scripts need to know of this site, and make the root.
+    """Write the settings of this cluster to slurm/site.env, and create the root.
 
     \b
     jobspec setup
     jobspec setup --root /scratch/me/queue --sif /scratch/me/worker.sif --gpus 4 --time 03:00:00
 
-    Without options it asks, if a terminal is there to answer. What is written already is kept
-    unless said anew.
+    Without options it asks for the settings on a terminal. Run it again to change a setting: the
+    others stay as they are.
     """
     file = _site_file(site_file)
     before = sites.read(file) if file.exists() else Site()
-    asked = {name: value for name, value in given.items() if value is not None}
+    changes = {name: value for name, value in given.items() if value is not None}
     root = given_root()
     if root is not None:
-        asked["root"] = str(root)
-    site = replace(before, **asked)
+        changes["root"] = str(root)
+    site = replace(before, **changes)
     if sys.stdin.isatty() and not wants_json():
         missing = (n for n in ("root", "sif") if not getattr(site, n))
-        site = replace(site, **{n: _ask(n, site) for n in (missing if asked else _QUESTIONS)})
+        site = replace(site, **{n: _ask(n, site) for n in (missing if changes else _QUESTIONS)})
     sites.check(site, file)
     Queue.create(site.root)
     sites.write(file, site)
@@ -91,19 +102,24 @@ _with_settings(setup)
 
 
 @click.command()
-@click.option("--array", default="0", show_default=True, help="Elements, as 0-3 or 0-15%4.")
-@click.option("--nodes", default=0, help="One worker over so many nodes.")
-@click.option("--dry-run", is_flag=True, help="Print the script, submit nothing.")
+@click.option(
+    "--array",
+    default="0",
+    show_default=True,
+    help="Array elements, one worker each, e.g. 0-3 or 0-15%4.",
+)
+@click.option("--nodes", default=0, help="Nodes per worker.  [default: 1]")
+@click.option("--dry-run", is_flag=True, help="Print the batch script without submitting it.")
 @site_option
 @common
 def submit(array: str, nodes: int, dry_run: bool, site_file: Path | None) -> None:
-    """Submit workers to Slurm, one an array element.
+    """Submit workers to Slurm, one per array element.
 
     \b
     jobspec submit --array 0-3
     jobspec submit --array 0-3 --dry-run
 
-    The script that is submitted is kept in ROOT/slurm, where the elements' logs go too.
+    ROOT/slurm keeps the submitted batch script and the elements' logs.
     """
     file = _site_file(site_file)
     site = _read(file)
@@ -122,18 +138,27 @@ def submit(array: str, nodes: int, dry_run: bool, site_file: Path | None) -> Non
 
 
 @click.command()
-@click.option("--max", "most", type=click.IntRange(0), required=True, help="Elements at most.")
-@click.option("--dry-run", is_flag=True, help="Say what is missing, submit nothing.")
+@click.option(
+    "--max",
+    "most",
+    type=click.IntRange(0),
+    required=True,
+    help="Limit of waiting and running elements.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Print how many elements are missing without submitting them."
+)
 @site_option
 @common
 def scale(most: int, dry_run: bool, site_file: Path | None) -> None:
-    """Keep as many workers in Slurm as the queue needs; made for cron.
+    """Submit workers to Slurm until there is one for every unfinished job.
 
     \b
     jobspec scale --max 8
     */5 * * * * jobspec scale --max 8 --site /home/me/site.env
 
-    First takes back what dead workers hold, as Slurm knows them. Idle workers leave by themselves.
+    Run it from cron. It first reaps the jobs of workers that Slurm knows to be dead. It never stops
+    workers: idle ones leave by themselves.
     """
     file = _site_file(site_file)
     site = _read(file)
@@ -161,11 +186,11 @@ def _report_lock() -> None:
 
 
 def _summary(need: autoscale.Need, job: str | None) -> str:
-    parts = [f"{plural(need.work, 'job')} to do, {plural(need.have, 'element')} in Slurm"]
+    parts = [f"{plural(need.work, 'unfinished job')}, {plural(need.have, 'element')} in Slurm"]
     if need.reaped:
-        parts.append(f"taken back: {', '.join(need.reaped)}")
+        parts.append(f"reaped: {', '.join(need.reaped)}")
     if need.unfit:
-        parts.append(f"{plural(need.unfit, 'job')} want more GPUs than an element has")
+        parts.append(f"{plural(need.unfit, 'job')} needing more GPUs than an element has")
     if need.why:
         parts.append(need.why)
     if need.missing:
@@ -182,14 +207,14 @@ def _show(submission: Submission, site: Site) -> None:
 
 
 def _read(file: Path) -> Site:
-    """The settings; the nodes read them too, so --root can't name another root."""
+    """The settings. Compute nodes read the same file, so --root cannot name another root."""
     site = sites.read(file)
     root = given_root()
     if root is not None and str(root) != site.root:
         raise JobspecError(
-            f"--root is `{root}`, the site's settings say `{site.root}`",
+            f"--root is `{root}`, but the settings say `{site.root}`",
             file=file,
-            hint="name another file with --site: one for each root",
+            hint="use one settings file per root, and choose it with --site",
         )
     return site
 

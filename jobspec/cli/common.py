@@ -1,4 +1,4 @@
-"""Options every command shares, and the completion of what people type."""
+"""Options that all commands share, and shell completion."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ root_option = click.option(
     expose_value=False,
     callback=_remember_root,
     is_eager=True,
-    help="Directory of queue and jobs.",
+    help="Directory of the queue.  [default: $JOBSPEC_ROOT, or jobspec-root]",
 )
 json_option = click.option(
     "--json",
@@ -43,14 +43,14 @@ json_option = click.option(
     expose_value=False,
     callback=_remember_json,
     is_eager=True,
-    help="Print one JSON object.",
+    help="Print a JSON object instead of text.",
 )
 state_option = click.option(
     "--state",
     "states",
     multiple=True,
     type=click.Choice(STATES),
-    help="Only jobs in this state; may be repeated.",
+    help="Only jobs in this state. May be repeated.",
 )
 
 
@@ -60,12 +60,12 @@ def common(command: F) -> F:
 
 
 def given_root() -> Path | None:
-    """What --root said; None where it said nothing."""
+    """The value of --root; None if it was not given."""
     return click.get_current_context().meta.get(ROOT_KEY)
 
 
 def current_root() -> Path:
-    """--root, else $JOBSPEC_ROOT, else ./jobspec-root."""
+    """--root, or $JOBSPEC_ROOT, or ./jobspec-root."""
     return Path(given_root() or os.environ.get("JOBSPEC_ROOT") or "jobspec-root")
 
 
@@ -74,14 +74,14 @@ def wants_json() -> bool:
 
 
 def open_queue() -> Queue:
-    """The queue at the current root. Raises RootError where there is none."""
+    """The queue at the current root. Raises RootError if there is none."""
     from jobspec.queue.queue import Queue
 
     return Queue(current_root())
 
 
 def colour() -> bool | None:
-    """False under NO_COLOR, True under FORCE_COLOR, else None: what click makes of the stream."""
+    """False under NO_COLOR, True under FORCE_COLOR, otherwise None: click looks at the stream."""
     if os.environ.get("NO_COLOR"):
         return False
     if os.environ.get("FORCE_COLOR"):
@@ -99,13 +99,13 @@ def completion(ctx: click.Context, _: click.Parameter, shell: str | None) -> Non
     if kind is None:
         raise click.UsageError(f"No completion for `{shell}`.")
     script = kind(ctx.command, {}, "jobspec", "_JOBSPEC_COMPLETE").source()
-    # click's script for fish takes `type,value<tab>help` apart at every comma, those of help too.
+    # click's script for fish splits `type,value<tab>help` at every comma, even those in the help.
     click.echo(script.replace('string split "," ', 'string split --max 1 "," '))
     ctx.exit()
 
 
 def complete_jobs(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """Job ids that begin as typed; nothing where there is no queue."""
+    """Job ids that begin with `incomplete`; none if there is no queue."""
     from jobspec.errors import JobspecError
 
     try:
@@ -117,7 +117,7 @@ def complete_jobs(ctx: click.Context, _: click.Parameter, incomplete: str) -> li
 
 
 def complete_workers(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """Worker ids that begin as typed; nothing where there is no queue."""
+    """Worker ids that begin with `incomplete`; none if there is no queue."""
     from jobspec.errors import JobspecError
 
     try:
@@ -129,13 +129,17 @@ def complete_workers(ctx: click.Context, _: click.Parameter, incomplete: str) ->
 
 
 def chosen_jobs(queue: Queue, patterns: Sequence[str], states: Sequence[str] = ()) -> list[Job]:
-    """The jobs named, all of them where none is, in the states named. Raises JobNotFound."""
+    """The jobs that match the patterns and states; without patterns, of all jobs.
+
+    Raises:
+        JobNotFound: a pattern matches no job.
+    """
     named = queue.select(patterns) if patterns else queue.jobs()
     return [job for job in named if not states or job.state.value in states]
 
 
 def jobs_argument(*, required: bool = True) -> Callable[[F], F]:
-    """`JOB…`: ids, unique prefixes or globs, completed in the shell."""
+    """The argument `JOB...`: ids, unique prefixes or globs."""
     return click.argument(
         "jobs", metavar="JOB...", nargs=-1, required=required, shell_complete=complete_jobs
     )

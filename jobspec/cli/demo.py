@@ -1,4 +1,4 @@
-"""`jobspec demo`."""
+"""`jobspec demo`: train and score a tiny model on this machine."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ from jobspec.storage.layout import RootPaths
 @click.command()
 @common
 def demo() -> None:
-    """Run the whole way on this machine: a tiny model learns, two specs, one worker, scores.
+    """Train and score a tiny model on this machine: two specs, one worker, a table of scores.
 
     \b
     jobspec demo
 
-    Needs the worker's packages, no GPU and no network; works in a temporary directory, or below
-    --root and then all of it stays.
+    It needs the worker's packages, but no GPU and no network. It works in a temporary directory;
+    with --root it works there and keeps everything.
     """
     given = click.get_current_context().meta.get(ROOT_KEY)
     if not wants_json():
         return click.get_current_context().exit(_run(given, sys.stdout))
     with tempfile.TemporaryDirectory(prefix="jobspec-demo-") as folder:
-        place = Path(given or folder)
-        code = _run(place, sys.stderr)  # stdout is for the data
-        root = place / "root"
+        directory = Path(given or folder)
+        code = _run(directory, sys.stderr)  # stdout is for the data
+        root = directory / "root"
         if RootPaths(root).format.exists():
             emit_struct(table.Results(root=str(root), results=table.rows(Queue(root).jobs())))
     return click.get_current_context().exit(code)
 
 
-def _run(root: Path | None, talk: IO[str]) -> int:
-    """Run the worker's demo in a process of its own: nothing of jobspec imports it."""
+def _run(root: Path | None, output: IO[str]) -> int:
+    """Run the worker's demo as a child process, because jobspec does not import the worker."""
     command = [sys.executable, "-m", "worker.demo.run", *(["--root", str(root)] if root else [])]
-    # Ctrl-C reaches both processes; the demo's own ends its worker first, and this one waits.
+    # Ctrl-C reaches both processes: the demo ends its worker first, and this process waits.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         code = subprocess.run(
-            command, stdout=talk, check=False, preexec_fn=_catch_interrupts
+            command, stdout=output, check=False, preexec_fn=_catch_interrupts
         ).returncode
     finally:
         signal.signal(signal.SIGINT, before)

@@ -26,17 +26,17 @@ _TITLES = {"states": "states", "epochs": "epochs", "model": "model", "eval": "ev
 @click.command()
 @jobs_argument(required=False)
 @state_option
-@click.option("--all", "everything", is_flag=True, help="Every job, however many.")
+@click.option("--all", "everything", is_flag=True, help="Show all jobs.  [default: the 30 largest]")
 @common
 def du(jobs: tuple[str, ...], states: tuple[str, ...], everything: bool) -> None:
-    """Show what jobs take on disk, part by part, the largest first, and what is free.
+    """Show the disk usage of jobs by part, largest first, and the free space.
 
     \b
     jobspec du
     jobspec du --state succeeded
 
-    `states` are resume states and trash, `epochs` the weights kept of epochs, `model` the final
-    ones. Where the filesystem does not tell of your quota, set JOBSPEC_QUOTA_GIB to it.
+    `states` are checkpoints to resume from and trash, `epochs` weights kept after epochs, `model`
+    the final weights. If the filesystem does not report your quota, set JOBSPEC_QUOTA_GIB.
     """
     queue = open_queue()
     found = [disk.usage(job) for job in chosen_jobs(queue, jobs, states)]
@@ -82,23 +82,25 @@ def _room(room: Room, used: int) -> str:
 @click.command()
 @jobs_argument(required=False)
 @state_option
-@click.option("--dry-run", is_flag=True, help="Only say what would go.")
-@click.option("--failed", is_flag=True, help="Resume states of failed and cancelled jobs too.")
+@click.option("--dry-run", is_flag=True, help="Show what would be deleted without deleting it.")
+@click.option(
+    "--failed", is_flag=True, help="Also delete the checkpoints of failed and cancelled jobs."
+)
 @common
 def gc(jobs: tuple[str, ...], states: tuple[str, ...], dry_run: bool, failed: bool) -> None:
-    """Drop what ended jobs need no more: optimizer states of succeeded ones, trash.
+    """Delete files that ended jobs no longer need: checkpoints to resume from, and trash.
 
     \b
     jobspec gc --dry-run
     jobspec gc 'qwen3-*' --failed
 
-    Weights, samples, logs and metrics stay. Failed and cancelled jobs keep their resume states,
-    from which `jobspec retry` goes on, unless --failed gives them up.
+    It keeps weights, samples, logs and metrics. It also keeps the checkpoints of failed and
+    cancelled jobs, so that `jobspec retry` can resume; --failed deletes these too.
     """
     queue = open_queue()
     freed: dict[str, int] = {}
     for job in chosen_jobs(queue, jobs, states):
-        # Looked at again: a job that somebody has just retried needs its states.
+        # Read the job again: one that was just retried needs its checkpoints.
         paths = disk.droppable(queue.job(job.id) if failed else job, failed=failed)
         sizes = [disk.size_of(path) if dry_run else disk.drop(path) for path in paths]
         if paths:
@@ -112,23 +114,25 @@ def gc(jobs: tuple[str, ...], states: tuple[str, ...], dry_run: bool, failed: bo
 
 
 def say_disk(disk: Footprints, room: Room) -> None:
-    """What jobs will take on disk against what is free; a warning where that is less."""
+    """Report the expected disk usage of jobs and the free space; warn if it does not suffice."""
     if disk.unknown:
-        say(f"disk: not known for {', '.join(disk.unknown)}: `jobspec fetch` brings what says it")
+        say(f"disk usage of {', '.join(disk.unknown)} is unknown until `jobspec fetch` has run")
     if not disk.peak:
         return
     say(
-        f"disk: {size(disk.stays)} stay, up to {size(disk.peak)} while all of them train; "
+        f"disk: {size(disk.stays)} when done, up to {size(disk.peak)} while all jobs train; "
         f"{size(room.free)} free"
     )
     if disk.stays > room.free:
-        warn("that does not fit; `jobspec du` shows what takes it, `jobspec gc` drops what can go")
+        warn(
+            "not enough space; `jobspec du` shows usage by job, `jobspec gc` deletes unneeded files"
+        )
     elif disk.peak > room.free:
-        warn("not all of them can train at once: a full disk would put the queue on hold")
+        warn("not all jobs can train at once: a full disk puts the queue on hold")
 
 
 def size(count: float) -> str:
-    """`512 B`, `3.4 GiB`: three digits at most before the unit."""
+    """Format bytes like `512 B` or `3.4 GiB`, with at most three digits before the unit."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1000:
             return (

@@ -1,4 +1,4 @@
-"""The transitions: cancel, retry, prioritize, hold, release, drain, reap, fsck."""
+"""Commands that change jobs or the queue: cancel, retry, prioritize, hold, drain, reap, fsck …"""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from jobspec.queue.queue import Queue
 @state_option
 @common
 def cancel(jobs: tuple[str, ...], states: tuple[str, ...]) -> None:
-    """Cancel pending or running jobs; a running one is stopped by its worker within seconds.
+    """Cancel pending or running jobs. The worker stops a running job within seconds.
 
     \b
     jobspec cancel qwen3-8b-lr1e-5-0123456789
@@ -45,7 +45,7 @@ def cancel(jobs: tuple[str, ...], states: tuple[str, ...]) -> None:
 @state_option
 @common
 def retry(jobs: tuple[str, ...], states: tuple[str, ...]) -> None:
-    """Put failed or cancelled jobs back, as a new attempt that resumes from the last checkpoint.
+    """Run failed or cancelled jobs again, from their last checkpoint.
 
     \b
     jobspec retry qwen3-8b-lr1e-5-0123456789
@@ -61,11 +61,13 @@ def retry(jobs: tuple[str, ...], states: tuple[str, ...]) -> None:
 @state_option
 @common
 def prioritize(jobs: tuple[str, ...], priority: int, states: tuple[str, ...]) -> None:
-    """Give pending jobs another priority: 0 to 999, the highest is claimed first.
+    """Change the priority of pending jobs, from 0 to 999. The highest is claimed first.
 
     \b
     jobspec prioritize 'olmo-*' 90
     jobspec prioritize --state pending 10
+
+    Jobs have priority 50 unless `jobspec enqueue --priority` gives another.
     """
     queue = open_queue()
     chosen = _chosen(queue, jobs, states)
@@ -76,7 +78,7 @@ def prioritize(jobs: tuple[str, ...], priority: int, states: tuple[str, ...]) ->
 @click.argument("reason", default="")
 @common
 def hold(reason: str) -> None:
-    """Let nobody claim anything until `jobspec release`; what runs, runs on.
+    """Stop all workers from claiming jobs until `jobspec release`. Running jobs continue.
 
     \b
     jobspec hold "quota is full"
@@ -88,7 +90,7 @@ def hold(reason: str) -> None:
 @click.command()
 @common
 def release() -> None:
-    """Lift the hold.
+    """Let workers claim jobs again after `jobspec hold`.
 
     \b
     jobspec release
@@ -103,7 +105,7 @@ def release() -> None:
 )
 @common
 def drain(workers: tuple[str, ...]) -> None:
-    """Ask workers, by id or a prefix of it, to finish their job and claim nothing more.
+    """Let workers finish their job and then stop. WORKER is an id or a unique prefix.
 
     \b
     jobspec drain gpu012-4711-0
@@ -117,57 +119,69 @@ def drain(workers: tuple[str, ...]) -> None:
 
 
 @click.command()
-@click.option("--worker", help="Only this worker's claims.", shell_complete=complete_workers)
-@click.option("--now", is_flag=True, help="With --worker: it is dead for sure, do not watch it.")
+@click.option(
+    "--worker",
+    help="Reap only this worker: an id or a unique prefix.",
+    shell_complete=complete_workers,
+)
+@click.option(
+    "--now",
+    is_flag=True,
+    help="Do not wait for a heartbeat: the worker is known to be dead. Needs --worker.",
+)
 @common
 def reap(worker: str | None, now: bool) -> None:
-    """Take back the claims of dead workers: those whose beat stands still for a whole lease.
-
-    Where Slurm answers, a worker whose run has ended is not waited for.
+    """Put the jobs of dead workers back into the queue.
 
     \b
-    jobspec reap                                watches for one lease
-    jobspec reap --worker gpu012-4711-0 --now   its node is known to be gone
+    jobspec reap                                 watch heartbeats for one lease
+    jobspec reap --worker gpu012-4711-0 --now    its node is known to be down
+
+    A worker is dead if it sends no heartbeat for a whole lease, or as soon as Slurm reports that
+    its run has ended. Workers reap each other, so this is rarely needed.
     """
     if now and worker is None:
-        raise click.UsageError("--now needs --worker: name who is dead.")
+        raise click.UsageError("--now needs --worker.")
     queue = open_queue()
     if worker is not None:
         worker = _workers_named(worker, _claimants(queue))[0]
     reaped = queue.reap(worker=worker, now=now) if now else _watch_a_lease(queue, worker)
-    say(f"{plural(len(reaped), 'job')} taken back")
+    say(f"{plural(len(reaped), 'job')} reaped")
     _report_done({"reaped": reaped}, "\n".join(reaped))
 
 
 @click.command()
 @common
 def fsck() -> None:
-    """Rebuild queue entries from jobs/, restore damaged ones, sweep what dead writers left.
+    """Repair the queue from the jobs' directories.
 
     \b
     jobspec fsck
+
+    It adds missing queue entries, restores damaged ones, and deletes temporary files of dead
+    processes. It is safe to run at any time.
     """
     repairs = msgspec.to_builtins(open_queue().fsck())
     if wants_json():
         return emit(repairs)
-    for what, names in repairs.items():
+    for kind, names in repairs.items():
         for name in names:
-            click.echo(f"{what}: {name}")
+            click.echo(f"{kind}: {name}")
     if not any(repairs.values()):
         say("nothing to repair")
     return None
 
 
 def _chosen(queue: Queue, patterns: Sequence[str], states: Sequence[str]) -> list[Job]:
-    """The jobs named, in the states named. Neither: nothing is meant, so nothing is touched."""
+    """The jobs that match patterns and states. With neither option, no jobs are selected."""
     if not patterns and not states:
-        raise click.UsageError("Name jobs, or a --state.")
+        raise click.UsageError("Name jobs, or give a --state.")
     named = queue.select(patterns) if patterns else queue.jobs()
     return [job for job in named if job.state.value in (states or STATES)]
 
 
 def _move_each(jobs: Sequence[Job], move: Callable[[str], Job], done: str) -> None:
-    """Move every job that can be; say of each what came of it, exit 1 if one was refused."""
+    """Move each job and report the outcome; exits with 1 if a job was refused."""
     moved: list[Job] = []
     refused: list[JobspecError] = []
     for job in jobs:
@@ -186,7 +200,7 @@ def _move_each(jobs: Sequence[Job], move: Callable[[str], Job], done: str) -> No
         for job in moved:
             click.echo(f"{job.id}: {done}")
     if not jobs:
-        say("no such jobs")
+        say("no job matches")
     context.exit(1 if refused else 0)
 
 
@@ -196,7 +210,7 @@ def _workers_named(prefix: str, known: Sequence[str]) -> list[str]:
     ]
     if len(found) != 1:
         raise JobNotFound(
-            f"{len(found) or 'no'} workers are named `{prefix}`",
+            f"{len(found) or 'no'} workers match `{prefix}`",
             hint="`jobspec workers` lists them",
         )
     return found
@@ -208,12 +222,12 @@ def _claimants(queue: Queue) -> list[str]:
 
 
 def _watch_a_lease(queue: Queue, worker: str | None) -> list[str]:
-    """Look every heartbeat, as workers do, until everybody had a lease's time to beat."""
+    """Look once per heartbeat interval, as workers do, for the length of a lease."""
     lease_s, poll_s = queue.format.lease_s, min(queue.format.heartbeat_s, queue.format.lease_s / 4)
     scheduler, reaped = detect.scheduler(), queue.reap(worker=worker)
-    say(f"watching the beats for {lease_s:.0f} s …")
-    ends = time.monotonic() + lease_s + 2 * poll_s
-    while time.monotonic() < ends and queue.jobs("running"):
+    say(f"watching heartbeats for {lease_s:.0f} s …")
+    deadline = time.monotonic() + lease_s + 2 * poll_s
+    while time.monotonic() < deadline and queue.jobs("running"):
         reaped += reaping.reap(queue, scheduler)
         time.sleep(poll_s)
         reaped += queue.reap(worker=worker)

@@ -1,4 +1,4 @@
-"""`jobspec logs`: a job's logs, followed through phases and attempts."""
+"""`jobspec logs`: print a job's logs, and follow them through phases and attempts."""
 
 from __future__ import annotations
 
@@ -26,20 +26,26 @@ _POLL_S = 0.5
 
 @click.command()
 @click.argument("job", shell_complete=complete_jobs)
-@click.option("-f", "--follow", is_flag=True, help="Go on until the job ends.")
-@click.option("--phase", type=click.Choice(PHASES), help="Only this phase's log.")
-@click.option("--attempt", type=click.IntRange(min=1), help="[default: the last one]")
-@click.option("--node", type=click.IntRange(min=0), default=0, help="Of a job on several nodes.")
+@click.option("-f", "--follow", is_flag=True, help="Print new lines until the job ends.")
+@click.option(
+    "--phase", type=click.Choice(PHASES), help="Only this phase's log.  [default: all phases]"
+)
+@click.option(
+    "--attempt", type=click.IntRange(min=1), help="Attempt number.  [default: the last attempt]"
+)
+@click.option(
+    "--node", type=click.IntRange(min=0), default=0, show_default=True, help="Node number."
+)
 @common
 def logs(job: str, follow: bool, phase: str | None, attempt: int | None, node: int) -> None:
-    """Print a job's log, phase after phase; -f follows it through phases and attempts.
+    """Print a job's log, one phase after the other. -f follows it into later attempts.
 
     \b
     jobspec logs qwen3-8b-lr1e-5-0123456789
     jobspec logs qwen -f --phase train
     """
     if follow and wants_json():
-        raise click.UsageError("--json prints one object: leave out -f.")
+        raise click.UsageError("--json cannot be combined with -f.")
     queue = open_queue()
     found = queue.job(job)
     wanted = _Wanted((phase,) if phase else PHASES, node)
@@ -51,24 +57,24 @@ def logs(job: str, follow: bool, phase: str | None, attempt: int | None, node: i
     if follow:
         return _follow(queue, found, wanted, printed)
     if not printed:
-        say(f"{found.id} has written no log yet: it is {found.state}")
+        say(f"{found.id} has no log yet: it is {found.state}")
     return None
 
 
 class _Wanted(NamedTuple):
-    """Which of an attempt's logs are printed."""
+    """Which of an attempt's logs to print."""
 
     phases: tuple[str, ...]
     node: int
 
     def of(self, attempt: AttemptPaths) -> list[Path]:
-        """Those that exist, in the order of the phases."""
+        """The existing logs, in the order of the phases."""
         logs = [attempt.log(phase, self.node) for phase in self.phases]
         return [log for log in logs if log.exists()]
 
 
 def _logs(job: Job, wanted: _Wanted, attempt: int | None) -> Iterator[tuple[AttemptPaths, Path]]:
-    """The logs of one attempt that exist, in the order of the phases."""
+    """The existing logs of one attempt, in the order of the phases."""
     attempts = metrics.attempts(job.paths)
     if attempt is not None:
         attempts = [paths for paths in attempts if paths.number == attempt]
@@ -90,7 +96,7 @@ def _log_json(log: tuple[AttemptPaths, Path]) -> dict[str, object]:
 
 
 def _print(path: Path, offset: int) -> int:
-    """Copy what the log has from `offset` on to stdout; where it ended."""
+    """Copy a log from `offset` on to stdout; returns its new end."""
     with path.open("rb") as log:
         log.seek(offset)
         while chunk := log.read(_CHUNK):
@@ -101,12 +107,12 @@ def _print(path: Path, offset: int) -> int:
 
 
 def _follow(queue: Queue, job: Job, wanted: _Wanted, printed: dict[Path, int]) -> None:
-    """Print what is added until the job has ended, going on with the next phase and attempt.
+    """Print new lines until the job has ended, through all phases and attempts.
 
-    Files are read, not watched: on a network filesystem no notification would come.
+    Polls the files, because network filesystems send no notifications.
     """
     while True:
-        # Looked at first: what was written before it ended is printed below.
+        # Read the state first, so that everything written before the end is printed below.
         job = queue.job(job.id)
         for paths in metrics.attempts(job.paths):
             for path in wanted.of(paths):

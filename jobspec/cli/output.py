@@ -1,4 +1,4 @@
-"""How things are printed: data on stdout, talk on stderr, tables that fit the terminal."""
+"""Printing: data on stdout, messages on stderr, tables that fit the terminal."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import click
 from jobspec.errors import JobspecError
 
 SCHEMA = 1
-_PIPE_WIDTH = 10_000  # a table that is piped is not cut: whatever reads it wants whole words
+_PIPE_WIDTH = 10_000  # tables in a pipe are not cut
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A text with a colour (click's names) for people."""
+    """A text with colour and style, in click's names."""
 
     text: str
     fg: str | None = None
@@ -42,8 +42,8 @@ class Cell:
 class Column:
     """A column of a table.
 
-    Where the table is too wide, columns of the lowest `rank` give way first; those of rank 9 stay.
-    One with a `least` width is cut down to that instead of going.
+    If a table is too wide, columns of the lowest `rank` are left out first; those of rank 9 stay. A
+    column with a `least` width is cut to that width instead.
     """
 
     title: str
@@ -54,7 +54,7 @@ class Column:
 
 @dataclass
 class Table:
-    """Columns, rows of cells, and notes printed below a row."""
+    """Columns, rows of cells, and notes below rows."""
 
     columns: Sequence[Column]
     rows: list[tuple[Sequence[Cell], list[Cell]]] = field(default_factory=list[Any])
@@ -64,7 +64,7 @@ class Table:
         self.rows.append((made, list(notes)))
 
     def lines(self, width: int | None = None) -> list[str]:
-        """The table drawn `width` columns wide (the terminal's by default)."""
+        """The table as lines of at most `width` characters, by default the terminal's width."""
         width = terminal_width() if width is None else width
         sizes = self._fit(width)
         drawn = [self._line([Cell(each.title.upper(), dim=True) for each in self.columns], sizes)]
@@ -78,7 +78,7 @@ class Table:
         return "  ".join(parts).rstrip()
 
     def _fit(self, width: int) -> dict[int, int]:
-        """How wide each column is drawn; those left out, or without content, are missing."""
+        """The width of each column; columns left out, or without content, are missing."""
         natural = [
             max((len(cells[i].text) for cells, _ in self.rows), default=0)
             for i in range(len(self.columns))
@@ -112,7 +112,7 @@ def _note_lines(note: Cell, width: int) -> list[str]:
 
 
 def cut(text: str, width: int) -> str:
-    """Cut at the end, after a whole word, or of several things after a whole one."""
+    """Cut at the end, after a complete word, or after a complete item of a list."""
     if len(text) <= width:
         return text
     kept = text[: width - 1]
@@ -122,7 +122,7 @@ def cut(text: str, width: int) -> str:
 
 
 def shorten(text: str, width: int) -> str:
-    """Cut in the middle: a job's id ends in the ten digits that tell it from others."""
+    """Cut in the middle: the last ten digits of a job's id distinguish it from others."""
     if len(text) <= width:
         return text
     tail = max(0, min(10, width - 2))
@@ -130,7 +130,7 @@ def shorten(text: str, width: int) -> str:
 
 
 def terminal_width() -> int:
-    """$COLUMNS, else the terminal's width; endless where stdout is piped."""
+    """$COLUMNS, or the terminal's width; unlimited if stdout is a pipe."""
     given = os.environ.get("COLUMNS", "")
     if given.isdigit() and int(given) > 0:
         return int(given)
@@ -141,12 +141,12 @@ def terminal_width() -> int:
 
 
 def interactive() -> bool:
-    """Whether a person looks at stdout."""
+    """Whether stdout is a terminal."""
     return sys.stdout.isatty()
 
 
 def emit(data: dict[str, Any]) -> None:
-    """Print a command's data: one JSON object with the version of its fields."""
+    """Print a command's data as one JSON object, with the version of its fields."""
     emit_struct({"schema": SCHEMA, **data})
 
 
@@ -158,7 +158,7 @@ def emit_struct(data: Any) -> None:
 
 
 def say(text: str, *, fg: str | None = None) -> None:
-    """Talk: to stderr, so that stdout is data only."""
+    """Print a message to stderr; stdout is only for data."""
     click.secho(text, err=True, fg=fg)
 
 
@@ -167,7 +167,7 @@ def warn(text: str) -> None:
 
 
 def complain(errors: Sequence[JobspecError], *, as_json: bool) -> None:
-    """Say what is wrong and what to do; as JSON on stdout too where that was asked for."""
+    """Print errors and hints to stderr, and with `as_json` also as JSON to stdout."""
     for error in errors:
         click.echo(click.style("error: ", fg="red", bold=True) + str(error), err=True)
         if error.hint:
@@ -186,7 +186,7 @@ def error_json(error: JobspecError) -> dict[str, str | None]:
 
 
 def duration(seconds: float | None) -> str:
-    """`42s`, `17m`, `2h 05m`, `3d 04h`; empty where unknown."""
+    """Format seconds like `42s`, `17m`, `2h 05m` or `3d 04h`; empty if unknown."""
     if seconds is None or not math.isfinite(seconds):
         return ""
     whole = max(0, round(seconds))

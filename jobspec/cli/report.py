@@ -1,4 +1,4 @@
-"""`jobspec report`."""
+"""`jobspec report`: write the report page to a file."""
 
 from __future__ import annotations
 
@@ -28,24 +28,25 @@ from jobspec.errors import JobspecError
     type=click.Path(dir_okay=False, path_type=Path),
     default=Path("report.html"),
     show_default=True,
+    help="HTML file to write.",
 )
 @common
 def report(jobs: tuple[str, ...], states: tuple[str, ...], output: Path) -> None:
-    """Write curves, scores and times into one HTML file that opens anywhere, without network.
+    """Write curves, scores and times to one HTML file that needs no network.
 
     \b
     jobspec report -o report.html
     jobspec report 'qwen3-*' --state succeeded -o qwen3.html
     """
-    from jobspec.dashboard import page as html
+    from jobspec.dashboard.page import render
 
     queue = open_queue()
     chosen = chosen_jobs(queue, jobs, states)
-    page = html.render(queue, chosen).encode()
+    page = render(queue, chosen).encode()
     try:
         _replace(output, page)
     except OSError as error:
-        raise JobspecError(f"can't be written: {error.strerror}", file=output) from error
+        raise JobspecError(f"cannot be written: {error.strerror}", file=output) from error
     if wants_json():
         return emit({"file": str(output), "jobs": len(chosen), "bytes": len(page)})
     click.echo(output)
@@ -53,7 +54,7 @@ def report(jobs: tuple[str, ...], states: tuple[str, ...], output: Path) -> None
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Whoever reads the file meanwhile sees the old one or the new one."""
+    """Replace a file atomically."""
     temp = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temp.write_bytes(data)

@@ -1,4 +1,4 @@
-"""`jobspec serve`."""
+"""`jobspec serve`: serve the report page live."""
 
 from __future__ import annotations
 
@@ -22,20 +22,27 @@ from jobspec.errors import JobspecError
 @click.command()
 @jobs_argument(required=False)
 @state_option
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="[default: a free one]")
 @click.option(
-    "--interval", type=click.FloatRange(0.1), default=5.0, help="Between looks, s. [default: 5]"
+    "--port", type=click.IntRange(0, 65535), default=0, help="TCP port.  [default: any free port]"
+)
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.1),
+    default=5.0,
+    show_default=True,
+    help="Seconds between looks at the files.",
 )
 @common
 def serve(jobs: tuple[str, ...], states: tuple[str, ...], port: int, interval: float) -> None:
-    """Serve the report live on this machine's 127.0.0.1, until Ctrl-C; prints its secret address.
+    """Serve the report live on 127.0.0.1 until Ctrl-C, and print its secret address.
 
     \b
     jobspec serve
     jobspec serve 'qwen3-*' --port 8901
-    ssh -L 8901:127.0.0.1:8901 LOGIN-NODE      on your own machine, then open the address there
+    ssh -L 8901:127.0.0.1:8901 LOGIN-NODE    on your own machine, then open the address there
 
-    Read-only. Whoever has the address sees the page; without its token the port tells nothing.
+    The page is read-only. Anyone who has the address can see it; without the token in the address
+    the server answers nothing.
     """
     from jobspec.dashboard import page as html
     from jobspec.dashboard.server import Content, Server
@@ -48,11 +55,11 @@ def serve(jobs: tuple[str, ...], states: tuple[str, ...], port: int, interval: f
     def content() -> str:
         return html.content(queue, chosen_jobs(queue, jobs, states))
 
-    page()  # what is wrong with the root, or not installed, is said here and now
+    page()  # report a bad root or a missing package before serving
     try:
         server = Server(page, Content(content, interval), port)
     except OSError as error:
-        hint = "name another with --port, or none: a free one is found"
+        hint = "choose another with --port, or omit it to use any free port"
         raise JobspecError(f"port `{port}`: {error.strerror}", hint=hint) from error
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if wants_json():
@@ -61,7 +68,7 @@ def serve(jobs: tuple[str, ...], states: tuple[str, ...], port: int, interval: f
         click.echo(server.address)
         free = server.server_address[1]
         say(f"from your own machine: ssh -L {free}:127.0.0.1:{free} {socket.gethostname()}")
-        say("Ctrl-C ends it")
+        say("press Ctrl-C to stop")
     try:
         server.serve_forever()
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""`jobspec show`."""
+"""`jobspec show`: everything about one job."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ _DEFAULTS = JobSpec(name="x", model=ModelSpec(name=""), data=DataSpec(path=""))
 @click.argument("job", shell_complete=complete_jobs)
 @common
 def show(job: str) -> None:
-    """Show all that is known of one job: state, attempts and why they ended, scores, spec.
+    """Show everything about one job: state, attempts and why they ended, scores, spec.
 
     \b
     jobspec show qwen3-8b-lr1e-5-0123456789
     jobspec show qwen
     """
     queue = open_queue()
-    told = status.job_report(queue.job(job), workers.rows(queue))
+    report = status.job_report(queue.job(job), workers.rows(queue))
     if wants_json():
-        return emit_struct(told)
-    for line in _lines(told):
+        return emit_struct(report)
+    for line in _lines(report):
         click.echo(line)
     return None
 
 
-def _lines(told: JobReport) -> list[str]:
-    row = told.job
+def _lines(report: JobReport) -> list[str]:
+    row = report.job
     state = click.style(row.state, fg=COLOURS[State(row.state)], bold=True)
     lines = [f"{click.style(row.job, bold=True)}  {state}"]
-    lines += _facts(told)
-    if told.attempts:
-        lines += ["", *_attempt_table(told).lines()]
-    if told.result is not None and told.result.metrics:
-        lines += ["", *_metric_table(told.result.metrics).lines()]
-    if told.manifest is not None:
-        lines += ["", *_provenance(told.manifest).lines()]
-    return [*lines, "", *_spec_lines(told)]
+    lines += _facts(report)
+    if report.attempts:
+        lines += ["", *_attempt_table(report).lines()]
+    if report.result is not None and report.result.metrics:
+        lines += ["", *_metric_table(report.result.metrics).lines()]
+    if report.manifest is not None:
+        lines += ["", *_provenance(report.manifest).lines()]
+    return [*lines, "", *_spec_lines(report)]
 
 
 def _provenance(manifest: dict[str, Any]) -> Table:
-    """What the newest attempt ran: code, image, packages, device, inputs, engine."""
+    """What the newest attempt ran with: code, image, packages, device, inputs, engine."""
     table = Table([Column("provenance"), Column("value")])
     for name, value in manifest.items():
         if name == "packages":
@@ -70,49 +70,49 @@ def _spelled(value: Any) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
-def _spec_lines(told: JobReport) -> list[str]:
-    table = Table([Column("spec, where not by default"), Column("value")])
-    for place, value in _differences(told.spec, _DEFAULTS, ""):
-        table.add(place, value)
+def _spec_lines(report: JobReport) -> list[str]:
+    table = Table([Column("spec, unless default"), Column("value")])
+    for name, value in _differences(report.spec, _DEFAULTS, ""):
+        table.add(name, value)
     return table.lines()
 
 
-def _differences(given: Any, default: Any, place: str) -> Iterator[tuple[str, str]]:
-    """(dotted field, its JSON) of everything in `given` that is not the default."""
+def _differences(given: Any, default: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    """(dotted field, its JSON) of everything in `given` that differs from the default."""
     if isinstance(given, msgspec.Struct):
         for name in given.__struct_fields__:
-            inner, below = getattr(default, name, msgspec.UNSET), f"{place}.{name}".lstrip(".")
+            inner, below = getattr(default, name, msgspec.UNSET), f"{prefix}.{name}".lstrip(".")
             yield from _differences(getattr(given, name), inner, below)
     elif given != default:
-        yield place, msgspec.json.encode(given).decode()
+        yield prefix, msgspec.json.encode(given).decode()
 
 
-def _facts(told: JobReport) -> list[str]:
-    row = told.job
+def _facts(report: JobReport) -> list[str]:
+    row = report.job
     facts = {
-        "enqueued": f"{_moment(row.enqueued_at)}, priority {told.priority}",
+        "enqueued": f"{_moment(row.enqueued_at)}, priority {report.priority}",
         "started": _moment(row.started_at),
         "now": _now(row),
         "eta": duration(row.eta_s),
         "ended": _moment(row.ended_at),
         "losses": ", ".join(
-            reasons.why(loss.reason, loss.count, loss.limit) for loss in told.losses
+            reasons.why(loss.reason, loss.count, loss.limit) for loss in report.losses
         ),
         "worker": " on ".join(part for part in (row.worker, row.host) if part),
-        "directory": told.dir,
-        "logs": f"jobspec logs {row.job}" if told.attempts else "",
+        "directory": report.dir,
+        "logs": f"jobspec logs {row.job}" if report.attempts else "",
     }
     return [
         f"  {click.style(f'{name:<10}', dim=True)} {text}" for name, text in facts.items() if text
     ]
 
 
-def _attempt_table(told: JobReport) -> Table:
+def _attempt_table(report: JobReport) -> Table:
     columns = ("attempt", "ended by", "phase", "step", "took", "overhead", "phases", "host")
     table = Table([Column(title, 9 if n < 5 else 8 - n) for n, title in enumerate(columns)])
-    for attempt in told.attempts:
-        runs = told.job.state == State.RUNNING and attempt.attempt == told.job.attempt
-        reason = "still running" if runs else attempt.reason or _unsaid(told, attempt)
+    for attempt in report.attempts:
+        runs = report.job.state == State.RUNNING and attempt.attempt == report.job.attempt
+        reason = "still running" if runs else attempt.reason or _missing_reason(report, attempt)
         phases = ", ".join(
             f"{phase.phase} {'kept' if phase.kept else duration(phase.wall_s)}"
             for phase in attempt.phases
@@ -131,10 +131,10 @@ def _attempt_table(told: JobReport) -> Table:
     return table
 
 
-def _unsaid(told: JobReport, attempt: AttemptRow) -> str:
-    """Why an attempt ended that left no word: it was cancelled, or lost."""
-    last = attempt.attempt == told.job.attempt
-    return State.CANCELLED.value if last and told.job.state == State.CANCELLED else "lost"
+def _missing_reason(report: JobReport, attempt: AttemptRow) -> str:
+    """Why an attempt ended that has no `end.json`: it was cancelled or lost."""
+    last = attempt.attempt == report.job.attempt
+    return State.CANCELLED.value if last and report.job.state == State.CANCELLED else "lost"
 
 
 def _now(row: JobRow) -> str:

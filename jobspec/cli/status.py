@@ -1,4 +1,4 @@
-"""`jobspec status`: counts, a line a job, who works, and why nothing does."""
+"""`jobspec status`: counts, one line per job, the workers, and why nothing runs."""
 
 from __future__ import annotations
 
@@ -18,43 +18,49 @@ from jobspec.monitoring.status import Selection, Status
 from jobspec.queue import selectors
 from jobspec.queue.queue import Queue
 
-_ROWS = 12  # ended and waiting jobs in a table; the counts tell of the rest
+_ROWS = 12  # ended and waiting jobs in the table; the counts include the others
 _JSON_ROWS = 500
 
 
 @click.command()
 @jobs_argument(required=False)
 @state_option
-@click.option("--all", "everything", is_flag=True, help="Every job, however many.")
-@click.option("--watch", is_flag=True, help="Redraw until Ctrl-C.")
-@click.option("--interval", type=click.FloatRange(0.2), default=2.0, help="Seconds. [default: 2]")
+@click.option("--all", "everything", is_flag=True, help="Show all jobs.  [default: the newest]")
+@click.option("--watch", is_flag=True, help="Redraw the screen until Ctrl-C.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.2),
+    default=2.0,
+    show_default=True,
+    help="Seconds between redraws with --watch.",
+)
 @common
 def status(
     jobs: tuple[str, ...], states: tuple[str, ...], everything: bool, watch: bool, interval: float
 ) -> None:
-    """Show what runs, what waits, what ended and why.
+    """Show running, waiting and ended jobs, and the reasons of failures.
 
     \b
     jobspec status
     jobspec status --watch
     jobspec status 'qwen3-*' --state failed
 
-    Without --all the newest ended jobs are shown; the counts are always of all.
+    Without --all it shows only the newest ended jobs. The counts always include all jobs.
     """
     queue = open_queue()
     limit = None if everything or jobs or states else _JSON_ROWS if wants_json() else _ROWS
-    look = _Look(queue, jobs, states, limit)
+    view = _View(queue, jobs, states, limit)
     if wants_json():
-        return emit_struct(look.status()[0])
+        return emit_struct(view.status()[0])
     if watch:
-        return _redraw(look, interval)
-    for line in look.lines():
+        return _redraw(view, interval)
+    for line in view.lines():
         click.echo(line)
     return None
 
 
-class _Look:
-    """What is asked of the queue, to be looked at once or again and again."""
+class _View:
+    """The jobs to show, read from the queue once or repeatedly."""
 
     def __init__(
         self, queue: Queue, jobs: Sequence[str], states: Sequence[str], limit: int | None
@@ -79,19 +85,19 @@ class _Look:
         return status_view.lines(now, selection.jobs, height)
 
 
-def _redraw(look: _Look, interval: float) -> None:
-    """Draw again and again in place; a resized window is redrawn at once."""
+def _redraw(view: _View, interval: float) -> None:
+    """Redraw in place; a resized window is redrawn at once."""
     if not interactive():
         raise click.UsageError("--watch needs a terminal; use --json in a loop, or `jobspec wait`.")
     wake, waker = os.pipe()
     os.set_blocking(waker, False)
     signal.set_wakeup_fd(waker)
     signal.signal(signal.SIGWINCH, _wake)
-    sys.stdout.write("\x1b[?1049h\x1b[?25l")  # another screen, no cursor
+    sys.stdout.write("\x1b[?1049h\x1b[?25l")  # alternate screen, hidden cursor
     frame: list[str] = []
     try:
         while True:
-            frame = look.lines(os.get_terminal_size().lines - 1)
+            frame = view.lines(os.get_terminal_size().lines - 1)
             _draw(frame)
             if select.select([wake], [], [], interval)[0]:
                 os.read(wake, 4096)
@@ -104,7 +110,7 @@ def _redraw(look: _Look, interval: float) -> None:
 
 
 def _wake(_number: int, _frame: object) -> None:
-    """Do nothing: the signal's byte in the wakeup pipe is what ends the pause."""
+    """Do nothing: the byte that the signal writes to the wakeup pipe ends the pause."""
 
 
 def _draw(frame: list[str]) -> None:

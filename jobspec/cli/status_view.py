@@ -1,5 +1,4 @@
-"""`jobspec status` as lines of text: what the records of jobspec.monitoring.status look like to
-people."""
+"""Render the records of jobspec.monitoring.status as lines of text."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ COLOURS = {
     State.FAILED: "red",
     State.CANCELLED: "yellow",
 }
-WORKERS = 12  # rows of workers; `jobspec workers` has them all
+WORKERS = 12  # rows of workers; `jobspec workers` shows all
 _WORKER_COLOURS = {"silent": "red", "busy": "cyan", "draining": "yellow"}
 _JOB_COLUMNS = (
     Column("job"),
@@ -53,13 +52,13 @@ def lines(now: Status, jobs: Sequence[Job], height: int | None = None) -> list[s
     """The whole screen.
 
     Args:
-        now: what is told.
+        now: the status to show.
         jobs: the jobs of its rows.
-        height: at most that many lines, the table of jobs giving way; None for no limit.
+        height: limit of lines, met by cutting the table of jobs; None for no limit.
     """
     top, foot = _headline(now), list(_worker_lines(now))
     if now.nothing_runs is not None:
-        top.append(click.style(f"nothing is claimed: {now.nothing_runs}", fg="yellow"))
+        top.append(click.style(f"no job is claimed: {now.nothing_runs}", fg="yellow"))
     table = ["", *job_table(now.jobs, jobs).lines()] if now.jobs else []
     if now.left_out:
         rest = ", ".join(f"{count:,} {state}" for state, count in now.left_out.items())
@@ -71,7 +70,7 @@ def lines(now: Status, jobs: Sequence[Job], height: int | None = None) -> list[s
 
 
 def cut(drawn: list[str], room: int) -> list[str]:
-    """The first lines of a table, and a word on how many there are."""
+    """The first lines of a table, and how many lines it has."""
     if len(drawn) <= room:
         return drawn
     if room < 1:
@@ -80,7 +79,7 @@ def cut(drawn: list[str], room: int) -> list[str]:
 
 
 def _headline(now: Status) -> list[str]:
-    """The root and the counts; on two lines where one is too short for them."""
+    """The root and the counts, on two lines if they do not fit on one."""
     parts = [
         click.style(f"{count:,} {state}", fg=COLOURS[State(state)])
         for state, count in now.counts.items()
@@ -94,7 +93,7 @@ def _headline(now: Status) -> list[str]:
 
 
 def job_table(rows: Sequence[JobRow], jobs: Sequence[Job]) -> Table:
-    """A row a job, with notes on why it failed, came back or waits."""
+    """One row per job, with notes on why it failed, was retried or waits."""
     table = Table(_JOB_COLUMNS)
     for row, job in zip(rows, jobs, strict=True):
         state = State(row.state)
@@ -113,21 +112,21 @@ def job_table(rows: Sequence[JobRow], jobs: Sequence[Job]) -> Table:
 
 
 def state_and_phase(row: JobRow) -> str:
-    """`running train 43%`, `succeeded 2h 05m`: the state, and how far or how long."""
+    """The state with progress or duration, like `running train 43%` or `succeeded 2h 05m`."""
     if row.state == State.RUNNING:
         share = "" if row.progress is None else f"{row.progress:4.0%}"
         return f"{row.state} {row.phase or 'starting'}{share}"
     started, ended = workers.age_s(row.started_at), workers.age_s(row.ended_at)
-    took = duration(started - ended) if started is not None and ended is not None else ""
-    return f"{row.state} {took}".rstrip()
+    length = duration(started - ended) if started is not None and ended is not None else ""
+    return f"{row.state} {length}".rstrip()
 
 
 def figures(row: JobRow) -> str:
     """The loss and speed of a running job, the scores of a finished one."""
-    found = table.main_metrics(row.metrics)
-    if found:
-        return ", ".join(f"{short(name)} {value:.3f}" for name, (_, value) in found.items())
-    names = _FIGURES if row.phase == "train" else tuple(row.metrics)
+    scores = table.main_metrics(row.metrics)
+    if scores:
+        return ", ".join(f"{short(name)} {value:.3f}" for name, (_, value) in scores.items())
+    names = [name for name in _FIGURES if name in row.metrics] or list(row.metrics)
     known = [(name, row.metrics.get(name)) for name in names]
     parts = [_figure(name, value) for name, value in known if value is not None]
     if not parts and row.done is not None and row.total:
@@ -140,38 +139,39 @@ def _figure(name: str, value: float) -> str:
 
 
 def short(benchmark: str) -> str:
-    """A benchmark's name where there is little room."""
+    """A benchmark's short name, for narrow columns."""
     return benchmark.removeprefix("minerva_")
 
 
 def _notes(row: JobRow, end: End | None) -> list[Cell]:
-    """Why a job failed and what to do; why one that waits or runs again came back."""
+    """Why a job failed and what to do, or why it was put back into the queue."""
     notes = [Cell(row.waits_for, "yellow")] if row.waits_for else []
     if row.reason not in reasons.LOSSES:
         return notes
     if row.state != State.FAILED:
-        return [*notes, *(Cell(line, dim=True) for line in _came_back(row))]
+        return [*notes, *(Cell(line, dim=True) for line in _why_requeued(row))]
     used_up = row.reason_count is not None and row.reason_count == row.reason_limit
     why = reasons.why(row.reason, row.reason_count if used_up else None, row.reason_limit)
-    told = end.message if end is not None else ""
-    notes.append(Cell(f"{why}: {told}" if told and told != why else why, "red"))
+    message = end.message if end is not None else ""
+    notes.append(Cell(f"{why}: {message}" if message and message != why else why, "red"))
     if end is not None and end.hint:
         notes.append(Cell(f"hint: {end.hint}", "cyan"))
-    earlier = [*map(_past, row.attempts[:-1])]
+    earlier = [*map(_ended_attempt, row.attempts[:-1])]
     return [*notes, Cell(f"before: {', '.join(earlier)}", dim=True)] if earlier else notes
 
 
-def _came_back(row: JobRow) -> Iterator[str]:
-    """Each attempt and why it ended, the last one with what it has used up of its budget."""
+def _why_requeued(row: JobRow) -> Iterator[str]:
+    """Why each attempt ended; for the last one also how much of its retry budget is used."""
     last = row.attempts[-1]
     why = reasons.why(last.reason, row.reason_count, row.reason_limit)
     if len(row.attempts) == 1:
-        yield f"attempt {_past(last, why)}"
+        yield f"attempt {_ended_attempt(last, why)}"
     else:
-        yield f"attempts {', '.join(map(_past, row.attempts[:-1]))}, {_past(last, why)}"
+        earlier = ", ".join(map(_ended_attempt, row.attempts[:-1]))
+        yield f"attempts {earlier}, {_ended_attempt(last, why)}"
 
 
-def _past(past: PastRow, why: str | None = None) -> str:
+def _ended_attempt(past: PastRow, why: str | None = None) -> str:
     """`3: bad node at step 400 on gpu7`."""
     step = "" if past.step is None else f" at step {past.step:,}"
     host = f" on {past.host}" if past.host else ""
@@ -190,13 +190,13 @@ def _worker_lines(now: Status) -> Iterator[str]:
     yield f"{plural(len(live), 'worker')} alive{idle}" + (
         click.style(f", {len(silent)} silent with a job", fg="yellow") if silent else ""
     )
-    # Those with something to tell first; who lies silent without a job has left, or will be swept.
-    told = sorted([*silent, *live], key=lambda row: (row.alive, not row.note, row.state == "busy"))
-    if told:
+    # Workers with a note first. Silent workers without a job have left and are not shown.
+    shown = sorted([*silent, *live], key=lambda row: (row.alive, not row.note, row.state == "busy"))
+    if shown:
         yield ""
-        yield from worker_table(told[:WORKERS]).lines()
-    if len(told) > WORKERS:
-        yield click.style(f"and {len(told) - WORKERS:,} more (`jobspec workers`)", dim=True)
+        yield from worker_table(shown[:WORKERS]).lines()
+    if len(shown) > WORKERS:
+        yield click.style(f"and {len(shown) - WORKERS:,} more (`jobspec workers`)", dim=True)
     if now.quarantine:
         yield ""
     for host in now.quarantine:
@@ -210,7 +210,7 @@ def _mean_share(live: Sequence[WorkerRow]) -> str:
 
 
 def worker_table(rows: Sequence[WorkerRow]) -> Table:
-    """A row a worker; what a worker says of itself stands below it."""
+    """One row per worker, with its note below it."""
     table = Table(_WORKER_COLUMNS)
     for row in rows:
         table.add(

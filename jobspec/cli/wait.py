@@ -1,4 +1,4 @@
-"""`jobspec wait`."""
+"""`jobspec wait`: wait until jobs have ended."""
 
 from __future__ import annotations
 
@@ -26,10 +26,23 @@ from jobspec.records.base import State
 @jobs_argument(required=False)
 @state_option
 @click.option(
-    "--notify", metavar="CMD", help="Run for each job that ends: JOBSPEC_JOB, _STATE, _REASON."
+    "--notify",
+    metavar="COMMAND",
+    help="Shell command to run for each job that ends, with JOBSPEC_JOB, JOBSPEC_STATE and "
+    "JOBSPEC_REASON in its environment.",
 )
-@click.option("--timeout", type=click.FloatRange(0), help="Seconds; then exit 1.")
-@click.option("--interval", type=click.FloatRange(0.05), default=2.0, show_default=True)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0),
+    help="Seconds to wait at most; then exit with 1.  [default: no limit]",
+)
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.05),
+    default=2.0,
+    show_default=True,
+    help="Seconds between looks at the queue.",
+)
 @common
 def wait(
     jobs: tuple[str, ...],
@@ -38,7 +51,7 @@ def wait(
     timeout: float | None,
     interval: float,
 ) -> None:
-    """Wait until jobs have ended (all of them by default); exit 0 only if all succeeded.
+    """Wait until jobs have ended, by default all jobs. Exits with 0 only if all succeeded.
 
     \b
     jobspec wait && jobspec results
@@ -46,17 +59,20 @@ def wait(
     """
     queue = open_queue()
     wanted = {job.id for job in chosen_jobs(queue, jobs, states)}
-    ends = None if timeout is None else time.monotonic() + timeout
+    deadline = None if timeout is None else time.monotonic() + timeout
     ended: dict[str, Job] = {}
     while True:
         for job in queue.jobs():
             if job.id in wanted and job.id not in ended and job.state in records.FINAL:
                 ended[job.id] = job
-                _tell(job, notify)
-        if ended.keys() >= wanted or (ends is not None and time.monotonic() >= ends):
+                _report(job, notify)
+        if ended.keys() >= wanted or (deadline is not None and time.monotonic() >= deadline):
             break
-        time.sleep(interval if ends is None else max(0.0, min(interval, ends - time.monotonic())))
-    good = len(ended) == len(wanted) and all(job.state is State.SUCCEEDED for job in ended.values())
+        left_s = interval if deadline is None else deadline - time.monotonic()
+        time.sleep(max(0.0, min(interval, left_s)))
+    succeeded = len(ended) == len(wanted) and all(
+        job.state is State.SUCCEEDED for job in ended.values()
+    )
     if wants_json():
         emit(
             {
@@ -69,15 +85,15 @@ def wait(
         )
     elif wanted - ended.keys():
         say(f"{len(wanted - ended.keys())} have not ended yet")
-    click.get_current_context().exit(0 if good else 1)
+    click.get_current_context().exit(0 if succeeded else 1)
 
 
-def _tell(job: Job, notify: str | None) -> None:
+def _report(job: Job, notify: str | None) -> None:
     if not wants_json():
         click.echo(f"{job.id}: {job.state}")
     if notify is not None:
-        told = {"JOBSPEC_JOB": job.id, "JOBSPEC_STATE": job.state.value}
-        environment = {**os.environ, **told, "JOBSPEC_REASON": job.reason or ""}
+        facts = {"JOBSPEC_JOB": job.id, "JOBSPEC_STATE": job.state.value}
+        environment = {**os.environ, **facts, "JOBSPEC_REASON": job.reason or ""}
         done = subprocess.run(notify, shell=True, check=False, env=environment)
         if done.returncode:
             say(f"--notify exited with {done.returncode} for {job.id}", fg="yellow")

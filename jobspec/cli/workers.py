@@ -1,4 +1,4 @@
-"""`jobspec workers` and `jobspec quarantine`."""
+"""`jobspec workers` and `jobspec quarantine`: the workers, and hosts that must not claim jobs."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ import click
 from jobspec.cli.common import common, open_queue, wants_json
 from jobspec.cli.output import Column, Table, emit, say
 from jobspec.cli.status_view import worker_table
-from jobspec.monitoring import workers as staff
+from jobspec.monitoring import workers as monitoring
 
 
 @click.command()
 @common
 def workers() -> None:
-    """Show who works, who idles, and who has fallen silent.
+    """List workers: busy, idle, draining, and silent ones.
 
     \b
     jobspec workers
     """
     queue = open_queue()
-    found = staff.rows(queue)
+    rows = monitoring.rows(queue)
     if wants_json():
-        return emit({"root": str(queue.paths.root), "workers": found})
-    if not found:
+        return emit({"root": str(queue.paths.root), "workers": rows})
+    if not rows:
         return say(f"no workers yet: start one with `jobspec-worker --root {queue.paths.root}`")
-    for line in worker_table(found).lines():
+    for line in worker_table(rows).lines():
         click.echo(line)
     return None
 
 
 @click.group()
 def quarantine() -> None:
-    """List, add or clear hosts that shall not work.
+    """Keep hosts from claiming jobs: list, add or clear them.
 
     \b
     jobspec quarantine list
@@ -45,7 +45,11 @@ def quarantine() -> None:
 @quarantine.command("list")
 @common
 def list_() -> None:
-    """Show the hosts set aside, why and until when."""
+    """List quarantined hosts, why and until when.
+
+    \b
+    jobspec quarantine list
+    """
     marks = open_queue().quarantined()
     if wants_json():
         return emit({"quarantine": list(marks.values())})
@@ -61,11 +65,21 @@ def list_() -> None:
 
 @quarantine.command()
 @click.argument("host")
-@click.option("--reason", default="", help="For whoever asks why.")
-@click.option("--hours", type=click.FloatRange(0, min_open=True), default=24.0, show_default=True)
+@click.option("--reason", default="", help="Shown by `jobspec quarantine list`.")
+@click.option(
+    "--hours",
+    type=click.FloatRange(0, min_open=True),
+    default=24.0,
+    show_default=True,
+    help="How long the host stays quarantined.",
+)
 @common
 def add(host: str, reason: str, hours: float) -> None:
-    """Set a host aside: its workers claim nothing."""
+    """Keep the workers of a host from claiming jobs.
+
+    \b
+    jobspec quarantine add gpu012 --reason "ECC errors"
+    """
     open_queue().quarantine(host, reason, ttl_s=hours * 3600, by=getpass.getuser())
     _done(host, "quarantined")
 
@@ -74,7 +88,11 @@ def add(host: str, reason: str, hours: float) -> None:
 @click.argument("host")
 @common
 def clear(host: str) -> None:
-    """Let a host work again."""
+    """Let the workers of a host claim jobs again.
+
+    \b
+    jobspec quarantine clear gpu012
+    """
     open_queue().clear(host)
     _done(host, "cleared")
 

@@ -1,7 +1,7 @@
-"""`slurm/site.env`: what one site and one person need, kept out of the repository.
+"""`slurm/site.env`: the settings of one cluster and one user, kept out of the repository.
 
-A shell file of `NAME=value` lines that batch scripts source. Read here without a shell, so it may
-hold nothing else.
+The file has `NAME=value` lines, which batch scripts source. This module reads it without a shell,
+so it may hold nothing else.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jobspec.errors import JobspecError
 from jobspec.storage import fs
 
 DEFAULT_FILE = Path("slurm/site.env")
-SIGNAL_S = 300  # before the time limit: what a checkpoint of an 8B model may take
+SIGNAL_S = 300  # before the time limit: enough for a checkpoint of an 8B model
 _LINE = re.compile(r"(?:export\s+)?(?P<name>[A-Z][A-Z0-9_]*)=(?P<value>.*)")
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<parts>\d+(?::\d+){0,2})")
 _PREFIX = "JOBSPEC_"
@@ -23,10 +23,10 @@ _PREFIX = "JOBSPEC_"
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """The settings, each a `JOBSPEC_…` line of the file. Empty means Slurm's or the site's default.
+    """The settings, one `JOBSPEC_…` line each. An empty value means the cluster's default.
 
-    `gpus`, `cpus` and `mem` are those of one node; `time` and `mem` in Slurm's spelling; `modules`,
-    `binds`, `stage` and `worker_options` are words.
+    `gpus`, `cpus` and `mem` are per node. `time` and `mem` are in sbatch's notation. `modules`,
+    `binds`, `stage` and `worker_options` may have several values, separated by blanks.
     """
 
     root: str = ""
@@ -53,31 +53,31 @@ class Site:
 
 SETTINGS = tuple(field.name for field in fields(Site))
 COMMENTS = {
-    "root": "The queue, on a filesystem that compute nodes mount.",
-    "sif": "The image of `make container`.",
-    "account": "Slurm: whom it is charged to, where it runs, for how long at a time.",
-    "signal_s": "Seconds before the time limit at which workers save and come back.",
-    "gpus": "A node's GPUs, cores and memory for one worker.",
-    "modules": "Modules to load, and the program's name or path.",
-    "binds": "Directories with models and data outside the root: /a /b:/c:ro …",
-    "node_tmp": "A short directory on the node's own disk; empty: $SLURM_TMPDIR, $TMPDIR or /tmp.",
-    "stage_sif": "1: copy the image there first; and directories (models) to copy there.",
-    "worker_options": "See jobspec-worker --help. Idle ones leave, `jobspec scale` brings others.",
-    "sbatch_options": "Further options of sbatch, as words: --exclude=gpu012 …",
+    "root": "Directory of the queue, on a filesystem that compute nodes mount.",
+    "sif": "Apptainer image, built by `make container`.",
+    "account": "Slurm: account, partition, quality of service, node features, time limit.",
+    "signal_s": "Seconds before the time limit when workers save a checkpoint and are requeued.",
+    "gpus": "GPUs, GPU type, CPU cores and memory per node.",
+    "modules": "Modules to load, and the name or path of the apptainer program.",
+    "binds": "Further directories with models and data, e.g. /a /b:/c:ro.",
+    "node_tmp": "Short path on the node's disk; empty: $SLURM_TMPDIR, $TMPDIR or /tmp.",
+    "stage_sif": "1 copies the image to the node's disk first; `stage` names directories to copy.",
+    "worker_options": "Options of the workers; see `jobspec-worker --help`.",
+    "sbatch_options": "Further options of sbatch, e.g. --exclude=gpu012.",
 }
 
 
 def read(file: Path) -> Site:
-    """The settings in a file, checked.
+    """Read and check a settings file.
 
     Raises:
-        JobspecError: missing, not of this form, or incomplete.
+        JobspecError: the file is missing, malformed or incomplete.
     """
     try:
         text = file.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise JobspecError(
-            "no site settings", file=file, hint="`jobspec setup` writes them"
+            "no site settings", file=file, hint="run `jobspec setup` to write them"
         ) from error
     values: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
@@ -91,9 +91,9 @@ def read(file: Path) -> Site:
 
 
 def write(file: Path, site: Site) -> None:
-    """Write the settings, whole or not at all. Raises JobspecError where they don't hold."""
+    """Write the settings atomically. Raises JobspecError if they are invalid."""
     check(site, file)
-    lines = ["# Written by `jobspec setup`; sourced by slurm/*.sbatch. Not for the repository."]
+    lines = ["# Written by `jobspec setup`, sourced by slurm/*.sbatch. Do not commit it."]
     for name in SETTINGS:
         if name in COMMENTS:
             lines += ["", f"# {COMMENTS[name]}"]
@@ -103,17 +103,17 @@ def write(file: Path, site: Site) -> None:
 
 
 def check(site: Site, file: Path | None = None) -> None:
-    """Refuse settings that can't work on any site. Raises JobspecError naming the setting."""
+    """Refuse settings that cannot work on any cluster. Raises JobspecError naming the setting."""
     for name in ("root", "sif"):
         path = getattr(site, name)
         if not path:
             raise _refusal(file, name, "is not set", "run `jobspec setup` again, or add it")
         if not path.startswith("/"):
-            raise _refusal(file, name, f"is a relative path: `{path}`", "jobs start elsewhere")
+            raise _refusal(file, name, f"is a relative path: `{path}`", "give an absolute path")
     for name in ("gpus", "cpus", "signal_s"):
         value = getattr(site, name)
         if value and not value.isdigit():
-            raise _refusal(file, name, f"is no number: `{value}`", "")
+            raise _refusal(file, name, f"is not a number: `{value}`", "")
     if not site.signal_s or not site.gpus:
         raise _refusal(file, "signal_s" if site.gpus else "gpus", "is not set", "give a number")
     if site.time:
@@ -122,8 +122,8 @@ def check(site: Site, file: Path | None = None) -> None:
             raise _refusal(
                 file,
                 "time",
-                f"`{site.time}` leaves {max(0, limit_s - signal_s)} s of work before the warning",
-                f"give more time, or lower {_PREFIX}SIGNAL_S: a step and a save must fit",
+                f"`{site.time}` leaves {max(0, limit_s - signal_s)} s of work before the signal",
+                f"allow more time or lower {_PREFIX}SIGNAL_S: a step and a checkpoint must fit",
             )
 
 
@@ -139,7 +139,7 @@ def _assignment(file: Path, number: int, line: str) -> tuple[str, str]:
             f"not NAME=value: `{line}`",
             file=file,
             place=f"line {number}",
-            hint="values are plain words in quotes; nothing in this file is expanded or run",
+            hint="quote values with blanks; nothing in this file is expanded or run",
         )
     return found["name"], words[0] if words else ""
 
@@ -148,7 +148,9 @@ def _time_s(site: Site, file: Path | None) -> int:
     """Slurm's time limit in seconds: `minutes`, `minutes:seconds`, `h:m:s`, `days-h[:m[:s]]`."""
     found = _TIME.fullmatch(site.time)
     if found is None:
-        raise _refusal(file, "time", f"is no time: `{site.time}`", "as 03:00:00, or 1-12")
+        raise _refusal(
+            file, "time", f"is not a time limit: `{site.time}`", "write it like 03:00:00, or 1-12"
+        )
     parts = [int(part) for part in found["parts"].split(":")]
     if found["days"] is not None:
         hours, minutes, seconds = [*parts, 0, 0][:3]

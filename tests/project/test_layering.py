@@ -331,7 +331,6 @@ KNOWN: dict[str, set[str]] = {
     },
     "phases_are_named_once": {
         "jobspec.cli.calibrate compares with ['eval']",
-        "jobspec.cli.status_view compares with ['train']",
         "jobspec.monitoring.gpu_hours compares with ['eval']",
         "jobspec.monitoring.gpu_hours compares with ['train']",
         "jobspec.records.metrics compares with ['train']",

@@ -107,8 +107,8 @@ def test_what_is_written_is_read_again_by_us_and_by_a_shell(tmp_path: Path) -> N
         ({"root": "queue"}, "JOBSPEC_ROOT is a relative path: `queue`"),
         ({"root": ""}, "JOBSPEC_ROOT is not set"),
         ({"sif": ""}, "JOBSPEC_SIF is not set"),
-        ({"gpus": "four"}, "JOBSPEC_GPUS is no number"),
-        ({"time": "tomorrow"}, "JOBSPEC_TIME is no time"),
+        ({"gpus": "four"}, "JOBSPEC_GPUS is not a number"),
+        ({"time": "tomorrow"}, "JOBSPEC_TIME is not a time limit"),
         ({"time": "00:06:00"}, "leaves 60 s of work"),
         ({"time": "4"}, "leaves 0 s of work"),
     ],
@@ -159,7 +159,10 @@ def test_setup_asks_a_person_for_all_or_for_what_must_be_said(tmp_path: Path) ->
     """Without options a dialogue; whoever gives some is asked for the rest only if it must be."""
     where = ["setup", "--site", str(tmp_path / "site.env")]
     dialogue = Terminal(*where, columns=100)
-    for question, answer in (("Root of", tmp_path / "root"), ("Image", tmp_path / "worker.sif")):
+    for question, answer in (
+        ("Directory of the queue", tmp_path / "root"),
+        ("Apptainer image", tmp_path / "worker.sif"),
+    ):
         dialogue.read_until(question)
         dialogue.type(f"{answer}\n")
     dialogue.read_until("your default): ")  # nothing in brackets: there is no default
@@ -172,7 +175,7 @@ def test_setup_asks_a_person_for_all_or_for_what_must_be_said(tmp_path: Path) ->
     lone = Terminal(
         "setup", "--site", str(tmp_path / "2.env"), "--root", str(tmp_path), columns=100
     )
-    lone.read_until("Image (Apptainer SIF): ")
+    lone.read_until("Apptainer image (SIF file): ")
     lone.close()
 
 

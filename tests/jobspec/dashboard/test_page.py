@@ -246,7 +246,7 @@ def test_a_report_of_some_jobs_and_where_it_can_not_go(group: Queue, tmp_path: P
     text = out.read_text()
     assert "qwen3-8b-lr1e-5" in text and "olmo-3-7b-think-lr1e-5" not in text
     done = jobspec("report", "-o", tmp_path / "no" / "r.html", "--root", root, code=1)
-    assert "can't be written" in done.stderr
+    assert "cannot be written" in done.stderr
     assert not list(tmp_path.glob(".r.html*"))
 
 

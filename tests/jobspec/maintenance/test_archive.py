@@ -45,7 +45,7 @@ def test_a_copy_is_whole_and_says_so_without_us(queue: Queue, tmp_path: Path) ->
     assert told["files"] == len(names) - 1  # SHA256SUMS itself
     assert before == {path: path.stat().st_mtime_ns for path in job.paths.dir.rglob("*")}
     again = jobspec("archive", job.id, tmp_path / "kept", "--root", queue.paths.root)
-    assert "was there, and is whole" in again.stdout
+    assert "already there and intact" in again.stdout
 
 
 def test_weights_may_stay_behind(queue: Queue, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_of_a_glob_those_that_ended_are_copied_and_the_others_named(
     waits = queue.enqueue(base_spec(notes="waits"))
     told = jobspec("archive", "qwen3-*", tmp_path / "kept", *root)
     assert [path.name for path in (tmp_path / "kept").iterdir()] == [ended.id]
-    assert f"1 job not ended, and left: {waits.id}" in told.stderr and ended.id in told.stdout
+    assert f"1 job skipped, not ended yet: {waits.id}" in told.stderr and ended.id in told.stdout
     # Named beside the glob, it is wanted for itself: that it can't be had is an error.
     told = jobspec("archive", "qwen3-*", waits.id, tmp_path / "kept", *root, "--json", code=1)
     found = json.loads(told.stdout)

@@ -160,7 +160,7 @@ def test_enqueue_says_what_jobs_take_and_warns_of_too_little(tmp_path: Path) -> 
     ((path, _),) = builder.write(builder.build(request), tmp_path / "specs")
     arguments = ("enqueue", path, "--no-row-check", "--root", tmp_path / "root")
     done = jobspec(*arguments)
-    assert "disk: " in done.stderr and "stay, up to" in done.stderr and "free" in done.stderr
+    assert "disk: " in done.stderr and "when done, up to" in done.stderr and "free" in done.stderr
     again = json.loads(jobspec(*arguments, "--json").stdout)
     assert again["disk"] == {"stays": 0, "peak": 0, "unknown": []}  # no second job
     assert again["room"]["free"] > 0
