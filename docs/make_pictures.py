@@ -1,11 +1,11 @@
-"""Make the README's pictures and its terminal session from a real demo.
+"""Make the pictures of README and docs, and the session in docs/demo.md, from a real demo.
 
     python docs/make_pictures.py --demo /tmp/demo      # runs the demo there, watching it
     python docs/make_pictures.py /tmp/demo             # it has run there; draws again
 
 Writes docs/report.png (the page of `jobspec report`) and docs/status.png (`jobspec status` in a
-terminal while the demo's second job trained), taken by a headless Chromium, and renews the README's
-lines between the marks `session: begin` and `session: end` with what the commands print. Needs the
+terminal while the demo's second job trained), taken by a headless Chromium, and renews the
+lines of docs/demo.md between the marks `session: begin` and `session: end` with what the commands print. Needs the
 extras `report` and `dev`, chromium and chromium-driver.
 """
 
@@ -54,7 +54,7 @@ def main() -> None:
         window.open(page.as_uri(), width=1100, height=1500)
         window.driver.save_screenshot(str(HERE / "report.png"))
         _shoot_terminal(window, args.directory, (args.directory / MIDWAY).read_text())
-    _renew(HERE.parent / "README.md", root)
+    _renew(HERE / "demo.md", root)
 
 
 def _watch_the_demo(directory: Path, root: Path) -> None:
@@ -121,17 +121,17 @@ def _to_html(text: str) -> str:
     return re.sub(r"\x1b\[([\d;]+)m", span, text)
 
 
-def _renew(readme: Path, root: Path) -> None:
+def _renew(page: Path, root: Path) -> None:
     shown = "\n".join(f"$ jobspec {' '.join(words)}\n{_run(words, root)}" for words in _COMMANDS)
     shown = f"$ export JOBSPEC_ROOT=/scratch/demo/root\n{shown.rstrip()}"
     block = f"<!-- session: begin -->\n```console\n{shown}\n```\n<!-- session: end -->"
     text = re.sub(
         r"<!-- session: begin -->.*<!-- session: end -->",
         lambda _: block,
-        readme.read_text(),
+        page.read_text(),
         flags=re.DOTALL,
     )
-    readme.write_text(text)
+    page.write_text(text)
 
 
 if __name__ == "__main__":

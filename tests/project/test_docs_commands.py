@@ -36,7 +36,6 @@ RUN_BY = {
     "make lint types*": ".ci/run: make lint",
     "make docs*": ".ci/run: make docs",
     ".ci/run*": "nothing: it is what runs everything",
-    ".venv/bin/python -m pytest tests/unit*": ".ci/run: make test",
     "git clone *": "nothing: the address is the reader's",
     "python3 -m venv .login *": "tests/integration/cluster/build-sif",
     "make container *": "tests/integration/cluster/build-sif",
