@@ -4,9 +4,9 @@
     python docs/make_pictures.py /tmp/demo             # it has run there; draws again
 
 Writes docs/report.png (the page of `jobspec report`) and docs/status.png (`jobspec status` in a
-terminal while the demo's second job trained), taken by a headless Chromium, and renews the
-lines of docs/demo.md between the marks `session: begin` and `session: end` with what the commands print. Needs the
-extras `report` and `dev`, chromium and chromium-driver.
+terminal while the demo trains), taken by a headless Chromium, and replaces the session in
+docs/demo.md by what the commands print. Needs the extras `report` and `dev`, chromium and
+chromium-driver.
 """
 
 from __future__ import annotations
