@@ -1,4 +1,4 @@
-"""Immutable job specs in a file-based queue: what runs on a login node, without torch.
+"""Immutable job specs in a file-based queue. This package runs on a login node, without torch.
 
 from jobspec import JobSpec, Queue
 """
@@ -15,7 +15,7 @@ __all__ = ["JobSpec", "Queue"]
 
 
 def __getattr__(name: str) -> Any:
-    # On demand: `jobspec --help` needs neither, and must answer at once.
+    # Imported on demand: `jobspec --help` needs neither and must be fast.
     if name == "Queue":
         from jobspec.queue.queue import Queue
 

@@ -1,4 +1,4 @@
-"""Every error this project raises on purpose; anything else is a bug and keeps its traceback."""
+"""All errors that users can fix. Any other exception is a bug and shows its traceback."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class JobspecError(Exception):
-    """Something a person can put right. `str()` says what and where; `hint` what to do."""
+    """An error that a user can fix. `str()` says what is wrong and where, `hint` what to do."""
 
     def __init__(
         self,
@@ -29,15 +29,15 @@ class SpecError(JobspecError):
 
 
 class DataError(JobspecError):
-    """A data file can't be trained on. `place` names the row, counted from 1."""
+    """A data file cannot be used for training. `place` names the row, counted from 1."""
 
 
 class TemplateError(JobspecError):
-    """A chat template renders text whose trained span can't be verified."""
+    """A chat template renders text in which the trained tokens cannot be verified."""
 
 
 class ModelError(JobspecError):
-    """A model directory is missing, incomplete, or not of a kind we train."""
+    """A model directory is missing, incomplete, or of an unsupported kind."""
 
 
 class BenchmarkError(JobspecError):
@@ -45,25 +45,25 @@ class BenchmarkError(JobspecError):
 
 
 def data_changed(found: str, expected: str) -> str:
-    """In words, that a data file is not the one its spec was made for (SHA-256, in hex)."""
+    """The message for a data file that is not the one in its spec, by SHA-256 in hex."""
     return f"has changed: its SHA-256 is {found[:12]}…, the spec says {expected[:12]}…"
 
 
 class RootError(JobspecError):
-    """The root can't be used: missing, not writable, unsafe, or of another layout version."""
+    """The root is missing, not writable, unsafe, or of another layout version."""
 
 
 class JobNotFound(JobspecError):  # noqa: N818 - reads as what happened
-    """No job answers to that name, or more than one does."""
+    """No job matches a name, or several do."""
 
 
 class TransitionRefused(JobspecError):  # noqa: N818 - reads as what happened
-    """The job is in a state from which that transition does not exist."""
+    """The transition does not exist for a job in this state."""
 
 
 class ClaimLost(JobspecError):  # noqa: N818 - reads as what happened
-    """The claim was reaped or cancelled: whatever its holder still does must change nothing."""
+    """The claim was reaped or cancelled, so its former holder must not change anything."""
 
 
 class DiskFull(JobspecError):  # noqa: N818 - reads as what happened
-    """The filesystem or the quota is full (ENOSPC, EDQUOT). Nothing half-written stays."""
+    """The filesystem or the quota is full (ENOSPC, EDQUOT). No partial file stays."""

@@ -1,10 +1,10 @@
-// Draws the charts, sorts the tables, follows the theme, and, where a server stands behind the page, renews it.
+// Draws the charts, sorts the tables, follows the theme, and refreshes the page if a server made it.
 "use strict";
 (() => {
   const root = document.documentElement;
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const button = document.getElementById("theme");
-  let chosen = null; // by the button; null: what the system prefers
+  let chosen = null; // by the button; null follows the system
   let printing = false;
 
   const colour = (name) => getComputedStyle(root).getPropertyValue(name).trim();
@@ -84,7 +84,7 @@
     sort(head.closest("table"), head.cellIndex, down ? "descending" : "ascending");
   });
 
-  // --- renewed by the server
+  // --- refreshed by the server
 
   function renew(html) {
     const fresh = new DOMParser().parseFromString(html, "text/html");
@@ -95,7 +95,7 @@
     drawAll();
   }
 
-  // Keeps what the reader did: sorted columns, opened details, charts (zoomed, perhaps), the focus.
+  // Keeps the reader's view: sorted columns, open details, zoomed charts, the focus.
   function replace(old, fresh) {
     const was = fresh.innerHTML;
     const sorted = [...old.querySelectorAll("table")].map((table) => table.querySelector("th[aria-sort]"));
@@ -143,5 +143,5 @@
   addEventListener("afterprint", () => { printing = false; theme(); });
   theme();
   if ("live" in document.body.dataset) follow();
-  root.dataset.ready = "yes"; // for whoever waits for the charts
+  root.dataset.ready = "yes"; // the charts are drawn
 })();

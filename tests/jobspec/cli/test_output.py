@@ -28,12 +28,12 @@ FOUR = (Column("job"), Column("state"), Column("said", 5, least=8), Column("n", 
         (30, "a…0123456789  failed  one …"),
     ],
 )
-def test_columns_give_way_by_rank(width: int, line: str) -> None:
+def test_columns_of_low_rank_are_left_out_first(width: int, line: str) -> None:
     drawn = table(*FOUR).lines(width)[1]
     assert click.unstyle(drawn) == line
 
 
-def test_a_name_is_cut_in_the_middle_where_nothing_else_can_give_way() -> None:
+def test_a_name_is_cut_in_the_middle_as_a_last_resort() -> None:
     drawn = Table([Column("job"), Column("state")])
     drawn.add("a-very-long-name-0123456789", "failed")
     assert drawn.lines(26)[1] == "a-very-…0123456789  failed"
@@ -45,7 +45,7 @@ def test_a_column_without_content_is_left_out() -> None:
     assert drawn.lines(80) == ["\x1b[2mJOB\x1b[0m  \x1b[2mSTATE\x1b[0m", "a    b"]
 
 
-def test_notes_stand_below_their_row_and_are_wrapped() -> None:
+def test_notes_are_wrapped_below_their_row() -> None:
     drawn = Table([Column("job")])
     drawn.add("a", notes=[Cell("one two three four five six seven")])
     assert drawn.lines(24)[2:] == ["  └ one two three four", "    five six seven"]

@@ -91,7 +91,7 @@ def test_options_come_before_the_first_command() -> None:
     assert len(names) == len(set(names))
 
 
-def test_what_is_written_is_read_again_by_us_and_by_a_shell(tmp_path: Path) -> None:
+def test_written_settings_are_read_by_jobspec_and_by_a_shell(tmp_path: Path) -> None:
     file = tmp_path / "slurm" / "site.env"
     for settings in SITES.values():
         site.write(file, settings)
@@ -123,7 +123,7 @@ def test_settings_that_cannot_work_are_refused(
 
 
 @pytest.mark.parametrize("line", ["rm -rf /", "JOBSPEC_ROOT=$HOME/q", "JOBSPEC_ROOT='/a", "A=`x`"])
-def test_a_file_that_is_no_list_of_settings_is_refused(tmp_path: Path, line: str) -> None:
+def test_a_malformed_settings_file_is_refused(tmp_path: Path, line: str) -> None:
     file = tmp_path / "site.env"
     file.write_text(f"JOBSPEC_SIF=/s\n{line}\n")
     with pytest.raises(JobspecError, match="line 2"):
@@ -134,14 +134,14 @@ def test_a_file_that_is_no_list_of_settings_is_refused(tmp_path: Path, line: str
     ("time", "seconds"),
     [("90", 5400), ("90:30", 5430), ("1:30:00", 5400), ("2-12", 216000), ("1-0:30", 88200)],
 )
-def test_slurms_times_are_understood(time: str, seconds: int) -> None:
+def test_time_limits_in_all_notations_are_parsed(time: str, seconds: int) -> None:
     fits = Site(root="/r", sif="/s", time=time, signal_s=str(seconds // 2))
     site.check(fits)
     with pytest.raises(JobspecError):
         site.check(Site(root="/r", sif="/s", time=time, signal_s=str(seconds // 2 + 1)))
 
 
-def test_setup_writes_what_options_say_and_keeps_the_rest(tmp_path: Path) -> None:
+def test_setup_changes_given_settings_and_keeps_the_others(tmp_path: Path) -> None:
     where = ["--site", tmp_path / "site.env"]
     root, sif = tmp_path / "root", tmp_path / "worker.sif"
     jobspec("setup", *where, "--root", root, "--sif", sif, "--account", "PAS1", "--gpus", "2")
@@ -155,7 +155,7 @@ def test_setup_writes_what_options_say_and_keeps_the_rest(tmp_path: Path) -> Non
     assert (root / "FORMAT").exists()
 
 
-def test_setup_asks_a_person_for_all_or_for_what_must_be_said(tmp_path: Path) -> None:
+def test_setup_asks_for_all_settings_or_only_for_required_ones(tmp_path: Path) -> None:
     """Without options a dialogue; whoever gives some is asked for the rest only if it must be."""
     where = ["setup", "--site", str(tmp_path / "site.env")]
     dialogue = Terminal(*where, columns=100)
@@ -199,15 +199,15 @@ def test_submit_refuses_before_anything_is_submitted(tmp_path: Path) -> None:
         ({"JOBSPEC_ROOT": "queue"}, "JOBSPEC_ROOT is a relative path: queue"),
         ({"JOBSPEC_SIF": ""}, "site.env does not set JOBSPEC_SIF"),
         ({"JOBSPEC_ROOT": "/nowhere/queue"}, "sees no queue at /nowhere/queue"),
-        ({"JOBSPEC_APPTAINER": "no-such-program"}, "there is no no-such-program on"),
+        ({"JOBSPEC_APPTAINER": "no-such-program"}, "no-such-program is not installed on"),
         ({"JOBSPEC_SIF": "/nowhere/worker.sif"}, "sees no image at /nowhere/worker.sif"),
-        ({"JOBSPEC_GPUS": "4"}, "wants 4 GPUs a node, Slurm gave none"),
-        ({"JOBSPEC_MODULES": "no-such/1.0"}, "the module no-such/1.0 can't be loaded"),
-        ({"JOBSPEC_NODE_TMP": "/proc"}, "nothing can be made in /proc on"),
+        ({"JOBSPEC_GPUS": "4"}, "asks for 4 GPUs per node, Slurm allocated none"),
+        ({"JOBSPEC_MODULES": "no-such/1.0"}, "the module no-such/1.0 cannot be loaded"),
+        ({"JOBSPEC_NODE_TMP": "/proc"}, "/proc on"),
         ({"JOBSPEC_NODE_TMP": "/nowhere"}, ""),  # /tmp serves
     ],
 )
-def test_a_node_refuses_in_words_what_it_cannot_do(
+def test_the_batch_script_explains_what_a_node_lacks(
     tmp_path: Path, changed: dict[str, str], says: str
 ) -> None:
     """The script itself, run as Slurm would."""
@@ -224,7 +224,7 @@ def test_a_node_refuses_in_words_what_it_cannot_do(
     assert not says or "hint: " in done.stderr
 
 
-def test_a_script_without_settings_says_who_writes_them(tmp_path: Path) -> None:
+def test_a_script_without_settings_names_the_command_that_writes_them(tmp_path: Path) -> None:
     for name in ("worker.sbatch", "build.sbatch"):
         command = ["bash", str(REPOSITORY / "slurm" / name)]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

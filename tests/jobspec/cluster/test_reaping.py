@@ -63,17 +63,17 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stub:
         ("", None),
     ],
 )
-def test_a_run_is_over_by_its_own_state_alone(stub: Stub, line: str, word: bool | None) -> None:
+def test_only_a_runs_own_state_says_that_it_ended(stub: Stub, line: str, word: bool | None) -> None:
     stub.says(line)
     assert Slurm().ended([RUN]).get(RUN) is word
 
 
-def test_another_clusters_run_is_nobodys_business(stub: Stub) -> None:
+def test_runs_of_another_cluster_are_ignored(stub: Stub) -> None:
     stub.says("7 COMPLETED 1 jobspec")
     assert Slurm().ended([SchedulerRun("elsewhere", "7", 1)]) == {} and stub.count() == 0
 
 
-def test_a_controller_that_does_not_answer_is_left_alone_for_a_while(stub: Stub) -> None:
+def test_a_silent_controller_is_not_asked_again_for_a_while(stub: Stub) -> None:
     now = [0.0]
     slurm = Slurm(clock=lambda: now[0])
     stub.says(code=1)
@@ -109,7 +109,7 @@ def test_a_worker_whose_run_has_ended_is_reaped_at_once(tmp_path: Path, stub: St
     assert (job.state, job.attempt) == (State.PENDING, 2)
 
 
-def test_a_later_run_takes_nothing_from_a_worker_that_beats(tmp_path: Path, stub: Stub) -> None:
+def test_a_later_run_reaps_no_worker_that_sends_heartbeats(tmp_path: Path, stub: Stub) -> None:
     queue, now = running(tmp_path)
     stub.says("7 RUNNING 2 jobspec")
     job = queue.jobs()[0].id
@@ -126,14 +126,14 @@ def test_a_later_run_takes_nothing_from_a_worker_that_beats(tmp_path: Path, stub
     assert reaping.reap(queue, Slurm(), silent_only=True) == [job]
 
 
-def test_a_living_queue_asks_slurm_nothing(tmp_path: Path, stub: Stub) -> None:
+def test_a_healthy_queue_does_not_ask_slurm(tmp_path: Path, stub: Stub) -> None:
     queue, _ = running(tmp_path)
     queue.reap()
     reaping.reap(queue, Slurm(), silent_only=True)
     assert stub.count() == 0
 
 
-def test_one_look_of_a_process_that_knew_nothing_is_enough(tmp_path: Path, stub: Stub) -> None:
+def test_a_new_process_can_reap_with_one_call(tmp_path: Path, stub: Stub) -> None:
     """As from cron: it stays for some beats where a later run makes a death likely."""
     queue, _ = running(tmp_path, beat_s=0.1)
     stub.says("7 PENDING 2 jobspec")
@@ -142,7 +142,7 @@ def test_one_look_of_a_process_that_knew_nothing_is_enough(tmp_path: Path, stub:
     assert reaping.watch(fresh, Slurm()) == []
 
 
-def test_scale_adds_what_is_missing_and_no_more(tmp_path: Path, stub: Stub) -> None:
+def test_scale_submits_only_missing_elements(tmp_path: Path, stub: Stub) -> None:
     queue, _ = running(tmp_path, beat_s=0.1)
     for number in range(4):
         queue.enqueue(base_spec(notes=f"{number}"))
@@ -155,7 +155,7 @@ def test_scale_adds_what_is_missing_and_no_more(tmp_path: Path, stub: Stub) -> N
     assert autoscale.need(queue, settings, Slurm(), 9, "ada").missing == 0
 
 
-def test_one_process_at_a_time_has_the_turn(tmp_path: Path) -> None:
+def test_only_one_process_holds_the_submit_lock(tmp_path: Path) -> None:
     with autoscale.lock(tmp_path) as mine:
         assert mine
         with autoscale.lock(tmp_path) as theirs:

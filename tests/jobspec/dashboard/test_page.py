@@ -41,7 +41,7 @@ def group() -> Iterator[Queue]:
         yield example_root.make(directory / "root")
 
 
-def test_plotly_knows_every_word_of_every_figure(group: Queue) -> None:
+def test_plotly_accepts_every_figure(group: Queue) -> None:
     made = charts.figures(runs.read(group.jobs()))
     assert [figure.id for figure in made] == [
         *("loss", "eval_loss", "rate-minerva_math500", "rate-aime24"),
@@ -81,7 +81,7 @@ def test_a_thinned_curve_keeps_its_mean_and_its_end() -> None:
     assert thinned(points[:5]) == points[:5]
 
 
-def test_values_that_are_no_numbers_are_left_out(queue: Queue) -> None:
+def test_non_numeric_values_are_left_out(queue: Queue) -> None:
     claim = take(queue, tuned_spec())
     claim.dir.metrics.write_bytes(
         b'{"phase":"train","step":1,"loss":NaN}\n{"phase":"train","step":2,"loss":0.5}\n'
@@ -107,7 +107,7 @@ def test_a_damaged_spec_or_older_records_do_not_hide_the_rest(queue: Queue) -> N
     assert job.id[-10:] in text and "0.500" in text
 
 
-def test_nothing_of_a_spec_becomes_markup(queue: Queue) -> None:
+def test_text_from_a_spec_is_escaped(queue: Queue) -> None:
     evil = "</script><script>alert(1)</script>"
     take(queue, base_spec(model=f"a/{evil}"))
     claim = take(queue, base_spec(model=f"b/{evil}", notes="2"))
@@ -174,12 +174,12 @@ def test_without_a_state_all_training_is_lost_and_with_one_not(queue: Queue) -> 
     assert spent(queue)[0].gpus == 0
 
 
-def test_a_job_without_a_result_was_all_in_vain(queue: Queue) -> None:
+def test_all_work_of_a_job_without_a_result_is_lost(queue: Queue) -> None:
     fail(queue, base_spec(), "no")
     assert all(each.lost_s == each.wall_s > 0 for each in spent(queue))
 
 
-def test_an_attempt_that_left_no_word_counts_to_its_last_row(queue: Queue) -> None:
+def test_an_attempt_without_an_end_counts_until_its_last_row(queue: Queue) -> None:
     claim = take(queue, tuned_spec())
     claim.dir.events.write_bytes(
         b'{"time":"2026-11-22T10:00:00Z","event":"start","phase":"prepare"}\n'

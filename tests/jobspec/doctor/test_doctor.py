@@ -95,7 +95,7 @@ def across(**changed: Any) -> JointMeasurement:
     return msgspec.structs.replace(MEASURED.here, members=["a", "b"], **changed)
 
 
-def test_a_directory_that_a_root_may_be_made_in(tmp_path: Path) -> None:
+def test_a_directory_for_a_new_root_is_measured(tmp_path: Path) -> None:
     root = tmp_path / "scratch" / "root"
     started = time.monotonic()
     told = jobspec_json("doctor", "--root", root, code=None)
@@ -117,7 +117,7 @@ def test_a_directory_that_a_root_may_be_made_in(tmp_path: Path) -> None:
     assert [check["check"] for check in bad if check["check"] != "space"] == []
 
 
-def test_a_queue_as_people_see_it(tmp_path: Path) -> None:
+def test_text_output_for_an_existing_queue(tmp_path: Path) -> None:
     root = Queue.create(tmp_path / "root", heartbeat_s=0.2, lease_s=1.0).paths.root
     before = sorted(tmp_path.rglob("*"))
     done = jobspec("doctor", "--root", root, "--seconds", "4", code=None)
@@ -128,7 +128,7 @@ def test_a_queue_as_people_see_it(tmp_path: Path) -> None:
     assert "recommended: heartbeat 15 s, lease 150 s" in done.stdout
 
 
-def test_what_others_may_write_to_is_bad(tmp_path: Path) -> None:
+def test_a_root_that_others_may_write_to_is_bad(tmp_path: Path) -> None:
     root = Queue.create(tmp_path / "root").paths.root
     (root / "queue").chmod(0o757)
     done = jobspec("doctor", "--root", root, "--seconds", "4", code=1)
@@ -142,7 +142,7 @@ def test_what_others_may_write_to_is_bad(tmp_path: Path) -> None:
     assert severities(told)["root"] == {"ok"}
 
 
-def test_where_nothing_can_be_written() -> None:
+def test_a_directory_that_is_not_writable_is_reported() -> None:
     done = jobspec("doctor", "--root", "/proc/none", code=1)
     assert "/proc is not writable" in done.stdout and "hint: " in done.stdout
 
@@ -170,7 +170,7 @@ def test_missing_peers_are_reported(tmp_path: Path) -> None:
     assert "within a minute" in worst(told, "visibility").hint
 
 
-def test_a_clock_that_is_wrong_is_seen_across_hosts(tmp_path: Path) -> None:
+def test_a_wrong_clock_is_detected_across_hosts(tmp_path: Path) -> None:
     def measure(name: str, ahead_s: float) -> Any:
         me = Participant(tmp_path, "across", name, clock=lambda: time.time() + ahead_s)
         return msgspec.to_builtins(take_part(me, 2, within_s=20.0, race_count=2))
@@ -229,7 +229,7 @@ def copy_tree(source: Path, target: Path) -> None:
                 shutil.copyfile(path, target / name)
 
 
-def test_a_filesystem_that_is_late_and_lets_two_win_is_bad(tmp_path: Path) -> None:
+def test_a_late_filesystem_without_atomic_rename_is_bad(tmp_path: Path) -> None:
     roots = [tmp_path / "a", tmp_path / "b"]
     for root in roots:
         root.mkdir()
@@ -287,7 +287,7 @@ def test_changes_after_the_actor_stopped_are_not_missed() -> None:
     }
 
 
-def test_all_is_well() -> None:
+def test_a_good_filesystem_has_no_findings() -> None:
     assert set().union(*severities(checked()).values()) == {"ok"}
 
 
@@ -346,7 +346,7 @@ def test_clocks_room_names_and_mounts() -> None:
     assert "a directory on the node's disk" in worst(checked(tmpdir=far), "tmpdir").hint
 
 
-def test_losers_that_are_told_something_else_are_worth_a_word() -> None:
+def test_unexpected_errors_of_losers_are_a_warning() -> None:
     odd = RaceResult(actor="0", files=5, won=[3, 2], doubled=0, unclaimed=0, lost_replies=1,
                losers={"ENOENT": 4, "EPERM": 1})  # fmt: skip
     told = checked(here=msgspec.structs.replace(MEASURED.here, races=[odd]))
@@ -383,7 +383,7 @@ def test_the_worker_has_the_same_limits() -> None:
     assert len(f"/{tmp.name}") == probes.WORKER_TMP
 
 
-def test_broken_promises_of_a_directory_are_told(
+def test_every_missing_guarantee_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert list(probes.broken_promises(tmp_path)) == []

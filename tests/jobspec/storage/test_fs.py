@@ -140,19 +140,19 @@ def test_a_really_full_disk(tmp_path: Path) -> None:
         fs.append(full, b"x" * 8192)
 
 
-def test_publish_whose_rename_lost_its_reply_has_published(tmp_path: Path) -> None:
+def test_publish_succeeds_when_only_the_reply_was_lost(tmp_path: Path) -> None:
     target = tmp_path / "file.json"
     with faulty(0, loses_reply, only=frozenset({"rename"})):
         fs.publish(target, NEW)
     assert target.read_bytes() == NEW
 
 
-def test_publish_into_a_missing_directory_says_so(tmp_path: Path) -> None:
+def test_publish_into_a_missing_directory_raises(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         fs.publish(tmp_path / "gone" / "file", b"x")
 
 
-def test_move_once_tells_winner_from_loser(tmp_path: Path) -> None:
+def test_move_once_distinguishes_winner_and_loser(tmp_path: Path) -> None:
     source, mine, other = tmp_path / "a", tmp_path / "mine", tmp_path / "other"
     source.write_bytes(OLD)
     assert fs.move_once(source, other)
@@ -167,7 +167,7 @@ def test_move_once_finds_its_own_target_after_a_lost_reply(tmp_path: Path) -> No
         assert fs.move_once(source, mine)
 
 
-def test_move_once_does_not_take_an_error_for_a_loss(tmp_path: Path) -> None:
+def test_move_once_raises_other_errors(tmp_path: Path) -> None:
     source = tmp_path / "a"
     source.write_bytes(OLD)
     with faulty(0, fails_with(errno.EIO), only=frozenset({"rename"})), pytest.raises(OSError):
@@ -185,7 +185,7 @@ def test_place_dir_has_one_winner_and_removes_the_loser(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOENT, errno.EIO])
-def test_place_dir_does_not_take_an_error_for_a_loss(number: int, tmp_path: Path) -> None:
+def test_place_dir_raises_other_errors(number: int, tmp_path: Path) -> None:
     target = tmp_path / "job"
     failing = faulty(0, fails_with(number), only=frozenset({"rename"}))
     with (
@@ -197,12 +197,12 @@ def test_place_dir_does_not_take_an_error_for_a_loss(number: int, tmp_path: Path
     assert stems(tmp_path) == []
 
 
-def test_a_directory_that_can_not_be_made_says_so() -> None:
+def test_a_directory_that_cannot_be_made_raises() -> None:
     with pytest.raises(FileNotFoundError):
         fs.make_dir(Path("/proc/none/below"))  # where mkdir says ENOENT, whatever is there
 
 
-def test_a_directory_that_somebody_makes_meanwhile_is_taken(tmp_path: Path) -> None:
+def test_a_directory_made_by_another_process_is_accepted(tmp_path: Path) -> None:
     def made_by_another(name: str, args: Sequence[Any], call: Callable[[], Any]) -> Any:
         Path(args[0]).mkdir()
         return call()
@@ -288,7 +288,7 @@ def test_a_directory_is_never_open_to_the_group_not_even_while_it_is_made(tmp_pa
     assert modes == [0o755, 0o755]
 
 
-def test_a_short_read_is_not_taken_for_the_end(tmp_path: Path) -> None:
+def test_a_short_read_is_continued(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(NEW)
 
@@ -309,7 +309,7 @@ def test_a_short_read_is_not_taken_for_the_end(tmp_path: Path) -> None:
     assert fs.read(Path("/proc/self/stat"))  # whose size is said to be 0
 
 
-def test_a_child_in_another_pid_namespace_knows_that_it_is(tmp_path: Path) -> None:
+def test_a_child_in_another_pid_namespace_has_another_id_space(tmp_path: Path) -> None:
     told = tmp_path / "told"
 
     def grandchild() -> None:
@@ -392,7 +392,7 @@ def test_rewrite_follows_a_file_and_never_makes_one(tmp_path: Path) -> None:
     assert entry.read_bytes() == b"short"
 
 
-def test_exists_does_not_take_an_error_for_absence(tmp_path: Path) -> None:
+def test_exists_raises_other_errors(tmp_path: Path) -> None:
     assert fs.exists(tmp_path / "gone") is False
     with faulty(0, fails_with(errno.EIO), only=frozenset({"lstat"})), pytest.raises(OSError):
         fs.exists(tmp_path)
@@ -438,7 +438,7 @@ def test_owned_reads_refuse_links_and_others_files(tmp_path: Path, monkeypatch) 
     assert fs.read(real) == b"x"
 
 
-def test_sweep_takes_the_names_of_dead_writers_only(tmp_path: Path) -> None:
+def test_sweep_removes_only_files_of_dead_writers(tmp_path: Path) -> None:
     living = tempfiles.beside(tmp_path / "file")
     child = subprocess.run(
         [
@@ -465,5 +465,5 @@ def test_sweep_takes_the_names_of_dead_writers_only(tmp_path: Path) -> None:
     assert stems(tmp_path) == sorted([living.name, elsewhere.name, ".nfs01", "file"])
 
 
-def test_temporary_names_fit_a_file_system(tmp_path: Path) -> None:
+def test_temporary_names_are_short_enough(tmp_path: Path) -> None:
     assert len(tempfiles.beside(tmp_path / ("x" * 239)).name) < 240
