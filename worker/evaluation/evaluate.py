@@ -19,6 +19,7 @@ from jobspec.errors import ModelError
 from jobspec.spec.schema import EvalSpec
 from jobspec.storage.layout import epoch_of
 from worker.evaluation import benchmark_download
+from worker.inference import children
 from worker.model_dir import find_model
 from worker.phase import Phase, run
 
@@ -182,7 +183,8 @@ class _Scoring:
             results = session.run(loaded, math)
         finally:
             session.close()
-        return report_of([*results, *native.run(choice, tokenizer)]) | {"timing": session.timing}
+        results += native.run(choice, tokenizer, self._progress)
+        return report_of(results) | {"timing": session.timing}
 
     def _earlier(self) -> list[Path]:
         """Where earlier attempts left samples of this model, newest first."""
@@ -198,5 +200,7 @@ def _position(model: Scored) -> dict[str, Any]:
     return {} if model.epoch is None else {"epoch": model.epoch}
 
 
+if __name__ == "__mp_main__":  # a process that vLLM has spawned imports this module first
+    children.die_with_spawner()
 if __name__ == "__main__":
     main()

@@ -17,11 +17,11 @@ import msgspec
 from jobspec.errors import BenchmarkError
 from jobspec.spec.benchmark_settings import sampling
 from jobspec.spec.schema import EvalSpec
+from worker.evaluation import lm_eval_engines
 from worker.evaluation.scoring import BenchmarkResult
 from worker.imports.quiet import quiet
 from worker.inference.engine import EngineChoice
 
-_HF_BATCH = 8
 # What lm-eval puts among a task's metrics and is none.
 _BESIDE = ("name", "alias", "sample_len")
 
@@ -45,13 +45,15 @@ class NativeTasks:
         for name in names:
             self._load(name)
 
-    def run(self, choice: EngineChoice, tokenizer: Any) -> list[BenchmarkResult]:
-        """Score the model on every task, one after the other."""
+    def run(
+        self, choice: EngineChoice, tokenizer: Any, report: lm_eval_engines.Report
+    ) -> list[BenchmarkResult]:
+        """Score the model on every task, one after the other, reporting requests as they end."""
         if not self.names:
             return []
-        model = _model(choice, self.evaluation)
         chat = self.evaluation.protocol == "published" and bool(tokenizer.chat_template)
-        return [self._score(name, model, choice, chat) for name in self.names]
+        with lm_eval_engines.loaded(choice, self.evaluation, report) as model:
+            return [self._score(name, model, choice, chat) for name in self.names]
 
     def _load(self, name: str) -> None:
         try:
@@ -120,27 +122,6 @@ class NativeTasks:
             "questions": found["n-samples"].get(name),
             "lm_eval_version": importlib.metadata.version("lm_eval"),
         }
-
-
-def _model(choice: EngineChoice, evaluation: EvalSpec) -> Any:
-    """lm-eval's own class for the engine, on the same weights."""
-    weights = choice.weights
-    shared: dict[str, Any] = {
-        "pretrained": weights.directory,
-        "dtype": weights.dtype,
-        "trust_remote_code": weights.trust_remote_code,
-        "think_end_token": evaluation.think_end_token,
-        "chat_template_args": dict(evaluation.chat_template_kwargs),
-    }
-    if choice.name == "vllm":
-        from lm_eval.models.vllm_causallms import VLLM
-
-        return VLLM(**shared | {"max_model_len": choice.context, "seed": evaluation.seed})
-    from lm_eval.models.huggingface import HFLM
-
-    device = "cuda" if choice.devices else "cpu"
-    shared |= {"device": device, "max_length": choice.context, "batch_size": _HF_BATCH}
-    return HFLM(**shared)
 
 
 def _main_metric(numbers: Mapping[str, Any]) -> tuple[str, float]:

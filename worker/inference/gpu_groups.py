@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jobspec.errors import ModelError
+from worker.model_dir import read_json
 
 ENGINES_VARIABLE = "JOBSPEC_EVAL_ENGINES"
 _WEIGHTS_SHARE = 0.6  # of a group's memory; the rest is for the key-value cache
@@ -48,6 +49,29 @@ def group_size(needed_bytes: int, memory_bytes: Sequence[int]) -> int:
         f"the weights take {gib[0]} GiB, and the {len(memory_bytes)} GPUs here have {gib[1]}",
         hint="run it where there are more, or larger, GPUs",
     )
+
+
+def tensor_parallel_size(directory: Path, gpus: int) -> int:
+    """How many of `gpus` one vLLM engine can use: a power of two that divides the model's heads.
+
+    Key-value heads may also be copied, and then the size must be a multiple of their number.
+    """
+    config = read_json(directory / "config.json")
+    config = {**config, **(config.get("text_config") or {})}
+    heads = config.get("num_attention_heads") or 1
+    kv_heads = config.get("num_key_value_heads") or heads
+    size = 1
+    while 2 * size <= gpus and heads % (2 * size) == 0:
+        if kv_heads % (2 * size) and (2 * size) % kv_heads:
+            break
+        size *= 2
+    return size
+
+
+def all_links(nvml: Any = None) -> dict[str, str]:
+    """The environment of one engine on every GPU this process sees."""
+    gpus = visible(nvml)
+    return _switches(gpus, nvml) if gpus else {}
 
 
 def weights_bytes(directory: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -139,3 +140,15 @@ def test_a_config_that_does_not_state_its_context_is_refused(model: Path) -> Non
     (model / "config.json").write_text("{}")
     with pytest.raises(ModelError, match="how long a sequence may be"):
         choose("hf", ModelSpec(name=str(model)), model, gpus=0)
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "gpus", "size"),
+    [(32, 8, 0, 1), (32, 8, 4, 4), (32, 8, 7, 4), (32, 2, 8, 8), (12, 12, 8, 4), (7, 1, 8, 1)],
+)
+def test_tensor_parallelism_divides_the_heads(
+    tmp_path: Path, heads: int, kv_heads: int, gpus: int, size: int
+) -> None:
+    config = {"num_attention_heads": heads, "num_key_value_heads": kv_heads}
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": config}))
+    assert gpu_groups.tensor_parallel_size(tmp_path, gpus) == size

@@ -1,0 +1,107 @@
+"""Jobs whose engine is the real vLLM: through queue and worker, and the eval phase by itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from jobspec.records import base as records
+from jobspec.records.attempt import End, Progress
+from jobspec.records.base import State
+from jobspec.spec.schema import EvalSpec, JobSpec, ModelSpec
+from tests.support.evaluations import generations, make_attempt, run_phase
+from tests.support.vllm import vllm_processes
+from tests.support.workers import drain, queue_at, until, worker
+from worker.evaluation import lm_eval_engines
+from worker.inference.engine import EngineChoice
+
+pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]
+
+
+def test_a_job_whose_engine_dies_goes_on_from_its_finished_samples(
+    model: Path, tmp_path: Path
+) -> None:
+    queue = queue_at(tmp_path)
+    settings = EvalSpec(
+        benchmarks=("aime_demo",),
+        benchmark_dir=str(model.parent / "benchmarks"),
+        backend="vllm",
+        avg_k=16,
+        max_gen_toks=48,
+    )
+    job = queue.enqueue(
+        JobSpec(name="vllm", model=ModelSpec(name=str(model)), train=None, eval=settings)
+    )
+    first = job.paths.attempt(1)
+    bench = first.eval / "aime_demo"
+    with worker(queue, "--drain") as process:
+        until(lambda: list(bench.glob("generations-*")), "the first finished samples")
+        for engine in vllm_processes(process.pid):
+            engine.kill()
+        until(first.end.is_file, "the attempt's end")
+    kept = generations(bench)
+    end = records.read(first.end, End)
+    assert end is not None and queue.job(job.id).state is State.FAILED
+    assert "Engine" in end.message, end.message
+    assert 0 < len(kept) < 26 * 16
+
+    queue.retry(job.id)
+    drain(queue)
+    assert queue.job(job.id).state is State.SUCCEEDED
+    second = job.paths.attempt(2)
+    rows = generations(second.eval / "aime_demo")
+    assert len(rows) == 26 * 16
+    found = {(row["question"], row["sample"]): row["text"] for row in rows}
+    assert all(found[row["question"], row["sample"]] == row["text"] for row in kept)
+    summary = json.loads(second.done("eval").read_text())
+    protocol = summary["protocol"]["aime_demo"]
+    assert protocol["engine"] == "vllm" and protocol["engine_versions"]["vllm"]
+    assert summary["timing"]["tokens"] < sum(row["tokens"] for row in rows)
+
+
+TASK = """\
+task: say_it
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: {directory}/rows.jsonl
+test_split: test
+output_type: generate_until
+doc_to_text: "{{{{q}}}}"
+doc_to_target: "{{{{a}}}}"
+generation_kwargs: {{until: ["\\n"], max_gen_toks: 8, do_sample: false}}
+metric_list:
+  - metric: exact_match
+    aggregation: mean
+    higher_is_better: true
+metadata: {{version: 3.0}}
+"""
+
+
+def test_lm_evals_own_tasks_run_on_vllm_and_count_as_progress(model: Path, tmp_path: Path) -> None:
+    rows = [{"q": f"Say {i}.", "a": str(i)} for i in range(6)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "say_it.yaml").write_text(TASK.format(directory=tmp_path))
+    settings = EvalSpec(benchmarks=("say_it",), benchmark_dir=str(tmp_path), backend="vllm")
+    attempt = make_attempt(tmp_path / "root", model, settings)
+    done = run_phase(attempt, HF_HOME=str(tmp_path / "hf"))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(attempt.done("eval").read_text())
+    assert "bench/say_it/exact_match" in found["metrics"]
+    progress = msgspec.json.decode(attempt.progress.read_bytes(), type=Progress)
+    assert (progress.done, progress.total) == (6, 6)
+
+
+def test_thinking_is_switched_for_lm_evals_own_tasks(choice: EngineChoice, model: Path) -> None:
+    template = "{{ messages[0]['content'] }}{% if enable_thinking %}<think>{% endif %}"
+    (model / "chat_template.jinja").write_text(template)
+    settings = EvalSpec(benchmarks=("say_it",), chat_template_kwargs={"enable_thinking": True})
+    reports: list[tuple[int, int]] = []
+    with lm_eval_engines.loaded(choice, settings, lambda *at: reports.append(at)) as lm:
+        assert lm.max_length == 2048
+        assert lm.apply_chat_template([{"role": "user", "content": "x"}]) == "x<think>"
+        lm.enable_thinking = False
+        assert lm.apply_chat_template([{"role": "user", "content": "x"}]) == "x"

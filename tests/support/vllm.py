@@ -1,0 +1,60 @@
+"""What the tests of the real vLLM share: its settings for a small CPU, a model, its processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+
+from worker.demo import tiny_model
+
+# A gibibyte of key-value cache, no pinning to cores that other tests use, and no warm-up.
+CPU_SETTINGS = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_CPU_CI_ENV": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+
+
+def make_model(directory: Path, template: str | None = None) -> Path:
+    """A model whose heads are as wide as vLLM's CPU attention needs, 32, and its rows beside it.
+
+    It has no generation_config.json, as many models.
+    """
+    model = directory / "model"
+    tiny_model.make_model(model, hidden=128)
+    (model / "generation_config.json").unlink()
+    if template is not None:
+        (model / "chat_template.jinja").write_text(template)
+    tiny_model.make_rows(directory)
+    return model
+
+
+def vllm_processes(parent: int) -> list[psutil.Process]:
+    """The processes of vLLM's among the descendants of a process."""
+    return [
+        process
+        for process in psutil.Process(parent).children(recursive=True)
+        if "VLLM::" in _title(process)
+    ]
+
+
+def living(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that have not ended; a zombie has."""
+    return [each for each in processes if each.is_running() and _status(each) != "zombie"]
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def _status(process: psutil.Process) -> str:
+    try:
+        return process.status()
+    except psutil.Error:
+        return "zombie"
