@@ -96,7 +96,7 @@ def _wrap_quiet(module: ModuleType) -> None:
 
 
 def _wrap_session(module: ModuleType) -> None:
-    module.Session._draw = _once("lm-eval", module.Session._draw, before=True)
+    module.ModelEvaluation._draw = _once("lm-eval", module.ModelEvaluation._draw, before=True)
 
 
 def _wrap_engine(module: ModuleType) -> None:

@@ -14,7 +14,7 @@ from jobspec.benchmarks.benchmark import (
     Benchmark,
     HubDataset,
     Question,
-    Row,
+    QuestionRow,
     StockProtocol,
     plain_question,
 )
@@ -83,7 +83,7 @@ def _integer_after(rest: str) -> str | None:
     return _integer(number.group(0))
 
 
-def _question(row: Row) -> Question:
+def _question(row: QuestionRow) -> Question:
     question = plain_question(row)
     answer = question.answer.strip()
     is_number = answer.isascii() and answer.isdigit() and len(answer) <= 9

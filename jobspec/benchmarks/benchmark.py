@@ -53,7 +53,7 @@ class StockProtocol(msgspec.Struct, frozen=True, kw_only=True):
     examples: str | None = None
 
 
-class Row:
+class QuestionRow:
     """One row of a benchmark file. Its errors name the file and the row."""
 
     def __init__(self, values: Mapping[str, Any], file: Path, number: int, hint: str) -> None:
@@ -89,7 +89,7 @@ class Row:
         return self._values.get(name) is not None
 
 
-def plain_question(row: Row) -> Question:
+def plain_question(row: QuestionRow) -> Question:
     """A row of the fields `id` (or `unique_id`), `problem`, `answer` and perhaps `solution`."""
     return Question(
         answer=row.text("answer"),
@@ -139,7 +139,7 @@ class Benchmark(msgspec.Struct, frozen=True, kw_only=True):
     metric: str | None = None
     grader: str = "exact"
     extract_answer: Callable[[str], str | None] | None = None
-    parse_question: Callable[[Row], Question] = plain_question
+    parse_question: Callable[[QuestionRow], Question] = plain_question
 
     @property
     def describes_many(self) -> bool:

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from functools import partial
 
-from jobspec.benchmarks.benchmark import Benchmark, Question, Row
+from jobspec.benchmarks.benchmark import Benchmark, Question, QuestionRow
 from jobspec.benchmarks.multiple_choice import letter_answer, prompt, seeded_question
 
 _NAME = "gpqa_diamond"
 _INCORRECT = ("Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
 
 
-def _question(row: Row) -> Question:
+def _question(row: QuestionRow) -> Question:
     return seeded_question(
         _NAME,
         row.text("Record ID"),

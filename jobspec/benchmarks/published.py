@@ -14,7 +14,7 @@ from jobspec.errors import SpecError
 FILE = Path(__file__).with_name("published.json")
 
 
-class Published(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PublishedScore(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One score, in percent: the mean of `k` samples a question, over `runs` such runs.
 
     `k` null: not stated, and taken as 1, which gives the widest error.
@@ -27,7 +27,7 @@ class Published(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     runs: Annotated[int, Meta(ge=1)] = 1
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PublishedResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one source says of one model in one variant. `eval` are the settings it was made with,
     spelled as in a spec."""
 
@@ -36,7 +36,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     by: str
     source: str
     eval: dict[str, Any]
-    scores: dict[str, Published]
+    scores: dict[str, PublishedScore]
 
     @property
     def name(self) -> str:
@@ -45,10 +45,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     schema: int = 1
-    entries: list[Entry]
+    entries: list[PublishedResult]
 
 
-def load(path: Path = FILE) -> list[Entry]:
+def load(path: Path = FILE) -> list[PublishedResult]:
     """The published scores in a file of the form of `published.json`. Raises SpecError."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=_File).entries
@@ -58,12 +58,12 @@ def load(path: Path = FILE) -> list[Entry]:
         raise SpecError(str(error), file=path, hint=f"{FILE} shows the form") from error
 
 
-def chosen(entries: Sequence[Entry], names: Sequence[str]) -> list[Entry]:
+def chosen(entries: Sequence[PublishedResult], names: Sequence[str]) -> list[PublishedResult]:
     """The entries of models by name, or by `model:variant`.
 
     A name alone means what the model's own publisher says. Raises SpecError for an unknown one.
     """
-    found: list[Entry] = []
+    found: list[PublishedResult] = []
     for name in names:
         mine = [entry for entry in entries if entry.name == name]
         if not mine:

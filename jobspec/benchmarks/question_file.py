@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import msgspec
 
-from jobspec.benchmarks.benchmark import Benchmark, Question, Row
+from jobspec.benchmarks.benchmark import Benchmark, Question, QuestionRow
 from jobspec.errors import BenchmarkError
 
 DIRECTORY_VARIABLE = "JOBSPEC_BENCHMARK_DIR"
@@ -69,7 +69,7 @@ def read(benchmark: Benchmark, path: Path) -> QuestionSet:
     questions: dict[str, Question] = {}
     numbers: dict[str, int] = {}
     for number, values in rows:
-        row = Row(values, path, number, hint)
+        row = QuestionRow(values, path, number, hint)
         question = benchmark.parse_question(row)
         if question.id in questions:
             raise row.error(

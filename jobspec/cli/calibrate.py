@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from jobspec.benchmarks import published
-from jobspec.benchmarks.published import Entry
+from jobspec.benchmarks.published import PublishedResult
 from jobspec.checks import check
 from jobspec.cli.common import common, current_root, wants_json
 from jobspec.cli.output import Cell, Column, Table, emit, say, warn
@@ -20,7 +20,7 @@ from jobspec.errors import BenchmarkError, SpecError
 from jobspec.queue.entries import Job
 from jobspec.records.base import State
 from jobspec.results import calibration
-from jobspec.results.calibration import Row
+from jobspec.results.calibration import CalibrationRow
 from jobspec.spec import builder
 from jobspec.spec.schema import JobSpec
 
@@ -67,7 +67,7 @@ def calibrate(
     return _report(entries, jobs)
 
 
-def _build(entry: Entry, settings: Sequence[str], place: str | None) -> JobSpec:
+def _build(entry: PublishedResult, settings: Sequence[str], place: str | None) -> JobSpec:
     spec = calibration.spec_of(entry, place)
     fields: dict[str, Any] = msgspec.to_builtins(spec)
     for setting in settings:
@@ -86,10 +86,10 @@ def _write(built: Sequence[JobSpec], directory: Path) -> None:
     return click.echo("\n".join(paths))
 
 
-def _report(entries: Sequence[Entry], jobs: Sequence[Job]) -> None:
+def _report(entries: Sequence[PublishedResult], jobs: Sequence[Job]) -> None:
     pairs = list(zip(entries, jobs, strict=True))
     ended = [(entry, job) for entry, job in pairs if job.state is State.SUCCEEDED]
-    rows: list[Row] = []
+    rows: list[CalibrationRow] = []
     for entry, job in ended:
         try:
             rows += calibration.rows(entry, job)
@@ -119,7 +119,7 @@ def _next(job: Job) -> str:
     return "; call this again when it has ended"
 
 
-def _table(rows: Sequence[Row]) -> Table:
+def _table(rows: Sequence[CalibrationRow]) -> Table:
     columns = [Column("model"), Column("variant"), Column("benchmark")]
     columns += [Column(name, right=True) for name in ("ours", "published", "difference")]
     table = Table([*columns, Column("within error")])

@@ -18,6 +18,7 @@ from jobspec.queue.entries import Job
 from jobspec.records import evaluation
 from jobspec.results import comparison as pairs
 from jobspec.results.comparison import Difference
+from jobspec.results.evaluations import evaluated_attempt
 
 
 class Compared(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +68,7 @@ def compare(a: str, b: str, wanted: tuple[str, ...], anyway: bool) -> None:
 
 
 def _directories(job: Job) -> dict[str, Path]:
-    return evaluation.benchmark_dirs(evaluation.evaluated_attempt(job).eval)
+    return evaluation.benchmark_dirs(evaluated_attempt(job).eval)
 
 
 def _one(directories: dict[str, Path], name: str) -> Path:

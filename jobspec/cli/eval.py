@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from jobspec.benchmarks import DEFAULT
 from jobspec.checks import check
 from jobspec.cli.common import common, current_root, wants_json
 from jobspec.cli.new import split_names
@@ -20,7 +21,7 @@ _BELOW_JOBS = re.compile(r"/jobs/(?P<job>[a-z0-9-]+)/(?:attempts/\d+/)?(?P<rest>
 @click.command("eval", no_args_is_help=True)
 @click.option("--checkpoint", required=True, metavar="MODEL", help="A directory or a hub name.")
 @click.option(
-    "--benchmarks", callback=split_names, help="Comma-separated; [default: math500, aime24/25]"
+    "--benchmarks", callback=split_names, help=f"Comma-separated. [default: {','.join(DEFAULT)}]"
 )
 @click.option("--name", help="[default: from the checkpoint]")
 @click.option("--set", "settings", metavar="K=V", multiple=True, help="Any field: eval.avg_k=8.")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from jobspec.benchmarks import DEFAULT
 from jobspec.cli.common import common, wants_json
 from jobspec.cli.output import emit, say, warn
 from jobspec.spec import builder as specs_new
@@ -21,7 +22,7 @@ def split_names(_: click.Context, __: click.Parameter, value: str | None) -> tup
 @click.option("--learning-rate", "rates", type=float, multiple=True, help="[default: 1e-5]")
 @click.option("--epochs", type=float, help="[default: 8]")
 @click.option(
-    "--benchmarks", callback=split_names, help="Comma-separated; [default: math500, aime24/25]"
+    "--benchmarks", callback=split_names, help=f"Comma-separated. [default: {','.join(DEFAULT)}]"
 )
 @click.option(
     "--data", help=f"JSONL of `messages`. [default: $JOBSPEC_DATA or {specs_new.DEFAULT_DATA}]"

@@ -11,8 +11,8 @@ from jobspec.cli.common import common, jobs_argument, open_queue, wants_json
 from jobspec.cli.output import complain, emit, error_json, say
 from jobspec.errors import JobspecError, TransitionRefused
 from jobspec.queue.entries import Job
-from jobspec.records import evaluation
 from jobspec.records.base import FINAL
+from jobspec.results.evaluations import evaluated_attempt
 
 
 @click.command()
@@ -52,7 +52,7 @@ def _rescore(job: Job) -> dict[str, Any]:
             f"`{job.id}` is {job.state}: its attempt is its worker's",
             hint="`jobspec wait` waits for its end",
         )
-    attempt = evaluation.evaluated_attempt(job)
+    attempt = evaluated_attempt(job)
     # An image sees the root where it is mounted: under the same absolute path.
     place = str(attempt.dir.absolute())
     answer = worker_command.ask(

@@ -14,6 +14,7 @@ from jobspec.cli.output import emit, plural, say
 from jobspec.errors import BenchmarkError
 from jobspec.records import evaluation
 from jobspec.records.evaluation import Sample
+from jobspec.results.evaluations import evaluated_attempt
 from jobspec.storage.layout import AttemptPaths
 
 _SHOWN = 10
@@ -23,7 +24,9 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 @click.command()
 @click.argument("job", shell_complete=complete_jobs)
-@click.option("--benchmark", help="[default: the job's only one] An epoch's: epoch-2/aime24.")
+@click.option(
+    "--benchmark", help="Which benchmark; of an epoch EPOCH/NAME. [default: the job's only one]"
+)
 @click.option("--wrong", is_flag=True, help="Only samples that were judged wrong.")
 @click.option("--question", "ids", metavar="ID", multiple=True, help="Only this question's.")
 @click.option(
@@ -40,7 +43,7 @@ def samples(
     jobspec samples qwen3-8b-lr1e-5 --benchmark aime24 --question 2024-I-3 --limit 32
     """
     found = open_queue().job(job)
-    every = _read(evaluation.evaluated_attempt(found), benchmark)
+    every = _read(evaluated_attempt(found), benchmark)
     _refuse_unknown(ids, every)
     chosen = [
         sample

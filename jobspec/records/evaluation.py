@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from jobspec.errors import BenchmarkError
 from jobspec.records.base import Record
 from jobspec.storage.layout import AttemptPaths, EvaluationPaths
-
-if TYPE_CHECKING:
-    from jobspec.queue.entries import Job
 
 R = TypeVar("R", bound=Record)
 
@@ -111,29 +108,10 @@ def benchmark_dirs(evaluations: Path) -> dict[str, Path]:
     return named
 
 
-def evaluated_attempt(job: Job) -> AttemptPaths:
-    """The attempt that holds a job's evaluation: the newest one that began any.
-
-    Raises:
-        BenchmarkError: none has.
-    """
-    for number in range(job.attempt, 0, -1):
-        attempt = job.paths.attempt(number)
-        if benchmark_dirs(attempt.eval):
-            return attempt
-    raise BenchmarkError(
-        f"`{job.id}` has no samples of its own: it is {job.state}",
-        file=job.paths.dir,
-        hint="lm-eval's own tasks leave none; of others `jobspec status` says where they stand",
-    )
-
-
 def read_plan(directory: Path) -> SamplingPlan:
     """What was asked and how. Raises BenchmarkError where it can't be read."""
     try:
-        return msgspec.json.decode(
-            (EvaluationPaths(directory).plan).read_bytes(), type=SamplingPlan
-        )
+        return msgspec.json.decode(EvaluationPaths(directory).plan.read_bytes(), type=SamplingPlan)
     except (OSError, msgspec.MsgspecError) as error:
         raise _incomplete(directory, error) from error
 
@@ -147,9 +125,7 @@ def read_generations(
         BenchmarkError: something is missing, damaged, doubled, or not there yet.
     """
     try:
-        plan = msgspec.json.decode(
-            (EvaluationPaths(directory).plan).read_bytes(), type=SamplingPlan
-        )
+        plan = msgspec.json.decode(EvaluationPaths(directory).plan.read_bytes(), type=SamplingPlan)
         questions = read_rows(EvaluationPaths(directory).questions, AskedQuestion)
         chunks = [
             read_rows(EvaluationPaths(directory).generations(i), Generation)
@@ -187,10 +163,10 @@ def samples(directory: Path) -> Iterator[Sample]:
     _, questions, drawn = read_generations(directory)
     scores = {score.id: score for score in read_scores(directory)}
     for question in questions:
-        yield from joined(question, drawn[question.id], scores[question.id])
+        yield from join_scores(question, drawn[question.id], scores[question.id])
 
 
-def joined(
+def join_scores(
     question: AskedQuestion, rows: Sequence[Generation], score: QuestionScore
 ) -> Iterator[Sample]:
     """A question's samples with their verdicts."""

@@ -14,10 +14,11 @@ from typing import Any
 import msgspec
 
 from jobspec.benchmarks import protocol
-from jobspec.benchmarks.published import Entry, Published
+from jobspec.benchmarks.published import PublishedResult, PublishedScore
 from jobspec.queue.entries import Job
 from jobspec.records import evaluation
 from jobspec.results import confidence
+from jobspec.results.evaluations import evaluated_attempt
 from jobspec.spec import identity, parsing
 from jobspec.spec.builder import slug
 from jobspec.spec.schema import BenchmarkOverrides, EvalSpec, JobSpec, ModelSpec
@@ -25,7 +26,7 @@ from jobspec.spec.schema import BenchmarkOverrides, EvalSpec, JobSpec, ModelSpec
 _OWN_K = 4  # for a score whose k is not stated: enough of our own to see the error
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
+class CalibrationRow(msgspec.Struct, frozen=True, kw_only=True):
     """One model and benchmark in `calibrate --json`; scores, differences, errors in percent.
 
     `within`: the difference lies within 1.96 × √(`ours_error`² + `published_error`²); null where
@@ -46,7 +47,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     source: str
 
 
-def spec_of(entry: Entry, model: str | None = None) -> JobSpec:
+def spec_of(entry: PublishedResult, model: str | None = None) -> JobSpec:
     """The spec that measures an entry again: its model untouched, its settings.
 
     Args:
@@ -66,19 +67,19 @@ def spec_of(entry: Entry, model: str | None = None) -> JobSpec:
     return parsing.decode(identity.canonical(made))
 
 
-def rows(entry: Entry, job: Job) -> list[Row]:
+def rows(entry: PublishedResult, job: Job) -> list[CalibrationRow]:
     """Ours beside theirs, a row a benchmark. Raises BenchmarkError where scores are missing."""
-    directories = evaluation.benchmark_dirs(evaluation.evaluated_attempt(job).eval)
+    directories = evaluation.benchmark_dirs(evaluated_attempt(job).eval)
     return [_row(entry, name, job, directories[name]) for name in entry.scores]
 
 
-def _row(entry: Entry, name: str, job: Job, directory: Path) -> Row:
+def _row(entry: PublishedResult, name: str, job: Job, directory: Path) -> CalibrationRow:
     theirs = entry.scores[name]
     found = evaluation.outcomes(evaluation.read_scores(directory))
     ours = 100 * sum(sum(mine) / len(mine) for mine in found.values()) / len(found)
     ours_error, their_error = _errors(list(found.values()), theirs)
     difference = ours - theirs.score
-    return Row(
+    return CalibrationRow(
         model=entry.model,
         variant=entry.variant,
         benchmark=name,
@@ -95,7 +96,7 @@ def _row(entry: Entry, name: str, job: Job, directory: Path) -> Row:
 
 
 def _errors(
-    found: Sequence[Sequence[bool]], theirs: Published
+    found: Sequence[Sequence[bool]], theirs: PublishedScore
 ) -> tuple[float | None, float | None]:
     """Sampling errors of ours and of theirs, in percent points.
 
@@ -118,7 +119,9 @@ def _within(difference: float, ours: float | None, theirs: float | None) -> bool
     return low - rounding <= 0 <= high + rounding
 
 
-def _differing(entry: Entry, theirs: Published, used: Mapping[str, Any]) -> list[str]:
+def _differing(
+    entry: PublishedResult, theirs: PublishedScore, used: Mapping[str, Any]
+) -> list[str]:
     fields = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "chat_template_kwargs")
     wanted = {field: entry.eval.get(field) for field in fields}
     wanted["chat_template_kwargs"] = wanted["chat_template_kwargs"] or {}

@@ -20,7 +20,7 @@ from worker.evaluation.generation import plan_chunks
 from worker.evaluation.lm_eval_model import load_tokenizer
 from worker.inference.engine import EngineChoice, choose
 from worker.inference.hf_engine import HfEngine
-from worker.inference.pool import EngineDiedError, EnginePool, Failed, _error
+from worker.inference.pool import EngineDiedError, EngineFailed, EnginePool, _error
 from worker.inference.pool_main import failure
 from worker.inference.requests import Chunk, Sampling
 
@@ -108,7 +108,7 @@ def test_failures_keep_their_class_on_the_way_to_the_parent() -> None:
     for error in (out_of_memory, MemoryError("full")):
         assert isinstance(_error(failure(error)), MemoryError)
     assert isinstance(_error(failure(KeyError("x"))), EngineDiedError)
-    assert isinstance(_error(Failed(kind="other", message="")), EngineDiedError)
+    assert isinstance(_error(EngineFailed(kind="other", message="")), EngineDiedError)
 
 
 def test_the_in_process_engine_is_transformers(choice: EngineChoice) -> None:

@@ -303,7 +303,6 @@ KNOWN: dict[str, set[str]] = {
     "jobspec_imports_go_down": {
         "jobspec.estimates.training_time imports jobspec.checks.check",
         "jobspec.estimates.training_time imports jobspec.checks.rows",
-        "jobspec.records.evaluation imports jobspec.queue.entries",
     },
     "worker_imports_go_down": {
         "worker.host.preflight imports worker.launch.plan",
@@ -317,13 +316,7 @@ KNOWN: dict[str, set[str]] = {
         "worker.data.dataset_cache spells `state.json`",
         "worker.data.dataset_cache spells `train`",
         "worker.data.prepare spells `train`",
-        "worker.evaluation.evaluate spells `checkpoints`",
         "worker.imports.lean spells `spec.json`",
-    },
-    "benchmarks_spell_benchmark_names": {
-        "jobspec.cli.eval spells `math500`",
-        "jobspec.cli.new spells `math500`",
-        "jobspec.cli.samples spells `aime24`",
     },
     "cluster_and_host_spell_slurm": {
         "jobspec.cli.cluster spells `sbatch`",
@@ -344,19 +337,13 @@ KNOWN: dict[str, set[str]] = {
     },
     "rooms_are_small_and_names_unique": {
         "class Chunk stands in worker.data.jsonl, worker.inference.requests",
-        "class Done stands in worker.data.tokenize, worker.inference.pool",
-        "class Entry stands in jobspec.benchmarks.published, jobspec.queue.entries",
-        "class Gpu stands in worker.host.gpus, worker.inference.gpu_groups",
         "class Past stands in jobspec.queue.retry_policy, worker.supervisor.attempt_history",
         "class Ranks stands in worker.process.node_agent, worker.process.rank_launcher",
-        "class Request stands in jobspec.spec.builder, worker.inference.requests",
-        "class Row stands in jobspec.benchmarks.benchmark, jobspec.results.calibration",
         "class Shape stands in jobspec.models.config, worker.training.flops",
         "class Slurm stands in jobspec.cluster.slurm, worker.host.scheduler_env",
         "class Spent stands in jobspec.monitoring.gpu_hours, jobspec.queue.retry_policy",
         "class Tally stands in worker.data.report, worker.training.trainer",
         "class Training stands in jobspec.estimates.training_time, worker.training.train",
-        "class Work stands in worker.data.tokenize, worker.inference.pool",
     },
 }
 

@@ -17,7 +17,7 @@ from jobspec.benchmarks import question_file
 from jobspec.benchmarks.question_file import QuestionSet
 from jobspec.errors import ModelError
 from jobspec.spec.schema import EvalSpec
-from jobspec.storage.layout import epoch_of
+from jobspec.storage.layout import AttemptPaths, epoch_of
 from worker.evaluation import benchmark_download
 from worker.inference import children
 from worker.model_dir import find_model
@@ -34,7 +34,7 @@ _ENVIRONMENT = {
 }
 
 
-class Scored(NamedTuple):
+class ModelToScore(NamedTuple):
     """A model to score: `final`, or an epoch's weights."""
 
     name: str
@@ -43,7 +43,11 @@ class Scored(NamedTuple):
 
     def samples(self, evaluations: Path) -> Path:
         """Where its benchmarks go below an attempt's `eval/`."""
-        return evaluations if self.name == "final" else evaluations / "checkpoints" / self.name
+        return (
+            evaluations
+            if self.name == "final"
+            else evaluations / AttemptPaths.CHECKPOINTS / self.name
+        )
 
 
 def main() -> None:
@@ -80,7 +84,7 @@ def evaluate(phase: Phase) -> None:
     phase.finish(summary)
 
 
-def find_models(phase: Phase) -> list[Scored]:
+def find_models(phase: Phase) -> list[ModelToScore]:
     """The models to score, the final one last.
 
     Raises:
@@ -88,7 +92,7 @@ def find_models(phase: Phase) -> list[Scored]:
     """
     spec = phase.spec
     if spec.train is None:
-        return [Scored("final", find_model(spec.model, phase.root))]
+        return [ModelToScore("final", find_model(spec.model, phase.root))]
     final = phase.paths.final_model
     if not (final / "config.json").is_file():
         raise ModelError(
@@ -98,20 +102,22 @@ def find_models(phase: Phase) -> list[Scored]:
         )
     assert spec.eval is not None
     epochs = _epochs(phase.paths.checkpoints) if spec.eval.checkpoints == "all" else []
-    return [*epochs, Scored("final", final, phase.read_done("train").get("epochs"))]
+    return [*epochs, ModelToScore("final", final, phase.read_done("train").get("epochs"))]
 
 
-def _epochs(checkpoints: Path) -> list[Scored]:
+def _epochs(checkpoints: Path) -> list[ModelToScore]:
     """Weights kept of earlier epochs, in order."""
     found = [
-        Scored(path.name, path, float(epoch))
+        ModelToScore(path.name, path, float(epoch))
         for path in checkpoints.glob("*")
         if (epoch := epoch_of(path)) is not None and (path / "config.json").is_file()
     ]
     return sorted(found, key=lambda model: model.epoch or 0)
 
 
-def curve(models: Sequence[Scored], reports: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def curve(
+    models: Sequence[ModelToScore], reports: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
     """The epochs' scores in order, each with the benchmarks it is the best of."""
     mains = reports[-1]["main"]
     best = {
@@ -147,7 +153,7 @@ class _Scoring:
     """One of the phase's models on its way through every benchmark."""
 
     def __init__(
-        self, phase: Phase, settings: EvalSpec, model: Scored, place: tuple[int, int]
+        self, phase: Phase, settings: EvalSpec, model: ModelToScore, place: tuple[int, int]
     ) -> None:
         self.phase = phase
         self.settings = settings
@@ -158,7 +164,7 @@ class _Scoring:
         import torch
 
         from worker.evaluation.lm_eval_model import load_tokenizer
-        from worker.evaluation.runner import Session
+        from worker.evaluation.runner import ModelEvaluation
         from worker.inference.engine import choose
 
         spec, directory = self.phase.spec, self.model.directory
@@ -170,7 +176,7 @@ class _Scoring:
             template=None if spec.train is not None else spec.model.chat_template,
             trust_remote_code=spec.model.trust_remote_code,
         )
-        session = Session(
+        session = ModelEvaluation(
             self.phase.job.job,
             self.settings,
             choice,
@@ -196,7 +202,7 @@ class _Scoring:
         self.phase.progress(index * total + done, count * total, "samples")
 
 
-def _position(model: Scored) -> dict[str, Any]:
+def _position(model: ModelToScore) -> dict[str, Any]:
     return {} if model.epoch is None else {"epoch": model.epoch}
 
 

@@ -10,7 +10,7 @@ from jobspec.errors import JobspecError
 from jobspec.records.evaluation import Generation
 from worker.evaluation.sample_store import SampleStore
 from worker.inference.engine import Engine
-from worker.inference.requests import Chunk, Request, Sampling, sample_seed
+from worker.inference.requests import Chunk, SampleRequest, Sampling, sample_seed
 
 _IMPOSSIBLE = -30.0  # natural log: odds of 1 in 10^13 are not chance
 _LONG_TOKENS = 64
@@ -20,7 +20,7 @@ class NotIndependentError(JobspecError):
     """The samples of a question are copies of each other: no statistic over them means anything."""
 
 
-class Drawn(NamedTuple):
+class GeneratedSamples(NamedTuple):
     """Samples by question, a dictionary a benchmark; tokens drawn now and the seconds it took."""
 
     samples: list[dict[str, list[Generation]]]
@@ -60,7 +60,7 @@ def plan_chunks(
     """
     order = sorted(prompts, key=lambda name: (-len(prompts[name]), name))
     requests = [
-        Request(
+        SampleRequest(
             question=name,
             sample=sample,
             seed=sample_seed(job, benchmark, name, sample),
@@ -87,7 +87,7 @@ def generate(
     engine: Callable[[int], Engine],
     work: Sequence[tuple[SampleStore, Sequence[Chunk]]],
     report: Callable[[int, int], None],
-) -> Drawn:
+) -> GeneratedSamples:
     """Draw what no attempt has drawn yet, publishing each chunk as it finishes.
 
     Args:
@@ -118,7 +118,7 @@ def generate(
         tokens += sum(row.tokens for row in rows)
         report(done, total)
     samples = [_by_question([results[_name(chunk)] for chunk in chunks]) for _, chunks in work]
-    return Drawn(samples, tokens, watch.elapsed_s)
+    return GeneratedSamples(samples, tokens, watch.elapsed_s)
 
 
 def refuse_copies(samples: Mapping[str, Sequence[Generation]], sampling: Sampling) -> None:

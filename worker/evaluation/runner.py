@@ -34,7 +34,7 @@ from worker.inference.requests import Chunk, Sampling
 from worker.thinking import think_tags
 
 
-class Session:
+class ModelEvaluation:
     """Scores one model. Writes only below `directory`; `earlier` are the same of older attempts."""
 
     def __init__(
@@ -59,7 +59,7 @@ class Session:
         self._engine: Engine | None = None
         self._length = 0
         self.timing: dict[str, float] = {"tokens": 0, "generate_s": 0.0}
-        self._works: dict[str, _Work] = {}
+        self._runs: dict[str, _BenchmarkRun] = {}
 
     def run(self, benchmarks: Sequence[QuestionSet], math: MathGrader) -> list[BenchmarkResult]:
         """Score the model on our benchmarks, in one call of lm-eval's."""
@@ -68,25 +68,25 @@ class Session:
 
         if not benchmarks:
             return []
-        self._works = {each.name: self._work(each) for each in benchmarks}
+        self._runs = {each.name: self._run(each) for each in benchmarks}
         lm = SamplingLM(self.tokenizer, self.settings.chat_template_kwargs, self._draw)
         chat = self._chat()
         opens = chat and lm.opens_think(self.tags)
-        for work in self._works.values():
-            work.opens_think = opens
+        for run in self._runs.values():
+            run.opens_think = opens
         with quiet():
             # Its decorator hides the signature from type checkers.
             simple_evaluate: Any = lm_eval.simple_evaluate
             found = simple_evaluate(
                 model=lm,
-                tasks=[self._task(work, math) for work in self._works.values()],
+                tasks=[self._task(run, math) for run in self._runs.values()],
                 apply_chat_template=chat,
                 fewshot_as_multiturn=True,
                 bootstrap_iters=0,
                 log_samples=False,
                 task_manager=TaskManager(include_defaults=False),
             )
-        return [self._result(work, found["results"][name]) for name, work in self._works.items()]
+        return [self._result(run, found["results"][name]) for name, run in self._runs.items()]
 
     def close(self) -> None:
         """Give the engine's memory back."""
@@ -117,7 +117,7 @@ class Session:
             hint="give one in `model.chat_template`, or set eval.protocol to `stock`",
         )
 
-    def _work(self, questions: QuestionSet) -> _Work:
+    def _run(self, questions: QuestionSet) -> _BenchmarkRun:
         settings = sampling_settings(self.settings, questions.name)
         limit = settings.pop("limit")
         shots = settings.pop("num_fewshot")
@@ -131,147 +131,147 @@ class Session:
             num_fewshot=shots,
             generation_kwargs=msgspec.structs.asdict(sampling),
         )
-        return _Work(questions, task, sampling)
+        return _BenchmarkRun(questions, task, sampling)
 
-    def _task(self, work: _Work, math: MathGrader) -> Any:
+    def _task(self, run: _BenchmarkRun, math: MathGrader) -> Any:
         def judge_task(samples: Mapping[str, Sequence[Generation]]) -> Sequence[QuestionScore]:
-            rows = [(question, samples[question.id]) for question in work.asked]
-            work.scores = scoring.score(work.benchmark, work.plan, rows, math)
-            return work.scores
+            rows = [(question, samples[question.id]) for question in run.asked]
+            run.scores = scoring.score(run.benchmark, run.plan, rows, math)
+            return run.scores
 
         return make_task(
-            work.questions,
-            work.settings,
-            scoring.metrics(work.benchmark, work.settings.k),
+            run.questions,
+            run.settings,
+            scoring.metrics(run.benchmark, run.settings.k),
             judge_task,
         )
 
     def _draw(self, prompts: Prompts) -> Samples:
-        """Make or find every sample of every benchmark, all of them in one list of work."""
+        """Make or find every sample of every benchmark, all of them in one list of run."""
         for name, texts in prompts.items():
-            self._tokenize(self._works[name], texts)
-        self._length = max(self._check_context(work) for work in self._works.values())
-        works = list(self._works.values())
-        stores = [self._open(work) for work in works]
-        listed = [(store, work.chunks) for store, work in zip(stores, works, strict=True)]
+            self._tokenize(self._runs[name], texts)
+        self._length = max(self._check_context(run) for run in self._runs.values())
+        runs = list(self._runs.values())
+        stores = [self._open(run) for run in runs]
+        listed = [(store, run.chunks) for store, run in zip(stores, runs, strict=True)]
         drawn = generate(self.engine, listed, self.report)
         self.timing = {"tokens": drawn.tokens, "generate_s": round(drawn.seconds, 3)}
-        samples = dict(zip(self._works, drawn.samples, strict=True))
-        for name, work in self._works.items():
-            refuse_copies(samples[name], work.sampling)
+        samples = dict(zip(self._runs, drawn.samples, strict=True))
+        for name, run in self._runs.items():
+            refuse_copies(samples[name], run.sampling)
         return samples
 
-    def _tokenize(self, work: _Work, texts: Mapping[str, str]) -> None:
+    def _tokenize(self, run: _BenchmarkRun, texts: Mapping[str, str]) -> None:
         names = list(texts)
         # A chat template writes every special token itself.
         plain = not self._chat()
         every = [texts[name] for name in names]
         ids = self.tokenizer(every, add_special_tokens=plain, verbose=False)["input_ids"]
-        work.prompts = {name: tuple(row) for name, row in zip(names, ids, strict=True)}
-        questions = {question.id: question for question in work.questions.questions}
-        work.asked = [
+        run.prompts = {name: tuple(row) for name, row in zip(names, ids, strict=True)}
+        questions = {question.id: question for question in run.questions.questions}
+        run.asked = [
             AskedQuestion(
                 id=name,
                 answer=questions[name].answer,
                 solution=questions[name].solution,
                 prompt=texts[name],
-                prompt_tokens=len(work.prompts[name]),
-                opens_think=work.opens_think,
+                prompt_tokens=len(run.prompts[name]),
+                opens_think=run.opens_think,
             )
             for name in names
         ]
 
-    def _check_context(self, work: _Work) -> int:
+    def _check_context(self, run: _BenchmarkRun) -> int:
         """The tokens a benchmark's longest sequence takes. Raises ModelError if it does not fit."""
-        longest = max(work.asked, key=lambda question: question.prompt_tokens)
-        needed = longest.prompt_tokens + work.sampling.max_gen_toks
+        longest = max(run.asked, key=lambda question: question.prompt_tokens)
+        needed = longest.prompt_tokens + run.sampling.max_gen_toks
         if needed > self.choice.context:
             raise ModelError(
-                f"max_gen_toks {work.sampling.max_gen_toks} and the prompt of `{longest.id}` "
+                f"max_gen_toks {run.sampling.max_gen_toks} and the prompt of `{longest.id}` "
                 f"({longest.prompt_tokens} tokens) make {needed}; "
                 f"the model's context is {self.choice.context}",
-                place=f"{work.benchmark.name}: $.eval.max_gen_toks",
+                place=f"{run.benchmark.name}: $.eval.max_gen_toks",
                 hint=f"at most {self.choice.context - longest.prompt_tokens} fits",
             )
         return needed
 
-    def _open(self, work: _Work) -> SampleStore:
+    def _open(self, run: _BenchmarkRun) -> SampleStore:
         """Plan a benchmark's chunks and open its store."""
-        name = work.benchmark.name
-        longest = max(question.prompt_tokens for question in work.asked)
-        rows = self.choice.rows(work.sampling, longest)
-        work.chunks = plan_chunks(
-            self.job, name, work.prompts, work.settings.k, work.sampling, rows=rows
+        name = run.benchmark.name
+        longest = max(question.prompt_tokens for question in run.asked)
+        rows = self.choice.rows(run.sampling, longest)
+        run.chunks = plan_chunks(
+            self.job, name, run.prompts, run.settings.k, run.sampling, rows=rows
         )
-        work.plan = SamplingPlan(
-            key=self._key(work, rows),
+        run.plan = SamplingPlan(
+            key=self._key(run, rows),
             benchmark=name,
-            k=work.settings.k,
-            chunks=len(work.chunks),
+            k=run.settings.k,
+            chunks=len(run.chunks),
             think_end_token=self.settings.think_end_token,
-            protocol=self._protocol(work),
+            protocol=self._protocol(run),
         )
         earlier = [directory / name for directory in self.earlier]
-        store = SampleStore(self.directory / name, work.plan, earlier)
-        store.open(work.asked)
+        store = SampleStore(self.directory / name, run.plan, earlier)
+        store.open(run.asked)
         return store
 
-    def _key(self, work: _Work, rows: int) -> str:
+    def _key(self, run: _BenchmarkRun, rows: int) -> str:
         """What must be equal for samples of two attempts to belong together."""
         weights = msgspec.structs.replace(self.choice.weights, directory="")
         parts = [
             self.job,
-            work.benchmark.name,
+            run.benchmark.name,
             fingerprint(Path(self.choice.weights.directory)),
             self.choice.name,
             weights,
-            work.sampling,
-            work.settings.k,
+            run.sampling,
+            run.settings.k,
             rows,
-            sorted(work.prompts.items()),
+            sorted(run.prompts.items()),
         ]
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
-    def _protocol(self, work: _Work) -> dict[str, Any]:
+    def _protocol(self, run: _BenchmarkRun) -> dict[str, Any]:
         """Everything a number has to be read with."""
-        texts = msgspec.json.encode([[question.id, question.prompt] for question in work.asked])
+        texts = msgspec.json.encode([[question.id, question.prompt] for question in run.asked])
         return {
             "protocol": self.settings.protocol,
-            "shots": work.settings.shots(work.benchmark),
+            "shots": run.settings.shots(run.benchmark),
             "chat_template": self._chat(),
             "chat_template_kwargs": self.settings.chat_template_kwargs,
             "prompt_sha256": hashlib.sha256(texts).hexdigest(),
-            "k": work.settings.k,
-            **msgspec.structs.asdict(work.sampling),
+            "k": run.settings.k,
+            **msgspec.structs.asdict(run.sampling),
             "think_end_token": self.settings.think_end_token,
-            "opens_think": work.opens_think,
-            "stop_after_thinking": work.settings.stops(work.benchmark),
-            "questions": len(work.asked),
-            "benchmark_sha256": work.questions.sha256,
+            "opens_think": run.opens_think,
+            "stop_after_thinking": run.settings.stops(run.benchmark),
+            "questions": len(run.asked),
+            "benchmark_sha256": run.questions.sha256,
             "lm_eval_version": importlib.metadata.version("lm_eval"),
             "math_verify_version": importlib.metadata.version("math-verify"),
             **self.choice.facts(),
         }
 
-    def _result(self, work: _Work, found: Mapping[str, Any]) -> BenchmarkResult:
+    def _result(self, run: _BenchmarkRun, found: Mapping[str, Any]) -> BenchmarkResult:
         """lm-eval's numbers under our names; the verdicts are published beside the samples."""
-        name = work.benchmark.name
+        name = run.benchmark.name
         directory = self.directory / name
-        fs.publish(EvaluationPaths(directory).scores, evaluation.to_lines(work.scores))
+        fs.publish(EvaluationPaths(directory).scores, evaluation.to_lines(run.scores))
         if self.settings.log_samples:
             fs.publish(
                 directory / "samples.jsonl", evaluation.to_lines(evaluation.samples(directory))
             )
-        names = scoring.metrics(work.benchmark, work.settings.k)
+        names = scoring.metrics(run.benchmark, run.settings.k)
         return BenchmarkResult(
             benchmark=name,
             metrics={metric: found[f"{metric},{FILTER}"] for metric in names},
-            intervals=scoring.intervals(work.scores, work.settings.k),
-            protocol=work.plan.protocol,
+            intervals=scoring.intervals(run.scores, run.settings.k),
+            protocol=run.plan.protocol,
         )
 
 
-class _Work:
+class _BenchmarkRun:
     """One benchmark on its way: filled in as lm-eval asks for its parts."""
 
     plan: SamplingPlan

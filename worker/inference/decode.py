@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jobspec.records.evaluation import Generation
-from worker.inference.requests import Request
+from worker.inference.requests import SampleRequest
 
 
 class Responses:
@@ -23,7 +23,7 @@ class Responses:
 
     def generation(
         self,
-        request: Request,
+        request: SampleRequest,
         tokens: list[int],
         *,
         logprob: float | None = None,

@@ -14,7 +14,7 @@ ENGINES_VARIABLE = "JOBSPEC_EVAL_ENGINES"
 _WEIGHTS_SHARE = 0.6  # of a group's memory; the rest is for the key-value cache
 
 
-class Gpu(NamedTuple):
+class VisibleGpu(NamedTuple):
     """A GPU as CUDA_VISIBLE_DEVICES names it, its memory, and its NVML handle."""
 
     name: str
@@ -80,7 +80,7 @@ def weights_bytes(directory: Path) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def visible(nvml: Any = None) -> list[Gpu]:
+def visible(nvml: Any = None) -> list[VisibleGpu]:
     """The GPUs this process may use, by NVML: no CUDA context is made here."""
     masked = os.environ.get("CUDA_VISIBLE_DEVICES")
     if masked == "":
@@ -94,7 +94,7 @@ def visible(nvml: Any = None) -> list[Gpu]:
     else:
         names = [name.strip() for name in masked.split(",") if name.strip()]
     handles = [(name, _handle(nvml, name)) for name in names]
-    return [Gpu(name, nvml.nvmlDeviceGetMemoryInfo(h).total, h) for name, h in handles]
+    return [VisibleGpu(name, nvml.nvmlDeviceGetMemoryInfo(h).total, h) for name, h in handles]
 
 
 def _nvml() -> Any:
@@ -113,7 +113,7 @@ def _handle(nvml: Any, name: str) -> Any:
     return nvml.nvmlDeviceGetHandleByUUID(name)
 
 
-def _switches(group: Sequence[Gpu], nvml: Any) -> dict[str, str]:
+def _switches(group: Sequence[VisibleGpu], nvml: Any) -> dict[str, str]:
     found = {"CUDA_VISIBLE_DEVICES": ",".join(gpu.name for gpu in group)}
     if len(group) > 1 and not _linked(group, nvml if nvml is not None else _nvml()):
         # Seen to hang: peer access over the link between two CPU sockets.
@@ -121,7 +121,7 @@ def _switches(group: Sequence[Gpu], nvml: Any) -> dict[str, str]:
     return found
 
 
-def _linked(group: Sequence[Gpu], nvml: Any) -> bool:
+def _linked(group: Sequence[VisibleGpu], nvml: Any) -> bool:
     """Whether every pair has NVLink, or at least a PCIe path within one CPU socket."""
     pairs = [(a.handle, b.handle) for i, a in enumerate(group) for b in group[i + 1 :]]
     return all(_nvlink(nvml, *pair) or _one_socket(nvml, *pair) for pair in pairs)

@@ -17,7 +17,7 @@ from torch import Tensor
 from jobspec.records.evaluation import Generation
 from worker.inference.decode import Responses
 from worker.inference.engine import Weights
-from worker.inference.requests import Chunk, Request, Sampling
+from worker.inference.requests import Chunk, SampleRequest, Sampling
 from worker.inference.sampling import draw, uniforms
 from worker.kernels.gqa_decode import group_queries
 
@@ -82,7 +82,9 @@ class HfEngine:
 class _Batch:
     """One batch being decoded. Rows leave it when half of those still in it have ended."""
 
-    def __init__(self, engine: HfEngine, requests: tuple[Request, ...], sampling: Sampling) -> None:
+    def __init__(
+        self, engine: HfEngine, requests: tuple[SampleRequest, ...], sampling: Sampling
+    ) -> None:
         self.engine = engine
         self.sampling = sampling
         self.device = engine.model.device

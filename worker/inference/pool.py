@@ -37,24 +37,24 @@ _ROOT_CAUSE = re.compile(rb"ERROR .*\] ((?:[\w.]+\.)?\w*(?:Error|Exception)\b.*)
 _HIDES_ITS_CAUSE = ("EngineDeadError", "Engine core initialization failed")
 
 
-class Start(msgspec.Struct, frozen=True, kw_only=True):
+class StartEngine(msgspec.Struct, frozen=True, kw_only=True):
     """Parent → child, first: which engine, and how many samples it may hold at a time."""
 
     choice: EngineChoice
     in_flight: int
 
 
-class Work(msgspec.Struct, frozen=True, kw_only=True):
-    """Parent → child, in answer to Next: a chunk, or None where the list is empty."""
+class NextChunk(msgspec.Struct, frozen=True, kw_only=True):
+    """Parent → child, in answer to ReadyForChunk: a chunk, or None where the list is empty."""
 
     chunk: Chunk | None
 
 
-class Next(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class ReadyForChunk(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Child → parent: there is room for another chunk."""
 
 
-class Done(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class ChunkDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Child → parent: a chunk's samples."""
 
     benchmark: str
@@ -62,11 +62,11 @@ class Done(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     rows: list[Generation]
 
 
-class Finished(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class EngineFinished(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Child → parent, last: every chunk it took is done."""
 
 
-class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class EngineFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Child → parent, last: why it gives up."""
 
     kind: Literal["refused", "memory", "other"]
@@ -74,7 +74,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     hint: str | None = None
 
 
-Message = Next | Done | Finished | Failed
+Message = ReadyForChunk | ChunkDone | EngineFinished | EngineFailed
 _messages = msgspec.msgpack.Decoder(Message)
 
 
@@ -96,7 +96,7 @@ class EnginePool:
     ) -> None:
         # One engine holds at most half of an even share: the rest is for whoever is fast.
         share = max(1, min(_MOST_IN_FLIGHT, samples // (2 * len(groups))))
-        start = Start(choice=choice, in_flight=share if len(groups) > 1 else _MOST_IN_FLIGHT)
+        start = StartEngine(choice=choice, in_flight=share if len(groups) > 1 else _MOST_IN_FLIGHT)
         threads = max(1, len(os.sched_getaffinity(0)) // len(groups))
         self._children = [
             _Child(start, {"OMP_NUM_THREADS": str(threads), **switches}) for switches in groups
@@ -115,14 +115,14 @@ class EnginePool:
             for ready in wait(list(busy), _LOOK_EVERY_S) or _ended(busy):
                 child = busy[ready]
                 message = child.receive()
-                if isinstance(message, Done):
+                if isinstance(message, ChunkDone):
                     yield held.pop((message.benchmark, message.index)), message.rows
-                elif isinstance(message, Next):
+                elif isinstance(message, ReadyForChunk):
                     chunk = next(chunks, None)
                     if chunk is not None:
                         held[chunk.benchmark, chunk.index] = chunk
-                    child.send(Work(chunk=chunk))
-                elif isinstance(message, Finished):
+                    child.send(NextChunk(chunk=chunk))
+                elif isinstance(message, EngineFinished):
                     del busy[ready]
                 else:
                     raise _error(child.explained(message))
@@ -136,7 +136,7 @@ class EnginePool:
 class _Child:
     """One engine's process, the parent's end of its socket, and what it logs."""
 
-    def __init__(self, start: Start, switches: Mapping[str, str]) -> None:
+    def __init__(self, start: StartEngine, switches: Mapping[str, str]) -> None:
         ours, theirs = socket.socketpair()
         root = str(Path(__file__).resolve().parent.parent.parent)
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
@@ -171,7 +171,7 @@ class _Child:
         except (EOFError, OSError) as error:
             raise self._died() from error
 
-    def explained(self, failed: Failed) -> Failed:
+    def explained(self, failed: EngineFailed) -> EngineFailed:
         """The failure with the error of the engine's own process, where that is the cause."""
         if not any(words in failed.message for words in _HIDES_ITS_CAUSE):
             return failed
@@ -179,7 +179,7 @@ class _Child:
         if self._root_cause is None:
             return failed
         kind = "memory" if "OutOfMemoryError" in self._root_cause else "other"
-        return Failed(kind=kind, message=self._root_cause)
+        return EngineFailed(kind=kind, message=self._root_cause)
 
     def close(self) -> None:
         """Kill the process and all it started, and wait until they have given memory back."""
@@ -221,7 +221,7 @@ def _group_exists(group: int) -> bool:
     return True
 
 
-def _error(failed: Failed) -> Exception:
+def _error(failed: EngineFailed) -> Exception:
     """The child's failure as the parent's own exception, of the class the phase tells apart."""
     if failed.kind == "refused":
         return ModelError(failed.message, hint=failed.hint)

@@ -17,7 +17,15 @@ import msgspec
 from jobspec.errors import JobspecError
 from worker.imports.quiet import import_transformers
 from worker.inference import children
-from worker.inference.pool import Done, Failed, Finished, Message, Next, Start, Work
+from worker.inference.pool import (
+    ChunkDone,
+    EngineFailed,
+    EngineFinished,
+    Message,
+    NextChunk,
+    ReadyForChunk,
+    StartEngine,
+)
 from worker.inference.requests import Chunk
 from worker.process.rank_launcher import die_with_parent
 
@@ -39,22 +47,22 @@ def main() -> int:
 
 def serve(connection: Connection) -> None:
     """Load the engine, draw chunk after chunk, say so."""
-    start = msgspec.msgpack.decode(connection.recv_bytes(), type=Start)
+    start = msgspec.msgpack.decode(connection.recv_bytes(), type=StartEngine)
     import_transformers()
     engine = start.choice.load(in_flight=start.in_flight)
     try:
         for chunk, rows in engine.run(chunks(connection)):
-            send(connection, Done(benchmark=chunk.benchmark, index=chunk.index, rows=rows))
+            send(connection, ChunkDone(benchmark=chunk.benchmark, index=chunk.index, rows=rows))
     finally:
         engine.close()
-    send(connection, Finished())
+    send(connection, EngineFinished())
 
 
 def chunks(connection: Connection) -> Iterator[Chunk]:
     """The parent's list of work, one chunk when the engine has room for one."""
     while True:
-        send(connection, Next())
-        work = msgspec.msgpack.decode(connection.recv_bytes(), type=Work)
+        send(connection, ReadyForChunk())
+        work = msgspec.msgpack.decode(connection.recv_bytes(), type=NextChunk)
         if work.chunk is None:
             return
         yield work.chunk
@@ -64,14 +72,14 @@ def send(connection: Connection, message: Message) -> None:
     connection.send_bytes(msgspec.msgpack.encode(message))
 
 
-def failure(error: Exception) -> Failed:
+def failure(error: Exception) -> EngineFailed:
     """What the parent is told, so that the phase classes it as if it had happened there."""
     text = str(error).strip() or type(error).__name__
     if isinstance(error, JobspecError):
-        return Failed(kind="refused", message=text, hint=error.hint)
+        return EngineFailed(kind="refused", message=text, hint=error.hint)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return Failed(kind="memory", message=text.splitlines()[0])
-    return Failed(kind="other", message=f"{type(error).__name__}: {text.splitlines()[0]}")
+        return EngineFailed(kind="memory", message=text.splitlines()[0])
+    return EngineFailed(kind="other", message=f"{type(error).__name__}: {text.splitlines()[0]}")
 
 
 if __name__ == "__mp_main__":  # a process that vLLM has spawned imports this module first

@@ -18,7 +18,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     presence_penalty: float | None = None
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
+class SampleRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One sample to draw: which, from which prompt, with which seed."""
 
     question: str
@@ -33,7 +33,7 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     benchmark: str
     index: int
     sampling: Sampling
-    requests: tuple[Request, ...]
+    requests: tuple[SampleRequest, ...]
 
 
 def sample_seed(job: str, benchmark: str, question: str, sample: int) -> int:

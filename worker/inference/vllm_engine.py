@@ -19,7 +19,7 @@ from typing import Any
 from jobspec.records.evaluation import Generation
 from worker.inference.decode import Responses
 from worker.inference.engine import Weights
-from worker.inference.requests import Chunk, Request, Sampling
+from worker.inference.requests import Chunk, SampleRequest, Sampling
 from worker.model_dir import eos_of
 
 IN_FLIGHT = 256  # samples an engine holds at a time; more wait in vLLM's queue to no use
@@ -111,7 +111,7 @@ class VllmEngine:
             params = self._module.SamplingParams(**self._fields(request, chunk.sampling))
             engine.add_request(f"{number}.{place}", prompt, params)
 
-    def _fields(self, request: Request, sampling: Sampling) -> dict[str, Any]:
+    def _fields(self, request: SampleRequest, sampling: Sampling) -> dict[str, Any]:
         """Every sampling field, so that no default of vLLM's shapes a draw."""
         return {
             "n": 1,
@@ -131,7 +131,7 @@ class VllmEngine:
             "output_kind": self._module.sampling_params.RequestOutputKind.FINAL_ONLY,
         }
 
-    def _generation(self, request: Request, completion: Any) -> Generation:
+    def _generation(self, request: SampleRequest, completion: Any) -> Generation:
         stopped = completion.finish_reason == "stop"
         return self._responses.generation(request, list(completion.token_ids), stopped=stopped)
 

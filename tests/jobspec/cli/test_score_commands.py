@@ -163,9 +163,9 @@ def test_the_samples_of_an_epoch(queue: Queue) -> None:
 # calibrate
 
 
-def entry(**scores: published.Published) -> published.Entry:
+def entry(**scores: published.PublishedScore) -> published.PublishedResult:
     settings = {"temperature": 0.6, "top_p": 0.95}
-    return published.Entry(
+    return published.PublishedResult(
         model="a/b", variant="thinking", by="them", source="Table 1", eval=settings, scores=scores
     )
 
@@ -189,7 +189,7 @@ def test_a_model_alone_means_its_publisher() -> None:
 
 
 @pytest.mark.parametrize("each", published.load(), ids=lambda each: each.name)
-def test_the_specs_have_the_published_settings(each: published.Entry) -> None:
+def test_the_specs_have_the_published_settings(each: published.PublishedResult) -> None:
     spec = calibration.spec_of(each)
     assert spec.eval is not None and spec.train is None and spec.model.name == each.model
     for name, theirs in each.scores.items():
@@ -202,7 +202,7 @@ def test_the_specs_have_the_published_settings(each: published.Entry) -> None:
 
 def test_agreement_is_judged_by_the_error_of_sampling(queue: Queue) -> None:
     job = scored_job(queue, "cal", {"aime24": {"q1": HALF, "q2": RIGHT}})
-    near = published.Published(score=90.0, k=4, questions=2, max_gen_toks=32768)
+    near = published.PublishedScore(score=90.0, k=4, questions=2, max_gen_toks=32768)
     (row,) = calibration.rows(entry(aime24=near), job)
     # Ours: √(¼/3)/2; theirs, with as many samples: the same.
     error = 100 * math.sqrt(0.25 / 3) / 2
@@ -220,20 +220,20 @@ def test_agreement_is_judged_by_the_error_of_sampling(queue: Queue) -> None:
 
 def test_one_sample_a_question_decides_nothing(queue: Queue) -> None:
     job = scored_job(queue, "cal", {"aime24": {"q1": [True], "q2": [False]}})
-    theirs = published.Published(score=50.0, k=1, questions=2, max_gen_toks=32768)
+    theirs = published.PublishedScore(score=50.0, k=1, questions=2, max_gen_toks=32768)
     assert calibration.rows(entry(aime24=theirs), job)[0].within is None
 
 
 def test_settings_that_are_not_the_published_ones_are_named(queue: Queue) -> None:
     job = scored_job(queue, "cal", {"aime24": {"q1": HALF}}, temperature=1.0)
-    theirs = published.Published(score=50.0, k=4, questions=30, max_gen_toks=32768)
+    theirs = published.PublishedScore(score=50.0, k=4, questions=30, max_gen_toks=32768)
     (row,) = calibration.rows(entry(aime24=theirs), job)
     assert row.differs == ["temperature 1.0 instead of 0.6", "questions 1 instead of 30"]
 
 
 def test_calibrate_enqueues_first_and_compares_afterwards(queue: Queue, tmp_path: Path) -> None:
     file = tmp_path / "numbers.json"
-    theirs = published.Published(score=50.0, k=4, questions=2, max_gen_toks=32768)
+    theirs = published.PublishedScore(score=50.0, k=4, questions=2, max_gen_toks=32768)
     file.write_bytes(msgspec.json.encode({"entries": [entry(aime24=theirs)]}))
     args = ("calibrate", "a/b", "--published", file)
     (made,) = run(queue, *args)["jobs"]

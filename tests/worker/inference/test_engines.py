@@ -17,7 +17,7 @@ from tests.support.engines import CONFIGS, END, SAMPLING, make_engine, prompts
 from worker.evaluation.generation import plan_chunks
 from worker.inference.decode import Responses
 from worker.inference.engine import Engine, Weights
-from worker.inference.requests import Request, Sampling
+from worker.inference.requests import SampleRequest, Sampling
 from worker.inference.vllm_engine import VllmEngine
 
 
@@ -212,14 +212,14 @@ def test_vllm_s_reason_for_ending_is_heard(
     spell = {65: tokenizer("A")["input_ids"][0], 66: tokenizer("B")["input_ids"][0]}
     tokens = [tokenizer.eos_token_id if i == "end" else spell[i] for i in ids]
     completion = SimpleNamespace(token_ids=tuple(tokens), finish_reason=reason)
-    request = Request(question="q", sample=0, seed=1, prompt=(1,))
+    request = SampleRequest(question="q", sample=0, seed=1, prompt=(1,))
     row = vllm_engine(tokenizer)._generation(request, completion)
     assert (row.text, row.tokens, row.finish) == wanted
 
 
 def test_vllm_is_given_every_sampling_field(tokenizer: Any) -> None:
     engine = vllm_engine(tokenizer)
-    request = Request(question="q", sample=0, seed=2**62, prompt=(1, 2))
+    request = SampleRequest(question="q", sample=0, seed=2**62, prompt=(1, 2))
     sampling = Sampling(
         max_gen_toks=9, temperature=0.7, top_p=0.8, top_k=20, min_p=0.1, presence_penalty=1.5
     )
@@ -251,7 +251,7 @@ def test_vllm_is_given_every_sampling_field(tokenizer: Any) -> None:
 
 @pytest.mark.vllm
 def test_vllm_accepts_those_fields(vllm: Any, tokenizer: Any) -> None:
-    request = Request(question="q", sample=0, seed=2**62, prompt=(1, 2))
+    request = SampleRequest(question="q", sample=0, seed=2**62, prompt=(1, 2))
     own = OwnClasses(vllm, tokenizer.eos_token_id)
     fields = vllm_engine(tokenizer, fake=own)._fields(request, SAMPLING)
     made = vllm.SamplingParams(**fields)

@@ -1,0 +1,25 @@
+"""Finds the attempt of a job that was evaluated."""
+
+from __future__ import annotations
+
+from jobspec.errors import BenchmarkError
+from jobspec.queue.entries import Job
+from jobspec.records.evaluation import benchmark_dirs
+from jobspec.storage.layout import AttemptPaths
+
+
+def evaluated_attempt(job: Job) -> AttemptPaths:
+    """The newest attempt of a job that began an evaluation.
+
+    Raises:
+        BenchmarkError: no attempt did.
+    """
+    for number in range(job.attempt, 0, -1):
+        attempt = job.paths.attempt(number)
+        if benchmark_dirs(attempt.eval):
+            return attempt
+    raise BenchmarkError(
+        f"`{job.id}` has no samples: it is {job.state}",
+        file=job.paths.dir,
+        hint="lm-eval's own tasks leave no samples; `jobspec status` shows what has run",
+    )
