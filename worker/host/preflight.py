@@ -131,6 +131,10 @@ def wrong_versions() -> list[Finding]:
         Finding("versions", words, "make the environment or the image anew from this version")
         for words in versions.unmet_requirements()
     ]
+    mismatch = versions.vllm_mismatch()
+    if mismatch is not None:
+        hint = "pip install --force-reinstall 'jobspec[vllm]', or pip uninstall vllm"
+        found.append(Finding("vllm", mismatch, hint))
     driver = gpus.cuda_of_driver()
     if driver is not None and gpus.answering():
         words = versions.cuda_disagreement(driver, versions.cuda_of_torch())

