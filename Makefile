@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # Processes that run tests side by side; many tests wait more than they compute.
 JOBS ?= 2
 
-.PHONY: demo test lint types docs check container bench clean
+.PHONY: demo test lint types docs check container bench gpu clean
 
 demo: $(VENV)/.installed
 	$(BIN)/jobspec demo
@@ -44,6 +44,12 @@ QUICK ?=
 bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks.run_all --output build/bench.md $(if $(QUICK),--quick) $(WHAT)
+
+# What this machine's GPU does, in at most 8 minutes; the page goes to docs/gpu/. Runs from the checkout with the
+# packages of .venv where there is one, else with those of $(PYTHON). ONLY=demo,full-best runs some routes.
+ONLY ?=
+gpu:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu $(if $(ONLY),--only $(ONLY))
 
 clean:
 	rm -rf $(VENV) build *.egg-info

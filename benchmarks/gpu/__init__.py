@@ -1,0 +1,1 @@
+"""What this project does on this machine's GPU, in one command: `make gpu`."""
