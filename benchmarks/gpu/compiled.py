@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 
-from worker.training import train
+from worker.training import train  # first: it keeps out of the imports what no phase uses
 
-_apply = train.liger.apply
+from worker.kernels import liger  # isort: skip
+
+_apply = liger.apply
 
 
 def _apply_and_compile(model: Any, *args: Any, **kwargs: Any) -> str | None:
@@ -24,5 +26,5 @@ def _apply_and_compile(model: Any, *args: Any, **kwargs: Any) -> str | None:
 
 
 if __name__ == "__main__":
-    train.liger.apply = _apply_and_compile
+    liger.apply = _apply_and_compile
     train.main()

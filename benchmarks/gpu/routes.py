@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.gpu.energy import EnergyMeter
 from benchmarks.gpu.inputs import REAL, TOY, WARM_UP
 from jobspec.models.devices import peak
-from jobspec.spec import schema as specs
+from jobspec.spec import identity
 from jobspec.spec.schema import DataSpec, JobSpec, ModelSpec, TrainSpec
 from jobspec.storage.layout import JobPaths, RootPaths
 
@@ -199,9 +199,9 @@ def _make_attempt(bench: Bench, name: str, kind: str, settings: dict[str, Any]) 
         ),
         eval=None,
     )
-    data = specs.canonical(spec)
+    data = identity.canonical(spec)
     root = RootPaths(bench.dir / name)
-    attempt = root.job(specs.job_id(spec.name, data)).attempt(1)
+    attempt = root.job(identity.job_id(spec.name, data)).attempt(1)
     attempt.dir.mkdir(parents=True)
     JobPaths(attempt.job_dir).spec.write_bytes(data)
     prepared = root.prepared / "rows"
