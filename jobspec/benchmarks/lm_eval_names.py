@@ -1,7 +1,7 @@
-"""Which benchmark names exist, without importing lm-eval (which would import torch).
+"""The names of lm-eval's tasks, read without importing lm-eval (which would import torch).
 
-`python -m jobspec.benchmarks.lm_eval_names` prints the names as JSON; it is how a login node
-asks the image.
+`python -m jobspec.benchmarks.lm_eval_names` prints the names as JSON. A login node runs it in the
+image.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-# Names as lm-eval's task files give them; a list (of a group's members) is not a name.
+# The name in a task file of lm-eval. A list (the members of a group) is not a name.
 _NAME = re.compile(
     rb"^[\"']?(?:task|group|tag)[\"']?:[ \t]*[\"']?([A-Za-z0-9][\w.+-]*)", re.MULTILINE
 )
@@ -21,19 +21,19 @@ _TAGS = re.compile(rb"^tag:[ \t]*\n((?:[ \t]*-[ \t]*\S+[ \t]*\n?)+)", re.MULTILI
 
 
 def lm_eval_names() -> set[str] | None:
-    """Every task, group and tag of the lm-eval installed here; None where there is none."""
+    """Every task, group and tag of the installed lm-eval; None if it is not installed."""
     found = importlib.util.find_spec("lm_eval")
     if found is None or not found.submodule_search_locations:
         return None
     tasks = Path(found.submodule_search_locations[0]) / "tasks"
-    # Templates that tasks include have no suffix, and may carry the tag.
+    # The templates that tasks include have no suffix, and may hold the tag.
     return _names(path for path in tasks.rglob("*") if path.suffix in ("", ".yaml", ".yml"))
 
 
 def in_directory(directory: Path) -> set[str]:
-    """The tasks of a benchmark directory: what its `<task>.yaml` files name, as lm-eval reads it.
+    """The tasks that the `<task>.yaml` files of a benchmark directory define.
 
-    A directory without such a file right in it is not searched, nor is it by the worker.
+    A directory is searched only if it holds such a file at its top level, as in the worker.
     """
     if not any(directory.glob("*.yaml")):
         return set()

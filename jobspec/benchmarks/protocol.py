@@ -1,4 +1,4 @@
-"""Whether two numbers were made the same way: what stands under `protocol` beside each."""
+"""Compares the protocols of two scores: were they measured in the same way?"""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-# What shapes a number. Versions, engine and dtype are recorded too, but do not part two numbers.
+# The fields that a score depends on. Scores may be compared across versions, engines and dtypes.
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "max_gen_toks")
 FIELDS = (
     "protocol",
@@ -35,9 +35,9 @@ class Differing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Differing]:
-    """The fields in which two protocols differ, none where their numbers may be compared.
+    """The fields in which two protocols differ; empty if their scores may be compared.
 
-    The prompts' hash is of rendered prompts: models with different chat templates differ in it.
+    The hash of the prompts is taken after rendering, so it differs between chat templates.
     """
     return [
         Differing(field=field, a=a.get(field), b=b.get(field))
@@ -47,7 +47,7 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Differing]:
 
 
 def spell(value: Any) -> str:
-    """A setting's value as people read it; of a hash the first digits."""
+    """A value for people to read; a hash is shortened to its first digits."""
     if isinstance(value, str) and len(value) == 64:
         return f"{value[:8]}…"
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()

@@ -17,7 +17,7 @@ FILE = Path(__file__).with_name("published.json")
 class PublishedScore(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One score, in percent: the mean of `k` samples a question, over `runs` such runs.
 
-    `k` null: not stated, and taken as 1, which gives the widest error.
+    `k` is null if it is not stated; it then counts as 1, which gives the widest error.
     """
 
     score: Annotated[float, Meta(ge=0, le=100)]
@@ -28,8 +28,10 @@ class PublishedScore(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class PublishedResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one source says of one model in one variant. `eval` are the settings it was made with,
-    spelled as in a spec."""
+    """What one source reports of one model in one variant.
+
+    `eval` holds the settings, with the names of a spec's fields.
+    """
 
     model: str
     variant: str
@@ -59,9 +61,10 @@ def load(path: Path = FILE) -> list[PublishedResult]:
 
 
 def chosen(entries: Sequence[PublishedResult], names: Sequence[str]) -> list[PublishedResult]:
-    """The entries of models by name, or by `model:variant`.
+    """The results of models by name, or by `model:variant`.
 
-    A name alone means what the model's own publisher says. Raises SpecError for an unknown one.
+    A name alone means the results that the model's own publisher reports. Raises SpecError for an
+    unknown name.
     """
     found: list[PublishedResult] = []
     for name in names:

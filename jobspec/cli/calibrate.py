@@ -1,4 +1,4 @@
-"""`jobspec calibrate`: untouched models against what was published of them."""
+"""`jobspec calibrate`: compares scores of original models with published ones."""
 
 from __future__ import annotations
 
@@ -27,11 +27,23 @@ from jobspec.spec.schema import JobSpec
 
 @click.command()
 @click.argument("models", metavar="MODEL...", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="Every model with published scores.")
-@click.option("--set", "settings", metavar="K=V", multiple=True, help="Of eval or resources only.")
-@click.option("--at", metavar="DIR", help="Where the model is, if not in the root's cache.")
-@click.option("--published", type=click.Path(path_type=Path), help="Scores of your own to meet.")
-@click.option("--write", type=click.Path(path_type=Path), help="Write the specs here, run nothing.")
+@click.option("--all", "everything", is_flag=True, help="All models with published scores.")
+@click.option(
+    "--set",
+    "settings",
+    metavar="K=V",
+    multiple=True,
+    help="A field of eval or resources; may be repeated.",
+)
+@click.option(
+    "--at", metavar="DIR", help="The model's directory, if it is not in the root's cache."
+)
+@click.option(
+    "--published", type=click.Path(path_type=Path), help="A file with other published scores."
+)
+@click.option(
+    "--write", type=click.Path(path_type=Path), help="Only write the specs to this directory."
+)
 @click.option("--priority", type=click.IntRange(0, 999), default=50, show_default=True)
 @common
 def calibrate(
@@ -41,16 +53,16 @@ def calibrate(
     priority: int,
     **places: Any,
 ) -> None:
-    """Score untouched models as was published, and say whether the scores agree.
+    """Score original models with the published settings, and say whether the scores agree.
 
     \b
     jobspec calibrate Qwen/Qwen3-8B allenai/Olmo-3-7B-Think
     jobspec calibrate Qwen/Qwen3-8B:thinking
     jobspec calibrate --all --write specs && jobspec fetch specs/calibrate-*.json
 
-    The first call enqueues the jobs and prints their ids; called again when they have ended, it
-    prints ours, the published score and the difference, and whether that lies within the sampling
-    error of both.
+    The first call enqueues the jobs and prints their ids. Call it again when they have ended: it
+    prints our score, the published score and the difference, and whether the difference lies within
+    the sampling error of both. Do this before you trust the score of a tuned model.
     """
     if bool(models) == everything:
         raise click.UsageError("Name models, or --all.")

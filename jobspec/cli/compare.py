@@ -22,7 +22,7 @@ from jobspec.results.evaluations import evaluated_attempt
 
 
 class Compared(msgspec.Struct, frozen=True, kw_only=True):
-    """One benchmark in `compare --json`. `difference` is null where the comparison is refused."""
+    """One benchmark in `compare --json`. `difference` is null if the comparison is refused."""
 
     benchmark: str
     differs: list[Differing]
@@ -32,8 +32,12 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
 @click.command()
 @click.argument("a", shell_complete=complete_jobs)
 @click.argument("b", shell_complete=complete_jobs)
-@click.option("--benchmark", "wanted", multiple=True, help="Only this one; may be repeated.")
-@click.option("--anyway", is_flag=True, help="Compare across protocols that differ, and say so.")
+@click.option(
+    "--benchmark", "wanted", multiple=True, help="Compare only this benchmark; may be repeated."
+)
+@click.option(
+    "--anyway", is_flag=True, help="Compare even if the two were measured differently, and say so."
+)
 @common
 def compare(a: str, b: str, wanted: tuple[str, ...], anyway: bool) -> None:
     """Compare two jobs, or their epochs, question by question: B − A with its 95 % intervals.
@@ -42,9 +46,9 @@ def compare(a: str, b: str, wanted: tuple[str, ...], anyway: bool) -> None:
     jobspec compare qwen3-8b-base qwen3-8b-lr1e-5
     jobspec compare 'qwen3-8b-base' 'qwen3-8b-lr1e-5' --benchmark aime24
 
-    The interval over samples says how far other samples of these questions would move the
-    difference, the one over questions how far other questions would. A benchmark whose two numbers
-    were made in different ways is refused.
+    The interval over samples says how much the difference would vary with other samples of the
+    same questions; the interval over questions, with other questions. A benchmark that was
+    measured differently in the two jobs is refused.
     """
     queue = open_queue()
     sides = (queue.job(a), queue.job(b))

@@ -19,13 +19,13 @@ from jobspec.results.evaluations import evaluated_attempt
 @jobs_argument()
 @common
 def rescore(jobs: tuple[str, ...]) -> None:
-    """Compute every score of ended jobs again from their samples, without a model.
+    """Score the samples of ended jobs again, without running a model.
 
     \b
     jobspec rescore qwen3-8b-lr1e-5
     jobspec rescore 'qwen3-*'
 
-    For when the reading of answers was put right. Runs the worker's own code: from this
+    Use it after answer extraction was corrected. The worker's code does the work: from this
     environment, or from the image that $JOBSPEC_WORKER_COMMAND names. Prints what changed.
     """
     done: list[dict[str, Any]] = []
@@ -46,14 +46,14 @@ def rescore(jobs: tuple[str, ...]) -> None:
 
 
 def _rescore(job: Job) -> dict[str, Any]:
-    """What changed in the attempt that counts."""
+    """Score the evaluated attempt again, and return what changed."""
     if job.state not in FINAL:
         raise TransitionRefused(
             f"`{job.id}` is {job.state}: its attempt is its worker's",
             hint="`jobspec wait` waits for its end",
         )
     attempt = evaluated_attempt(job)
-    # An image sees the root where it is mounted: under the same absolute path.
+    # The image has the root mounted under the same absolute path.
     place = str(attempt.dir.absolute())
     answer = worker_command.ask(
         "worker.evaluation.rescore", [place], what=f"`{job.id}` can't be scored again"

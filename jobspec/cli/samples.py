@@ -18,7 +18,7 @@ from jobspec.results.evaluations import evaluated_attempt
 from jobspec.storage.layout import AttemptPaths
 
 _SHOWN = 10
-# What a model writes must not move the cursor or colour the terminal.
+# A model's text must not move the cursor or colour the terminal.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -27,16 +27,24 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 @click.option(
     "--benchmark", help="Which benchmark; of an epoch EPOCH/NAME. [default: the job's only one]"
 )
-@click.option("--wrong", is_flag=True, help="Only samples that were judged wrong.")
-@click.option("--question", "ids", metavar="ID", multiple=True, help="Only this question's.")
+@click.option("--wrong", is_flag=True, help="Only samples that were graded as wrong.")
 @click.option(
-    "--limit", type=click.IntRange(min=1), help=f"At most so many. [default: {_SHOWN}; all in JSON]"
+    "--question",
+    "ids",
+    metavar="ID",
+    multiple=True,
+    help="Only samples of this question; may be repeated.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    help=f"Show at most this many. [default: {_SHOWN}; with --json all]",
 )
 @common
 def samples(
     job: str, benchmark: str | None, wrong: bool, ids: tuple[str, ...], limit: int | None
 ) -> None:
-    """Read what a model answered: prompts, generations, the answers read from them, verdicts.
+    """Show what a model answered: prompts, responses, the answers read from them, right or wrong.
 
     \b
     jobspec samples qwen3-8b-lr1e-5 --benchmark aime24 --wrong
@@ -85,17 +93,17 @@ def _lines(shown: Sequence[Sample]) -> Iterator[str]:
         yield click.style(f"── question {question}, answer {_plain(mine[0].expected)}", bold=True)
         yield click.style(_plain(mine[0].prompt).rstrip("\n"), dim=True)
         for sample in mine:
-            yield _verdict(sample)
+            yield _sample_line(sample)
             yield _plain(sample.response).rstrip("\n")
         yield ""
 
 
-def _verdict(sample: Sample) -> str:
+def _sample_line(sample: Sample) -> str:
     answer = "no answer" if sample.answer is None else f"answered {_plain(sample.answer)}"
     facts = [answer, plural(sample.tokens, "token")]
     facts += ["cut off by length"] * sample.truncated + ["thinking never closed"] * sample.unclosed
-    verdict = "right" if sample.right else "wrong"
-    mark = click.style(verdict, fg="green" if sample.right else "red", bold=True)
+    outcome = "right" if sample.right else "wrong"
+    mark = click.style(outcome, fg="green" if sample.right else "red", bold=True)
     return f"── sample {sample.sample}: {mark}, {', '.join(facts)}"
 
 

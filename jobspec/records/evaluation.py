@@ -1,7 +1,7 @@
-"""What an evaluation leaves in `eval/<benchmark>/`, read without torch: samples, scores, plan.
+"""The files of an evaluation in `eval/<benchmark>/`. Reading them needs no torch.
 
-`plan.json` says what was asked and how, `questions.jsonl` each question with its prompt,
-`generations-<chunk>.jsonl` the raw samples, `scores.jsonl` the verdicts.
+`plan.json` holds the settings, `questions.jsonl` each question with its prompt,
+`generations-<chunk>.jsonl` the samples, and `scores.jsonl` whether each sample is right.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ R = TypeVar("R", bound=Record)
 
 
 class Generation(Record, frozen=True, kw_only=True):
-    """One sample drawn. `finish` is `length` where it ended without an end-of-sequence token.
+    """One sample. `finish` is `length` if it ended without an end-of-sequence token.
 
-    `logprob` is the log-probability of the drawn tokens under the sampling distribution, where the
-    engine knows it.
+    `logprob` is the log-probability of its tokens under the sampling distribution, if the engine
+    reports it.
     """
 
     question: str
@@ -36,9 +36,9 @@ class Generation(Record, frozen=True, kw_only=True):
 
 
 class AskedQuestion(Record, frozen=True, kw_only=True):
-    """One row of `questions.jsonl`: all that scoring needs to know of a question.
+    """One row of `questions.jsonl`: what grading needs to know about a question.
 
-    `opens_think`: the prompt's own tail leaves a think block open.
+    `opens_think`: the end of the prompt opens a think block.
     """
 
     id: str
@@ -50,7 +50,7 @@ class AskedQuestion(Record, frozen=True, kw_only=True):
 
 
 class SamplingPlan(Record, frozen=True, kw_only=True):
-    """`plan.json`. Generations belong together if `key` is the same."""
+    """`plan.json`. Generations belong together if their plans have the same `key`."""
 
     key: str
     benchmark: str
@@ -61,7 +61,7 @@ class SamplingPlan(Record, frozen=True, kw_only=True):
 
 
 class SampleScore(Record, frozen=True, kw_only=True):
-    """One sample's verdict. `answer` is null where none could be read."""
+    """Whether one sample is right. `answer` is null if none could be read from it."""
 
     sample: int
     right: bool
@@ -72,7 +72,7 @@ class SampleScore(Record, frozen=True, kw_only=True):
 
 
 class QuestionScore(Record, frozen=True, kw_only=True):
-    """One row of `scores.jsonl`: a question and its k verdicts."""
+    """One row of `scores.jsonl`: a question and the scores of its k samples."""
 
     id: str
     answer: str
@@ -84,7 +84,7 @@ class QuestionScore(Record, frozen=True, kw_only=True):
 
 
 class Sample(Record, frozen=True, kw_only=True):
-    """One sample with everything known of it: a row of `samples.jsonl` and of `jobspec samples`."""
+    """Everything about one sample: a row of `samples.jsonl` and of `jobspec samples`."""
 
     question: str
     sample: int
@@ -100,7 +100,7 @@ class Sample(Record, frozen=True, kw_only=True):
 
 
 def benchmark_dirs(evaluations: Path) -> dict[str, Path]:
-    """The evaluated benchmarks below an attempt's `eval/`, those of epochs as `<epoch>/<name>`."""
+    """The evaluated benchmarks in an attempt's `eval/`; those of epochs are `<epoch>/<name>`."""
     found = sorted(evaluations.glob(f"*/{EvaluationPaths.PLAN}"))
     epochs = sorted(evaluations.glob(f"{AttemptPaths.CHECKPOINTS}/*/*/{EvaluationPaths.PLAN}"))
     named = {path.parent.name: path.parent for path in found}
@@ -109,7 +109,7 @@ def benchmark_dirs(evaluations: Path) -> dict[str, Path]:
 
 
 def read_plan(directory: Path) -> SamplingPlan:
-    """What was asked and how. Raises BenchmarkError where it can't be read."""
+    """The settings of an evaluation. Raises BenchmarkError if they can't be read."""
     try:
         return msgspec.json.decode(EvaluationPaths(directory).plan.read_bytes(), type=SamplingPlan)
     except (OSError, msgspec.MsgspecError) as error:
@@ -119,7 +119,7 @@ def read_plan(directory: Path) -> SamplingPlan:
 def read_generations(
     directory: Path,
 ) -> tuple[SamplingPlan, list[AskedQuestion], dict[str, list[Generation]]]:
-    """The plan, the questions, and the samples in order by question.
+    """The plan, the questions, and for each question its samples in order.
 
     Raises:
         BenchmarkError: something is missing, damaged, doubled, or not there yet.
@@ -146,7 +146,7 @@ def read_generations(
 
 
 def read_scores(directory: Path) -> list[QuestionScore]:
-    """The verdicts of an evaluated benchmark. Raises BenchmarkError where there are none."""
+    """The scores of an evaluated benchmark. Raises BenchmarkError if there are none."""
     try:
         return read_rows(EvaluationPaths(directory).scores, QuestionScore)
     except (OSError, msgspec.MsgspecError) as error:
@@ -154,12 +154,12 @@ def read_scores(directory: Path) -> list[QuestionScore]:
 
 
 def outcomes(scores: Iterable[QuestionScore]) -> dict[str, list[bool]]:
-    """Right or wrong for each sample by question: what `jobspec.results.comparison` pairs."""
+    """Whether each sample is right, by question, as `jobspec.results.comparison` needs it."""
     return {score.id: [sample.right for sample in score.samples] for score in scores}
 
 
 def samples(directory: Path) -> Iterator[Sample]:
-    """Every sample of an evaluated benchmark with its verdict, by question."""
+    """Every sample of an evaluated benchmark with its score, question by question."""
     _, questions, drawn = read_generations(directory)
     scores = {score.id: score for score in read_scores(directory)}
     for question in questions:
@@ -169,8 +169,8 @@ def samples(directory: Path) -> Iterator[Sample]:
 def join_scores(
     question: AskedQuestion, rows: Sequence[Generation], score: QuestionScore
 ) -> Iterator[Sample]:
-    """A question's samples with their verdicts."""
-    for row, verdict in zip(rows, score.samples, strict=True):
+    """The samples of a question with their scores."""
+    for row, judged in zip(rows, score.samples, strict=True):
         yield Sample(
             question=question.id,
             sample=row.sample,
@@ -178,10 +178,10 @@ def join_scores(
             response=row.text,
             finish=row.finish,
             expected=question.answer,
-            answer=verdict.answer,
-            right=verdict.right,
-            truncated=verdict.truncated,
-            unclosed=verdict.unclosed,
+            answer=judged.answer,
+            right=judged.right,
+            truncated=judged.truncated,
+            unclosed=judged.unclosed,
             tokens=row.tokens,
         )
 

@@ -1,7 +1,7 @@
-"""Published scores, the specs that measure them again, and whether ours agree.
+"""Specs that measure published scores again, and whether our scores agree with them.
 
-The error that counts is that of sampling: both sides answered the same questions. The error over
-questions, ±11 to 13 points on 30 of them, would let anything pass.
+Both sides answered the same questions, so only the sampling error counts. The error over questions
+(±11 to 13 points for 30 questions) would accept almost any score.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jobspec.spec import identity, parsing
 from jobspec.spec.builder import slug
 from jobspec.spec.schema import BenchmarkOverrides, EvalSpec, JobSpec, ModelSpec
 
-_OWN_K = 4  # for a score whose k is not stated: enough of our own to see the error
+_OWN_K = 4  # our samples if the published k is unknown: enough to estimate the sampling error
 
 
 class CalibrationRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,10 +48,10 @@ class CalibrationRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def spec_of(entry: PublishedResult, model: str | None = None) -> JobSpec:
-    """The spec that measures an entry again: its model untouched, its settings.
+    """The spec that measures a published result again, with its model and settings.
 
     Args:
-        model: the directory that holds the model, where that is not its hub name's.
+        model: the model's directory, if it is not found by its hub name.
     """
     overrides = {
         name: BenchmarkOverrides(avg_k=score.k or _OWN_K, max_gen_toks=score.max_gen_toks)
@@ -68,7 +68,7 @@ def spec_of(entry: PublishedResult, model: str | None = None) -> JobSpec:
 
 
 def rows(entry: PublishedResult, job: Job) -> list[CalibrationRow]:
-    """Ours beside theirs, a row a benchmark. Raises BenchmarkError where scores are missing."""
+    """One row for each benchmark. Raises BenchmarkError if scores are missing."""
     directories = evaluation.benchmark_dirs(evaluated_attempt(job).eval)
     return [_row(entry, name, job, directories[name]) for name in entry.scores]
 
@@ -98,9 +98,9 @@ def _row(entry: PublishedResult, name: str, job: Job, directory: Path) -> Calibr
 def _errors(
     found: Sequence[Sequence[bool]], theirs: PublishedScore
 ) -> tuple[float | None, float | None]:
-    """Sampling errors of ours and of theirs, in percent points.
+    """The sampling errors of our score and of the published one, in percentage points.
 
-    How hard each question was for them is not published; it is taken to be as ours show it.
+    How hard each question was for the others is not published; our own results stand in for it.
     """
     if any(len(mine) < 2 for mine in found):
         return None, None

@@ -1,4 +1,4 @@
-"""Several engines on one list of work, as real processes."""
+"""Several engines that share one list of chunks, as real processes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def drawn(engine: Any, chunks: Iterator[Chunk]) -> dict[int, list[Generation]]:
     return {chunk.index: rows for chunk, rows in engine.run(chunks)}
 
 
-def test_two_engines_draw_what_one_draws(choice: EngineChoice, chunks: list[Chunk]) -> None:
+def test_two_engines_generate_what_one_does(choice: EngineChoice, chunks: list[Chunk]) -> None:
     # With another number of threads sums round differently, and now and then so falls a draw.
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // 2))
@@ -100,7 +100,7 @@ def test_no_engine_outlives_the_pool(choice: EngineChoice) -> None:
     assert all(child.process.poll() is not None for child in pool._children)
 
 
-def test_failures_keep_their_class_on_the_way_to_the_parent() -> None:
+def test_the_parent_raises_the_class_of_a_child_s_failure() -> None:
     refused = failure(ModelError("no", hint="do"))
     assert isinstance(_error(refused), ModelError)
     assert _error(refused).hint == "do"  # type: ignore[attr-defined]

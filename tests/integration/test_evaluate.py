@@ -1,4 +1,4 @@
-"""The eval phase as the loop runs it: a real model, real benchmarks, real processes."""
+"""The eval phase as the worker runs it: a real model, real benchmarks, real processes."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_every_metric_of_every_benchmark_is_there(scored: AttemptPaths) -> None:
     assert metrics["bench/aime24/mean_response_tokens"] == 64
 
 
-def test_what_a_number_has_to_be_read_with_stands_beside_it(scored: AttemptPaths) -> None:
+def test_the_protocol_is_recorded_beside_the_scores(scored: AttemptPaths) -> None:
     protocol = summary(scored)["protocol"]["aime24"]
     file = (DATA / "aime24.jsonl").read_bytes()
     assert protocol["benchmark_sha256"] == hashlib.sha256(file).hexdigest()
@@ -142,7 +142,7 @@ def kill_while_it_draws(attempt: AttemptPaths, chance: random.Random) -> bool:
         process.wait()
 
 
-def test_killed_again_and_again_it_draws_what_an_uninterrupted_run_draws(
+def test_killed_repeatedly_it_generates_what_an_uninterrupted_run_does(
     model: Path, tmp_path: Path
 ) -> None:
     bench = aime_file(tmp_path / "bench", questions(4 + 4 * KILLS))
@@ -173,7 +173,7 @@ def test_killed_again_and_again_it_draws_what_an_uninterrupted_run_draws(
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGUSR2])
-def test_stopped_on_request_it_leaves_with_what_is_finished(
+def test_stopped_on_request_it_keeps_finished_chunks(
     model: Path, tmp_path: Path, stop: signal.Signals
 ) -> None:
     bench = aime_file(tmp_path / "bench", questions(12))
@@ -214,7 +214,7 @@ def test_all_of_math500_and_both_aime_sets(model: Path, tmp_path: Path) -> None:
         assert len(generations(attempt.eval / bench)) == 4 * count
 
 
-def test_a_task_of_lm_eval_s_own_form_passes_through(model: Path, tmp_path: Path) -> None:
+def test_an_lm_eval_task_runs_unchanged(model: Path, tmp_path: Path) -> None:
     rows = [{"q": f"Say {i}.", "a": str(i)} for i in range(6)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "say_it.yaml").write_text(
@@ -312,7 +312,7 @@ def test_rescoring_an_evaluation_that_is_not_complete_is_refused(
     assert copy.done("eval").read_bytes() == before
 
 
-def test_samples_can_be_read_with_their_verdicts(scored: AttemptPaths) -> None:
+def test_samples_can_be_read_with_their_scores(scored: AttemptPaths) -> None:
     rows = list(evaluation.samples(scored.eval / "aime24"))
     assert [(row.question, row.sample) for row in rows[:5]] == [
         *(("2024-I-1", sample) for sample in range(4)),

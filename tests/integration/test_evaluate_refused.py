@@ -32,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def refused(attempt: AttemptPaths, **extra: str) -> str:
-    """The phase's own account of why it gave up."""
+    """The error message that the phase records."""
     done = run_phase(attempt, **extra)
     assert done.returncode == 3, done.stderr
     error = msgspec.json.decode(attempt.error.read_bytes(), type=PhaseError)

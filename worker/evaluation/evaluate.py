@@ -2,7 +2,7 @@
 ATTEMPT_DIR`.
 
 Reads the attempt's `final_model` (and its epochs, with `eval.checkpoints: all`), or the spec's
-model where nothing is trained. Leaves samples and verdicts in `ATTEMPT_DIR/eval/<benchmark>/`,
+model if the job trains nothing. Leaves samples and scores in `ATTEMPT_DIR/eval/<benchmark>/`,
 those of epochs in `eval/checkpoints/<epoch>/<benchmark>/`, and last of all `eval.json`.
 """
 
@@ -23,11 +23,11 @@ from worker.inference import children
 from worker.model_dir import find_model
 from worker.phase import Phase, run
 
-# Read by libraries as they are imported.
+# Libraries read these when they are imported.
 _ENVIRONMENT = {
-    # OpenMP threads that spin while they wait make decoding ten times slower on a busy machine.
+    # Threads of OpenMP that spin while they wait slow decoding tenfold on a busy machine.
     "OMP_WAIT_POLICY": "passive",
-    # Progress bars are no use in a log.
+    # Progress bars only clutter a log.
     "TQDM_DISABLE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -35,14 +35,14 @@ _ENVIRONMENT = {
 
 
 class ModelToScore(NamedTuple):
-    """A model to score: `final`, or an epoch's weights."""
+    """One model to score: the final one, or the weights of an epoch."""
 
     name: str
     directory: Path
     epoch: float | None = None
 
     def samples(self, evaluations: Path) -> Path:
-        """Where its benchmarks go below an attempt's `eval/`."""
+        """The directory of its benchmarks in an attempt's `eval/`."""
         return (
             evaluations
             if self.name == "final"
@@ -106,7 +106,7 @@ def find_models(phase: Phase) -> list[ModelToScore]:
 
 
 def _epochs(checkpoints: Path) -> list[ModelToScore]:
-    """Weights kept of earlier epochs, in order."""
+    """The weights kept of earlier epochs, in order."""
     found = [
         ModelToScore(path.name, path, float(epoch))
         for path in checkpoints.glob("*")
@@ -118,7 +118,7 @@ def _epochs(checkpoints: Path) -> list[ModelToScore]:
 def curve(
     models: Sequence[ModelToScore], reports: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The epochs' scores in order, each with the benchmarks it is the best of."""
+    """The scores of the epochs in order, each with the benchmarks on which it is the best."""
     mains = reports[-1]["main"]
     best = {
         metric: max(range(len(reports)), key=lambda i: reports[i]["metrics"][metric])
@@ -136,7 +136,7 @@ def curve(
 
 
 def report_of(results: Sequence[Any]) -> dict[str, Any]:
-    """Results of one model under the names they are reported by."""
+    """The results of one model, under the names used in `eval.json`."""
     return {
         "metrics": {
             f"bench/{result.benchmark}/{name}": value
@@ -150,7 +150,7 @@ def report_of(results: Sequence[Any]) -> dict[str, Any]:
 
 
 class _Scoring:
-    """One of the phase's models on its way through every benchmark."""
+    """Scores one of the phase's models on every benchmark."""
 
     def __init__(
         self, phase: Phase, settings: EvalSpec, model: ModelToScore, place: tuple[int, int]
@@ -193,7 +193,7 @@ class _Scoring:
         return report_of(results) | {"timing": session.timing}
 
     def _earlier(self) -> list[Path]:
-        """Where earlier attempts left samples of this model, newest first."""
+        """The directories in which earlier attempts left samples of this model, newest first."""
         numbers = range(self.phase.paths.number - 1, 0, -1)
         return [self.model.samples(self.phase.job.attempt(n).eval) for n in numbers]
 

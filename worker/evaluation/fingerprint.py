@@ -12,10 +12,10 @@ _BLOCK_BYTES = 1 << 16
 
 
 def fingerprint(directory: Path) -> str:
-    """Tells one set of weights from another without reading all of it.
+    """A hash that tells sets of weights apart without reading all of them.
 
-    Small files count whole; of each weight file its size, its head and blocks spread over it, every
-    one of which training changes.
+    Small files are read whole. Of a weight file it covers the size, the start and blocks
+    spread over the file; training changes every one of these blocks.
     """
     digest = hashlib.sha256()
     files = sorted(path for path in directory.iterdir() if path.is_file())

@@ -1,4 +1,4 @@
-"""Generate: every benchmark's samples as chunks fixed in advance, kept as they finish."""
+"""Generates the samples of every benchmark, in chunks that are saved when they are done."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _LONG_TOKENS = 64
 
 
 class NotIndependentError(JobspecError):
-    """The samples of a question are copies of each other: no statistic over them means anything."""
+    """The samples of a question are copies of each other, so statistics over them mean nothing."""
 
 
 class GeneratedSamples(NamedTuple):
-    """Samples by question, a dictionary a benchmark; tokens drawn now and the seconds it took."""
+    """For each benchmark its samples by question; the tokens generated now, and the seconds."""
 
     samples: list[dict[str, list[Generation]]]
     tokens: int
@@ -29,7 +29,7 @@ class GeneratedSamples(NamedTuple):
 
 
 class _Watch:
-    """Measures from the first chunk's being asked for: loading a model is no part of its rate."""
+    """Measures time from the request for the first chunk, so that loading the model is left out."""
 
     def __init__(self, chunks: Sequence[Chunk]) -> None:
         self._chunks = chunks
@@ -53,10 +53,10 @@ def plan_chunks(
     *,
     rows: int,
 ) -> list[Chunk]:
-    """Cut questions × samples into chunks, long prompts first so that a batch has little padding.
+    """Split questions × samples into chunks, long prompts first to keep padding small.
 
-    The result depends on the job, the questions and the settings alone: an interrupted run and an
-    uninterrupted one ask for the same chunks.
+    The result depends on the job, the questions and the settings only, so that an interrupted run
+    asks for the same chunks as an uninterrupted one.
     """
     order = sorted(prompts, key=lambda name: (-len(prompts[name]), name))
     requests = [
@@ -88,15 +88,15 @@ def generate(
     work: Sequence[tuple[SampleStore, Sequence[Chunk]]],
     report: Callable[[int, int], None],
 ) -> GeneratedSamples:
-    """Draw what no attempt has drawn yet, publishing each chunk as it finishes.
+    """Generate the samples that no attempt has generated; publish each chunk when it is done.
 
     Args:
-        engine: given how many samples are left to draw, makes the engine; not called for none.
-        work: each benchmark's store and its chunks.
-        report: told (samples done, samples in all).
+        engine: makes the engine, given how many samples are left; not called if none are.
+        work: the store and the chunks of each benchmark.
+        report: called with the samples done and the samples in all.
 
     Returns:
-        For each benchmark its samples by question, in order of sample; tokens and seconds.
+        The samples, ordered by their number within each question.
     """
     stores = {_name(chunk): store for store, chunks in work for chunk in chunks}
     every = [chunk for _, chunks in work for chunk in chunks]
@@ -122,11 +122,11 @@ def generate(
 
 
 def refuse_copies(samples: Mapping[str, Sequence[Generation]], sampling: Sampling) -> None:
-    """Raise NotIndependentError where a question's samples are equal and not by chance.
+    """Raise NotIndependentError if the samples of a question are equal, and not by chance.
 
-    A model may be sure of its text, and then equal samples are right. So where the engine reports
-    log-probabilities, the chance that the others repeat the first is what is judged; where it does
-    not, only a benchmark whose every question has long samples, all equal, is refused.
+    A confident model may repeat its text, and then equal samples are correct. If the engine reports
+    log-probabilities, the probability that the other samples repeat the first decides. If it does
+    not, a benchmark is refused only if for every question all samples are long and equal.
     """
     groups = [rows for rows in samples.values() if len(rows) > 1]
     if sampling.temperature == 0 or not groups:

@@ -1,4 +1,4 @@
-"""The model as lm-eval sees it: prompts in, k independent samples a question out."""
+"""The model as lm-eval sees it: takes prompts, returns k independent samples for each question."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from jobspec.errors import ModelError, TemplateError
 from jobspec.records.evaluation import Generation
 from worker.thinking import ThinkTags
 
-# Of each task: prompts by question id.
+# For each task the prompts by question id.
 Prompts = Mapping[str, Mapping[str, str]]
 Samples = Mapping[str, Mapping[str, list[Generation]]]
 
 
 class SamplingLM(LM):
-    """Answers lm-eval's `generate_until` with samples that `draw` makes or finds on disk.
+    """Answers lm-eval's `generate_until` with samples that `draw` generates or reads from disk.
 
-    lm-eval repeats a request k times in a row; the n-th repetition gets sample n, whose seed is its
-    own. lm-eval's response cache stays off: keyed by prompt, it would give all k the same text.
+    lm-eval repeats a request k times in a row; the n-th repetition gets sample n, which has a seed
+    of its own. lm-eval's response cache stays off: it is keyed by prompt and would return the same
+    text for all k samples.
     """
 
     def __init__(
@@ -35,9 +36,9 @@ class SamplingLM(LM):
         self._draw = draw
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Any]:
-        """One Generation a request, in order. All benchmarks come in one call.
+        """One Generation for each request, in order. lm-eval asks for all benchmarks in one call.
 
-        lm-eval says `str`, and hands what it gets to the task's filter unread.
+        lm-eval declares `str`, but passes whatever it gets to the task's filter.
         """
         prompts: dict[str, dict[str, str]] = {}
         for request in requests:
@@ -54,7 +55,7 @@ class SamplingLM(LM):
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """The conversation as the model's own template renders it. Raises TemplateError."""
+        """The conversation as the model's chat template renders it. Raises TemplateError."""
         try:
             return self.tokenizer.apply_chat_template(
                 chat_history,
@@ -70,7 +71,7 @@ class SamplingLM(LM):
             ) from error
 
     def opens_think(self, tags: ThinkTags | None) -> bool:
-        """Whether the template's own opening of the answer leaves a think block open."""
+        """Whether the chat template opens a think block at the start of the answer."""
         turn = [{"role": "user", "content": "Hi"}]
         asked, bare = (self.apply_chat_template(turn, prompt) for prompt in (True, False))
         shared = 0
@@ -93,7 +94,7 @@ class SamplingLM(LM):
 
 
 def load_tokenizer(directory: str, *, template: str | None, trust_remote_code: bool) -> Any:
-    """The model's tokenizer, its chat template replaced by the file `template` where given.
+    """The model's tokenizer, with the chat template of the file `template` if one is given.
 
     Raises:
         ModelError: the directory has no tokenizer.

@@ -1,8 +1,8 @@
-"""Benchmarks that are lm-eval's own: run as they are, on lm-eval's own model classes.
+"""lm-eval's own tasks, run unchanged on lm-eval's own model classes.
 
-Their prompts, shots, generation settings and main metric are the task's; only what the spec says in
-`eval.overrides` for them changes that. Task files of one's own (`<task>.yaml`) may stand in the
-benchmark directory.
+The task decides about prompts, worked examples, generation settings and main metric; only the
+spec's `eval.overrides` for that task changes them. The benchmark directory may hold further task
+files (`<task>.yaml`).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from worker.evaluation.scoring import BenchmarkResult
 from worker.imports.quiet import quiet
 from worker.inference.engine import EngineChoice
 
-# What lm-eval puts among a task's metrics and is none.
+# Entries that lm-eval lists with a task's metrics although they are none.
 _BESIDE = ("name", "alias", "sample_len")
 
 
 class NativeTasks:
-    """lm-eval tasks by name, found and loaded before anything is generated.
+    """lm-eval tasks by name. They are loaded before anything is generated.
 
     Raises:
         BenchmarkError: a task is unknown, or its data can't be reached from here.
@@ -99,7 +99,7 @@ class NativeTasks:
         )
 
     def _overridden(self, name: str) -> dict[str, Any] | None:
-        """The generation settings the spec gives for this task alone."""
+        """The generation settings that the spec overrides for this task."""
         override = self.evaluation.overrides.get(name)
         if override is None:
             return None
@@ -125,7 +125,7 @@ class NativeTasks:
 
 
 def _main_metric(numbers: Mapping[str, Any]) -> tuple[str, float]:
-    """The first metric of the task's own list, with its filter: `exact_match,strict-match`."""
+    """The first metric that the task lists, with its filter: `exact_match,strict-match`."""
     for key, value in numbers.items():
         name = key.split(",")[0]
         if key in _BESIDE or name.endswith("_stderr") or not isinstance(value, int | float):

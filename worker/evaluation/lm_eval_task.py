@@ -1,9 +1,8 @@
-"""Our benchmarks as lm-eval tasks: what is asked, how often, and which numbers come of it.
+"""Our benchmarks as lm-eval tasks.
 
-A question is asked `k` times by lm-eval's own `repeats`; a filter judges all samples of a task at
-once, and lm-eval's aggregations are the metrics of `worker.evaluation.scoring`. No stop string
-is given to the
-engine: stock tasks stop at "Question:" or "Problem:", which ends many a think block.
+lm-eval's `repeats` asks each question `k` times. A filter grades all samples of a task in one call,
+and lm-eval aggregates them with the metrics of `worker.evaluation.scoring`. The engine gets no stop
+strings: lm-eval's tasks stop at "Question:" or "Problem:", which often occur inside a think block.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ JudgeTask = Callable[[Mapping[str, Sequence[Generation]]], Sequence[QuestionScor
 
 
 class TaskSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What of the spec shapes a task."""
+    """The settings of the spec that a task depends on."""
 
     k: int
     protocol: str
@@ -39,14 +38,14 @@ class TaskSettings(msgspec.Struct, frozen=True, kw_only=True):
     generation_kwargs: dict[str, Any]
 
     def shots(self, benchmark: Benchmark) -> int:
-        """Worked examples shown: the spec's number, else the protocol's."""
+        """How many worked examples are shown: the spec's number, or else the protocol's."""
         if self.num_fewshot is not None:
             return self.num_fewshot
         stock = self.stock(benchmark)
         return 0 if stock is None else stock.shots
 
     def stops(self, benchmark: Benchmark) -> tuple[str, ...]:
-        """Strings the stock protocol cuts an answer at, once thinking is over."""
+        """The strings at which the stock protocol cuts an answer, after thinking."""
         stock = self.stock(benchmark)
         return () if stock is None else stock.stops
 
@@ -61,7 +60,7 @@ def make_task(
     """An lm-eval task that asks every question `k` times and reports `metrics`.
 
     Args:
-        judge: given the samples by question id, returns the questions' scores in the same order.
+        judge: takes the samples by question id and returns the scores in the same order.
 
     Raises:
         SpecError: the spec wants a protocol or worked examples that the benchmark does not have.
@@ -110,7 +109,7 @@ def _refuse_unknown_protocol(benchmark: Benchmark, settings: TaskSettings, shots
 
 
 class _JudgeFilter(Filter):
-    """Turns each question's samples into its score, all questions of a task in one call."""
+    """Grades all samples of a task in one call, and returns one score for each question."""
 
     def __init__(self, judge: JudgeTask) -> None:
         super().__init__()
@@ -124,7 +123,7 @@ class _JudgeFilter(Filter):
 def _process_results(
     names: Sequence[str], doc: dict[str, Any], results: list[QuestionScore]
 ) -> dict[str, QuestionScore]:
-    """Hand the question's score to every metric; each aggregates over questions by itself."""
+    """Pass the question's score to every metric; each metric aggregates over the questions."""
     (score,) = results
     assert score.id == doc["id"]
     return dict.fromkeys(names, score)
@@ -152,7 +151,7 @@ def _text(doc: Mapping[str, Any]) -> str:
 
 
 def _target(doc: Mapping[str, Any]) -> str:
-    """What stands after a question: the worked solution of an example, else the bare answer."""
+    """What follows a question: the worked solution of an example, or else the answer alone."""
     return doc["solution"] if doc["few_shot"] else doc["answer"]
 
 

@@ -1,8 +1,8 @@
-"""MATH answers judged by math_verify, in processes that may be killed.
+"""Grades mathematical answers with math_verify, in child processes that can be killed.
 
-`math_verify` limits itself by `signal.alarm`, which a long regular expression or a huge integer in
-C code never hears. So it runs in child processes, and a child that is silent for too long is killed
-and replaced: that answer is wrong, the run goes on.
+`math_verify` limits its time with `signal.alarm`, which cannot interrupt a long regular expression
+or a huge integer in C code. A child process that does not answer in time is therefore killed and
+replaced: that answer counts as wrong, and grading goes on.
 
 Protocol: one JSON line `[gold, response]` in, one JSON line `[right, extracted or null]` out.
 """
@@ -25,21 +25,21 @@ from typing import NamedTuple
 
 import msgspec
 
-# math_verify's own, obeyed where Python code runs: 5 s for each of two parses and a comparison.
+# math_verify allows itself 5 s for each of two parses and a comparison, while Python code runs.
 HARD_LIMIT_S = 20.0
 _MEMORY_BYTES = 4 * 1024**3
 _SHOWN = 200
 
 
 class Judgement(NamedTuple):
-    """Whether a response is right, and what was read out of it (None: nothing)."""
+    """Whether a response is right, and the answer that was read from it (None: no answer)."""
 
     right: bool
     answer: str | None
 
 
 class _Child:
-    """One math_verify process; started when first needed, replaced after a kill."""
+    """One math_verify process. It is started when first needed and replaced after it was killed."""
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
@@ -56,7 +56,7 @@ class _Child:
             return Judgement(False, None)
 
     def close(self) -> None:
-        """End the process, whatever it is doing."""
+        """End the process, even in the middle of an answer."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
@@ -98,7 +98,7 @@ class _Child:
 
 
 class MathGrader:
-    """Judges responses on a few processes at a time. Use as a context manager."""
+    """Grades responses on several processes at a time. Use it as a context manager."""
 
     def __init__(self, processes: int | None = None, limit_s: float = HARD_LIMIT_S) -> None:
         self._count = processes or min(len(os.sched_getaffinity(0)), 8)
@@ -118,7 +118,7 @@ class MathGrader:
     ) -> None:
         if self._pool is None:
             return
-        # What is still being judged when an error passes through here is of no use to anybody.
+        # After an error nobody needs the answers that are still being graded.
         self._pool.shutdown(wait=False, cancel_futures=True)
         for child in self._children:
             child.close()
@@ -127,9 +127,9 @@ class MathGrader:
             child.close()
 
     def grade(self, pairs: Sequence[tuple[str, str]]) -> list[Judgement]:
-        """Judge (gold, response) pairs, in order; equal pairs once.
+        """Grade (gold, response) pairs, in order; equal pairs are graded once.
 
-        An answer that takes longer than the limit, or the child's memory, is wrong.
+        An answer that takes longer than the limit or more memory than a child may use is wrong.
         """
         distinct = list(dict.fromkeys(pairs))
         if self._pool is None:
@@ -146,7 +146,7 @@ class MathGrader:
 
 
 def _serve(lines: Iterator[bytes]) -> None:
-    """The child: judge a line at a time until the input ends."""
+    """The child process: grade one line after the other until the input ends."""
     from math_verify import parse, verify
 
     logging.disable(logging.CRITICAL)
@@ -165,7 +165,7 @@ def _serve(lines: Iterator[bytes]) -> None:
 
 
 def _die_after(limit_s: float) -> None:
-    """Let the kernel end this process if one answer takes too much CPU, parent or no parent."""
+    """Let the kernel end this process if one answer takes too much CPU time."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     soft = int(used.ru_utime + used.ru_stime + limit_s) + 2
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))

@@ -1,5 +1,7 @@
-"""Statistics of k samples a question: means, pass@j, maj@k. Their errors:
-jobspec/results/confidence.py."""
+"""Statistics over k samples for each question: mean, pass@j, maj@k.
+
+Their errors are in jobspec/results/confidence.py.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 def pass_at(correct: int, k: int, j: int) -> float:
-    """The chance that at least one of j samples is right, estimated without bias from c of k.
+    """The probability that at least one of j samples is right: the unbiased estimate from c of k.
 
     Source: Chen et al. 2021, arXiv:2107.03374, equation 1: 1 − C(k−c, j) / C(k, j).
     """
@@ -30,8 +32,8 @@ def pass_at_js(k: int) -> tuple[int, ...]:
 def majority(answers: Sequence[str | None], correct: Sequence[bool]) -> float:
     """Whether the most frequent answer of a question is right.
 
-    Samples without an answer do not vote; with no vote at all the question is lost. Answers tied
-    for the first place share it: the result is the fraction of them that is right.
+    Samples without an answer do not vote; without any vote the question counts as wrong. If several
+    answers are equally frequent, the result is the fraction of them that is right.
     """
     votes = Counter(answer for answer in answers if answer is not None)
     if not votes:

@@ -1,8 +1,8 @@
 """Score an attempt again from its raw samples, without a model: `python -m
 worker.evaluation.rescore DIR`.
 
-Every benchmark's `scores.jsonl` is remade, then `eval.json`, then the metrics in `result.json`
-where there is one; each is replaced whole. Prints what changed as JSON.
+Writes `scores.jsonl` of every benchmark again, then `eval.json`, then the metrics in `result.json`
+if there is one. Each file is replaced atomically. Prints the changes as JSON.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _metrics(results: Sequence[BenchmarkResult]) -> dict[str, float | None]:
 def _summary(
     before: dict[str, Any], results: dict[str, BenchmarkResult], metrics: dict[str, float | None]
 ) -> dict[str, Any]:
-    """`eval.json` with the new numbers; what was not scored here (lm-eval's tasks) stays."""
+    """`eval.json` with the new numbers. The results of lm-eval's own tasks are kept."""
     finals = {name: result for name, result in results.items() if "/" not in name}
     intervals = {result.benchmark: result.intervals for result in finals.values()}
     protocol = {result.benchmark: result.protocol for result in finals.values()}

@@ -1,4 +1,4 @@
-"""One model scored on our benchmarks: prompts, context check, chunks, lm-eval, scores."""
+"""Scores one model on our benchmarks: prompts, context check, chunks, lm-eval, scores."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from worker.thinking import think_tags
 
 
 class ModelEvaluation:
-    """Scores one model. Writes only below `directory`; `earlier` are the same of older attempts."""
+    """Scores one model. Writes to `directory`; `earlier` are those of older attempts."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class ModelEvaluation:
         self._runs: dict[str, _BenchmarkRun] = {}
 
     def run(self, benchmarks: Sequence[QuestionSet], math: MathGrader) -> list[BenchmarkResult]:
-        """Score the model on our benchmarks, in one call of lm-eval's."""
+        """Score the model on our benchmarks, in one call of lm-eval."""
         import lm_eval
         from lm_eval.tasks import TaskManager
 
@@ -75,7 +75,7 @@ class ModelEvaluation:
         for run in self._runs.values():
             run.opens_think = opens
         with quiet():
-            # Its decorator hides the signature from type checkers.
+            # A decorator hides the signature from type checkers.
             simple_evaluate: Any = lm_eval.simple_evaluate
             found = simple_evaluate(
                 model=lm,
@@ -89,13 +89,13 @@ class ModelEvaluation:
         return [self._result(run, found["results"][name]) for name, run in self._runs.items()]
 
     def close(self) -> None:
-        """Give the engine's memory back."""
+        """Free the engine's memory."""
         if self._engine is not None:
             self._engine.close()
             self._engine = None
 
     def engine(self, samples: int) -> Engine:
-        """The engine, or several on one list, to draw `samples` with; started when needed."""
+        """Start the engine, or a pool of engines, that generates `samples` samples."""
         self.close()
         groups = gpu_groups.groups(Path(self.choice.weights.directory))
         choice = msgspec.structs.replace(self.choice, context=self._length)
@@ -106,7 +106,7 @@ class ModelEvaluation:
         return self._engine
 
     def _chat(self) -> bool:
-        """Whether prompts go through a chat template; only the stock protocol does without one."""
+        """Whether prompts use a chat template; only the stock protocol works without one."""
         if self.tokenizer.chat_template:
             return True
         if self.settings.protocol == "stock":
@@ -163,7 +163,7 @@ class ModelEvaluation:
 
     def _tokenize(self, run: _BenchmarkRun, texts: Mapping[str, str]) -> None:
         names = list(texts)
-        # A chat template writes every special token itself.
+        # The chat template writes all special tokens itself.
         plain = not self._chat()
         every = [texts[name] for name in names]
         ids = self.tokenizer(every, add_special_tokens=plain, verbose=False)["input_ids"]
@@ -182,7 +182,7 @@ class ModelEvaluation:
         ]
 
     def _check_context(self, run: _BenchmarkRun) -> int:
-        """The tokens a benchmark's longest sequence takes. Raises ModelError if it does not fit."""
+        """The tokens of a benchmark's longest sequence. Raises ModelError if they do not fit."""
         longest = max(run.asked, key=lambda question: question.prompt_tokens)
         needed = longest.prompt_tokens + run.sampling.max_gen_toks
         if needed > self.choice.context:
@@ -196,7 +196,7 @@ class ModelEvaluation:
         return needed
 
     def _open(self, run: _BenchmarkRun) -> SampleStore:
-        """Plan a benchmark's chunks and open its store."""
+        """Plan the chunks of a benchmark and open its store of samples."""
         name = run.benchmark.name
         longest = max(question.prompt_tokens for question in run.asked)
         rows = self.choice.rows(run.sampling, longest)
@@ -217,7 +217,7 @@ class ModelEvaluation:
         return store
 
     def _key(self, run: _BenchmarkRun, rows: int) -> str:
-        """What must be equal for samples of two attempts to belong together."""
+        """A hash of everything that shapes a sample: attempts with the same key share samples."""
         weights = msgspec.structs.replace(self.choice.weights, directory="")
         parts = [
             self.job,
@@ -233,7 +233,7 @@ class ModelEvaluation:
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
     def _protocol(self, run: _BenchmarkRun) -> dict[str, Any]:
-        """Everything a number has to be read with."""
+        """The settings that a score depends on, for the record beside it."""
         texts = msgspec.json.encode([[question.id, question.prompt] for question in run.asked])
         return {
             "protocol": self.settings.protocol,
@@ -254,7 +254,7 @@ class ModelEvaluation:
         }
 
     def _result(self, run: _BenchmarkRun, found: Mapping[str, Any]) -> BenchmarkResult:
-        """lm-eval's numbers under our names; the verdicts are published beside the samples."""
+        """lm-eval's numbers under our names. Publishes the scores beside the samples."""
         name = run.benchmark.name
         directory = self.directory / name
         fs.publish(EvaluationPaths(directory).scores, evaluation.to_lines(run.scores))
@@ -272,7 +272,7 @@ class ModelEvaluation:
 
 
 class _BenchmarkRun:
-    """One benchmark on its way: filled in as lm-eval asks for its parts."""
+    """The state of one benchmark. It is filled in step by step, as lm-eval asks for each part."""
 
     plan: SamplingPlan
 

@@ -19,7 +19,7 @@ from worker.inference.requests import Chunk
 
 
 class SampleStore:
-    """One benchmark's directory within an attempt, and those of earlier attempts it may read."""
+    """The samples of one benchmark, in an attempt's directory and in those of earlier attempts."""
 
     def __init__(self, directory: Path, plan: SamplingPlan, earlier: Sequence[Path] = ()) -> None:
         self.dir = directory
@@ -28,7 +28,7 @@ class SampleStore:
         self._sources = (directory, *same) if _same_key(directory, plan.key) else tuple(same)
 
     def open(self, questions: Iterable[AskedQuestion]) -> None:
-        """Write the plan and the questions; chunks of another plan in the way are removed."""
+        """Write the plan and the questions; remove chunks that belong to another plan."""
         self.dir.mkdir(parents=True, exist_ok=True)
         if self.dir not in self._sources:
             for stale in self.dir.glob("generations-*.jsonl"):
@@ -38,7 +38,7 @@ class SampleStore:
         fs.publish(EvaluationPaths(self.dir).plan, msgspec.json.encode(self.plan) + b"\n")
 
     def finished(self, chunk: Chunk) -> list[Generation] | None:
-        """The chunk's generations where an attempt has finished it, now in this one's files too."""
+        """The generations of a chunk that any attempt finished, copied to this attempt."""
         for source in self._sources:
             rows = _read_chunk(EvaluationPaths(source).generations(chunk.index), chunk)
             if rows is not None:
@@ -48,7 +48,7 @@ class SampleStore:
         return None
 
     def save(self, chunk: Chunk, rows: Sequence[Generation]) -> None:
-        """Publish a finished chunk: after this it survives anything."""
+        """Publish a finished chunk. From then on a crash cannot lose it."""
         fs.publish(EvaluationPaths(self.dir).generations(chunk.index), evaluation.to_lines(rows))
 
 
@@ -63,7 +63,7 @@ def _same_key(directory: Path, key: str) -> bool:
 
 
 def _read_chunk(path: Path, chunk: Chunk) -> list[Generation] | None:
-    """A chunk's rows in the order asked; None where the file is absent or not this chunk's."""
+    """The rows of a chunk in the order of its requests; None if the file is of another chunk."""
     try:
         rows = evaluation.read_rows(path, Generation)
     except (OSError, msgspec.MsgspecError):

@@ -46,7 +46,7 @@ def score(
     """Judge every sample of a benchmark.
 
     A sample is right if it ended by itself, closed the think block it was in, and gives the answer
-    after it. One cut off by length has no answer, whatever its text holds.
+    after it. A sample cut off by length counts as having no answer, whatever its text says.
     """
     tags = think_tags(plan.think_end_token)
     stops = tuple(plan.protocol.get("stop_after_thinking", ()))
@@ -103,7 +103,7 @@ def metrics(benchmark: Benchmark, k: int) -> dict[str, Metric]:
 def intervals(
     scores: Sequence[QuestionScore], k: int
 ) -> dict[str, tuple[float | None, float | None]]:
-    """95 % intervals of the main number: over questions of this kind, over samples of these."""
+    """95 % intervals of the main number: over other questions, and over other samples of these."""
     centre = _average(scores)
     spread = confidence.stderr(_means(scores))
     noise = confidence.sampling_stderr(_counts(scores))
@@ -116,7 +116,7 @@ def intervals(
 def _readable(
     question: AskedQuestion, row: Generation, tags: ThinkTags | None, stops: tuple[str, ...]
 ) -> str | None:
-    """The text an answer may be read from; None where there can be none."""
+    """The text from which the answer is read; None if the response can have no answer."""
     text = answer_text(row.text, tags, opened=question.opens_think)
     if text is None or row.finish == "length":
         return None

@@ -1,4 +1,4 @@
-"""From token ids to a Generation: one way for every engine."""
+"""Turns token ids into a Generation, in the same way for every engine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from worker.inference.requests import SampleRequest
 
 
 class Responses:
-    """Decodes responses of one model.
+    """Decodes the responses of one model.
 
     Args:
         tokenizer: the model's.
@@ -29,7 +29,7 @@ class Responses:
         logprob: float | None = None,
         stopped: bool = False,
     ) -> Generation:
-        """The Generation of a request; special tokens are kept in the text, the end token is not.
+        """The Generation of a request. The text keeps special tokens, but not the end token.
 
         It ended by itself if its last token is an end token, or if the engine says `stopped`.
         """

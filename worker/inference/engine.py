@@ -1,4 +1,4 @@
-"""The engines that draw samples: their one interface, and which of them a spec gets."""
+"""The interface of the engines that generate samples, and the choice of one for a spec."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from worker.inference.requests import Chunk, Sampling
 from worker.model_dir import max_positions, read_json
 
 _log = logging.getLogger(__name__)
-_HF_MOST_ROWS = 64  # more gains nothing on a CPU, and a kill would lose more
+_HF_MOST_ROWS = 64  # larger batches are no faster on a CPU, and a kill would lose more
 _HF_CACHE_BYTES = 4 * 1024**3
-_VLLM_ROWS = 8  # the unit of storage only: many chunks are in flight at a time
+_VLLM_ROWS = 8  # the unit of storage only: many chunks are in progress at a time
 _VERSIONS = {"hf": ("transformers", "torch"), "vllm": ("vllm", "torch")}
 
 
@@ -34,19 +34,19 @@ class Weights(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Engine(Protocol):
-    """Draws samples. Every sample depends on its own seed, never on another's."""
+    """Generates samples. A sample depends on its own seed and on no other sample."""
 
     def run(self, chunks: Iterator[Chunk]) -> Iterator[tuple[Chunk, list[Generation]]]:
-        """Pull chunks as capacity allows, yield each with its samples in the order asked."""
+        """Take chunks as capacity allows; yield each with its samples, in the order asked for."""
         ...
 
     def close(self) -> None:
-        """Give memory and processes back."""
+        """Free the memory and end the processes."""
         ...
 
 
 class EngineChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """Which engine runs where, known before anything heavy is loaded."""
+    """Which engine runs on which devices. It is known before anything heavy is loaded."""
 
     name: str
     weights: Weights
@@ -54,7 +54,7 @@ class EngineChoice(msgspec.Struct, frozen=True, kw_only=True):
     devices: int = 0
 
     def facts(self) -> dict[str, Any]:
-        """What runs, for the record beside each number."""
+        """The engine, its versions and its device, for the record beside each score."""
         return {
             "engine": self.name,
             "engine_versions": {
@@ -65,7 +65,7 @@ class EngineChoice(msgspec.Struct, frozen=True, kw_only=True):
         }
 
     def rows(self, sampling: Sampling, longest_prompt: int) -> int:
-        """How many samples make a chunk: a function of model and settings, not of the machine."""
+        """Samples in a chunk; depends on the model and the settings, not on the machine."""
         if self.name == "vllm":
             return _VLLM_ROWS
         config = read_json(Path(self.weights.directory) / "config.json")
@@ -76,8 +76,8 @@ class EngineChoice(msgspec.Struct, frozen=True, kw_only=True):
         """Load the weights into this process, on the devices it sees.
 
         Args:
-            tokenizer: the model's, where it is loaded already.
-            in_flight: samples to hold at a time, where the engine can hold many.
+            tokenizer: the model's, if it is loaded already.
+            in_flight: how many samples to hold at a time, if the engine can hold many.
         """
         if tokenizer is None:
             from transformers import AutoTokenizer
@@ -150,7 +150,7 @@ def choose(backend: str, model: ModelSpec, directory: Path, *, gpus: int) -> Eng
 
 
 def _cache_bytes(config: dict[str, Any]) -> int:
-    """Bytes of key-value cache a token takes, in float32."""
+    """Bytes of key-value cache for one token, in float32."""
     config = {**config, **(config.get("text_config") or {})}
     heads = config.get("num_attention_heads") or 1
     width = config.get("head_dim") or (config.get("hidden_size") or heads) // heads

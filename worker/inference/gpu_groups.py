@@ -1,4 +1,4 @@
-"""Which devices each engine gets: one, or as many as the weights need; with switches for links."""
+"""Which GPUs each engine gets: one, or as many as the weights need."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jobspec.errors import ModelError
 from worker.model_dir import read_json
 
 ENGINES_VARIABLE = "JOBSPEC_EVAL_ENGINES"
-_WEIGHTS_SHARE = 0.6  # of a group's memory; the rest is for the key-value cache
+_WEIGHTS_SHARE = 0.6  # of the memory of a group; the rest is for the key-value cache
 
 
 class VisibleGpu(NamedTuple):
@@ -23,7 +23,7 @@ class VisibleGpu(NamedTuple):
 
 
 def groups(weights: Path, nvml: Any = None) -> list[dict[str, str]]:
-    """The environment of each engine; without a GPU, one engine or as many as the machine asks for.
+    """The environment of each engine. Without a GPU: one engine, or `$JOBSPEC_EVAL_ENGINES`.
 
     Raises:
         ModelError: all GPUs together are too small for the weights.
@@ -38,7 +38,7 @@ def groups(weights: Path, nvml: Any = None) -> list[dict[str, str]]:
 
 
 def group_size(needed_bytes: int, memory_bytes: Sequence[int]) -> int:
-    """The fewest GPUs, a power of two, whose memory holds the weights with room beside them."""
+    """The smallest power of two of GPUs whose memory holds the weights with room to spare."""
     size = 1
     while size <= len(memory_bytes):
         if needed_bytes <= _WEIGHTS_SHARE * size * min(memory_bytes):
@@ -81,7 +81,7 @@ def weights_bytes(directory: Path) -> int:
 
 
 def visible(nvml: Any = None) -> list[VisibleGpu]:
-    """The GPUs this process may use, by NVML: no CUDA context is made here."""
+    """The GPUs that this process may use. NVML lists them without creating a CUDA context."""
     masked = os.environ.get("CUDA_VISIBLE_DEVICES")
     if masked == "":
         return []
@@ -102,7 +102,7 @@ def _nvml() -> Any:
         import pynvml
 
         pynvml.nvmlInit()
-    except Exception:  # no driver library, no driver, no device: all of them mean no GPU
+    except Exception:  # without driver library, driver or device there is no GPU
         return None
     return pynvml
 
@@ -116,7 +116,7 @@ def _handle(nvml: Any, name: str) -> Any:
 def _switches(group: Sequence[VisibleGpu], nvml: Any) -> dict[str, str]:
     found = {"CUDA_VISIBLE_DEVICES": ",".join(gpu.name for gpu in group)}
     if len(group) > 1 and not _linked(group, nvml if nvml is not None else _nvml()):
-        # Seen to hang: peer access over the link between two CPU sockets.
+        # Peer access over the link between two CPU sockets was seen to hang.
         found["NCCL_P2P_DISABLE"] = "1"
     return found
 

@@ -1,8 +1,8 @@
-"""The engine that runs anywhere: transformers' models under a decoding loop of our own.
+"""The engine that runs anywhere: models of Transformers with our own decoding loop.
 
-One chunk is one batch, padded on the left; samples of one question share the work on its prompt.
-The chunk's composition never changes, and every sample has its own random stream, so a chunk gives
-the same text whenever it is run again on the same kind of machine.
+One chunk is one batch, padded on the left; the samples of a question share the computation of its
+prompt. A chunk always holds the same requests, and every sample has its own random stream, so a
+chunk gives the same text again on the same kind of machine.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from worker.kernels.gqa_decode import group_queries
 
 
 class HfEngine:
-    """Transformers on the CPU, or on one GPU where it was asked for by name."""
+    """Transformers on the CPU, or on one GPU."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model = model
@@ -35,7 +35,7 @@ class HfEngine:
 
     @classmethod
     def load(cls, weights: Weights, tokenizer: Any) -> HfEngine:
-        """Load the weights onto the GPU where there is one."""
+        """Load the weights onto the GPU if there is one."""
         from transformers import AutoModelForCausalLM
 
         gpu = torch.cuda.is_available()
@@ -53,13 +53,13 @@ class HfEngine:
         return cls(model.to("cuda" if gpu else "cpu").eval(), tokenizer)
 
     def run(self, chunks: Iterator[Chunk]) -> Iterator[tuple[Chunk, list[Generation]]]:
-        """One chunk after the other, each as one batch."""
+        """Generate one chunk after the other, each as one batch."""
         for chunk in chunks:
             with torch.inference_mode():
                 yield chunk, self._chunk(chunk)
 
     def close(self) -> None:
-        """Nothing to give back before the process ends."""
+        """Does nothing: memory is freed when the process ends."""
 
     def _chunk(self, chunk: Chunk) -> list[Generation]:
         batch = _Batch(self, chunk.requests, chunk.sampling)
@@ -70,7 +70,7 @@ class HfEngine:
         ]
 
     def forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Any:
-        """One pass of the model; only the last position's logits are computed where it can."""
+        """One forward pass, with the logits of the last position only if the model allows that."""
         extras = dict(self._extras)
         if self._positions:
             extras["position_ids"] = positions
@@ -80,7 +80,7 @@ class HfEngine:
 
 
 class _Batch:
-    """One batch being decoded. Rows leave it when half of those still in it have ended."""
+    """One batch that is being decoded. Ended rows are removed once they are half of the batch."""
 
     def __init__(
         self, engine: HfEngine, requests: tuple[SampleRequest, ...], sampling: Sampling

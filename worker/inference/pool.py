@@ -1,9 +1,9 @@
-"""Several engines on one list of work: each in a process of its own, pulling its next chunk.
+"""Several engines on one list of chunks, each in a process of its own.
 
-Nobody is given a fixed share, so no slow share is waited for. The parent owns the list and the
-files; a child knows one engine and a socket. Children also give GPU memory back by ending, which
-is how one model follows another. A child leads a process group, so that what its engine started
-ends with it.
+An engine asks for its next chunk when it has room, so that a slow engine does not hold up the
+others. The parent process owns the list and the files; a child process knows one engine and a
+socket. A child frees GPU memory by ending, which makes room for the next model. A child leads a
+process group, so that all processes that its engine started end with it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from worker.inference.engine import EngineChoice
 from worker.inference.requests import Chunk
 
 _MOST_IN_FLIGHT = 256
-_LOOK_EVERY_S = 1.0  # at whether a child still lives
+_LOOK_EVERY_S = 1.0  # between checks that the children are alive
 _GROUP_ENDS_S = 10.0
 # vLLM's processes log their own error; the child learns only that one of them has died.
 _ROOT_CAUSE = re.compile(rb"ERROR .*\] ((?:[\w.]+\.)?\w*(?:Error|Exception)\b.*)")
@@ -63,11 +63,11 @@ class ChunkDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class EngineFinished(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Child → parent, last: every chunk it took is done."""
+    """Child → parent, last: all its chunks are done."""
 
 
 class EngineFailed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Child → parent, last: why it gives up."""
+    """Child → parent, last: why the engine failed."""
 
     kind: Literal["refused", "memory", "other"]
     message: str
@@ -79,22 +79,22 @@ _messages = msgspec.msgpack.Decoder(Message)
 
 
 class EngineDiedError(RuntimeError):
-    """An engine's process ended without a word, or by a fault that is not the spec's."""
+    """An engine's process ended without a message, or by an error that the spec did not cause."""
 
 
 class EnginePool:
-    """Engines, one a group of devices. Good for one `run`.
+    """One engine for each group of devices. Use it for one `run`.
 
     Args:
-        choice: the engine each child loads.
-        groups: each child's environment: the devices it sees, and switches for them.
-        samples: how many there are to draw in all.
+        choice: the engine that each child loads.
+        groups: the environment of each child: the devices it sees, and settings for them.
+        samples: how many samples there are to generate in all.
     """
 
     def __init__(
         self, choice: EngineChoice, groups: Sequence[Mapping[str, str]], *, samples: int
     ) -> None:
-        # One engine holds at most half of an even share: the rest is for whoever is fast.
+        # One engine holds at most half of an even share; faster engines take the rest.
         share = max(1, min(_MOST_IN_FLIGHT, samples // (2 * len(groups))))
         start = StartEngine(choice=choice, in_flight=share if len(groups) > 1 else _MOST_IN_FLIGHT)
         threads = max(1, len(os.sched_getaffinity(0)) // len(groups))
@@ -103,11 +103,11 @@ class EnginePool:
         ]
 
     def run(self, chunks: Iterator[Chunk]) -> Iterator[tuple[Chunk, list[Generation]]]:
-        """Give every engine a chunk as often as it asks; yield chunks as they are finished.
+        """Send each engine a chunk whenever it asks for one; yield chunks as they finish.
 
         Raises:
-            EngineDiedError, MemoryError, ModelError: an engine could not go on; what was yielded
-                before counts.
+            EngineDiedError, MemoryError, ModelError: an engine failed. Chunks yielded before that
+                are valid.
         """
         held: dict[tuple[str, int], Chunk] = {}
         busy: dict[Any, _Child] = {child.connection: child for child in self._children}
@@ -128,7 +128,7 @@ class EnginePool:
                     raise _error(child.explained(message))
 
     def close(self) -> None:
-        """End the children, whatever they do."""
+        """End the child processes, whatever they are doing."""
         for child in self._children:
             child.close()
 
@@ -164,7 +164,7 @@ class _Child:
 
     def receive(self) -> Message:
         try:
-            # A process of vLLM's may hold the other end after the child is gone.
+            # A process of vLLM may hold the other end after the child has ended.
             if self.process.poll() is not None and not self.connection.poll():
                 raise EOFError
             return _messages.decode(self.connection.recv_bytes())
@@ -175,14 +175,14 @@ class _Child:
         """The failure with the error of the engine's own process, where that is the cause."""
         if not any(words in failed.message for words in _HIDES_ITS_CAUSE):
             return failed
-        self.close()  # what it logged is complete then
+        self.close()  # after this its log is complete
         if self._root_cause is None:
             return failed
         kind = "memory" if "OutOfMemoryError" in self._root_cause else "other"
         return EngineFailed(kind=kind, message=self._root_cause)
 
     def close(self) -> None:
-        """Kill the process and all it started, and wait until they have given memory back."""
+        """Kill the process and all that it started, and wait until their memory is free."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -222,7 +222,7 @@ def _group_exists(group: int) -> bool:
 
 
 def _error(failed: EngineFailed) -> Exception:
-    """The child's failure as the parent's own exception, of the class the phase tells apart."""
+    """The child's failure as an exception of the class that the phase handles."""
     if failed.kind == "refused":
         return ModelError(failed.message, hint=failed.hint)
     if failed.kind == "memory":

@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def serve(connection: Connection) -> None:
-    """Load the engine, draw chunk after chunk, say so."""
+    """Load the engine, generate one chunk after the other, and send each to the parent."""
     start = msgspec.msgpack.decode(connection.recv_bytes(), type=StartEngine)
     import_transformers()
     engine = start.choice.load(in_flight=start.in_flight)
@@ -59,7 +59,7 @@ def serve(connection: Connection) -> None:
 
 
 def chunks(connection: Connection) -> Iterator[Chunk]:
-    """The parent's list of work, one chunk when the engine has room for one."""
+    """The parent's chunks; asks for one whenever the engine has room."""
     while True:
         send(connection, ReadyForChunk())
         work = msgspec.msgpack.decode(connection.recv_bytes(), type=NextChunk)
@@ -73,7 +73,7 @@ def send(connection: Connection, message: Message) -> None:
 
 
 def failure(error: Exception) -> EngineFailed:
-    """What the parent is told, so that the phase classes it as if it had happened there."""
+    """The message for the parent, so that the phase handles the error as if it were its own."""
     text = str(error).strip() or type(error).__name__
     if isinstance(error, JobspecError):
         return EngineFailed(kind="refused", message=text, hint=error.hint)

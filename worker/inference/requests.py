@@ -1,4 +1,4 @@
-"""What is asked of an engine: samples to draw, in chunks that never change."""
+"""What an engine is asked for: samples, in chunks that never change."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
-    """Every field that shapes a draw; all of them are passed to the engine explicitly."""
+    """The sampling settings; every field is passed to the engine explicitly."""
 
     max_gen_toks: int
     temperature: float
@@ -19,7 +19,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SampleRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One sample to draw: which, from which prompt, with which seed."""
+    """One sample to generate: its number, its prompt and its seed."""
 
     question: str
     sample: int
@@ -28,7 +28,7 @@ class SampleRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Chunk(msgspec.Struct, frozen=True, kw_only=True):
-    """A fixed group of requests: the unit of work, of storage, and of what a kill can lose."""
+    """A fixed group of requests: the unit of work and of storage; a kill loses open ones only."""
 
     benchmark: str
     index: int

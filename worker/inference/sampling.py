@@ -1,4 +1,4 @@
-"""Drawing one token a row, each row from a random stream of its own."""
+"""Samples one token for each row; each row has its own random stream."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def uniforms(seed: int, length: int) -> Tensor:
 def draw(
     logits: Tensor, uniform: Tensor, sampling: Sampling, seen: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Draw a token a row by inverting the distribution function at `uniform`.
+    """Sample a token for each row by inverting the distribution function at `uniform`.
 
-    In vLLM's order: presence penalty, temperature, min-p, top-k, top-p. A row's token depends on
-    its own logits and its own number only, so equal logits give equal text in any batch.
+    The order is that of vLLM: presence penalty, temperature, min-p, top-k, top-p. The token of a
+    row depends only on its own logits and number: equal logits give equal text in any batch.
 
     Args:
         logits: float [rows, vocabulary].
         uniform: float64 [rows].
-        sampling: every field in force.
+        sampling: the settings.
         seen: bool [rows, vocabulary], tokens generated so far; needed with a presence penalty.
 
     Returns:
@@ -54,9 +54,9 @@ def draw(
 
 
 def _candidates(probabilities: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor | None]:
-    """What may be drawn: probabilities in falling order with their tokens, the rest set to 0.
+    """The probabilities of the candidates in falling order with their tokens; all others are 0.
 
-    Without top-k and top-p nothing need be sorted: then the tokens are None, all in place.
+    Without top-k and top-p nothing is sorted, and the tokens are None.
     """
     if sampling.top_k is None and sampling.top_p >= 1:
         return probabilities, None
@@ -68,11 +68,11 @@ def _candidates(probabilities: Tensor, sampling: Sampling) -> tuple[Tensor, Tens
         before = kept.cumsum(-1) - kept
         if width in (vocabulary, sampling.top_k) or bool((before[:, -1] >= sampling.top_p).all()):
             return kept.masked_fill(before >= sampling.top_p * mass, 0.0), tokens
-        # A flat distribution: the nucleus is wider than guessed.
+        # The distribution is flat, and the nucleus is wider than was guessed.
         width = min(vocabulary, width * 8)
 
 
 def _last(kept: Tensor) -> Tensor:
-    """The last token with any probability: what a number that rounds up to 1 falls on."""
+    """The last token with a probability above 0, for numbers that round up to 1."""
     positions = torch.arange(kept.shape[-1], device=kept.device)
     return (positions * (kept > 0)).amax(-1, keepdim=True)

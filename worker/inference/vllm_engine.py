@@ -1,7 +1,7 @@
-"""The engine for GPUs: vLLM, fed sample by sample, so that a slow sample holds up no other.
+"""The engine for GPUs: vLLM. Samples are added one by one, so that a slow one delays no other.
 
-Written to the interface of vLLM 0.32: `LLM(...).llm_engine` with `add_request` and `step`. Text is
-decoded by our own tokenizer from token ids, as the hf engine does, so both read alike.
+Uses the interface of vLLM 0.32: `LLM(...).llm_engine` with `add_request` and `step`. Our own
+tokenizer decodes the token ids, as in the hf engine, so that both engines give the same text.
 
 vLLM runs its scheduler and model in further processes (`VLLM::EngineCore`, `VLLM::Worker`), which
 hold the GPU's memory: `close` ends them, and a process that loads vLLM first calls
@@ -22,7 +22,7 @@ from worker.inference.engine import Weights
 from worker.inference.requests import Chunk, SampleRequest, Sampling
 from worker.model_dir import eos_of
 
-IN_FLIGHT = 256  # samples an engine holds at a time; more wait in vLLM's queue to no use
+IN_FLIGHT = 256  # samples an engine holds at a time; more would only wait in vLLM's queue
 _CPU_BATCHED_TOKENS = 2048
 
 
@@ -30,7 +30,7 @@ class VllmEngine:
     """One vLLM engine on the devices this process sees.
 
     Args:
-        llm: a `vllm.LLM`, or whatever has its `llm_engine`.
+        llm: a `vllm.LLM`, or any object with its `llm_engine`.
         module: the vllm package, for its `SamplingParams` and `TokensPrompt`.
         in_flight: samples held at a time; chunks are pulled while there is room.
     """
@@ -65,7 +65,7 @@ class VllmEngine:
             # The process sees the devices of one engine only.
             tensor_parallel_size=max(1, gpus),
             enable_prefix_caching=True,
-            # Nothing of generation_config may shape a draw that the spec does not ask for.
+            # generation_config must not change sampling in ways that the spec does not ask for.
             generation_config="vllm",
             disable_log_stats=True,
             **link_arguments(),
@@ -76,7 +76,7 @@ class VllmEngine:
         return cls(llm, vllm, Responses(tokenizer, end_tokens), in_flight=in_flight)
 
     def run(self, chunks: Iterator[Chunk]) -> Iterator[tuple[Chunk, list[Generation]]]:
-        """Hold `in_flight` samples at a time; a chunk is yielded when its last one ends."""
+        """Hold `in_flight` samples at a time; yield a chunk when its last sample has ended."""
         engine = self._llm.llm_engine
         open_chunks: dict[int, _Open] = {}
         numbers = itertools.count()
@@ -112,7 +112,7 @@ class VllmEngine:
             engine.add_request(f"{number}.{place}", prompt, params)
 
     def _fields(self, request: SampleRequest, sampling: Sampling) -> dict[str, Any]:
-        """Every sampling field, so that no default of vLLM's shapes a draw."""
+        """Every sampling field, so that vLLM uses no default of its own."""
         return {
             "n": 1,
             "seed": request.seed,
@@ -137,7 +137,7 @@ class VllmEngine:
 
 
 class _Open:
-    """A chunk of which not every sample has ended."""
+    """A chunk with samples that have not ended yet."""
 
     def __init__(self, chunk: Chunk) -> None:
         self.chunk = chunk

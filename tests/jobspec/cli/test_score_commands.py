@@ -1,4 +1,4 @@
-"""The real commands on scores that are there: compare, samples, calibrate, the estimates."""
+"""The real commands on finished evaluations: compare, samples, calibrate, the estimates."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_compare_prints_both_intervals(queue: Queue) -> None:
     [("prompt_sha256", "c" * 64), ("temperature", 0.7), ("top_k", 20), ("shots", 4),
      ("protocol", "stock"), ("max_gen_toks", 16384), ("chat_template_kwargs", {"a": 1})],
 )  # fmt: skip
-def test_compare_refuses_what_was_measured_otherwise(
+def test_compare_refuses_scores_measured_differently(
     queue: Queue, field: str, value: object
 ) -> None:
     scored_job(queue, "before", {"aime24": {"q1": HALF}})
@@ -92,7 +92,7 @@ def test_other_k_is_refused_too(queue: Queue) -> None:
     )
 
 
-def test_versions_do_not_part_two_numbers() -> None:
+def test_scores_of_different_versions_may_be_compared() -> None:
     assert protocol.differences({"engine": "hf", "k": 1}, {"engine": "vllm", "k": 1}) == []
 
 
@@ -117,7 +117,7 @@ def test_compare_a_job_without_scores(queue: Queue) -> None:
 # samples
 
 
-def test_samples_shows_prompt_text_answer_and_verdict(queue: Queue) -> None:
+def test_samples_shows_prompt_text_answer_and_outcome(queue: Queue) -> None:
     scored_job(queue, "one", {"aime24": {"q1": HALF, "q2": WRONG}})
     done = jobspec("samples", "one", "--wrong", "--limit", "3", "--root", queue.paths.root)
     assert done.stdout.splitlines()[:4] == [
@@ -200,7 +200,7 @@ def test_the_specs_have_the_published_settings(each: published.PublishedResult) 
         assert getattr(spec.eval, field) == value
 
 
-def test_agreement_is_judged_by_the_error_of_sampling(queue: Queue) -> None:
+def test_agreement_depends_on_the_sampling_error(queue: Queue) -> None:
     job = scored_job(queue, "cal", {"aime24": {"q1": HALF, "q2": RIGHT}})
     near = published.PublishedScore(score=90.0, k=4, questions=2, max_gen_toks=32768)
     (row,) = calibration.rows(entry(aime24=near), job)
@@ -258,7 +258,7 @@ def test_calibrate_writes_specs_to_fetch_with(queue: Queue, tmp_path: Path) -> N
     assert queue.jobs() == []
 
 
-def test_calibrate_trains_nothing_and_wants_to_know_what(queue: Queue) -> None:
+def test_calibrate_needs_a_model_and_trains_nothing(queue: Queue) -> None:
     root = queue.paths.root
     jobspec("calibrate", "--root", root, code=2)
     args = ("Qwen/Qwen3-8B", "--set", "model.name=other", "--root", root)
@@ -326,6 +326,6 @@ def test_eval_of_a_checkpoint_is_named_after_its_job(tmp_path: Path) -> None:
     assert found["name"] == "eval-qwen-lr1e-5-0123456789-epoch-3"
 
 
-def test_eval_of_a_path_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_eval_of_a_missing_path_is_refused(tmp_path: Path) -> None:
     done = jobspec("eval", "--checkpoint", "out/run/epoch-3", cwd=tmp_path, code=1)
     assert "epoch-3 does not exist" in done.stderr

@@ -1,4 +1,4 @@
-"""Chunks and their files, a run that goes on, and samples that are no samples."""
+"""Chunks and their files, resumed runs, and samples that are copies of each other."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def make_work(directory: Path, asked: dict[str, Any], *, key: str = "k", earlier
 def nothing(done: int, total: int) -> None: ...
 
 
-def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, tokenizer: Any) -> None:
+def test_a_killed_run_resumes_from_its_finished_chunks(tmp_path: Path, tokenizer: Any) -> None:
     asked = prompts(tokenizer)
     whole = generate(lambda _: Recorded(), make_work(tmp_path / "whole", asked), nothing).samples
     with pytest.raises(KeyboardInterrupt):
@@ -119,7 +119,7 @@ def test_a_finished_run_needs_no_engine(tmp_path: Path, tokenizer: Any) -> None:
     ],
     ids=["torn", "empty", "short", "another sample", "gone"],
 )
-def test_a_damaged_chunk_is_drawn_again(tmp_path: Path, tokenizer: Any, damage: Any) -> None:
+def test_a_damaged_chunk_is_generated_again(tmp_path: Path, tokenizer: Any, damage: Any) -> None:
     asked = prompts(tokenizer)
     first = generate(lambda _: Recorded(), make_work(tmp_path / "one", asked), nothing).samples
     damage(tmp_path / "one" / "generations-00001.jsonl")
@@ -129,7 +129,7 @@ def test_a_damaged_chunk_is_drawn_again(tmp_path: Path, tokenizer: Any, damage: 
     assert again.asked == [1]
 
 
-def test_samples_of_other_settings_are_not_taken(tmp_path: Path, tokenizer: Any) -> None:
+def test_samples_of_other_settings_are_not_reused(tmp_path: Path, tokenizer: Any) -> None:
     asked = prompts(tokenizer)
     generate(lambda _: Recorded(), make_work(tmp_path / "one", asked), nothing)
     again = Recorded()
@@ -142,7 +142,7 @@ def test_samples_of_other_settings_are_not_taken(tmp_path: Path, tokenizer: Any)
     assert again.asked == [0, 1, 2, 3]
 
 
-def test_what_was_drawn_can_be_read_back(tmp_path: Path, tokenizer: Any) -> None:
+def test_generations_can_be_read_back(tmp_path: Path, tokenizer: Any) -> None:
     asked = prompts(tokenizer)
     drawn = generate(lambda _: Recorded(), make_work(tmp_path / "one", asked), nothing)
     plan, rows, samples = read_generations(tmp_path / "one")
@@ -167,14 +167,14 @@ def copies(logprob: float | None, tokens: int = 100, count: int = 3) -> dict[str
     }
 
 
-def test_equal_samples_that_chance_can_not_explain_are_refused() -> None:
+def test_equal_samples_beyond_chance_are_refused() -> None:
     with pytest.raises(NotIndependentError, match="all 3 samples of `x`"):
         refuse_copies(copies(-50.0), SAMPLING)
     with pytest.raises(NotIndependentError):
         refuse_copies(copies(None), SAMPLING)
 
 
-def test_equal_samples_of_a_sure_model_are_accepted() -> None:
+def test_equal_samples_of_a_confident_model_are_accepted() -> None:
     refuse_copies(copies(-0.01), SAMPLING)
     refuse_copies(copies(None, tokens=5), SAMPLING)
     refuse_copies(copies(-50.0, count=1), SAMPLING)

@@ -1,4 +1,4 @@
-"""Scores from generations: against values worked out by hand, without any model."""
+"""Scores computed from generations, against values worked out by hand; without a model."""
 
 from __future__ import annotations
 
@@ -105,14 +105,14 @@ def test_every_metric_is_there() -> None:
     ]  # fmt: skip
 
 
-def test_a_model_that_never_closes_its_thoughts_scores_nothing(grader: MathGrader) -> None:
+def test_a_model_that_never_ends_thinking_scores_nothing(grader: MathGrader) -> None:
     rows = [(asked(opens=True), drawn(["It is \\boxed{70}."] * 2))]
     rows += [(asked(name="r"), drawn(["<think>It is \\boxed{70}."] * 2))]
     found = numbers(AIME, 2, scoring.score(AIME, plan(2), rows, grader))
     assert (found["avg_at_2"], found["unclosed_think_frac"], found["no_answer_frac"]) == (0, 1, 1)
 
 
-def test_a_model_that_never_opens_one_is_read_whole(grader: MathGrader) -> None:
+def test_without_a_think_block_the_whole_response_is_read(grader: MathGrader) -> None:
     rows = [(asked(), drawn(["It is \\boxed{70}."] * 2))]
     found = numbers(AIME, 2, scoring.score(AIME, plan(2), rows, grader))
     assert (found["avg_at_2"], found["unclosed_think_frac"], found["no_answer_frac"]) == (1, 0, 0)
@@ -135,7 +135,7 @@ def test_response_lengths_are_averaged(grader: MathGrader) -> None:
     assert found["sampling_stderr"] is None
 
 
-def test_math_is_judged_against_the_solution_where_there_is_one(grader: MathGrader) -> None:
+def test_math_is_graded_against_the_solution_if_there_is_one(grader: MathGrader) -> None:
     rows = [
         (asked("0", solution="thus $\\boxed{\\frac{3}{4}}$"), drawn(["so \\boxed{0.75}"])),
         (asked("\\frac34", name="r"), drawn(["so \\boxed{0.25}"])),
@@ -160,7 +160,7 @@ def test_stop_strings_of_the_stock_protocol_cut_the_answer_only(grader: MathGrad
     assert scoring.score(AIME, plan(1), rows, grader)[0].correct == 0
 
 
-def test_the_difference_to_the_stock_reader(grader: MathGrader) -> None:
+def test_lm_eval_grades_an_unfinished_thought_differently(grader: MathGrader) -> None:
     """lm-eval's own minerva_math scores an unfinished thought; on finished text both agree."""
     from lm_eval.tasks.minerva_math.utils import process_results
 
@@ -176,7 +176,7 @@ def test_the_difference_to_the_stock_reader(grader: MathGrader) -> None:
 
 
 @needs_data
-def test_math500_is_judged_as_the_stock_task_judges_it(grader: MathGrader) -> None:
+def test_math500_is_graded_as_the_stock_task_judges_it(grader: MathGrader) -> None:
     """On the same answer text: right ones, another question's, and prose without an answer."""
     from lm_eval.tasks.minerva_math.utils import process_results
 
@@ -199,10 +199,10 @@ def test_math500_is_judged_as_the_stock_task_judges_it(grader: MathGrader) -> No
     assert 150 < sum(ours) < 250
 
 
-# --- the judge
+# --- the grader
 
 
-def test_an_answer_that_takes_too_long_is_wrong_and_the_rest_is_judged() -> None:
+def test_an_answer_that_takes_too_long_is_wrong_and_the_rest_is_graded() -> None:
     endless = "\\boxed{9^{9^{9^9}}}"  # math_verify's own alarm gives up after 5 s
     with MathGrader(processes=1, limit_s=1.0) as grader:
         assert grader.grade([("\\boxed{7}", "\\boxed{7}")])[0].right
@@ -225,12 +225,12 @@ def test_a_child_that_dies_is_replaced() -> None:
         assert [judgement.right for judgement in found] == [False, True]
 
 
-def test_equal_pairs_are_judged_once_and_order_is_kept(grader: MathGrader) -> None:
+def test_equal_pairs_are_graded_once_and_order_is_kept(grader: MathGrader) -> None:
     pairs = [("\\boxed{7}", f"\\boxed{{{i % 3 + 6}}}") for i in range(60)]
     assert [judgement.right for judgement in grader.grade(pairs)] == [i % 3 == 1 for i in range(60)]
 
 
-def test_no_process_outlives_the_judge() -> None:
+def test_no_process_outlives_the_grader() -> None:
     with MathGrader(processes=2) as grader:
         grader.grade([("\\boxed{7}", "\\boxed{7}"), ("\\boxed{7}", "\\boxed{8}")])
         processes = [child._process for child in grader._children]

@@ -1,4 +1,4 @@
-"""The engines: what holds for each of them, and for all."""
+"""The engines: tests of each one, and of the contract they share."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_greedy_text_is_transformers_own(family: str, tokenizer: Any) -> None:
         assert row.tokens == len(out)
 
 
-def test_a_response_that_ends_by_itself_is_told_from_one_cut_off(tokenizer: Any) -> None:
+def test_a_finished_response_is_distinguished_from_one_cut_off(tokenizer: Any) -> None:
     engine = make_engine("llama", tokenizer)
     with torch.no_grad():  # the end token a little more likely than any other
         engine.model.lm_head.weight[tokenizer.eos_token_id] *= 3
@@ -58,7 +58,7 @@ def test_a_response_that_ends_by_itself_is_told_from_one_cut_off(tokenizer: Any)
 
 
 def test_rows_that_leave_the_batch_change_nothing(tokenizer: Any) -> None:
-    """A row's text is that of a batch from which nobody leaves."""
+    """A row's text is the same as in a batch that no row leaves."""
     engine = make_engine("olmo3", tokenizer)
     with torch.no_grad():
         engine.model.lm_head.weight[tokenizer.eos_token_id] *= 3
@@ -206,7 +206,7 @@ def test_contract_nothing_to_do(engine: Engine) -> None:
         ([65, 66], "length", ("AB", 2, "length")),
     ],
 )
-def test_vllm_s_reason_for_ending_is_heard(
+def test_vllm_s_finish_reason_is_used(
     tokenizer: Any, ids: list[Any], reason: str, wanted: tuple[str, int, str]
 ) -> None:
     spell = {65: tokenizer("A")["input_ids"][0], 66: tokenizer("B")["input_ids"][0]}
@@ -217,7 +217,7 @@ def test_vllm_s_reason_for_ending_is_heard(
     assert (row.text, row.tokens, row.finish) == wanted
 
 
-def test_vllm_is_given_every_sampling_field(tokenizer: Any) -> None:
+def test_vllm_gets_every_sampling_field(tokenizer: Any) -> None:
     engine = vllm_engine(tokenizer)
     request = SampleRequest(question="q", sample=0, seed=2**62, prompt=(1, 2))
     sampling = Sampling(

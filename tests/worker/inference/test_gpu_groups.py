@@ -59,18 +59,18 @@ def nothing_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(gpu_groups.ENGINES_VARIABLE, raising=False)
 
 
-def test_one_engine_a_gpu_where_the_weights_fit_one(weights: Path) -> None:
+def test_each_gpu_gets_an_engine_if_the_weights_fit(weights: Path) -> None:
     found = gpu_groups.groups(weights, Nvml(4))
     assert found == [{"CUDA_VISIBLE_DEVICES": str(i)} for i in range(4)]
 
 
-def test_a_group_where_they_do_not(weights: Path) -> None:
+def test_several_gpus_share_an_engine_if_the_weights_do_not_fit(weights: Path) -> None:
     found = gpu_groups.groups(weights, Nvml(4, gib=16))
     assert [group["CUDA_VISIBLE_DEVICES"] for group in found] == ["0,1", "2,3"]
     assert all("NCCL_P2P_DISABLE" not in group for group in found)
 
 
-def test_gpus_of_two_sockets_talk_without_peer_access(weights: Path) -> None:
+def test_gpus_of_two_sockets_use_no_peer_access(weights: Path) -> None:
     assert gpu_groups.groups(weights, Nvml(8, gib=4)) == [
         {"CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7", "NCCL_P2P_DISABLE": "1"}
     ]
@@ -91,7 +91,9 @@ def test_weights_too_large_for_the_machine_are_refused(weights: Path) -> None:
         gpu_groups.groups(weights, Nvml(2, gib=4))
 
 
-def test_engines_on_a_cpu_are_asked_for(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_engines_on_a_cpu_can_be_set(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv(gpu_groups.ENGINES_VARIABLE, "2")
     assert gpu_groups.groups(weights) == [{}, {}]

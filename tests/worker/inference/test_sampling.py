@@ -1,4 +1,4 @@
-"""Drawing tokens with their probability, from a stream of each sample's own."""
+"""Sampling tokens with their probability, from one random stream for each sample."""
 
 from __future__ import annotations
 
