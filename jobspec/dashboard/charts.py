@@ -245,14 +245,14 @@ def _bars(
 
 def _time(runs: Sequence[DashboardRun]) -> Figure:
     """Hours by phase and run; lost hours are a bar of their own."""
-    spent = [run for run in runs if run.spent]
-    names = [run.label for run in spent]
+    timed = [run for run in runs if run.usage]
+    names = [run.label for run in timed]
     traces: list[Trace] = []
     for phase, colour in PHASE_COLOURS.items():
-        useful = [_hours(run, phase) for run in spent]
+        useful = [_hours(run, phase) for run in timed]
         if any(useful):
             traces.append(_bar(phase, names, useful, colour))
-    lost = [_short(sum(each.lost_s for each in run.spent) / 3600) for run in spent]
+    lost = [_short(sum(each.lost_s for each in run.usage) / 3600) for run in timed]
     if any(lost):
         traces.append(_bar("lost", names, lost, _LOST))
         traces[-1]["marker"]["pattern"] = {"shape": "/"}
@@ -262,12 +262,12 @@ def _time(runs: Sequence[DashboardRun]) -> Figure:
         says="Wall time of each run by phase, in hours. Lost is work that no later attempt could "
         "resume from, and all work of a run that ended without a result.",
         data=traces,
-        layout=_bar_layout("hours", len(spent), 1) | {"barmode": "stack"},
+        layout=_bar_layout("hours", len(timed), 1) | {"barmode": "stack"},
     )
 
 
 def _hours(run: DashboardRun, phase: str) -> float:
-    seconds = (each.wall_s - each.lost_s for each in run.spent if each.phase == phase)
+    seconds = (each.wall_s - each.lost_s for each in run.usage if each.phase == phase)
     return _short(sum(seconds) / 3600)
 
 

@@ -118,7 +118,7 @@
   }
 
   function follow() {
-    const told = document.getElementById("live");
+    const status = document.getElementById("live");
     const source = new EventSource("events");
     source.addEventListener("changed", async (event) => {
       const answer = await fetch("content");
@@ -126,8 +126,8 @@
       renew(await answer.text());
       document.getElementById("made").textContent = event.data;
     });
-    source.onopen = () => { told.textContent = "live"; told.className = ""; };
-    source.onerror = () => { told.textContent = "the server does not answer"; told.className = "lost"; };
+    source.onopen = () => { status.textContent = "live"; status.className = ""; };
+    source.onerror = () => { status.textContent = "the server does not answer"; status.className = "lost"; };
   }
 
   button.addEventListener("click", () => {

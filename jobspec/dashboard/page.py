@@ -91,18 +91,18 @@ def _why(run: DashboardRun) -> str:
 
 def phases(runs: Iterable[DashboardRun]) -> list[PhaseRow]:
     """One row per phase that took any time, and one for all phases."""
-    spent = [each for run in runs for each in run.spent]
-    rows = [_phase_row(name, [s for s in spent if s.phase == name]) for name in PHASE_COLOURS]
-    return [row for row in [*rows, _phase_row("all", spent)] if row.hours > 0]
+    usage = [each for run in runs for each in run.usage]
+    rows = [_phase_row(name, [s for s in usage if s.phase == name]) for name in PHASE_COLOURS]
+    return [row for row in [*rows, _phase_row("all", usage)] if row.hours > 0]
 
 
-def _phase_row(name: str, spent: Sequence[Any]) -> PhaseRow:
-    wall_s = sum(each.wall_s for each in spent)
+def _phase_row(name: str, usage: Sequence[Any]) -> PhaseRow:
+    wall_s = sum(each.wall_s for each in usage)
     return PhaseRow(
         phase=name,
         hours=wall_s / 3600,
-        gpu_hours=sum(each.gpu_h for each in spent),
-        lost_frac=sum(each.lost_s for each in spent) / wall_s if wall_s else 0.0,
+        gpu_hours=sum(each.gpu_h for each in usage),
+        lost_frac=sum(each.lost_s for each in usage) / wall_s if wall_s else 0.0,
     )
 
 

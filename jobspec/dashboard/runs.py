@@ -52,7 +52,7 @@ class DashboardRun(msgspec.Struct, frozen=True, kw_only=True):
     scores: dict[str, Score]
     kind: str
     by_epoch: list[EpochScores]
-    spent: list[Spent]
+    usage: list[Spent]
     origin: list[tuple[str, str]]
     message: str = ""
 
@@ -105,7 +105,7 @@ def _run(job: Job, staff: Sequence[WorkerRow]) -> DashboardRun:
         scores=scored.scores if scored is not None else {},
         kind=scored.kind if scored is not None else "tuned",
         by_epoch=list(_by_epoch(job, scored, spec)),
-        spent=gpu_hours.spent(job),
+        usage=gpu_hours.spent(job),
         origin=list(_origin(job, spec)),
         message=job.end.message if job.state is State.FAILED and job.end is not None else "",
     )

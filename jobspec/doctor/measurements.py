@@ -32,7 +32,7 @@ class RaceResult(msgspec.Struct, frozen=True, kw_only=True):
     """Outcome of a race for `actor`'s files, which all processes tried to rename.
 
     `won` counts the files that each process got, `doubled` those that several processes got,
-    `unclaimed` those that none got, `lost_replies` the winners that were told of a failure.
+    `unclaimed` those that none got, `lost_replies` the winners whose rename returned an error.
     `losers` counts the errors that losers got, by errno.
     """
 
@@ -48,8 +48,8 @@ class RaceResult(msgspec.Struct, frozen=True, kw_only=True):
 class JointMeasurement(msgspec.Struct, frozen=True, kw_only=True):
     """What several processes measured together.
 
-    `silent`: members that did not answer in time. `noticed`: by member, whether inotify told it of
-    another member's changes.
+    `silent`: members that did not answer in time. `noticed`: by member, whether inotify
+    reported another member's changes.
     """
 
     members: list[str] = []

@@ -27,8 +27,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What one process did and saw, step by step, on its own clock. Step i is of `KINDS[i % 3]`.
 
     `seen` has a time for every step and other process, None for a change that was not seen in time.
-    `noticed`: whether inotify told of another's changes. `began` and `acted`: before and after each
-    change of this process.
+    `noticed`: whether inotify reported another's changes. `began`, `acted`: times before and after
+    each change of this process.
     """
 
     noticed: bool
