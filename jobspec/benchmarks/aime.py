@@ -97,7 +97,7 @@ def _question(row: QuestionRow) -> Question:
 
 _AIME = Benchmark(
     name="aime*",
-    title="your own, in the form of AIME",
+    title="your own, like AIME",
     url="",
     licence="yours",
     files=(),

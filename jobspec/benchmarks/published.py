@@ -51,13 +51,13 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def load(path: Path = FILE) -> list[PublishedResult]:
-    """The published scores in a file of the form of `published.json`. Raises SpecError."""
+    """The published scores in a file like `published.json`. Raises SpecError."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=_File).entries
     except OSError as error:
         raise SpecError(f"can't be read: {error.strerror}", file=path) from error
     except msgspec.MsgspecError as error:
-        raise SpecError(str(error), file=path, hint=f"{FILE} shows the form") from error
+        raise SpecError(str(error), file=path, hint=f"{FILE} is an example") from error
 
 
 def chosen(entries: Sequence[PublishedResult], names: Sequence[str]) -> list[PublishedResult]:

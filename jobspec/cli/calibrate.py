@@ -136,7 +136,7 @@ def _table(rows: Sequence[CalibrationRow]) -> Table:
     columns += [Column(name, right=True) for name in ("ours", "published", "difference")]
     table = Table([*columns, Column("within error")])
     for row in rows:
-        verdict = {True: Cell("yes", "green"), False: Cell("no", "red"), None: Cell("unknown")}
+        agrees = {True: Cell("yes", "green"), False: Cell("no", "red"), None: Cell("unknown")}
         table.add(
             row.model,
             row.variant,
@@ -144,8 +144,8 @@ def _table(rows: Sequence[CalibrationRow]) -> Table:
             _spell(row.ours, row.ours_error),
             _spell(row.published, row.published_error),
             f"{row.difference:+.1f}",
-            verdict[row.within],
-            notes=[Cell(f"measured otherwise: {'; '.join(row.differs)}", "yellow")]
+            agrees[row.within],
+            notes=[Cell(f"measured differently: {'; '.join(row.differs)}", "yellow")]
             if row.differs
             else [],
         )

@@ -143,7 +143,7 @@ def _interval(low: float | None, high: float | None) -> str:
 def _notes(row: Compared, found: Difference) -> list[Cell]:
     notes: list[Cell] = []
     if row.differs:
-        notes.append(Cell(f"not measured alike: {'; '.join(map(str, row.differs))}", "yellow"))
+        notes.append(Cell(f"measured differently: {'; '.join(map(str, row.differs))}", "yellow"))
     sides: list[Any] = [("A", found.only_a), ("B", found.only_b)]
     notes += [Cell(f"{n} questions only in {side}", dim=True) for side, n in sides if n]
     return notes

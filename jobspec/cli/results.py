@@ -13,14 +13,26 @@ from jobspec.results import table as scores
 from jobspec.results.table import ResultRow, Score
 from jobspec.spec import builder
 
-_TRUNCATED = 0.1  # above this share of answers cut off, a score says little
+_TRUNCATED = 0.1  # if more answers than this share are cut off, a score means little
 
 
 @click.command()
 @jobs_argument(required=False)
-@click.option("--csv", "form", flag_value="csv", help="Every metric and interval, a line a job.")
-@click.option("--markdown", "form", flag_value="markdown", help="The table, for a README.")
-@click.option("--latex", "form", flag_value="latex", help="The table, for a paper (booktabs).")
+@click.option(
+    "--csv",
+    "form",
+    flag_value="csv",
+    help="Print every metric and interval as CSV, one line for each job.",
+)
+@click.option(
+    "--markdown", "form", flag_value="markdown", help="Print the table in Markdown, for a README."
+)
+@click.option(
+    "--latex",
+    "form",
+    flag_value="latex",
+    help="Print the table in LaTeX, for a paper (needs booktabs).",
+)
 @common
 def results(jobs: tuple[str, ...], form: str | None) -> None:
     """Show the scores of finished jobs; the best of each benchmark is marked.
@@ -30,9 +42,9 @@ def results(jobs: tuple[str, ...], form: str | None) -> None:
     jobspec results 'qwen3-*' --csv > scores.csv
     jobspec results --latex > scores.tex
 
-    In brackets stands the 95 % interval over questions (over samples where there is no other);
-    --json has both. A model that was scored without training stands first among those tuned from
-    it, `calibrated` with the settings of its published scores.
+    The brackets hold the 95 % interval over questions, or over samples if there is no other; --json
+    has both. An original model comes before the models tuned from it; it is marked `calibrated` if
+    it was scored with the settings of its published scores.
     """
     queue = open_queue()
     found = scores.rows(queue.select(jobs) if jobs else queue.jobs())
@@ -87,17 +99,17 @@ def _is_cut_off(score: Score) -> bool:
 
 
 def _spell(score: Score, around: str = " {}") -> str:
-    """A score and its 95 % interval over questions, else over samples, set into `around`."""
+    """A score and its 95 % interval over questions, or else over samples, formatted by `around`."""
     low, high = score.low, score.high
     if low is None or high is None:
         low, high = score.sampling_low, score.sampling_high
     known = low is not None and high is not None
-    # Two places are enough: the ends are not known better than that.
+    # Two digits are enough: the ends of the interval are not more precise.
     return f"{score.value:.3f}" + (around.format(f"[{low:.2f}, {high:.2f}]") if known else "")
 
 
 def _title(name: str, found: Sequence[ResultRow]) -> str:
-    """The benchmark and, where rows agree and it does not go without saying, its metric."""
+    """The benchmark, with its metric if all rows agree and it is not the usual one."""
     metrics = {row.scores[name].metric for row in found if name in row.scores}
     metric = metrics.pop() if len(metrics) == 1 else ""
     shown = "" if metric == "math_verify" else metric.replace("avg_at_", "avg@")
@@ -131,7 +143,7 @@ def latex(found: Sequence[ResultRow]) -> list[str]:
 
 
 def _bold(score: Score | None, bold: str, around: str) -> str:
-    """A score, the best of them between the marks of `bold`."""
+    """A score; the best one is formatted by `bold`."""
     if score is None:
         return ""
     return bold.format(_spell(score, around)) if score.best else _spell(score, around)
@@ -142,6 +154,6 @@ def _escaped(text: str, letters: str) -> str:
 
 
 def _tex(text: str) -> str:
-    """What LaTeX would take for commands, as letters."""
-    words = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    return "".join(words.get(letter, _escaped(letter, "&%$#_{}")) for letter in text)
+    """The text with LaTeX's special characters escaped."""
+    escapes = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(escapes.get(letter, _escaped(letter, "&%$#_{}")) for letter in text)

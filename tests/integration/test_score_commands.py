@@ -87,9 +87,9 @@ def test_rescore_says_what_is_missing(scored: Queue) -> None:
 
 
 def test_calibrate_reads_what_its_first_call_enqueued(scored: Queue) -> None:
-    told = calibrate(scored)
-    assert [job["state"] for job in told["jobs"]] == ["succeeded"]
-    (row,) = told["rows"]
+    printed = calibrate(scored)
+    assert [job["state"] for job in printed["jobs"]] == ["succeeded"]
+    (row,) = printed["rows"]
     assert (row["benchmark"], row["published"], row["differs"]) == ("aime_test", 0.0, [])
     assert row["ours"] == row["difference"] == 0.0 and row["within"] is True
 

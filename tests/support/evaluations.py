@@ -42,7 +42,7 @@ def stories_model(directory: Path, *, template: str | None = CHAT, context: int 
 
 
 def aime_file(directory: Path, rows: list[dict[str, Any]], name: str = "aime_test") -> Path:
-    """A benchmark file of the AIME form; returns its directory."""
+    """Write a benchmark file like AIME's; returns its directory."""
     directory.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (directory / f"{name}.jsonl").write_text(lines)
@@ -50,7 +50,7 @@ def aime_file(directory: Path, rows: list[dict[str, Any]], name: str = "aime_tes
 
 
 def questions(count: int) -> list[dict[str, Any]]:
-    """AIME-form questions with the answers 1, 2, 3…"""
+    """Questions like those of AIME, with the answers 1, 2, 3, …"""
     return [
         {"id": f"q{i}", "problem": f"What is the {i}th number?" + " Say." * i, "answer": i + 1}
         for i in range(count)

@@ -1,4 +1,4 @@
-"""Evaluations with known verdicts, as the eval phase leaves them, for tests of what reads them."""
+"""Evaluations with known scores, as the eval phase writes them, for tests of their readers."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def write_evaluation(directory: Path, right: Mapping[str, Sequence[bool]], **pro
             question=name, sample=i, seed=i, tokens=100 + i,
             text=f"thought {i} \x1b[31m\\boxed{{{7 if ok else 8}}}", finish="stop",
         )
-        for name, verdicts in right.items()
-        for i, ok in enumerate(verdicts)
+        for name, outcomes in right.items()
+        for i, ok in enumerate(outcomes)
     ]  # fmt: skip
     scores = [
-        QuestionScore(id=name, answer="7", samples=tuple(map(_verdict, range(k), verdicts)))
-        for name, verdicts in right.items()
+        QuestionScore(id=name, answer="7", samples=tuple(map(_sample_score, range(k), outcomes)))
+        for name, outcomes in right.items()
     ]
     (EvaluationPaths(directory).plan).write_bytes(msgspec.json.encode(plan))
     (EvaluationPaths(directory).questions).write_bytes(evaluation.to_lines(asked))
@@ -64,7 +64,7 @@ def write_evaluation(directory: Path, right: Mapping[str, Sequence[bool]], **pro
     (EvaluationPaths(directory).scores).write_bytes(evaluation.to_lines(scores))
 
 
-def _verdict(index: int, right: bool) -> SampleScore:
+def _sample_score(index: int, right: bool) -> SampleScore:
     return SampleScore(
         sample=index,
         right=right,
@@ -82,11 +82,11 @@ def scored_job(
     model: str = "Qwen/Qwen3-8B",
     **protocol: Any,
 ) -> Job:
-    """A succeeded job with the verdicts of each benchmark, and 2,000 tokens a second."""
+    """A succeeded job with the outcomes of each benchmark, and 2,000 tokens a second."""
     job = succeed(queue, base_spec(model, name=name), {})
     attempt = job.paths.attempt(1)
-    for benchmark, verdicts in right.items():
-        write_evaluation(attempt.eval / benchmark, verdicts, **protocol)
+    for benchmark, outcomes in right.items():
+        write_evaluation(attempt.eval / benchmark, outcomes, **protocol)
     metrics = {f"bench/{benchmark}/mean_response_tokens": 1000.0 for benchmark in right}
     summary = {"metrics": metrics, "timing": {"tokens": 8000, "generate_s": 4.0}}
     attempt.done("eval").write_text(json.dumps(summary))

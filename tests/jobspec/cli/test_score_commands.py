@@ -80,7 +80,7 @@ def test_compare_refuses_scores_measured_differently(
     (row,) = run(queue, "compare", "before", "after", code=1)["benchmarks"]
     assert row["difference"] is None and [each["field"] for each in row["differs"]] == [field]
     shown = jobspec("compare", "before", "after", "--anyway", "--root", queue.paths.root).stdout
-    assert "not measured alike" in shown and field in shown
+    assert "measured differently" in shown and field in shown
 
 
 def test_other_k_is_refused_too(queue: Queue) -> None:
