@@ -147,7 +147,7 @@ def _count(trace: Path, root: Path) -> Counter[str]:
 def _busy(root: Path, minutes: float) -> None:
     """Be a worker with one job, whose only phase lasts for the warm-up and then so many minutes."""
     from worker.host import preflight
-    from worker.launch.plan import Devices
+    from worker.host.devices import WorkerDevices
     from worker.supervisor import attempt, worker
     from worker.supervisor import idle as waiting
 
@@ -180,7 +180,7 @@ def _busy(root: Path, minutes: float) -> None:
 
     attempt.Child = Phase
     queue = Queue(root, clock=clock.monotonic)
-    worker.Worker(queue, worker.Options(poll=True), Devices(1)).run()
+    worker.Worker(queue, worker.WorkerOptions(poll=True), WorkerDevices(1)).run()
 
 
 # --- claims a second

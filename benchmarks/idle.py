@@ -116,7 +116,7 @@ class Clock:
 def _idle(root: Path, minutes: float, *, real: bool) -> None:
     """Be an idle worker for the warm-up and then for so many minutes."""
     from worker.host import preflight
-    from worker.launch.plan import Devices
+    from worker.host.devices import WorkerDevices
     from worker.supervisor import idle
     from worker.supervisor import worker as loop
 
@@ -124,7 +124,7 @@ def _idle(root: Path, minutes: float, *, real: bool) -> None:
     for module in (loop, preflight, idle):
         vars(module)["time"] = clock
     queue = Queue(root, clock=clock.monotonic)
-    worker = loop.Worker(queue, loop.Options(poll=True), Devices(1))
+    worker = loop.Worker(queue, loop.WorkerOptions(poll=True), WorkerDevices(1))
     begin = clock.monotonic() + 60 * WARM_UP_MINUTES
     end, begun = begin + 60 * minutes, False
     beat = worker.beat

@@ -5,7 +5,8 @@
 
 - *ours, no phase*: the worker's real loop, idle and told by inotify of the new job: claim, attempt
   with its manifest and events, commit with all fsyncs; but the spec's one phase is left out.
-- *ours, a process*: the phase is a process under the sitter, as always: Python that writes a file.
+- *ours, a process*: the phase is a process under the rank launcher, as always: Python that writes
+  a file.
 - *submitit*: its local executor runs a Python function; each job is a new Python process and
   pickles on the disk. `--many` runs as many at once as there are cores: it sets no limit itself.
 - *HyperQueue, true*: server and one worker in this process; each task is a process, `true`.
@@ -119,19 +120,23 @@ def ours(place: Path, *, process: bool) -> Iterator[Tool]:
 
 def _work(root: Path, *, process: bool) -> None:
     """The worker's own loop; the phase is nothing, or a process of no work."""
-    from worker.host import preflight
-    from worker.launch import plan
+    from worker import phases
+    from worker.host.devices import visible_devices
+    from worker.launch import command
     from worker.supervisor import worker
 
     if process:
-        plan._rank_command = _nothing  # type: ignore[assignment] # what runs under the sitter
+        command._rank_command = _nothing  # type: ignore[assignment] # what runs under the rank launcher
     else:
-        JobSpec.phases = lambda self: ()  # type: ignore[method-assign] # no phase at all
-    worker.Worker(Queue(root), worker.Options(), preflight.devices(1)).run()
+        phases.of = lambda spec: ()
+    worker.Worker(Queue(root), worker.WorkerOptions(), visible_devices(1)).run()
 
 
-def _nothing(phase: str, attempt_dir: Path) -> Sequence[str]:
-    done = attempt_dir / f"{phase}.json"
+def _nothing(module: str, attempt_dir: Path) -> Sequence[str]:
+    from jobspec.storage.layout import AttemptPaths
+    from worker.phases import PHASES
+
+    done = AttemptPaths(attempt_dir).done(next(p.name for p in PHASES if p.module == module))
     return [sys.executable, "-S", "-c", f"open({str(done)!r}, 'w').write('{{}}')"]
 
 

@@ -11,9 +11,10 @@ import click
 from jobspec.errors import JobspecError
 from jobspec.queue import root as roots
 from jobspec.queue.queue import Queue
-from worker.host import preflight, scheduler_env
-from worker.launch import plan
-from worker.supervisor.worker import Options, Worker
+from worker.host import scheduler_env
+from worker.host.devices import visible_devices
+from worker.launch import launcher
+from worker.supervisor.worker import Worker, WorkerOptions
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,7 +27,7 @@ from worker.supervisor.worker import Options, Worker
 @click.option("--nodes", type=click.IntRange(min=1), help="Nodes to use  [default: all of the job]")
 @click.option(
     "--launcher",
-    default=plan.SRUN,
+    default=launcher.SRUN,
     help="Starts the command after it once on each of {nodes} nodes.  [default: srun]",
 )
 @click.option("--stall", default=3600.0, help="Seconds without progress that end a phase.")
@@ -61,7 +62,7 @@ def main(
 
     Example: jobspec-worker --root /scratch/me/queue --drain
     """
-    options = Options(
+    options = WorkerOptions(
         drain=drain,
         max_jobs=max_jobs,
         idle_timeout_s=idle_timeout,
@@ -75,7 +76,7 @@ def main(
     roots.keep_others_out()
     try:
         queue = Queue(root or os.environ.get("JOBSPEC_ROOT") or "jobspec-root")
-        found = preflight.devices(devices)
+        found = visible_devices(devices)
         found = dataclasses.replace(found, nodes=nodes or scheduler_env.read().nodes)
         code = Worker(queue, options, found).run()
     except JobspecError as error:

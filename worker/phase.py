@@ -30,7 +30,7 @@ from jobspec.spec import identity, parsing
 from jobspec.spec import schema as specs
 from jobspec.storage import fs
 from jobspec.storage.layout import AttemptPaths, JobPaths, RootPaths
-from worker.host.preflight import can_write
+from worker.host.disk import can_write
 
 _PROGRESS_EVERY_S = 2.0
 _FULL_WORDS = ("No space left on device", "Disk quota exceeded", "os error 28", "os error 122")

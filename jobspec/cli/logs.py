@@ -16,8 +16,7 @@ from jobspec.errors import JobNotFound
 from jobspec.queue.entries import Job
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
-from jobspec.records import metrics
-from jobspec.spec.schema import PHASES
+from jobspec.records import metrics, phases
 from jobspec.storage.layout import AttemptPaths
 
 _CHUNK = 1 << 16
@@ -28,7 +27,7 @@ _POLL_S = 0.5
 @click.argument("job", shell_complete=complete_jobs)
 @click.option("-f", "--follow", is_flag=True, help="Print new lines until the job ends.")
 @click.option(
-    "--phase", type=click.Choice(PHASES), help="Only this phase's log.  [default: all phases]"
+    "--phase", type=click.Choice(phases.NAMES), help="Only this phase's log.  [default: all phases]"
 )
 @click.option(
     "--attempt", type=click.IntRange(min=1), help="Attempt number.  [default: the last attempt]"
@@ -48,7 +47,7 @@ def logs(job: str, follow: bool, phase: str | None, attempt: int | None, node: i
         raise click.UsageError("--json cannot be combined with -f.")
     queue = open_queue()
     found = queue.job(job)
-    wanted = _Wanted((phase,) if phase else PHASES, node)
+    wanted = _Wanted((phase,) if phase else phases.NAMES, node)
     if wants_json():
         return emit(
             {"job": found.id, "logs": [_log_json(log) for log in _logs(found, wanted, attempt)]}

@@ -6,22 +6,23 @@ The page takes these from its style sheet, so a chart fits a light page, a dark 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import cycle
 from typing import Any, Literal
 
 import msgspec
 
 from jobspec.dashboard.runs import DashboardRun, Point
 from jobspec.monitoring.gpu_hours import OVERHEAD
+from jobspec.records import phases
 from jobspec.spec.builder import spell_rate
-from jobspec.spec.schema import PHASES
 
 # Okabe and Ito's colours, distinct for any kind of colour vision; black is left for the text.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#999933")
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
-PHASE_COLOURS = dict(
-    zip((*PHASES, OVERHEAD), ("#56B4E9", "#CC79A7", "#0072B2", "#009E73", "#999933"), strict=True)
-)
+_PHASE_PALETTE = ("#56B4E9", "#CC79A7", "#0072B2", "#009E73", "#E69F00", "#F0E442")
+PHASE_COLOURS = dict(zip(phases.NAMES, cycle(_PHASE_PALETTE), strict=False))
+PHASE_COLOURS[OVERHEAD] = "#999933"
 _LOST = "#D55E00"
 _MANY = 12  # the most runs that a legend names
 Trace = dict[str, Any]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from jobspec.records import base as records
-from jobspec.records import metrics
+from jobspec.records import metrics, phases
 from jobspec.records.attempt import End, Progress
 from jobspec.records.base import Record, State
 from jobspec.storage import fs
@@ -134,11 +134,13 @@ def _lost_s(
     attempt: AttemptPaths, phase: str, wall_s: float, rows: dict[int, list[metrics.Row]]
 ) -> float:
     """The seconds of a phase that no later attempt built on."""
-    if phase in (OVERHEAD, "eval") or fs.exists(attempt.done(phase)):
-        return 0.0  # samples are kept, whoever drew them
-    if phase != "train":
+    info = phases.find(phase)
+    keeps = info.keeps if info is not None else "nothing"
+    if phase == OVERHEAD or keeps == "samples" or fs.exists(attempt.done(phase)):
+        return 0.0
+    if keeps == "nothing":
         return wall_s
-    mine = [row for row in rows[attempt.number] if row.get("phase") == "train"]
+    mine = [row for row in rows[attempt.number] if row.get("phase") == phase]
     step = max([_resumed_at(attempt, rows), *_states(attempt)], default=0.0)
     kept = [row for row in mine if _number(row.get("step")) <= step]
     if not step or not kept:

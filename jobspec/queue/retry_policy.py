@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from jobspec.queue.entries import read_bytes, read_record
+from jobspec.records import phases
 from jobspec.records.attempt import End, Result
 from jobspec.records.base import Reason, State
 from jobspec.storage import fs
@@ -163,7 +164,7 @@ def _finished_work(paths: AttemptPaths) -> bool:
     """Whether training or scoring finished here, or a benchmark left samples."""
     end = read_record(paths.end, End)
     kept = {each.phase for each in end.phases if each.kept} if end is not None else set[str]()
-    if any(fs.exists(paths.done(phase)) for phase in ("train", "eval") if phase not in kept):
+    if any(fs.exists(paths.done(phase)) for phase in phases.KEEPING if phase not in kept):
         return True
     return any(fs.list_names(paths.eval / name) for name in fs.list_names(paths.eval))
 

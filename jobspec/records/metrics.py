@@ -15,6 +15,7 @@ from typing import Any, cast
 import msgspec
 
 from jobspec.records import base as records
+from jobspec.records import phases
 from jobspec.records.attempt import ClaimRevoked, End
 from jobspec.records.base import Record
 from jobspec.storage.layout import AttemptPaths, JobPaths
@@ -175,7 +176,7 @@ def newest(attempt: AttemptPaths, phase: str) -> dict[str, float]:
 
     Rows of other phases, torn lines and values that are no numbers are passed over.
     """
-    if phase != "train":
+    if not phases.trains(phase):
         return {}
     rows = [row for row in _tail(attempt) if row.get("phase") == phase]
     found: dict[str, float] = {}

@@ -15,10 +15,9 @@ import msgspec
 from msgspec import Meta
 
 from jobspec.benchmarks import DEFAULT as DEFAULT_BENCHMARKS
+from jobspec.records import phases
 
 SCHEMA_VERSION = 1
-# All there are, in the order they run; "convert" where a resume state is of other devices.
-PHASES = ("prepare", "convert", "train", "eval")
 
 
 class AddedLater:
@@ -189,6 +188,6 @@ class JobSpec(Spec, frozen=True, kw_only=True):
     resources: ResourcesSpec = ResourcesSpec()
 
     def phases(self) -> tuple[str, ...]:
-        """The phases this job runs, in order."""
-        trained = ("prepare", "train") if self.train is not None else ()
-        return (*trained, "eval") if self.eval is not None else trained
+        """The names of the phases this job always runs, in order."""
+        wanted = (phase for phase in phases.PHASES if not phase.optional)
+        return tuple(each.name for each in wanted if getattr(self, each.section) is not None)

@@ -17,11 +17,14 @@ from jobspec.queue.queue import Queue
 from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import AttemptPaths, JobPaths
 from tests.support.workers import REPO, losses, rows
+from worker import phases
 from worker.checkpoints import directories
-from worker.launch import plan as launch
-from worker.launch.plan import Devices
+from worker.host.devices import WorkerDevices
+from worker.launch import command
+from worker.launch.environment import phase_environment
+from worker.launch.plan import plan_batch
 from worker.process import rank_launcher
-from worker.supervisor.carry_over import inherit
+from worker.supervisor.carry_over import carry_over
 
 SAVE_EVERY = 3  # steps
 
@@ -55,7 +58,7 @@ class Forge:
 @contextlib.contextmanager
 def forge(tmp: Path, script: str = "rank_forks.py") -> Iterator[Forge]:
     """A forge, or what `script` makes of one; its ranks end with it."""
-    env = launch.phase_environment(os.environ, root=tmp, tmp=tmp, devices=Devices(2), ranks=2)
+    env = phase_environment(os.environ, root=tmp, tmp=tmp, devices=WorkerDevices(2), ranks=2)
     command = [sys.executable, str(Path(__file__).with_name(script))]
     with subprocess.Popen(
         command,
@@ -93,13 +96,13 @@ class Run:
         """
         self.number += 1
         self.attempt.dir.mkdir(parents=True)
-        said = inherit(self.job, self.attempt, self.job.dir.parent.parent)
-        plan = launch.plan(self.spec, Devices(world))
+        said = carry_over(self.job, self.attempt, self.job.dir.parent.parent)
+        plan = plan_batch(self.spec, WorkerDevices(world))
         facts = {"world_size": plan.world, "per_device_train_batch_size": plan.micro}
         self.attempt.manifest.write_text(json.dumps({"plan": facts}))
         if not self.attempt.done("prepare").exists():
-            command = launch.phase_command("prepare", self.attempt.dir)
-            subprocess.run(command, cwd=REPO, check=True)
+            prepare = command.phase_command(phases.named("prepare").module, self.attempt.dir)
+            subprocess.run(prepare, cwd=REPO, check=True)
         if directories.needs_conversion(self.attempt, plan.world):
             codes = self.phase("convert", 1, *convert)
             if codes != [0]:

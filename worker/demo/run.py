@@ -24,7 +24,7 @@ from jobspec.records import base as records
 from jobspec.records.attempt import Progress, Result
 from jobspec.records.base import State
 from worker.demo import tiny_model
-from worker.host import preflight
+from worker.host.devices import visible_devices
 from worker.inference.engine import resolve_backend
 
 RATES = ("5e-3", "5e-4")
@@ -78,7 +78,7 @@ def run(directory: Path) -> int:
 
 def _describe_machine() -> str:
     """Which devices train and which engine draws the samples, and why."""
-    devices = preflight.devices()
+    devices = visible_devices()
     gpus = devices.count if devices.on_gpu else 0
     name, reason = resolve_backend("auto", gpus)
     hardware = f"{gpus} × {devices.name}" if gpus else f"{devices.count} processes on the CPU"

@@ -14,13 +14,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobspec.errors import JobspecError, RootError
+from jobspec.errors import RootError
 from jobspec.queue.root import group_allowed, open_root
 from jobspec.storage.layout import RootPaths
-from worker.host import gpus, versions
-from worker.launch.plan import Devices
+from worker.host import disk, gpus, scheduler_env, versions
 
-SOCKET_PATH_MAX = 107  # sun_path holds 108 bytes with its final NUL: unix(7)
 _ASK_EVERY_S = 60.0
 _RARELY_S = 600.0
 _SKEW_S = 120.0
@@ -32,7 +30,6 @@ for index in range(torch.cuda.device_count()):
 assert torch.cuda.device_count(), "torch sees no GPU: driver and CUDA build do not match"
 """
 _SITE_TIMEOUT_S = 60.0
-_ENGINE_SOCKET = 64  # the longest name seen below TMPDIR: an evaluation engine's IPC socket
 
 
 @dataclass(frozen=True)
@@ -90,12 +87,12 @@ class Fitness:
 
 def missing_gpus(env: Mapping[str, str] = os.environ) -> list[Finding]:
     """GPUs that do not answer though a driver is there, or Slurm gave them, or with bad memory."""
-    promised = env.get("SLURM_GPUS_ON_NODE", "")
+    promised = scheduler_env.read(env).gpus_on_node
     try:
         found = gpus.visible()
     except gpus.GpuError as error:
         return [Finding("gpu", error.message, error.hint or "see the driver")]
-    if promised.isdigit() and int(promised) > len(found):
+    if promised is not None and promised > len(found):
         message = f"CUDA unavailable: Slurm gave {promised} GPUs, {len(found)} answer"
         return [Finding("gpu", message, "nvidia-smi on this node says more")]
     broken = [gpu for gpu in found if gpu.uncorrected_errors]
@@ -192,46 +189,10 @@ def site_check(env: Mapping[str, str] = os.environ) -> list[Finding]:
     return [Finding("site", f"`{program}`: {message}", "the site's check failed")]
 
 
-def can_write(root: Path, size: int = 1 << 24) -> bool:
-    """Whether 16 MiB can be written below `root`: a quota shows in nothing else."""
-    probe = root / f".probe-{os.getpid()}-{secrets.token_hex(4)}"
-    try:
-        with probe.open("wb") as stream:
-            stream.write(bytes(size))
-            stream.flush()
-            os.fsync(stream.fileno())
-    except OSError:
-        return False
-    finally:
-        probe.unlink(missing_ok=True)
-    return True
-
-
-def devices(wanted: int | None = None) -> Devices:
-    """The GPUs this process may use, else processes on the CPU.
-
-    Args:
-        wanted: take this many; default all GPUs, or two processes on the CPU (one on one core).
-
-    Raises:
-        JobspecError: fewer GPUs than wanted.
-    """
-    found = gpus.answering()  # where the driver fails, no job is taken: see `missing_gpus`
-    if found:
-        if wanted is not None and wanted > len(found):
-            raise JobspecError(
-                f"{wanted} GPUs asked for, {len(found)} are visible",
-                hint="ask for fewer, or give the job more: nvidia-smi -L and CUDA_VISIBLE_DEVICES",
-            )
-        return Devices(wanted or len(found), "cuda", found[0].name, found[0].memory_gib)
-    cores = len(os.sched_getaffinity(0))
-    return Devices(wanted or min(2, cores))
-
-
 def check(root: Path, tmp: Path, *, min_free_gib: float = 1.0) -> list[Finding]:
     """What makes this node unfit now; an empty list if nothing."""
     found: list[Finding] = []
-    if len(str(tmp)) + _ENGINE_SOCKET > SOCKET_PATH_MAX:
+    if disk.too_long_for_sockets(tmp):
         found.append(
             Finding(
                 "tmpdir",
@@ -250,11 +211,3 @@ def check(root: Path, tmp: Path, *, min_free_gib: float = 1.0) -> list[Finding]:
     except OSError as error:
         found.append(Finding("tmpdir", f"`{tmp}` can't be written: {error.strerror}", "mend it"))
     return found
-
-
-def short_tmp() -> Path:
-    """A new node-local directory for this worker, short enough for sockets."""
-    base = Path(os.environ.get("SLURM_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
-    if len(str(base)) + len("/jsw-12345678") + _ENGINE_SOCKET > SOCKET_PATH_MAX:
-        base = Path("/tmp")
-    return Path(tempfile.mkdtemp(prefix="jsw-", dir=base))

@@ -1,4 +1,4 @@
-"""What Slurm says about this worker, as typed values. Absent variables mean there is no Slurm."""
+"""What the scheduler says about this process, as typed values: the only reader of `SLURM_*`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,18 @@ from datetime import UTC, datetime
 
 
 @dataclass(frozen=True)
-class Slurm:
-    """The array element a worker runs in; `restart_count` is 0 on its first run.
+class SchedulerEnv:
+    """The array element this process runs in. Without a scheduler every field has its default.
 
-    `nodes` are those it may start ranks on: all of the job's from the batch script, else its own.
+    Attributes:
+        job: the number of the array element itself.
+        restart_count: 0 on its first run.
+        ends_at: seconds since 1970.
+        nodes: those it may start ranks on: all of the job's from the batch script, else one.
+        gpus_on_node: the GPUs that were allocated on this node.
+        process_rank: this process's number in its job step.
+        node_name: the name by which the scheduler knows this node.
+        tmpdir: a node-local directory of the job.
     """
 
     job: str | None = None
@@ -23,6 +31,10 @@ class Slurm:
     restart_count: int = 0
     ends_at: float | None = None
     nodes: int = 1
+    gpus_on_node: int | None = None
+    process_rank: int = 0
+    node_name: str | None = None
+    tmpdir: str | None = None
 
     def time_left_s(self, now: float | None = None) -> float:
         """Seconds until Slurm ends the job; infinite where it does not say."""
@@ -43,20 +55,24 @@ class Slurm:
         return datetime.fromtimestamp(self.ends_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def read(env: Mapping[str, str] = os.environ) -> Slurm:
+def read(env: Mapping[str, str] = os.environ) -> SchedulerEnv:
     """Read the `SLURM_*` variables.
 
     Source: sbatch(1), OUTPUT ENVIRONMENT VARIABLES. SLURM_RESTART_COUNT is unset on the first run.
     """
-    end = env.get("SLURM_JOB_END_TIME", "")
+    end, gpus = env.get("SLURM_JOB_END_TIME", ""), env.get("SLURM_GPUS_ON_NODE", "")
     # A worker that `srun` started is one of several, or was given one node of several on purpose.
     in_a_step = (env.get("SLURM_STEP_ID") or "batch") != "batch"
-    return Slurm(
+    return SchedulerEnv(
         job=env.get("SLURM_JOB_ID"),
         array_job=env.get("SLURM_ARRAY_JOB_ID"),
         array_task=env.get("SLURM_ARRAY_TASK_ID"),
         cluster=env.get("SLURM_CLUSTER_NAME"),
         restart_count=int(env.get("SLURM_RESTART_COUNT") or 0),
         ends_at=float(end) if end.isdigit() else None,
+        gpus_on_node=int(gpus) if gpus.isdigit() else None,
+        process_rank=int(env.get("SLURM_PROCID") or 0),
+        node_name=env.get("SLURMD_NODENAME"),
+        tmpdir=env.get("SLURM_TMPDIR"),
         nodes=1 if in_a_step else int(env.get("SLURM_JOB_NUM_NODES") or 1),
     )

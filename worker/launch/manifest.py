@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import platform
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from jobspec.errors import JobspecError
+from jobspec.records import phases
 from jobspec.spec.schema import JobSpec
 from jobspec.version import code_version, package_versions
-from worker.launch import plan as launch
-from worker.launch.plan import Devices, Plan
+from worker.host.devices import WorkerDevices
+from worker.launch.plan import BatchPlan
 
 _DRIVER = re.compile(r"Kernel Module(?: for \S+)?\s+([\d.]+)")
 # Of the prepare phase's report, what says which rows were trained on and how they were rendered.
@@ -23,20 +25,23 @@ _ENGINE = ("class", "zero_stage", "optimizer", "dtype", "attention", "kernels") 
 
 
 def manifest(
-    devices: Devices,
-    plan: Plan | None,
+    devices: WorkerDevices,
+    plan: BatchPlan | None,
     worker: str,
     spec: JobSpec,
-    prepared: dict[str, Any] | None = None,
+    summaries: Mapping[str, dict[str, Any]] | None = None,
     *,
-    trained: dict[str, Any] | None = None,
+    deepspeed: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Facts of this attempt: versions, code, host, devices, inputs, how the batch is spread.
 
     Args:
-        prepared: the prepare phase's report, once there is one.
-        trained: the train phase's, likewise; it says which engine and kernels ran.
+        summaries: those of the phases that have finished, by the phase's name. Prepare's has the
+            inputs; train's says which engine and kernels ran.
+        deepspeed: DeepSpeed's configuration, where there is training.
     """
+    prepared = (summaries or {}).get(phases.PREPARE.name)
+    trained = (summaries or {}).get(phases.TRAIN.name)
     train = spec.train
     return {
         "worker": worker,
@@ -59,9 +64,7 @@ def manifest(
         "engine": {name: trained.get("engine", {}).get(name) for name in _ENGINE}
         if trained is not None
         else {},
-        "deepspeed": None
-        if train is None or plan is None
-        else launch.deepspeed_config(spec, plan.micro, on_gpu=devices.on_gpu),
+        "deepspeed": deepspeed,
         "plan": None
         if plan is None
         else {

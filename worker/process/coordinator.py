@@ -32,6 +32,7 @@ from types import FrameType
 from typing import Any
 
 from jobspec.records import exit_codes
+from worker.host import scheduler_env
 from worker.process.channel import Link
 from worker.process.rank_launcher import GRACE_S, die_with_parent
 
@@ -207,7 +208,7 @@ def _listen() -> socket.socket:
 
 def _own_names() -> list[str]:
     """The names by which other nodes may find this one, the likeliest first."""
-    names = [socket.gethostname(), os.environ.get("SLURMD_NODENAME", "")]
+    names = [socket.gethostname(), scheduler_env.read().node_name]
     return list(dict.fromkeys(name for name in names if name))
 
 

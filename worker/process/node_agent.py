@@ -24,6 +24,7 @@ from typing import Any
 
 from jobspec.records import exit_codes
 from jobspec.storage.layout import AttemptPaths
+from worker.host import scheduler_env
 from worker.host.preflight import missing_gpus
 from worker.process.channel import Link
 from worker.process.child import Child
@@ -128,7 +129,7 @@ def about_me() -> dict[str, Any]:
         probe.bind(("", 0))
         port = probe.getsockname()[1]
     # The scheduler's order keeps neighbours together; other launchers leave the batch step's 0.
-    order = int(os.environ.get("SLURM_PROCID") or 0)
+    order = scheduler_env.read().process_rank
     unfit = "; ".join(finding.message for finding in missing_gpus())
     return {"host": socket.gethostname(), "order": order, "port": port, "unfit": unfit or None}
 

@@ -2,48 +2,39 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from jobspec.errors import ClaimLost, DiskFull, JobspecError
-from jobspec.maintenance import disk
 from jobspec.queue.claim import Claim
 from jobspec.records import base as records
 from jobspec.records import exit_codes
 from jobspec.records.attempt import End, PhaseTime, Result
-from jobspec.records.base import Reason, State
+from jobspec.records.base import Reason
 from jobspec.storage import fs
 from jobspec.storage.layout import AttemptPaths
-from worker.checkpoints import directories, integrity
-from worker.kernels import liger
-from worker.launch import manifest, plan
+from worker import phases
+from worker.launch import manifest
+from worker.launch.command import NodeLayout, multi_node_command, phase_command
+from worker.launch.environment import phase_environment
+from worker.launch.plan import BatchPlan, plan_batch
+from worker.phases import PhaseEntry
 from worker.process.child import Child
-from worker.supervisor.attempt_history import look, stop_takes_s
-from worker.supervisor.carry_over import inherit
-from worker.supervisor.exit_reason import Circumstances, Verdict, judge
+from worker.supervisor.attempt_history import read_history, stop_cost_s
+from worker.supervisor.carry_over import carry_over
+from worker.supervisor.commit import AttemptOutcome, Commit, require_claim
+from worker.supervisor.exit_reason import Circumstances, PhaseOutcome, classify_exit
 
 if TYPE_CHECKING:
     from worker.supervisor.worker import Worker
 
 _TICK_S = 0.1
 _PORTS_TRIED = 3  # between looking for a free port and its use another process may take it
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How an attempt ended. `state` is None where the claim was lost."""
-
-    state: State | None
-    reason: Reason
-    message: str = ""
-    wall_s: float = 0.0
 
 
 class Attempt:
@@ -57,102 +48,105 @@ class Attempt:
         self._started = time.monotonic()
         self._started_at = records.utc_now()
         self._times: list[PhaseTime] = []
-        self._next_look = 0.0
-        self._plan: plan.Plan | None = None
-        self._past = look(worker.queue.paths.job(claim.job), claim.attempt)
+        self._next_claim_check = 0.0
+        self._plan: BatchPlan | None = None
+        self._history = read_history(worker.queue.paths.job(claim.job), claim.attempt)
         self._first_step_s: float | None = None
-        self._stop_takes_s = 0.0
+        self._stop_cost_s = 0.0
         self._next_save_look = 0.0
 
-    def run(self) -> Ended:
-        """Run what is missing of the job, then commit. Never raises for what a job does wrong."""
+    def run(self) -> AttemptOutcome:
+        """Run the phases that are left, then commit. Never raises for what a job does wrong."""
         try:
-            verdict = self._phases()
-            return self._commit(verdict)
+            return self._commit(self._phases())
         except ClaimLost as error:
-            return Ended(None, Reason.LOST, str(error), self._wall_s)
+            return AttemptOutcome(None, Reason.LOST, str(error), self._wall_s)
         except DiskFull as error:
             self._worker.hold_for_space(str(error))
-            return self._commit(Verdict(Reason.DISK, str(error), error.hint))
+            return self._commit(PhaseOutcome(Reason.DISK, str(error), error.hint))
 
     @property
     def _wall_s(self) -> float:
         return time.monotonic() - self._started
 
-    def _phases(self) -> Verdict:
+    def _phases(self) -> PhaseOutcome:
         root = self._worker.root
-        for line in inherit(self._worker.queue.paths.job(self._claim.job), self._paths, root):
+        job = self._worker.queue.paths.job(self._claim.job)
+        for line in carry_over(job, self._paths, root):
             self._event("inherit", message=line)
-        devices = self._worker.devices
+        wanted = phases.of(self._spec)
         try:
-            if self._spec.train is not None:
-                liger.check(self._spec, on_gpu=devices.on_gpu)
-                past = self._past
-                self._plan = plan.plan(self._spec, devices, most_rows=past.micro)
+            for phase in wanted:
+                phase.check(self._spec, self._worker.devices.on_gpu)
+            if any(phase.all_devices for phase in wanted):
+                max_rows = self._history.micro
+                self._plan = plan_batch(self._spec, self._worker.devices, max_rows=max_rows)
         except JobspecError as error:
-            return Verdict(Reason.FAILED, str(error), error.hint, again=False)
+            return PhaseOutcome(Reason.FAILED, str(error), error.hint, again=False)
         self._write_manifest()
-        for phase in self._spec.phases():
-            if self._paths.done(phase).exists():
-                self._times.append(PhaseTime(phase=phase, kept=True))
-                continue
-            if phase == "train" and (verdict := self._convert()) is not None:
-                return verdict
-            ranks = self._plan.world if self._plan is not None and phase == "train" else 1
-            verdict = self._phase(phase, ranks)
-            if verdict is not None:
-                return verdict
-            if phase in ("prepare", "train"):
-                self._write_manifest()  # again: which rows, which engine is known now
-        return Verdict(Reason.SUCCEEDED)
+        for phase in wanted:
+            if (outcome := self._finish(phase)) is not None:
+                return outcome
+        return PhaseOutcome(Reason.SUCCEEDED)
+
+    def _finish(self, phase: PhaseEntry) -> PhaseOutcome | None:
+        """Run a phase unless it is finished or not needed. None if the next one can begin."""
+        if self._paths.done(phase.name).exists():
+            self._times.append(PhaseTime(phase=phase.name, kept=True))
+            return None
+        if not phase.is_needed(self._paths, self._plan):
+            return None
+        outcome = self._phase(phase)
+        if outcome is not None:
+            return outcome
+        if (row := phase.finished_event(self._paths, self._plan)) is not None:
+            self._event(**row)
+        if phase.in_manifest:
+            self._write_manifest()  # again, with what is known now
+        return None
 
     def _write_manifest(self) -> None:
-        reports = (self._paths.done(phase) for phase in ("prepare", "train"))
-        prepared, trained = (_read_json(done) if done.exists() else None for done in reports)
-        worker = self._worker
+        worker, plan = self._worker, self._plan
+        on_gpu = worker.devices.on_gpu
+        summaries: dict[str, dict[str, Any]] = {}
+        deepspeed: dict[str, Any] | None = None
+        for phase in phases.of(self._spec):
+            if phase.in_manifest and self._paths.done(phase.name).exists():
+                summaries[phase.name] = _read_json(self._paths.done(phase.name))
+            if phase.settings is not None and plan is not None:
+                deepspeed = phase.settings(self._spec, plan, on_gpu)
         facts = manifest.manifest(
-            worker.devices, self._plan, worker.id, self._spec, prepared, trained=trained
+            worker.devices, plan, worker.id, self._spec, summaries, deepspeed=deepspeed
         )
         fs.publish(self._paths.manifest, msgspec.json.format(msgspec.json.encode(facts), indent=2))
 
-    def _convert(self) -> Verdict | None:
-        """Make the resume state fit this attempt's ranks, where other ranks made it."""
-        assert self._plan is not None
-        if not directories.needs_conversion(self._paths, self._plan.world):
-            return None
-        verdict = self._phase("convert", 1)
-        checkpoint = directories.newest_complete(self._paths)
-        saved = integrity.read_manifest(checkpoint) if verdict is None and checkpoint else None
-        if saved is not None and saved.converted is not None:
-            facts = msgspec.to_builtins(saved.converted)
-            self._event("converted", step=saved.step, to_ranks=self._plan.world, **facts)
-        return verdict
-
-    def _phase(self, phase: str, ranks: int) -> Verdict | None:
+    def _phase(self, phase: PhaseEntry) -> PhaseOutcome | None:
         """Run one phase. None if it finished."""
-        self._worker.beat(job=self._claim.job, attempt=self._claim.attempt, phase=phase)
-        self._look()
-        self._event("start", phase=phase, ranks=ranks)
+        ranks = self._plan.world if self._plan is not None and phase.all_devices else 1
+        self._worker.beat(job=self._claim.job, attempt=self._claim.attempt, phase=phase.name)
+        self._check_claim()
+        self._event("start", phase=phase.name, ranks=ranks)
         self._paths.error.unlink(missing_ok=True)
         tried = 1
         while (code := self._run(phase, ranks)) == exit_codes.PORT_IN_USE and tried < _PORTS_TRIED:
             tried += 1
-        if code == exit_codes.DONE and self._paths.done(phase).exists():
+        if code == exit_codes.DONE and self._paths.done(phase.name).exists():
             return None
-        return self._judge(phase, code)
+        return self._classify(phase.name, code)
 
-    def _run(self, phase: str, ranks: int) -> int | None:
+    def _run(self, phase: PhaseEntry, ranks: int) -> int | None:
         """Run a phase's ranks. Returns their exit code; None if they had to be killed."""
-        child = Child(self._command(phase, ranks), self._environment(ranks), self._paths.log(phase))
+        command, environment = self._command(phase, ranks), self._environment(ranks)
+        child = Child(command, environment, self._paths.log(phase.name))
         try:
             code = self._watch(child, phase)
         finally:
             child.kill()
-            self._times.append(PhaseTime(phase=phase, wall_s=child.wall_s))
-        self._event("end", phase=phase, exit_code=code, wall_s=child.wall_s)
+            self._times.append(PhaseTime(phase=phase.name, wall_s=child.wall_s))
+        self._event("end", phase=phase.name, exit_code=code, wall_s=child.wall_s)
         return code
 
-    def _watch(self, child: Child, phase: str) -> int | None:
+    def _watch(self, child: Child, phase: PhaseEntry) -> int | None:
         """Beat, look for the claim, pass stops on, and see that something moves.
 
         Returns:
@@ -162,50 +156,48 @@ class Attempt:
             ClaimLost: the claim is gone; the phase is killed by the caller.
         """
         worker, asked_at = self._worker, None
-        movement = _Movement(self._paths, phase)
+        movement = _Movement(self._paths, phase.name)
         while (code := child.wait(_TICK_S)) is None:
             self._beat()
-            if phase == "train" and self._first_step_s is None and self._paths.metrics.exists():
+            if phase.info.trains and self._first_step_s is None and self._paths.metrics.exists():
                 self._first_step_s = self._wall_s
             if worker.time_left_s() < self._stop_margin_s(phase):
                 worker.signals.run_out()
             if worker.signals.stop and asked_at is None:
                 asked_at = time.monotonic()
-                self._event("stop", phase=phase)
+                self._event("stop", phase=phase.name)
                 child.stop()
             stopping_s = 0.0 if asked_at is None else time.monotonic() - asked_at
             if worker.signals.at_once or stopping_s > worker.options.grace_s:
                 return None
             if movement.still_s() > worker.options.stall_s:
-                self._event("stall", phase=phase)
+                self._event("stall", phase=phase.name)
                 return None
         return code
 
-    def _stop_margin_s(self, phase: str) -> float:
+    def _stop_margin_s(self, phase: PhaseEntry) -> float:
         """How long before the worker's end a stop must begin: a step and a save, twice over."""
-        if phase != "train":
+        if not phase.info.trains:
             return self._worker.options.stop_margin_s
         now = time.monotonic()
         if now >= self._next_save_look:
-            self._stop_takes_s = stop_takes_s(self._paths)
-            self._next_save_look = now + (60.0 if self._stop_takes_s else 5.0)
-        return max(self._worker.options.stop_margin_s, 2 * self._stop_takes_s)
+            self._stop_cost_s = stop_cost_s(self._paths)
+            self._next_save_look = now + (60.0 if self._stop_cost_s else 5.0)
+        return max(self._worker.options.stop_margin_s, 2 * self._stop_cost_s)
 
     def _beat(self) -> None:
         try:
             self._worker.beat()
-            if time.monotonic() >= self._next_look:
-                self._look()
+            if time.monotonic() >= self._next_claim_check:
+                self._check_claim()
         except OSError:
             return  # the root does not answer: unknown is not gone, so the phase goes on
 
-    def _look(self) -> None:
-        """Raise ClaimLost if the claim is gone for sure."""
-        self._next_look = time.monotonic() + self._worker.queue.format.heartbeat_s
-        if self._claim.held() is False:
-            raise ClaimLost(f"attempt {self._claim.attempt} of `{self._claim.job}` was taken away")
+    def _check_claim(self) -> None:
+        self._next_claim_check = time.monotonic() + self._worker.queue.format.heartbeat_s
+        require_claim(self._claim)
 
-    def _judge(self, phase: str, code: int | None) -> Verdict:
+    def _classify(self, phase: str, code: int | None) -> PhaseOutcome:
         about = Circumstances(
             spec=self._spec,
             plan=self._plan,
@@ -214,18 +206,17 @@ class Attempt:
             time_left_s=self._worker.time_left_s(),
             stall_s=self._worker.options.stall_s,
         )
-        return judge(phase, code, about)
+        return classify_exit(phase, code, about)
 
-    def _commit(self, verdict: Verdict) -> Ended:
-        """Write why it ended, then move the claim. Tries again while the root does not answer."""
+    def _commit(self, outcome: PhaseOutcome) -> AttemptOutcome:
         phases_s = sum(each.wall_s for each in self._times)
         end = End(
-            reason=verdict.reason,
-            message=verdict.message,
-            hint=verdict.hint,
-            phase=verdict.phase,
-            exit_code=verdict.exit_code,
-            step=verdict.step,
+            reason=outcome.reason,
+            message=outcome.message,
+            hint=outcome.hint,
+            phase=outcome.phase,
+            exit_code=outcome.exit_code,
+            step=outcome.step,
             worker=self._worker.id,
             host=self._worker.host,
             started_at=self._started_at,
@@ -233,55 +224,13 @@ class Attempt:
             wall_s=self._wall_s,
             phases=tuple(self._times),
             overhead_s=self._wall_s - phases_s,
-            unexplained=verdict.unexplained,
+            unexplained=outcome.unexplained,
             first_step_s=self._first_step_s,
         )
-        while True:
-            if self._must_go():
-                # Nobody is told why: the claim will be reaped, and the reason is `lost`.
-                return Ended(None, Reason.LOST, "the root takes no word", end.wall_s)
-            try:
-                state = self._move(verdict, end)
-                return Ended(state, verdict.reason, verdict.message or verdict.reason, end.wall_s)
-            except DiskFull as error:
-                self._worker.hold_for_space(str(error))
-                self._wait_for_root()
-            except OSError:
-                self._wait_for_root()
-
-    def _must_go(self) -> bool:
-        """Whether a stop was asked for so long ago that the commit can't be waited for."""
-        stop_s = self._worker.signals.asked_s()
-        return self._worker.signals.at_once or stop_s > self._worker.options.grace_s
-
-    def _wait_for_root(self) -> None:
-        time.sleep(1.0)
-        try:
-            self._worker.beat()
-        except OSError:
-            return
-
-    def _drop_states(self) -> None:
-        """Of a job that succeeded nobody resumes: optimizer states and trash go."""
-        with contextlib.suppress(OSError):
-            job = self._worker.queue.paths.job(self._claim.job)
-            for path in disk.leftovers(job, states=True):
-                disk.drop(path)
-
-    def _move(self, verdict: Verdict, end: End) -> State:
-        if verdict.reason is Reason.SUCCEEDED:
-            self._claim.finish(State.SUCCEEDED, self._result(end), end)
-            self._drop_states()
-            self._worker.blame(self._past.failed_on, self._claim.job)
-            return State.SUCCEEDED
-        if not verdict.again:
-            self._claim.finish(State.FAILED, end=end)
-            return State.FAILED
-        self._look()  # `finish` looks by itself, and knows a commit of its own; `end` does not
-        if verdict.reason is Reason.DISK:
-            self._worker.hold_for_space(verdict.message)
-        self._claim.end(end)  # before the budgets are asked, which read it
-        return self._claim.requeue(verdict.reason)
+        result = self._result(end) if outcome.reason is Reason.SUCCEEDED else None
+        return Commit(self._worker, self._claim, self._history.failed_on).write(
+            outcome, end, result
+        )
 
     def _result(self, end: End) -> Result:
         done = {phase: _read_json(self._paths.done(phase)) for phase in self._spec.phases()}
@@ -297,22 +246,23 @@ class Attempt:
             phases=end.phases,
         )
 
-    def _command(self, phase: str, ranks: int) -> list[str]:
+    def _command(self, phase: PhaseEntry, ranks: int) -> list[str]:
         options, nodes = self._worker.options, self._nodes(ranks)
         if nodes > 1:
-            spread = plan.Spread(
+            layout = NodeLayout(
                 nodes=nodes,
                 ranks=ranks // nodes,
                 tmp=self._worker.tmp,
                 launcher=options.launcher,
                 isolation=options.isolation,
             )
-            return plan.spread_command(phase, self._paths, spread)
-        return plan.phase_command(
-            phase,
+            log = self._paths.log(phase.name)
+            return multi_node_command(phase.module, self._paths.dir, log, layout)
+        return phase_command(
+            phase.module,
             self._paths.dir,
             ranks=ranks,
-            port=_free_port() if ranks > 1 or phase == "train" else 0,
+            port=_free_port() if phase.all_devices else 0,
             isolation=options.isolation,
         )
 
@@ -321,7 +271,7 @@ class Attempt:
         return self._plan.nodes if self._plan is not None and ranks > 1 else 1
 
     def _environment(self, ranks: int) -> dict[str, str]:
-        return plan.phase_environment(
+        return phase_environment(
             os.environ,
             root=self._worker.root,
             tmp=self._worker.tmp,

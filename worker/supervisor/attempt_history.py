@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from jobspec.records import base as records
+from jobspec.records import phases
 from jobspec.records.attempt import End
 from jobspec.records.base import Reason, Record
 from jobspec.records.checkpoint import CheckpointManifest
@@ -21,7 +22,7 @@ _TAIL_BYTES = 65536
 
 
 @dataclass(frozen=True)
-class Past:
+class AttemptHistory:
     """Facts of a job's earlier attempts.
 
     Attributes:
@@ -50,13 +51,13 @@ class _Row(Record, frozen=True, kw_only=True):
     step_s: float | None = None
 
 
-def look(job: JobPaths, attempt: int) -> Past:
+def read_history(job: JobPaths, attempt: int) -> AttemptHistory:
     """Read what attempts before `attempt` left."""
     earlier = [job.attempt(number) for number in range(1, attempt)]
     if not earlier:
-        return Past()
+        return AttemptHistory()
     end = records.read(earlier[-1].end, End)
-    return Past(
+    return AttemptHistory(
         failed_on=end.host if end is not None and end.unexplained else None,
         micro=_micro(earlier),
         state=_state(earlier),
@@ -70,14 +71,14 @@ def _micro(earlier: list[AttemptPaths]) -> int | None:
     for paths in earlier:
         end = records.read(paths.end, End)
         manifest = records.read(paths.manifest, _Manifest)
-        ran_out = end is not None and end.reason is Reason.OOM and end.phase == "train"
+        ran_out = end is not None and end.reason is Reason.OOM and phases.trains(end.phase)
         if ran_out and manifest is not None and manifest.plan is not None:
             too_large.append(manifest.plan.per_device_train_batch_size)
     return max(1, min(too_large) // 2) if too_large else None
 
 
 def _state(earlier: list[AttemptPaths]) -> CheckpointManifest | None:
-    if any(paths.done("train").exists() for paths in earlier):
+    if any(paths.done(phases.TRAIN.name).exists() for paths in earlier):
         return None
     found = [
         manifest
@@ -104,7 +105,7 @@ def _useful_s(earlier: list[AttemptPaths]) -> float | None:
     return start_s + statistics.median(step_s) + 2 * max(saves, default=30.0)
 
 
-def stop_takes_s(attempt: AttemptPaths) -> float:
+def stop_cost_s(attempt: AttemptPaths) -> float:
     """Seconds from a stop's signal to its complete checkpoint: the rest of a step, and a save."""
     return directories.expected_save_s(attempt) + (step_s_of(attempt.metrics) or 0.0)
 

@@ -1,69 +1,72 @@
-"""What a new attempt takes over from the earlier ones: finished phases, weights, resume states.
+"""What a new attempt carries over from earlier ones: finished phases, weights, checkpoints.
 
 RACE: an attempt that was reaped may still run and write in its own directory. So nothing is used
-where it lies: directories are renamed into the new attempt first and looked at afterwards.
+in place: directories are renamed into the new attempt first and checked afterwards.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from jobspec.storage import fs
 from jobspec.storage.layout import AttemptPaths, JobPaths, epoch_of
 from worker.checkpoints import directories
-from worker.data import dataset_cache
+from worker.phases import PHASES, PhaseEntry
 
 
-def inherit(job: JobPaths, attempt: AttemptPaths, root: Path) -> list[str]:
+def carry_over(job: JobPaths, attempt: AttemptPaths, root: Path) -> list[str]:
     """Make `attempt` start where the earlier ones ended.
 
     Returns:
-        A line for people about each thing taken over or found damaged.
+        A line for people about each thing that was carried over or found damaged.
     """
     if attempt.number == 1:
         return []
     earlier = [job.attempt(number) for number in range(attempt.number - 1, 0, -1)]
-    said: list[str] = []
-    if _prepared(earlier, attempt, root):
-        said.append("prepared rows of an earlier attempt are kept")
-    if _trained(earlier, attempt):
-        return [*said, "training had finished: its final_model is kept"]
+    lines: list[str] = []
+    for phase in PHASES:
+        if phase.reused_as is not None and _reuse(phase, earlier, attempt, root):
+            lines.append(phase.reused_as)
+            if phase.info.trains:
+                return lines
     checkpoint, damaged = directories.carry_over(job, attempt)
-    said += [f"not resumed from: {line}" for line in damaged]
+    lines += [f"not resumed from: {line}" for line in damaged]
     if checkpoint is not None:
-        said.append(f"resumes from {checkpoint.dir.name}")
+        lines.append(f"resumes from {checkpoint.dir.name}")
     _collect_epochs(earlier, attempt)
-    return said
+    return lines
 
 
-def _prepared(earlier: list[AttemptPaths], attempt: AttemptPaths, root: Path) -> bool:
-    for past in earlier:
-        data = _read(past.done("prepare"))
-        # Whole, and of this version's layout.
-        if data is not None and dataset_cache.find(root / json.loads(data)["dir"]) is not None:
-            fs.publish(attempt.done("prepare"), data)
-            return True
-    return False
-
-
-def _trained(earlier: list[AttemptPaths], attempt: AttemptPaths) -> bool:
-    summary = next((data for past in earlier if (data := _read(past.done("train")))), None)
+def _reuse(
+    phase: PhaseEntry, earlier: list[AttemptPaths], attempt: AttemptPaths, root: Path
+) -> bool:
+    """Carry a finished phase over: its outputs first, its summary last. False if there is none."""
+    summaries = (_read(paths.done(phase.name)) for paths in earlier)
+    usable = (data for data in summaries if data and phase.is_usable(_decoded(data), root))
+    summary = next(usable, None)
     if summary is None:
         return False
-    if not any(fs.move_once(past.final_model, attempt.final_model) for past in earlier):
-        return False
-    fs.publish(attempt.done("train"), summary)
+    for number, target in enumerate(phase.outputs(attempt)):
+        if not any(fs.move_once(phase.outputs(paths)[number], target) for paths in earlier):
+            return False
+    fs.publish(attempt.done(phase.name), summary)
     return True
 
 
 def _collect_epochs(earlier: list[AttemptPaths], attempt: AttemptPaths) -> None:
-    """Epochs' weights, made once, go along with the attempt that is worked on."""
-    for past in earlier:
-        for name in fs.list_names(past.checkpoints):
-            source, target = past.checkpoints / name, attempt.checkpoints / name
+    """Move the weights of finished epochs to the new attempt."""
+    for paths in earlier:
+        for name in fs.list_names(paths.checkpoints):
+            source, target = paths.checkpoints / name, attempt.checkpoints / name
             if epoch_of(source) is not None and not target.exists():
                 fs.move_once(source, target)
+
+
+def _decoded(summary: bytes) -> dict[str, Any]:
+    return msgspec.json.decode(summary, type=dict[str, Any])
 
 
 def _read(path: Path) -> bytes | None:

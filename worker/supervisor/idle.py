@@ -17,7 +17,7 @@ FIRST_S = 2.0
 LONGEST_S = 30.0
 
 
-class Waiter:
+class IdleWait:
     """Waits between two looks at the queue.
 
     Args:

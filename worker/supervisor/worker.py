@@ -7,21 +7,17 @@ hangs falls silent and its job is given to another.
 from __future__ import annotations
 
 import os
-import platform
 import random
 import shutil
-import signal
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from jobspec.cluster import detect, reaping
 from jobspec.errors import DiskFull, JobspecError
 from jobspec.queue.claim import Claim
-from jobspec.queue.heartbeat import new_worker_id
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
 from jobspec.records import exit_codes
@@ -30,22 +26,25 @@ from jobspec.records.worker import WorkerRecord
 from jobspec.spec import parsing
 from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import Ticket
-from worker.host import preflight, scheduler_env
-from worker.launch import plan
-from worker.launch.plan import Devices
-from worker.supervisor.attempt import Attempt, Ended
-from worker.supervisor.attempt_history import Past, look
-from worker.supervisor.idle import Waiter
+from worker.host import disk, identity, preflight, scheduler_env
+from worker.host.devices import WorkerDevices
+from worker.launch.launcher import SRUN
+from worker.launch.plan import plan_batch
+from worker.supervisor.attempt import Attempt
+from worker.supervisor.attempt_history import AttemptHistory, read_history
+from worker.supervisor.commit import AttemptOutcome
+from worker.supervisor.idle import IdleWait
+from worker.supervisor.signals import Signals
 
 QUARANTINE_S = 3600.0
 _RECORD_EVERY_S = 60.0
 _MARK_EVERY_S = 300.0
 _FAST_S = 60.0
-_FOR_SPACE = "disk:"
+_SPACE_HOLD = "disk:"
 
 
 @dataclass(frozen=True)
-class Options:
+class WorkerOptions:
     """How a worker behaves. Times in seconds; `None` means without limit."""
 
     drain: bool = False
@@ -60,54 +59,21 @@ class Options:
     stop_margin_s: float = 30.0
     unfit_timeout_s: float = 600.0
     poll: bool = False
-    launcher: str = plan.SRUN
-
-
-@dataclass
-class Signals:
-    """What signals asked for. Repeated ones are one; a second SIGINT means at once."""
-
-    stop: bool = False
-    requeue: bool = False
-    at_once: bool = False
-    _asked_at: float = 0.0
-
-    def run_out(self) -> None:
-        """The worker's own time ends: like SIGUSR2."""
-        if not self.stop:
-            self._asked_at = time.monotonic()
-            self.stop = self.requeue = True
-
-    def asked_s(self) -> float:
-        """Seconds since the first word of a stop; 0 where there was none."""
-        return time.monotonic() - self._asked_at if self.stop else 0.0
-
-    def install(self) -> None:
-        """Handle SIGTERM, SIGINT and SIGUSR2. SIGUSR1 is NCCL's."""
-        for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
-            signal.signal(sig, self._on_signal)
-
-    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        if signum == signal.SIGINT and self.stop:
-            self.at_once = True
-        if not self.stop:
-            self._asked_at = time.monotonic()
-            self.requeue = signum == signal.SIGUSR2
-        self.stop = True
+    launcher: str = SRUN
 
 
 class Worker:
     """One worker process on one node."""
 
-    def __init__(self, queue: Queue, options: Options, devices: Devices) -> None:
+    def __init__(self, queue: Queue, options: WorkerOptions, devices: WorkerDevices) -> None:
         self.queue = queue
         self.options = options
         self.devices = devices
-        self.slurm = scheduler_env.read()
-        self.id = worker_id(self.slurm)
-        self.host = short_host()
+        self.scheduler = scheduler_env.read()
+        self.id = identity.worker_id(self.scheduler)
+        self.host = identity.short_host()
         self.signals = Signals()
-        self.tmp = preflight.short_tmp()
+        self.tmp = disk.short_tmp()
         self._started_at = records.utc_now()
         self._started = time.monotonic()
         self._next_beat = 0.0
@@ -119,7 +85,7 @@ class Worker:
         self._failures = 0
         self._next_mark, self._mark_again_s = 0.0, 1.0
         self._others: bool | None = None
-        self._pasts: dict[Ticket, Past] = {}
+        self._histories: dict[Ticket, AttemptHistory] = {}
         self._scheduler, self._next_scheduler_check = detect.scheduler(), 0.0
         self._fitness = preflight.Fitness(self.root, self.tmp)
 
@@ -175,7 +141,7 @@ class Worker:
         """Seconds this worker still has, by Slurm or by `--time-limit`."""
         limit = self.options.time_limit_s
         own = float("inf") if limit is None else limit - (time.monotonic() - self._started)
-        return min(own, self.slurm.time_left_s())
+        return min(own, self.scheduler.time_left_s())
 
     def fits(self, spec: JobSpec) -> bool:
         """Whether this worker's devices can do a job."""
@@ -186,13 +152,13 @@ class Worker:
         elif wants.gpu_memory_gib is not None:
             return False
         try:
-            plan.plan(spec, self.devices)
+            plan_batch(spec, self.devices)
         except JobspecError:
             return False
         return True
 
     def _work(self) -> int:
-        waiter = Waiter(self.queue.paths, poll=self.options.poll)
+        waiter = IdleWait(self.queue.paths, poll=self.options.poll)
         while True:
             if (code := self._reason_to_leave(waiter)) is not None:
                 return code
@@ -204,15 +170,14 @@ class Worker:
                     self._idle(waiter)
                 continue
             waiter.reset()
-            ended = Attempt(self, claim).run()
+            outcome = Attempt(self, claim).run()
             self._finished += 1
-            say(
-                f"{claim.job} attempt {claim.attempt}: {ended.state or 'given up'}, {ended.message}"
-            )
+            state = outcome.state or "given up"
+            say(f"{claim.job} attempt {claim.attempt}: {state}, {outcome.message}")
             self.beat(job=None, attempt=None, phase=None)
-            self._back_off(ended)
+            self._back_off(outcome)
 
-    def _reason_to_leave(self, waiter: Waiter) -> int | None:
+    def _reason_to_leave(self, waiter: IdleWait) -> int | None:
         options = self.options
         if self.signals.stop:
             wants_more = self.signals.requeue and self._work_remains()
@@ -244,9 +209,9 @@ class Worker:
             if self.queue.saw_drain(self.id) or not self._is_fit():
                 return None
             self._others = None
-            claim = self.queue.claim(self.id, self.fits, self._takes_now)
+            claim = self.queue.claim(self.id, self.fits, self._may_acquire)
             if claim is None and self.queue.was_held and self._try_release():
-                claim = self.queue.claim(self.id, self.fits, self._takes_now)
+                claim = self.queue.claim(self.id, self.fits, self._may_acquire)
             return claim
         except DiskFull as error:
             self.hold_for_space(str(error))
@@ -279,32 +244,32 @@ class Worker:
         self.beat(note=note or None)
         return not note
 
-    def _takes_now(self, ticket: Ticket) -> bool:
+    def _may_acquire(self, ticket: Ticket) -> bool:
         """Whether to take a job now: enough time is left, and it did not fail here just before."""
-        past = self._past(ticket)
-        if self.time_left_s() < (past.useful_s or self.options.min_claim_s):
+        history = self._history(ticket)
+        if self.time_left_s() < (history.useful_s or self.options.min_claim_s):
             return False
-        if past.state is not None and not self._has_room(ticket, past):
+        if history.state is not None and not self._has_room(ticket, history):
             return False  # to convert its state: a worker with as many devices needs none
-        return past.failed_on != self.host or not self._others_live()
+        return history.failed_on != self.host or not self._others_live()
 
-    def _has_room(self, ticket: Ticket, past: Past) -> bool:
+    def _has_room(self, ticket: Ticket, history: AttemptHistory) -> bool:
         """Whether the resume state fits this worker's ranks, or there is space to convert it."""
-        assert past.state is not None
+        assert history.state is not None
         try:
             spec = parsing.load(self.queue.paths.job(ticket.job).spec)
-            world = plan.plan(spec, self.devices, most_rows=past.micro).world
+            world = plan_batch(spec, self.devices, max_rows=history.micro).world
         except JobspecError:
             return True  # whoever claims it will say what is wrong
         free = shutil.disk_usage(self.root).free
-        return past.state.fits(world) or past.state.conversion_space < free
+        return history.state.fits(world) or history.state.conversion_space < free
 
-    def _past(self, ticket: Ticket) -> Past:
+    def _history(self, ticket: Ticket) -> AttemptHistory:
         if ticket.attempt == 1:
-            return Past()
-        if ticket not in self._pasts:
-            self._pasts[ticket] = look(self.queue.paths.job(ticket.job), ticket.attempt)
-        return self._pasts[ticket]
+            return AttemptHistory()
+        if ticket not in self._histories:
+            self._histories[ticket] = read_history(self.queue.paths.job(ticket.job), ticket.attempt)
+        return self._histories[ticket]
 
     def _others_live(self) -> bool:
         if self._others is None:  # once a look, not once a job
@@ -313,7 +278,7 @@ class Worker:
             self._others = bool(hosts - {self.host} - aside.keys())
         return self._others
 
-    def blame(self, host: str | None, job: str) -> None:
+    def quarantine_host(self, host: str | None, job: str) -> None:
         """Set aside the host where a job failed unexplained that succeeded on this one."""
         if host is not None and host != self.host:
             reason = f"{job} failed there before its first step and succeeded on {self.host}"
@@ -322,28 +287,28 @@ class Worker:
     def hold_for_space(self, why: str) -> None:
         """The root is full: let everybody wait, nobody drain, until there is space again."""
         try:
-            self.queue.hold(reason=why, by=f"{_FOR_SPACE}{self.id}")
+            self.queue.hold(reason=why, by=f"{_SPACE_HOLD}{self.id}")
         except OSError as error:
             say(f"the queue can't be put on hold: {error}")
 
     def _try_release(self) -> bool:
         """End a hold for space once a write of some size succeeds again."""
         hold = self.queue.on_hold()
-        if hold is None or not hold.by.startswith(_FOR_SPACE) or not preflight.can_write(self.root):
+        if hold is None or not hold.by.startswith(_SPACE_HOLD) or not disk.can_write(self.root):
             return False
         self.queue.release()
         return True
 
-    def _idle(self, waiter: Waiter) -> None:
+    def _idle(self, waiter: IdleWait) -> None:
         until = time.monotonic() + waiter.next_wait_s()
         while time.monotonic() < until and not self.signals.stop:
             self.beat()
             if waiter.wait(min(until - time.monotonic(), self.next_beat_in_s, 1.0)):
                 return
 
-    def _back_off(self, ended: Ended) -> None:
+    def _back_off(self, outcome: AttemptOutcome) -> None:
         """After failures within seconds, wait ever longer, so that no host eats the queue."""
-        if ended.state is State.SUCCEEDED or ended.wall_s > _FAST_S:
+        if outcome.state is State.SUCCEEDED or outcome.wall_s > _FAST_S:
             self._failures = 0
             return
         self._failures += 1
@@ -363,25 +328,14 @@ class Worker:
             gpus=self.devices.total if self.devices.on_gpu else 0,
             gpu_name=self.devices.name,
             gpu_memory_gib=self.devices.memory_gib,
-            slurm_cluster=self.slurm.cluster,
-            slurm_job=self.slurm.job,
-            slurm_restart_count=self.slurm.restart_count,
-            slurm_element=self.slurm.element,
-            ends_at=self.slurm.ends_at_utc,
+            slurm_cluster=self.scheduler.cluster,
+            slurm_job=self.scheduler.job,
+            slurm_restart_count=self.scheduler.restart_count,
+            slurm_element=self.scheduler.element,
+            ends_at=self.scheduler.ends_at_utc,
             busy_s=self._busy_until(time.monotonic()),
             **self._shown,
         )
-
-
-def worker_id(where: scheduler_env.Slurm) -> str:
-    """Host and Slurm ids for people, and what makes it this process's own."""
-    run = (where.job, str(where.restart_count)) if where.job else ()
-    return new_worker_id(short_host(), *run)
-
-
-def short_host() -> str:
-    """This host's name up to the first dot."""
-    return platform.node().split(".")[0].lower() or "host"
 
 
 def say(message: str) -> None:

@@ -24,13 +24,13 @@ from worker.checkpoints import directories
 from worker.checkpoints.distributed import DistributedCheckpoints
 from worker.checkpoints.progress import TrainingProgress
 from worker.kernels import liger, varlen_attention
-from worker.launch import plan
 from worker.launch.manifest import planned_rows
 from worker.phase import Phase
 from worker.training import flops, lora
 from worker.training.callbacks import Milestones, StepReporter
 from worker.training.collate import Shard
 from worker.training.dataset import Rows, Schedule
+from worker.training.deepspeed_config import deepspeed_config
 from worker.training.errors import NonFiniteLossError, StoppedError
 from worker.training.loading import load_model, load_tokenizer
 from worker.training.records import StepRecord
@@ -56,7 +56,7 @@ class TrainingRun:
         self.prepared = phase.read_done("prepare")
         planned = planned_rows(phase.paths.manifest, self.world)
         self.micro_batch_size = planned or self.train.per_device_train_batch_size
-        self.deepspeed_config = plan.deepspeed_config(
+        self.deepspeed_config = deepspeed_config(
             self.spec, self.micro_batch_size, on_gpu=self.on_gpu
         )
         self.progress = TrainingProgress()

@@ -42,7 +42,7 @@ from jobspec.records.queue_files import Format
 from jobspec.storage import mounts, tempfiles
 from tests.support.commands import environment, jobspec, jobspec_json
 from tests.support.queues import race
-from worker.host import preflight
+from worker.host import disk
 
 LOCATION = Location(
     path="/scratch/me",
@@ -376,9 +376,9 @@ def test_a_long_tmpdir_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_worker_has_the_same_limits() -> None:
-    assert preflight.SOCKET_PATH_MAX == probes.SOCKET_PATH_MAX
-    assert preflight._ENGINE_SOCKET == probes.ENGINE_SOCKET
-    tmp = preflight.short_tmp()
+    assert disk.SOCKET_PATH_MAX == probes.SOCKET_PATH_MAX
+    assert disk.ENGINE_SOCKET_LEN == probes.ENGINE_SOCKET
+    tmp = disk.short_tmp()
     tmp.rmdir()
     assert len(f"/{tmp.name}") == probes.WORKER_TMP
 

@@ -12,7 +12,7 @@ import pytest
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
 from jobspec.records.queue_files import Format
-from worker.host import preflight, versions
+from worker.host import disk, preflight, versions
 from worker.host.preflight import Fitness
 
 
@@ -123,6 +123,6 @@ def test_a_tmpdir_too_long_for_sockets_is_named(tmp_path: Path):
 
 
 def test_whether_a_root_takes_a_write_is_tried(tmp_path: Path):
-    assert preflight.can_write(tmp_path)
-    assert not preflight.can_write(Path("/proc"))
+    assert disk.can_write(tmp_path)
+    assert not disk.can_write(Path("/proc"))
     assert list(tmp_path.iterdir()) == []

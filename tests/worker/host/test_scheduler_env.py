@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 from worker.host import scheduler_env
-from worker.host.scheduler_env import Slurm
-from worker.supervisor.worker import worker_id
+from worker.host.identity import worker_id
+from worker.host.scheduler_env import SchedulerEnv
 
 
 def test_without_slurm_nothing_ends():
     found = scheduler_env.read({})
-    assert found == Slurm()
+    assert found == SchedulerEnv()
     assert found.time_left_s() == float("inf")
     assert found.ends_at_utc is None
 
@@ -28,7 +28,7 @@ def test_all_nodes_are_used_from_the_batch_script_and_one_from_a_step():
 
 
 def test_a_worker_id_names_its_job_and_is_never_repeated():
-    one, two = (worker_id(Slurm(job="77", restart_count=1)) for _ in range(2))
+    one, two = (worker_id(SchedulerEnv(job="77", restart_count=1)) for _ in range(2))
     assert "-77-1-" in one
     assert one != two
     assert len(one) <= 80

@@ -37,10 +37,10 @@ from jobspec.records.base import Reason, State  # noqa: E402
 from jobspec.spec.schema import DataSpec, JobSpec, ModelSpec, TrainSpec  # noqa: E402
 from tests.support import flash_packages  # noqa: E402
 from tests.support.shapes import WIDTHS  # noqa: E402
+from worker.host.devices import WorkerDevices  # noqa: E402
 from worker.kernels import flash_attention, liger, varlen_attention  # noqa: E402
-from worker.launch.plan import Devices  # noqa: E402
 from worker.supervisor.attempt import Attempt  # noqa: E402
-from worker.supervisor.worker import Options, Worker  # noqa: E402
+from worker.supervisor.worker import Worker, WorkerOptions  # noqa: E402
 from worker.training.collate import pack  # noqa: E402
 
 TWO, THREE, FOUR = flash_attention.NAMES
@@ -334,7 +334,7 @@ def test_a_job_that_names_attention_that_is_not_here_fails_before_anything_is_do
     model = ModelSpec(name="m", attn_implementation="flash_attention_2")
     rows = DataSpec(path="/d", sha256="0" * 64)
     job = queue.enqueue(JobSpec(name="x", model=model, data=rows)).paths.attempt(1)
-    worker = Worker(queue, Options(), Devices(1))
+    worker = Worker(queue, WorkerOptions(), WorkerDevices(1))
     try:
         worker.beat()
         claim = queue.claim(worker.id)

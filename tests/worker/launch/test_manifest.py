@@ -15,9 +15,10 @@ from jobspec.queue.queue import Queue
 from jobspec.spec.schema import DataSpec, EvalSpec, JobSpec, ModelSpec, TrainSpec
 from jobspec.storage import fs
 from tests.support.commands import base_spec, claim_next, jobspec, jobspec_json
+from worker.host.devices import WorkerDevices
 from worker.launch import manifest
-from worker.launch import plan as launch
-from worker.launch.plan import Devices
+from worker.launch.plan import BatchPlan, plan_batch
+from worker.training.deepspeed_config import deepspeed_config
 
 SPEC = JobSpec(
     name="m",
@@ -31,12 +32,14 @@ PREPARED = {"key": "k", "data_sha256": "d" * 64, "template_sha256": "t" * 64, "r
 
 def test_it_holds_what_is_needed_to_do_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOBSPEC_IMAGE_SHA256", "e" * 64)
-    devices = Devices(4, "cuda", name="H100")
-    plan = launch.plan(SPEC, devices)
-    facts = manifest.manifest(devices, plan, "w", SPEC, PREPARED)
+    devices = WorkerDevices(4, "cuda", name="H100")
+    plan = plan_batch(SPEC, devices)
+    settings = deepspeed_config(SPEC, plan.micro, on_gpu=True)
+    summaries = {"prepare": PREPARED}
+    facts = manifest.manifest(devices, plan, "w", SPEC, summaries, deepspeed=settings)
     assert facts["seeds"] == {"train": 7, "eval": 9}
     assert facts["inputs"] == PREPARED
-    assert facts["deepspeed"]["zero_optimization"]["stage"] == 3
+    assert facts["deepspeed"] == settings
     assert facts["plan"]["world_size"] == 4
     assert facts["device"]["name"] == "H100"
     assert facts["image_sha256"] == "e" * 64
@@ -46,7 +49,7 @@ def test_it_holds_what_is_needed_to_do_it_again(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_before_the_rows_are_prepared_nothing_is_said_of_them() -> None:
-    facts = manifest.manifest(Devices(1), None, "w", SPEC)
+    facts = manifest.manifest(WorkerDevices(1), None, "w", SPEC)
     assert facts["inputs"] == facts["engine"] == {}
 
 
@@ -77,9 +80,13 @@ def test_show_prints_the_newest_attempts(tmp_path: Path) -> None:
     job = queue.enqueue(base_spec())
     claim = claim_next(queue)
     engine = {"class": "DeepSpeedEngine", "attention": "flash-attn 3 3.0.0", "kernels": None}
-    plan = launch.Plan(2, 1, 4)
+    plan = BatchPlan(2, 1, 4)
     facts = manifest.manifest(
-        Devices(2), plan, "w", SPEC, PREPARED, trained={"steps": 3, "engine": engine}
+        WorkerDevices(2),
+        plan,
+        "w",
+        SPEC,
+        {"prepare": PREPARED, "train": {"steps": 3, "engine": engine}},
     )
     fs.publish(claim.dir.manifest, msgspec.json.encode(facts))
     said = jobspec("show", job.id, "--root", queue.paths.root).stdout

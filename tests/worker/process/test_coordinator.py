@@ -18,7 +18,7 @@ import pytest
 from jobspec.records import exit_codes
 from jobspec.storage.layout import AttemptPaths
 from tests.support.nodes import launcher
-from worker.launch import plan
+from worker.launch import command as commands
 from worker.process import node_agent
 
 REPO = Path(__file__).parents[3]
@@ -50,14 +50,15 @@ class Nodes:
         self, *behaviour: str, isolation: str = "auto", before: str = "", each: str = ""
     ) -> list[str]:
         """Behaviour: seconds:exit code, a rank each, the same number on both nodes."""
-        spread = plan.Spread(
+        layout = commands.NodeLayout(
             nodes=2,
             ranks=len(behaviour) // 2,
             tmp=self.dir / "t",
             launcher=launcher(self.dir, before=before, each=each),
             isolation=isolation,
         )
-        command = plan.spread_command("train", AttemptPaths(self.dir), spread)
+        log = AttemptPaths(self.dir).log("train")
+        command = commands.multi_node_command("worker.x", self.dir, log, layout)
         ranks = [sys.executable, str(self.dir / "rank.py"), str(self.dir), *behaviour]
         command[3:3] = ["--grace", "1"]
         last = len(command) - 1 - command[::-1].index("--")

@@ -16,15 +16,16 @@ from jobspec.records.attempt import End
 from jobspec.records.base import Reason, State
 from jobspec.storage import fs
 from tests.support.queues import score_spec
-from worker.launch.plan import Devices
+from worker.host.devices import WorkerDevices
 from worker.supervisor.attempt import Attempt
-from worker.supervisor.exit_reason import Verdict
-from worker.supervisor.worker import Options, Worker
+from worker.supervisor.commit import Commit
+from worker.supervisor.exit_reason import PhaseOutcome
+from worker.supervisor.worker import Worker, WorkerOptions
 
 
 @pytest.fixture
 def worker(queue: Queue) -> Iterator[Worker]:
-    worker = Worker(queue, Options(), Devices(1))
+    worker = Worker(queue, WorkerOptions(), WorkerDevices(1))
     yield worker
     shutil.rmtree(worker.tmp)
 
@@ -50,9 +51,9 @@ def test_a_commit_that_was_made_before_the_root_failed_is_no_loss(
         real(path)
 
     monkeypatch.setattr(fs, "sync_dir", fails_once)
-    monkeypatch.setattr(Attempt, "_wait_for_root", lambda self: None)
+    monkeypatch.setattr(Commit, "_wait_for_root", lambda self: None)
     if state is State.FAILED:
-        broken = Verdict(Reason.FAILED, "bad input", again=False)
+        broken = PhaseOutcome(Reason.FAILED, "bad input", again=False)
         monkeypatch.setattr(Attempt, "_phases", lambda self: broken)
     ended = Attempt(worker, claim).run()
     assert failed
@@ -63,20 +64,20 @@ def test_a_commit_that_was_made_before_the_root_failed_is_no_loss(
 
 
 @pytest.mark.parametrize(
-    "verdict",
+    "outcome",
     [
-        Verdict(Reason.SUCCEEDED),
-        Verdict(Reason.FAILED, again=False),
-        Verdict(Reason.PREEMPTED),
-        Verdict(Reason.DISK),
+        PhaseOutcome(Reason.SUCCEEDED),
+        PhaseOutcome(Reason.FAILED, again=False),
+        PhaseOutcome(Reason.PREEMPTED),
+        PhaseOutcome(Reason.DISK),
     ],
-    ids=lambda verdict: verdict.reason,
+    ids=lambda outcome: outcome.reason,
 )
 def test_whoever_lost_its_claim_leaves_no_word_and_no_hold(
-    worker: Worker, verdict: Verdict, monkeypatch: pytest.MonkeyPatch
+    worker: Worker, outcome: PhaseOutcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claim = claimed(worker)
-    monkeypatch.setattr(Attempt, "_phases", lambda self: verdict)
+    monkeypatch.setattr(Attempt, "_phases", lambda self: outcome)
     worker.queue.reap(worker=worker.id, now=True)
     ended = Attempt(worker, claim).run()
     assert (ended.state, ended.reason) == (None, Reason.LOST)

@@ -11,7 +11,7 @@ from jobspec.records.base import Reason
 from jobspec.records.checkpoint import WriteSpeed
 from jobspec.storage.layout import JobPaths
 from tests.support.checkpoints import make_checkpoint
-from worker.supervisor.attempt_history import Past, look, stop_takes_s
+from worker.supervisor.attempt_history import AttemptHistory, read_history, stop_cost_s
 
 
 @pytest.fixture
@@ -28,27 +28,27 @@ def attempt(job: JobPaths, number: int, micro: int = 4, **end) -> None:
 
 
 def test_a_first_attempt_has_no_past(job):
-    assert look(job, 1) == Past()
+    assert read_history(job, 1) == AttemptHistory()
 
 
 def test_memory_that_ran_out_halves_the_micro_batch_each_time(job):
     attempt(job, 1, reason=Reason.OOM, phase="train")
-    assert look(job, 2).micro == 2
+    assert read_history(job, 2).micro == 2
     attempt(job, 2, micro=2, reason=Reason.OOM, phase="train")
     attempt(job, 3, micro=1, reason=Reason.LOST)
-    assert look(job, 4).micro == 1
+    assert read_history(job, 4).micro == 1
 
 
 def test_memory_that_ran_out_in_scoring_says_nothing_of_training(job):
     attempt(job, 1, reason=Reason.OOM, phase="eval")
-    assert look(job, 2).micro is None
+    assert read_history(job, 2).micro is None
 
 
 def test_only_the_last_attempts_unexplained_failure_speaks_against_a_host(job):
     attempt(job, 1, reason=Reason.FAILED, host="n1", unexplained=True)
-    assert look(job, 2).failed_on == "n1"
+    assert read_history(job, 2).failed_on == "n1"
     attempt(job, 2, reason=Reason.PREEMPTED, host="n2")
-    assert look(job, 3).failed_on is None
+    assert read_history(job, 3).failed_on is None
 
 
 def test_the_useful_time_is_a_start_a_step_and_two_saves(job):
@@ -57,26 +57,26 @@ def test_the_useful_time_is_a_start_a_step_and_two_saves(job):
     rows = [{"step": n, "loss": 1.0, "step_s": 7.0} for n in range(3)]
     paths.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"torn')
     make_checkpoint(paths, 2, save_s=20.0)
-    assert look(job, 2).useful_s == pytest.approx(100 + 7 + 40)
+    assert read_history(job, 2).useful_s == pytest.approx(100 + 7 + 40)
 
 
 def test_the_newest_checkpoint_tells_which_number_of_ranks_it_fits(job):
     for number, step, world in ((1, 5, 4), (2, 9, 2)):
         attempt(job, number, reason=Reason.PREEMPTED)
         make_checkpoint(job.attempt(number), step, world=world)
-    found = look(job, 3).state
+    found = read_history(job, 3).state
     assert found is not None
     assert (found.step, found.world, found.fits(2), found.fits(4)) == (9, 2, True, False)
     job.attempt(2).done("train").write_text("{}")
-    assert look(job, 3).state is None
+    assert read_history(job, 3).state is None
 
 
 def test_a_stop_takes_a_step_and_a_save_measured_before_there_was_one(job):
     attempt(job, 1, reason=Reason.LOST)
     paths = job.attempt(1)
-    assert stop_takes_s(paths) == 0.0
+    assert stop_cost_s(paths) == 0.0
     paths.checkpoints.mkdir()
     speed = WriteSpeed(size=100, bytes_per_s=25.0, save_s=4.0)
     paths.write_speed.write_bytes(records.encode(speed))
     paths.metrics.write_text('{"step": 1, "loss": 1.0, "step_s": 7.0}\n')
-    assert stop_takes_s(paths) == 11.0
+    assert stop_cost_s(paths) == 11.0

@@ -8,7 +8,7 @@ import pytest
 from jobspec.storage.layout import JobPaths
 from tests.support.checkpoints import make_checkpoint
 from worker.data import dataset_cache
-from worker.supervisor.carry_over import inherit
+from worker.supervisor.carry_over import carry_over
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def finish(job: JobPaths, number: int, phase: str, **summary) -> None:
 
 
 def test_a_first_attempt_takes_nothing(job, tmp_path):
-    assert inherit(job, job.attempt(1), tmp_path) == []
+    assert carry_over(job, job.attempt(1), tmp_path) == []
 
 
 def test_prepared_rows_are_kept_while_they_are_there(job, tmp_path):
@@ -36,30 +36,30 @@ def test_prepared_rows_are_kept_while_they_are_there(job, tmp_path):
             (rows / split / name).write_bytes(b"rows")
     (rows / dataset_cache.REPORT).write_text(json.dumps({"file_sizes": dataset_cache.sizes(rows)}))
     finish(job, 1, "prepare", dir="cache/prepared/k")
-    inherit(job, job.attempt(2), tmp_path)
+    carry_over(job, job.attempt(2), tmp_path)
     assert json.loads(job.attempt(2).done("prepare").read_text())["dir"] == "cache/prepared/k"
     (rows / "train" / dataset_cache.COUNTS).unlink()  # as an earlier version left them, or a purge
-    inherit(job, job.attempt(3), tmp_path)
+    carry_over(job, job.attempt(3), tmp_path)
     assert not job.attempt(3).done("prepare").exists()
 
 
 def test_a_finished_training_is_moved_model_first(job, tmp_path):
     job.attempt(1).final_model.mkdir()
     finish(job, 1, "train", loss=0.5)
-    said = inherit(job, job.attempt(2), tmp_path)
+    said = carry_over(job, job.attempt(2), tmp_path)
     assert "training had finished" in said[-1]
     assert job.attempt(2).final_model.is_dir()
     assert not job.attempt(1).final_model.exists()
     # An attempt cut off between the two moves: the summary is one attempt's, the model another's.
     job.attempt(2).done("train").unlink()
-    inherit(job, job.attempt(3), tmp_path)
+    carry_over(job, job.attempt(3), tmp_path)
     assert job.attempt(3).final_model.is_dir()
     assert job.attempt(3).done("train").exists()
 
 
 def test_a_model_without_its_summary_is_not_finished(job, tmp_path):
     job.attempt(1).final_model.mkdir()
-    inherit(job, job.attempt(2), tmp_path)
+    carry_over(job, job.attempt(2), tmp_path)
     assert not job.attempt(2).final_model.exists()
 
 
@@ -67,6 +67,6 @@ def test_checkpoints_and_epoch_weights_are_carried_over(job, tmp_path):
     first = job.attempt(1).checkpoints
     make_checkpoint(job.attempt(1), 7, world=1)
     (first / "epoch-1").mkdir()
-    said = inherit(job, job.attempt(2), tmp_path)
+    said = carry_over(job, job.attempt(2), tmp_path)
     assert said == ["resumes from step-7"]
     assert {path.name for path in job.attempt(2).checkpoints.iterdir()} == {"step-7", "epoch-1"}

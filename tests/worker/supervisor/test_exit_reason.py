@@ -10,8 +10,8 @@ from jobspec.records.attempt import PhaseError, Progress
 from jobspec.records.base import Reason
 from jobspec.spec.schema import DataSpec, JobSpec, ModelSpec
 from jobspec.storage.layout import AttemptPaths
-from worker.launch.plan import Plan
-from worker.supervisor.exit_reason import Circumstances, judge
+from worker.launch.plan import BatchPlan
+from worker.supervisor.exit_reason import Circumstances, classify_exit
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def about(tmp_path: Path):
     spec = JobSpec(name="x", model=ModelSpec(name="m"), data=DataSpec(path="d"))
 
     def build(micro: int = 1, stopping: bool = False, left_s: float = 1e9) -> Circumstances:
-        return Circumstances(spec, Plan(2, micro, 1), paths, stopping, left_s, stall_s=60.0)
+        return Circumstances(spec, BatchPlan(2, micro, 1), paths, stopping, left_s, stall_s=60.0)
 
     return build
 
@@ -32,25 +32,25 @@ def leave(about: Circumstances, **error) -> None:
 
 def test_bad_input_is_final_and_says_itself_why(about):
     leave(about(), kind=Reason.FAILED, message="row 17: no turn", hint="mend it", step=3)
-    verdict = judge("train", exit_codes.REFUSED, about())
-    assert (verdict.reason, verdict.again, verdict.unexplained) == (Reason.FAILED, False, False)
-    assert (verdict.message, verdict.hint, verdict.step) == ("row 17: no turn", "mend it", 3)
+    outcome = classify_exit("train", exit_codes.REFUSED, about())
+    assert (outcome.reason, outcome.again, outcome.unexplained) == (Reason.FAILED, False, False)
+    assert (outcome.message, outcome.hint, outcome.step) == ("row 17: no turn", "mend it", 3)
 
 
 @pytest.mark.parametrize("code", [exit_codes.OUT_OF_MEMORY, exit_codes.KILLED])
 def test_memory_is_tried_again_while_the_micro_batch_can_be_halved(about, code):
-    again = judge("train", code, about(micro=4))
+    again = classify_exit("train", code, about(micro=4))
     assert (again.reason, again.again, again.exit_code) == (Reason.OOM, True, code)
     assert "2 rows a micro-batch" in again.message
-    final = judge("train", code, about(micro=1))
+    final = classify_exit("train", code, about(micro=1))
     assert (final.reason, final.again) == (Reason.OOM, False)
     assert "train.zero_stage=3" in (final.hint or "")
-    assert not judge("eval", code, about(micro=4)).again
+    assert not classify_exit("eval", code, about(micro=4)).again
 
 
 def test_a_full_disk_is_known_by_the_code_alone(about):
-    verdict = judge("train", exit_codes.DISK_FULL, about())
-    assert (verdict.reason, verdict.again, verdict.exit_code) == (
+    outcome = classify_exit("train", exit_codes.DISK_FULL, about())
+    assert (outcome.reason, outcome.again, outcome.exit_code) == (
         Reason.DISK,
         True,
         exit_codes.DISK_FULL,
@@ -59,31 +59,31 @@ def test_a_full_disk_is_known_by_the_code_alone(about):
 
 @pytest.mark.parametrize(("left_s", "reason"), [(1e9, Reason.PREEMPTED), (100.0, Reason.WALLTIME)])
 def test_a_stop_near_the_end_of_the_time_is_the_walltimes(about, left_s, reason):
-    verdict = judge("train", exit_codes.STOPPED, about(stopping=True, left_s=left_s))
-    assert (verdict.reason, verdict.again) == (reason, True)
-    assert "saved" in verdict.message
-    assert "cut off" in judge("train", None, about(stopping=True)).message
+    outcome = classify_exit("train", exit_codes.STOPPED, about(stopping=True, left_s=left_s))
+    assert (outcome.reason, outcome.again) == (reason, True)
+    assert "saved" in outcome.message
+    assert "cut off" in classify_exit("train", None, about(stopping=True)).message
 
 
 def test_a_hang_is_the_nodes(about):
-    verdict = judge("train", None, about())
-    assert (verdict.reason, verdict.again) == (Reason.NODE, True)
+    outcome = classify_exit("train", None, about())
+    assert (outcome.reason, outcome.again) == (Reason.NODE, True)
 
 
 def test_a_node_of_several_that_went_is_the_nodes(about):
     circumstances = about()
     circumstances.paths.log("train").write_text("step 7\nhead: n2 went without a word\n")
-    verdict = judge("train", exit_codes.NODE_LOST, circumstances)
-    assert (verdict.reason, verdict.again) == (Reason.NODE, True)
-    assert "n2 went without a word" in verdict.message
+    outcome = classify_exit("train", exit_codes.NODE_LOST, circumstances)
+    assert (outcome.reason, outcome.again) == (Reason.NODE, True)
+    assert "n2 went without a word" in outcome.message
 
 
 def test_an_end_without_a_word_is_unexplained_only_before_the_first_step(about):
     about().paths.log("train").write_text("Loading\nSegmentation fault\n")
-    verdict = judge("train", 139, about())
-    assert (verdict.reason, verdict.unexplained, verdict.again) == (Reason.FAILED, True, True)
-    assert verdict.message == "train exited 139: Segmentation fault"
+    outcome = classify_exit("train", 139, about())
+    assert (outcome.reason, outcome.unexplained, outcome.again) == (Reason.FAILED, True, True)
+    assert outcome.message == "train exited 139: Segmentation fault"
     progress = Progress(phase="train", done=1, total=9, unit="steps")
     about().paths.progress.write_bytes(records.encode(progress))
-    verdict = judge("train", 139, about())
-    assert (verdict.unexplained, verdict.again) == (False, False)
+    outcome = classify_exit("train", 139, about())
+    assert (outcome.unexplained, outcome.again) == (False, False)

@@ -20,9 +20,10 @@ from jobspec.storage.layout import JobPaths
 from tests.support.checkpoints import make_checkpoint
 from tests.support.prepared import assistant, model_dir, user, write_rows
 from worker.checkpoints import directories
-from worker.launch.plan import Devices
-from worker.supervisor.attempt import Attempt, Ended
-from worker.supervisor.worker import Options, Worker
+from worker.host.devices import WorkerDevices
+from worker.supervisor.attempt import Attempt
+from worker.supervisor.commit import AttemptOutcome
+from worker.supervisor.worker import Worker, WorkerOptions
 
 
 def stopped_job(queue: Queue, size: int, model: str = "m", data: str = "/d") -> JobPaths:
@@ -45,9 +46,9 @@ def test_a_job_is_taken_with_as_many_devices_or_with_space_to_convert(
 ) -> None:
     queue = Queue.create(tmp_path / "root")
     stopped_job(queue, size)
-    worker = Worker(queue, Options(), Devices(devices))
+    worker = Worker(queue, WorkerOptions(), WorkerDevices(devices))
     try:
-        claim = queue.claim(worker.id, worker.fits, worker._takes_now)
+        claim = queue.claim(worker.id, worker.fits, worker._may_acquire)
         assert (claim is not None) is taken
     finally:
         shutil.rmtree(worker.tmp)
@@ -66,9 +67,9 @@ def test_a_job_is_begun_only_where_a_useful_piece_of_it_fits(
     if step_s is not None:
         rows = [{"step": n, "loss": 1.0, "step_s": step_s} for n in range(1, 4)]
         job.attempt(1).metrics.write_bytes(b"".join(msgspec.json.encode(r) + b"\n" for r in rows))
-    worker = Worker(queue, Options(time_limit_s=time_limit_s), Devices(2))
+    worker = Worker(queue, WorkerOptions(time_limit_s=time_limit_s), WorkerDevices(2))
     try:
-        claim = queue.claim(worker.id, worker.fits, worker._takes_now)
+        claim = queue.claim(worker.id, worker.fits, worker._may_acquire)
         assert (claim is not None) is taken
     finally:
         shutil.rmtree(worker.tmp)
@@ -78,11 +79,11 @@ def test_a_worker_backs_off_ever_longer_after_fast_failures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(random, "uniform", lambda low, high: 0.05)  # seconds become twentieths
-    worker = Worker(Queue.create(tmp_path / "root"), Options(), Devices(2))
+    worker = Worker(Queue.create(tmp_path / "root"), WorkerOptions(), WorkerDevices(2))
 
     def waits(state: State, wall_s: float) -> float:
         began = time.monotonic()
-        worker._back_off(Ended(state, Reason.FAILED, wall_s=wall_s))
+        worker._back_off(AttemptOutcome(state, Reason.FAILED, wall_s=wall_s))
         return time.monotonic() - began
 
     try:
@@ -105,7 +106,7 @@ def test_a_job_refused_for_its_input_keeps_its_checkpoints(tmp_path: Path) -> No
     (
         job.attempt(1).checkpoints / "step-5" / "zero_pp_rank_0_mp_rank_00_optim_states.pt"
     ).write_text("abc")
-    worker = Worker(queue, Options(), Devices(2))
+    worker = Worker(queue, WorkerOptions(), WorkerDevices(2))
     try:
         worker.beat()
         claim = queue.claim(worker.id)

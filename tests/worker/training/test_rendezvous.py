@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import socket
@@ -16,10 +17,10 @@ from jobspec.queue.queue import Queue
 from jobspec.records import exit_codes
 from jobspec.records.base import State
 from tests.support.queues import score_spec
-from worker.launch import plan
-from worker.launch.plan import Devices
+from worker import phases
+from worker.host.devices import WorkerDevices
 from worker.supervisor.attempt import Attempt
-from worker.supervisor.worker import Options, Worker
+from worker.supervisor.worker import Worker, WorkerOptions
 
 REPO = Path(__file__).parents[3]
 # Finds its port taken as often as it was told, then does its work.
@@ -39,10 +40,12 @@ def test_a_phase_is_started_again_at_another_port_three_times_at_most(
 ) -> None:
     (tmp_path / "finds_it_taken.py").write_text(PHASE.replace("TAKEN", str(taken)))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), str(REPO))))
-    monkeypatch.setitem(plan._MODULES, "eval", "finds_it_taken")
+    *others, last = phases.PHASES
+    tried = dataclasses.replace(last, module="finds_it_taken")
+    monkeypatch.setattr(phases, "PHASES", (*others, tried))
     queue = Queue.create(tmp_path / "root")
     job = queue.enqueue(score_spec())
-    worker = Worker(queue, Options(), Devices(1))
+    worker = Worker(queue, WorkerOptions(), WorkerDevices(1))
     try:
         worker.beat()
         claim = queue.claim(worker.id)

@@ -1,0 +1,41 @@
+"""Where this node can write: free space, quotas, and the worker's node-local directory."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from pathlib import Path
+
+from worker.host import scheduler_env
+
+SOCKET_PATH_MAX = 107  # sun_path holds 108 bytes with its final NUL: unix(7)
+ENGINE_SOCKET_LEN = 64  # the longest name seen below TMPDIR: an evaluation engine's IPC socket
+
+
+def can_write(root: Path, size: int = 1 << 24) -> bool:
+    """Whether 16 MiB can be written below `root`: a quota shows in nothing else."""
+    probe = root / f".probe-{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        with probe.open("wb") as stream:
+            stream.write(bytes(size))
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError:
+        return False
+    finally:
+        probe.unlink(missing_ok=True)
+    return True
+
+
+def too_long_for_sockets(tmp: Path) -> bool:
+    """Whether a socket below `tmp` would exceed the kernel's limit on a socket's path."""
+    return len(str(tmp)) + ENGINE_SOCKET_LEN > SOCKET_PATH_MAX
+
+
+def short_tmp() -> Path:
+    """A new node-local directory for this worker, short enough for sockets."""
+    base = Path(scheduler_env.read().tmpdir or os.environ.get("TMPDIR") or "/tmp")
+    if too_long_for_sockets(base / "jsw-12345678"):
+        base = Path("/tmp")
+    return Path(tempfile.mkdtemp(prefix="jsw-", dir=base))

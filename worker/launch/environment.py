@@ -1,0 +1,66 @@
+"""The environment of a phase: the worker's own without what would steer it, caches in the root."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from jobspec.storage.layout import RootPaths
+from worker.host.devices import WorkerDevices
+
+# What a launcher, a scheduler step or a login shell left behind must not steer a phase.
+_SCRUBBED = ("ACCELERATE_", "TORCHELASTIC_", "DEEPSPEED_", "DS_", "FSDP_", "PYTORCH_LIGHTNING_")
+_SCRUBBED_NAMES = frozenset(
+    (
+        *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK"),
+        *("NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "PYTHONSTARTUP"),
+        *("WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN"),
+    )
+)
+
+
+def phase_environment(
+    base: Mapping[str, str],
+    *,
+    root: Path,
+    tmp: Path,
+    devices: WorkerDevices,
+    ranks: int = 1,
+) -> dict[str, str]:
+    """A phase's whole environment: the worker's own, scrubbed, with every cache in its place.
+
+    Args:
+        base: the worker's environment.
+        tmp: a short node-local directory, for sockets and compile caches.
+        ranks: processes that share this node's cores.
+    """
+    kept = {
+        name: value
+        for name, value in base.items()
+        if name not in _SCRUBBED_NAMES and not name.startswith(_SCRUBBED)
+    }
+    cache = RootPaths(root).cache
+    cores = len(os.sched_getaffinity(0))
+    kept |= {
+        "TMPDIR": str(tmp),
+        "HF_HOME": str(cache),
+        "HF_HUB_CACHE": str(RootPaths(root).hub),
+        "HF_DATASETS_CACHE": str(RootPaths(root).datasets),
+        "XDG_CACHE_HOME": str(cache / "xdg"),
+        "TRITON_CACHE_DIR": str(tmp / "triton"),
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp / "inductor"),
+        "TORCH_EXTENSIONS_DIR": str(tmp / "torch_extensions"),
+        "VLLM_CACHE_ROOT": str(tmp / "vllm"),
+        "FLASHINFER_WORKSPACE_BASE": str(tmp / "flashinfer"),
+        "HF_HUB_OFFLINE": base.get("HF_HUB_OFFLINE", "1"),
+        "HF_DATASETS_OFFLINE": base.get("HF_DATASETS_OFFLINE", "1"),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "WANDB_MODE": "disabled",
+        "TOKENIZERS_PARALLELISM": "true",
+        "OMP_NUM_THREADS": base.get("OMP_NUM_THREADS", str(max(1, cores // ranks))),
+        "PYTHONUNBUFFERED": "1",
+    }
+    if not devices.on_gpu:
+        kept |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    return kept

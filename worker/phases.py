@@ -1,0 +1,122 @@
+"""The table of phases: what each one runs, on which ranks, from what, and when.
+
+To add a phase: its module, an entry here and in `jobspec/records/phases.py`, its record, its test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from jobspec.records import phases
+from jobspec.records.phases import PhaseInfo
+from jobspec.spec.schema import JobSpec
+from jobspec.storage.layout import AttemptPaths
+from worker.checkpoints import directories, integrity
+from worker.data import dataset_cache
+from worker.kernels import liger
+from worker.launch.plan import BatchPlan
+from worker.training.deepspeed_config import deepspeed_config
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseEntry:
+    """How a worker runs one phase. A phase is finished once its summary `<name>.json` exists.
+
+    Attributes:
+        module: run as `python -m module ATTEMPT_DIR` on each rank.
+        inputs: earlier phases whose summaries it reads, where they ran.
+        outputs: what it leaves beside its summary, and what a later attempt moves to itself.
+        all_devices: a rank on each device of the plan; else one rank.
+        in_manifest: its summary has facts for the attempt's manifest.
+        reused_as: the log line of a later attempt that reuses the finished phase; None: not reused.
+        is_usable: whether a summary of an earlier attempt still holds. Args: it, the root.
+        is_needed: whether it has anything to do in an attempt, with the plan.
+        check: refuses a spec whose phase can't run here. Args: the spec, whether there are GPUs.
+        settings: what the manifest has of its configuration. Args: spec, plan, on GPUs.
+        finished_event: a row for events.jsonl after its end, with the event's name; or None.
+    """
+
+    info: PhaseInfo
+    module: str
+    inputs: tuple[PhaseInfo, ...] = ()
+    outputs: Callable[[AttemptPaths], tuple[Path, ...]] = lambda paths: ()
+    all_devices: bool = False
+    in_manifest: bool = False
+    reused_as: str | None = None
+    is_usable: Callable[[dict[str, Any], Path], bool] = lambda summary, root: True
+    is_needed: Callable[[AttemptPaths, BatchPlan | None], bool] = lambda paths, plan: True
+    check: Callable[[JobSpec, bool], None] = lambda spec, on_gpu: None
+    settings: Callable[[JobSpec, BatchPlan, bool], dict[str, Any]] | None = None
+    finished_event: Callable[[AttemptPaths, BatchPlan | None], dict[str, Any] | None] = (
+        lambda paths, plan: None
+    )
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+
+def _rows_are_cached(summary: dict[str, Any], root: Path) -> bool:
+    """Whether the prepared rows are there, complete, and in this version's layout."""
+    return dataset_cache.find(root / summary["dir"]) is not None
+
+
+def _has_other_ranks(paths: AttemptPaths, plan: BatchPlan | None) -> bool:
+    return plan is not None and directories.needs_conversion(paths, plan.world)
+
+
+def _converted_event(paths: AttemptPaths, plan: BatchPlan | None) -> dict[str, Any] | None:
+    checkpoint = directories.newest_complete(paths)
+    saved = integrity.read_manifest(checkpoint) if checkpoint else None
+    if plan is None or saved is None or saved.converted is None:
+        return None
+    facts = msgspec.to_builtins(saved.converted)
+    return {"event": "converted", "step": saved.step, "to_ranks": plan.world, **facts}
+
+
+PHASES = (
+    PhaseEntry(
+        info=phases.PREPARE,
+        module="worker.data.prepare",
+        in_manifest=True,
+        reused_as="prepared rows of an earlier attempt are kept",
+        is_usable=_rows_are_cached,
+    ),
+    PhaseEntry(
+        info=phases.CONVERT,
+        module="worker.checkpoints.convert",
+        is_needed=_has_other_ranks,
+        finished_event=_converted_event,
+    ),
+    PhaseEntry(
+        info=phases.TRAIN,
+        module="worker.training.train",
+        inputs=(phases.PREPARE,),
+        outputs=lambda paths: (paths.final_model,),
+        all_devices=True,
+        in_manifest=True,
+        reused_as="training had finished: its final_model is kept",
+        check=lambda spec, on_gpu: liger.check(spec, on_gpu=on_gpu),
+        settings=lambda spec, plan, on_gpu: deepspeed_config(spec, plan.micro, on_gpu=on_gpu),
+    ),
+    PhaseEntry(
+        info=phases.EVAL,
+        module="worker.evaluation.evaluate",
+        inputs=(phases.TRAIN,),
+    ),
+)
+
+
+def of(spec: JobSpec) -> tuple[PhaseEntry, ...]:
+    """The phases a spec asks for, in order; `is_needed` says which of them an attempt runs."""
+    return tuple(phase for phase in PHASES if getattr(spec, phase.info.section) is not None)
+
+
+def named(name: str) -> PhaseEntry:
+    """The entry of a phase."""
+    return next(phase for phase in PHASES if phase.name == name)
