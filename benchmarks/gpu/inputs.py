@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobspec.models.config import KNOWN_CONFIGS
+from jobspec.models.decoder_shape import KNOWN_CONFIGS
 
 STEPS = 4
 WARM_UP = 2  # steps that are not counted
@@ -94,7 +94,7 @@ def _make_rows(directory: Path, kind: str, size: Size, model: Any) -> dict[str, 
     from datasets import Dataset
 
     from jobspec.storage.layout import SplitPaths
-    from worker.training import flops
+    from worker.training.flops import FlopModel
 
     lengths = row_lengths(kind, size)
     rng = random.Random(1)
@@ -106,7 +106,7 @@ def _make_rows(directory: Path, kind: str, size: Size, model: Any) -> dict[str, 
         trained.append(length - context)
     Dataset.from_list(rows).save_to_disk(directory)
     np.save(SplitPaths(directory).counts, np.array([lengths, trained]))
-    work = flops.Shape.of(model).step(lengths, sum(trained))
+    work = FlopModel.of(model).step(lengths, sum(trained))
     return {"tokens": sum(lengths), "flops": work}
 
 

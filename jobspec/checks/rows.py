@@ -21,45 +21,10 @@ import msgspec
 from jobspec import worker_command
 from jobspec.benchmarks import lm_eval_names as tasknames
 from jobspec.errors import DataError
+from jobspec.records.reports import RowReport
 from jobspec.spec import identity
 from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import RootPaths
-
-
-class DroppedRow(msgspec.Struct, frozen=True):
-    """A row that can't be trained on; `row` is counted from 1."""
-
-    row: int
-    kind: str
-    reason: str
-
-
-class RowReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What the row check found; what a later worker adds is ignored. Lengths are in tokens.
-
-    `dropped`: rows by kind of reason; `first_dropped`: the first row of each kind.
-    `passes`: forward passes an epoch on one device, `unpacked` and `packed`; `train`: rows, tokens
-    and trained tokens of the rows that are trained on.
-    """
-
-    rows_in: int = 0
-    rows_selected: int = 0
-    rows_train: int = 0
-    rows_eval: int = 0
-    dropped: dict[str, int] = {}
-    first_dropped: list[DroppedRow] = []
-    prompts: int = 0
-    tokens: int = 0
-    trained_tokens: int = 0
-    length_percentiles: dict[str, float] = {}
-    train: dict[str, int] = {}
-    passes: dict[str, int] = {}
-    longest_micro_batch: int = 0
-    rows_without_thinking: int = 0
-    rows_with_think_end_token: int = 0
-    think_end_in_template: bool = False
-    cached: bool = False
-    seconds: float = 0.0
 
 
 class _Message(msgspec.Struct):

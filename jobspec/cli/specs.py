@@ -10,19 +10,20 @@ import click
 import msgspec
 
 from jobspec.checks import check, rows
-from jobspec.checks.check import Checked
+from jobspec.checks.check import CheckedSpec
 from jobspec.cli.common import JSON_KEY, common, current_root, wants_json
 from jobspec.cli.disk import say_disk
 from jobspec.cli.output import complain, duration, emit, interactive, plural, say, warn
 from jobspec.errors import JobspecError
 from jobspec.estimates import disk_need, training_time
-from jobspec.estimates.evaluation_time import Estimate
-from jobspec.estimates.training_time import Steps, Training
+from jobspec.estimates.evaluation_time import EvaluationEstimate
+from jobspec.estimates.training_time import Steps, TrainingEstimate
 from jobspec.maintenance import disk as space
 from jobspec.models.devices import Device
 from jobspec.models.devices import device as find_device
 from jobspec.queue.entries import Job
 from jobspec.queue.queue import Queue
+from jobspec.records.reports import RowReport
 from jobspec.spec import parsing
 from jobspec.storage.layout import RootPaths
 
@@ -132,27 +133,27 @@ def schema() -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(parsing.json_schema()), indent=2))
 
 
-def enqueue_all(checked: Sequence[Checked], priority: int) -> list[tuple[Checked, Job]]:
+def enqueue_all(checked: Sequence[CheckedSpec], priority: int) -> list[tuple[CheckedSpec, Job]]:
     """Publish what was checked, with the root made where there is none."""
     queue = Queue.create(current_root())
-    return [(one, queue.enqueue(one.spec, priority=priority)) for one in checked]
+    return [(one, queue.enqueue(one.spec, priority, checked=True)) for one in checked]
 
 
 def _check_all(
     files: Sequence[Path], row_check: bool, device: Device | None = None, gpus: int | None = None
-) -> list[Checked]:
+) -> list[CheckedSpec]:
     """Check every file and say what is wrong with each; exit 1 unless all of them pass.
 
     Args:
         device: also predict what training takes on `gpus` of these.
     """
-    checked: list[Checked] = []
+    checked: list[CheckedSpec] = []
     failed: list[JobspecError] = []
     for file in files:
         try:
             one = check.check(file, current_root(), rows=row_check, tell=_tell)
             if device is not None:
-                one = training_time.on_devices(one, current_root(), device, gpus)
+                one = check.with_training_estimate(one, current_root(), device, gpus)
             checked.append(one)
             say_findings(one)
         except JobspecError as error:
@@ -172,7 +173,7 @@ def _tell(what: str) -> None:
         say(f"{what} …")
 
 
-def say_findings(one: Checked) -> None:
+def say_findings(one: CheckedSpec) -> None:
     """Tell what checking found: warnings, the rows, what scoring will take."""
     for warning in one.warnings:
         warn(f"{one.file}: {warning}")
@@ -188,39 +189,44 @@ def say_findings(one: Checked) -> None:
         say(f"{one.file}: {_scoring_line(one.scoring)}")
 
 
-def _steps_line(told: Steps) -> str:
+def _steps_line(steps: Steps) -> str:
     """`90 optimizer steps, packed or not; …`: what packing changes is how many passes they take."""
-    line = f"{plural(told.optimizer_steps, 'optimizer step')}, packed or not"
-    if told.passes is None or told.packed_passes is None:
+    line = f"{plural(steps.optimizer_steps, 'optimizer step')}, packed or not"
+    if steps.passes is None or steps.packed_passes is None:
         return line
     return (
-        f"{line}; on one device an epoch is {told.passes:,} micro-batches, "
-        f"{told.packed_passes:,} with packing"
+        f"{line}; on one device an epoch is {steps.passes:,} micro-batches, "
+        f"{steps.packed_passes:,} with packing"
     )
 
 
-def _training_lines(told: Training) -> Iterator[str]:
+def _training_lines(training: TrainingEstimate) -> Iterator[str]:
     """`training needs 58.2 GiB …`, `… hours`: predicted, and from what."""
-    where = f"{told.gpus} × {told.device}"
-    if told.memory is None or told.memory_gib is None:
+    where = f"{training.gpus} × {training.device}"
+    if training.memory is None or training.memory_gib is None:
         yield f"memory on {where} can't be predicted: the model's config.json is not at hand"
         return
-    parts = told.memory
+    parts = training.memory
     yield (
-        f"training needs {told.memory_gib:.1f} GiB of {told.usable_gib:.1f} on each of {where} "
+        f"training needs {training.memory_gib:.1f} GiB of {training.usable_gib:.1f} on "
+        f"each of {where} "
         f"(predicted: weights {parts.weights:.1f}, optimizer and gradients {parts.states:.1f}, "
         f"backward pass {parts.backward:.1f} or optimizer step {parts.step:.1f})"
     )
-    if told.hours is None or told.tokens is None or told.tokens_per_second is None:
+    if training.hours is None or training.tokens is None or training.tokens_per_second is None:
         return
-    how = f"as {told.speed_of} reached" if told.speed_of else f"assuming {told.assumed_mfu:.0%} MFU"
+    how = (
+        f"as {training.speed_of} reached"
+        if training.speed_of
+        else f"assuming {training.assumed_mfu:.0%} MFU"
+    )
     yield (
-        f"training takes {duration(told.hours * 3600)} for {told.tokens:,} tokens at "
-        f"{told.tokens_per_second:,.0f} tok/s, {how}"
+        f"training takes {duration(training.hours * 3600)} for {training.tokens:,} tokens at "
+        f"{training.tokens_per_second:,.0f} tok/s, {how}"
     )
 
 
-def _scoring_line(scoring: Estimate) -> str:
+def _scoring_line(scoring: EvaluationEstimate) -> str:
     """`scoring generates 79,298,560 tokens at most, …`: how much, and how long where known."""
     if scoring.tokens_at_most is None:
         unknown = [part.benchmark for part in scoring.benchmarks if part.tokens_at_most is None]
@@ -236,7 +242,7 @@ def _scoring_line(scoring: Estimate) -> str:
     return f"scoring generates {scoring.tokens_at_most:,} tokens at most; {typical}; {hours}"
 
 
-def _row_lines(report: rows.RowReport) -> list[str]:
+def _row_lines(report: RowReport) -> list[str]:
     taken = f", {report.rows_selected:,} taken" * (0 < report.rows_selected < report.rows_in)
     kept = f"{report.rows_train:,} to train on, {report.rows_eval:,} held out"
     lines = [f"{plural(report.rows_in, 'row')}{taken}: {kept}"]
@@ -255,7 +261,7 @@ def _row_lines(report: rows.RowReport) -> list[str]:
     return lines + [f"row {row.row}, dropped as {row.kind}: {row.reason}" for row in firsts]
 
 
-def checked_json(one: Checked) -> dict[str, Any]:
+def checked_json(one: CheckedSpec) -> dict[str, Any]:
     """What `validate --json` and `enqueue --json` say of a spec."""
     return {
         "file": str(one.file),

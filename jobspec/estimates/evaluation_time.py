@@ -6,23 +6,18 @@ a speed one that a finished job of the same model reached.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from jobspec.benchmarks import question_file, registry
-from jobspec.errors import JobspecError
-from jobspec.queue.entries import Job
-from jobspec.queue.queue import Queue
-from jobspec.records import base as records
-from jobspec.records.base import Record, State
+from jobspec.estimates import history
+from jobspec.estimates.history import MeasuredEvaluation
 from jobspec.spec import schema as specs
 from jobspec.spec.benchmark_settings import sampling
 from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import RootPaths
-
-_MOST_JOBS = 200  # of the newest finished ones; older roots must not make a check slow
 
 
 class BenchmarkEstimate(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,7 +35,7 @@ class BenchmarkEstimate(msgspec.Struct, frozen=True, kw_only=True):
     measured_by: str | None = None
 
 
-class Estimate(msgspec.Struct, frozen=True, kw_only=True):
+class EvaluationEstimate(msgspec.Struct, frozen=True, kw_only=True):
     """All benchmarks of a spec; the totals are null where a part of them is.
 
     `tokens_per_second` is what the finished job `speed_of` reached, whatever its devices were.
@@ -55,31 +50,19 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     typical_hours: float | None = None
 
 
-class _Timing(Record, frozen=True, kw_only=True):
-    tokens: float = 0.0
-    generate_s: float = 0.0
-
-
-class _Evaluated(Record, frozen=True, kw_only=True):
-    """Of a finished job's `eval.json`, what tells how long scoring takes."""
-
-    metrics: dict[str, float | None] = msgspec.field(default_factory=dict[str, float | None])
-    timing: _Timing = _Timing()
-
-
-def estimate(spec: JobSpec, root: Path) -> Estimate | None:
+def estimate(spec: JobSpec, root: Path) -> EvaluationEstimate | None:
     """What scoring will take; None for a spec that scores nothing."""
     if spec.eval is None:
         return None
-    measured = list(_measured(spec.model.name, root))
+    measured = list(history.evaluations(spec.model.name, root))
     parts = [_benchmark(spec.eval, name, root, measured) for name in spec.eval.benchmarks]
     most = _total([part.tokens_at_most for part in parts])
     typical = _total([part.typical_tokens for part in parts])
     fast = next(((job, found.timing) for job, found in measured if found.timing.generate_s), None)
     if fast is None:
-        return Estimate(benchmarks=parts, tokens_at_most=most, typical_tokens=typical)
+        return EvaluationEstimate(benchmarks=parts, tokens_at_most=most, typical_tokens=typical)
     rate = fast[1].tokens / fast[1].generate_s
-    return Estimate(
+    return EvaluationEstimate(
         benchmarks=parts,
         tokens_at_most=most,
         typical_tokens=typical,
@@ -91,7 +74,10 @@ def estimate(spec: JobSpec, root: Path) -> Estimate | None:
 
 
 def _benchmark(
-    settings: specs.EvalSpec, name: str, root: Path, measured: Sequence[tuple[str, _Evaluated]]
+    settings: specs.EvalSpec,
+    name: str,
+    root: Path,
+    measured: Sequence[tuple[str, MeasuredEvaluation]],
 ) -> BenchmarkEstimate:
     settings_here = sampling(settings, name)
     asked, k = _question_count(settings, name, root), settings_here["avg_k"]
@@ -121,25 +107,6 @@ def _question_count(settings: specs.EvalSpec, name: str, root: Path) -> int | No
     count = len(question_file.read(benchmark, file).questions) if file else benchmark.question_count
     limit = sampling(settings, name)["limit"]
     return count if count is None or limit is None else min(count, limit)
-
-
-def _measured(model: str, root: Path) -> Iterable[tuple[str, _Evaluated]]:
-    """What finished jobs of the same model, tuned or not, left: the newest first."""
-    if not RootPaths(root).format.exists():
-        return
-    done = Queue(root).jobs(State.SUCCEEDED)
-    for job in sorted(done, key=lambda job: job.enqueued_at, reverse=True)[:_MOST_JOBS]:
-        if _model(job) == model:
-            found = records.read(job.paths.attempt(job.attempt).done("eval"), _Evaluated)
-            if found is not None:
-                yield job.id, found
-
-
-def _model(job: Job) -> str | None:
-    try:
-        return job.spec.model.name
-    except (JobspecError, OSError):
-        return None
 
 
 def _total(parts: Sequence[int | None]) -> int | None:

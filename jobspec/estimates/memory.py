@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from jobspec.models.config import Shape
+from jobspec.models.decoder_shape import DecoderShape
 from jobspec.spec.schema import LoraSpec, TrainSpec
 
 GIB = 2**30
@@ -54,7 +54,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     base_gib: float = 0.0
 
 
-def predict(shape: Shape, setting: Setting) -> Memory:
+def predict(shape: DecoderShape, setting: Setting) -> Memory:
     """The memory that training takes on each device."""
     train, width = setting.train, 4 if setting.dtype == "float32" else 2
     trained = shape.parameters if train.lora is None else shape.adapted(train.lora.r)
@@ -79,7 +79,7 @@ def predict(shape: Shape, setting: Setting) -> Memory:
     )
 
 
-def fitting(shape: Shape, setting: Setting, usable_gib: float) -> list[str]:
+def fitting(shape: DecoderShape, setting: Setting, usable_gib: float) -> list[str]:
     """Settings that would fit where this one does not: of each kind of change the mildest."""
     found: dict[str, str] = {}
     for kind, words, other in _others(setting):
@@ -112,7 +112,7 @@ def _live(train: TrainSpec, width: int, trained: int) -> float:
     return 3 * bucket + width * min(trained, _SUB_GROUP)
 
 
-def _activations(shape: Shape, setting: Setting, width: int) -> float:
+def _activations(shape: DecoderShape, setting: Setting, width: int) -> float:
     """Bytes of activations at the peak of a micro-batch's backward pass."""
     tokens, lora = setting.tokens, setting.train.lora
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim

@@ -1,144 +1,110 @@
-"""A model's shape: what of its config.json decides how much memory and work training it takes.
-
-Source: Chowdhery et al. 2022 (PaLM), appendix B, for the count of floating-point operations.
-"""
+"""The one reader of a model's config.json, and of generation_config.json beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
-# Families whose layers are attention and one gated MLP, and what their config.json leaves unsaid.
-_FAMILIES: dict[str, dict[str, Any]] = {
-    "olmo2": {},
-    "olmo3": {},
-    "qwen2": {},
-    "qwen3": {},
-    "llama": {},
-    "mistral": {},
-    "gemma": {"tie_word_embeddings": True},
-    "gemma2": {"tie_word_embeddings": True},
-    "gemma3_text": {"tie_word_embeddings": True},
-}
-# Those of the matrix this project was made for, for login nodes that have not fetched them yet.
-_OLMO_3_7B: dict[str, Any] = {
-    "model_type": "olmo3",
-    "vocab_size": 100278,
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "sliding_window": 4096,
-    "layer_types": [*["sliding_attention"] * 3, "full_attention"] * 8,
-}
-# What is said of their config.json, by name on the hub.
-KNOWN_CONFIGS: dict[str, dict[str, Any]] = {
-    "allenai/Olmo-3-7B-Think": _OLMO_3_7B,
-    "allenai/Olmo-3-7B-Instruct": _OLMO_3_7B,
-    "Qwen/Qwen3-8B": {
-        "model_type": "qwen3",
-        "vocab_size": 151936,
-        "hidden_size": 4096,
-        "intermediate_size": 12288,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-    },
-}
+from jobspec.errors import ModelError
+from jobspec.models import decoder_shape
+from jobspec.models.decoder_shape import DecoderShape
+
+CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
+_CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
-class Shape(msgspec.Struct, frozen=True, kw_only=True):
-    """Sizes of a decoder. `windows` has a layer's attention window, None for all before a token."""
+class ModelConfig(msgspec.Struct, frozen=True):
+    """What config.json says. `values`: its fields; those of a `text_config` take precedence."""
 
-    hidden: int
-    intermediate: int
-    vocabulary: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    tied: bool
-    windows: tuple[int | None, ...]
+    values: Mapping[str, Any]
 
     @property
-    def layers(self) -> int:
-        return len(self.windows)
+    def context_length(self) -> int | None:
+        """The longest sequence in tokens, prompt and answer together; None if it is not stated.
+
+        It is the number of positions, or more where RoPE scaling stretches a shorter original.
+        """
+        lengths = [n for name in _CONTEXT_FIELDS if (n := self._integer(name)) is not None]
+        scaling = self.values.get("rope_scaling") or self.values.get("rope_parameters")
+        if lengths and isinstance(scaling, dict):
+            rope = cast("dict[str, Any]", scaling)
+            original, factor = rope.get("original_max_position_embeddings"), rope.get("factor")
+            if isinstance(original, int | float):
+                lengths.append(int(original * float(factor or 1)))
+        return max(lengths, default=None)
 
     @property
-    def layer(self) -> int:
-        """Weights of a layer's matrices; norms and biases are a ten-thousandth of them."""
-        attention = 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads)
-        return attention + 3 * self.hidden * self.intermediate
+    def heads(self) -> int | None:
+        """Attention heads of the queries."""
+        return self._integer("num_attention_heads")
 
     @property
-    def head(self) -> int:
-        return self.hidden * self.vocabulary
+    def kv_heads(self) -> int | None:
+        """Attention heads of the keys and values."""
+        return self._integer("num_key_value_heads") or self.heads
 
     @property
-    def parameters(self) -> int:
-        """All weights, a tied table once."""
-        return self.layers * self.layer + (1 if self.tied else 2) * self.head
+    def cache_elements(self) -> int:
+        """Numbers that the key-value cache holds for each token."""
+        heads = self.heads or 1
+        head_dim = self._integer("head_dim") or (self._integer("hidden_size") or heads) // heads
+        layers = self._integer("num_hidden_layers") or 1
+        return 2 * layers * (self.kv_heads or heads) * head_dim
 
-    def adapted(self, r: int) -> int:
-        """Weights of LoRA adapters of rank `r` on every linear layer but the head."""
-        width = self.head_dim * (self.heads + self.kv_heads)
-        sides = 2 * (2 * self.hidden + width) + 3 * (self.hidden + self.intermediate)
-        return self.layers * r * sides
+    @property
+    def shape(self) -> DecoderShape | None:
+        """The sizes that memory and work follow from; None for families that are not known."""
+        return decoder_shape.of(self.values)
 
-    def forward(self, lengths: Iterable[int], trained_tokens: int) -> float:
-        """FLOPs of a forward pass over rows of these lengths, the head on trained tokens alone."""
-        rows = list(lengths)
-        pairs = sum(causal_pairs(row, window) for row in rows for window in self.windows)
-        weights = self.layers * self.layer * sum(rows) + self.head * trained_tokens
-        return 2.0 * weights + 4.0 * self.heads * self.head_dim * pairs
-
-
-def causal_pairs(length: float, window: int | None) -> float:
-    """Query-key pairs of a causal row, its own included; each query sees `window` keys at most."""
-    reach = length if window is None else min(window, length)
-    return reach * (reach + 1) / 2 + (length - reach) * reach
+    def _integer(self, name: str) -> int | None:
+        value = self.values.get(name)
+        return value if isinstance(value, int) and value > 0 else None
 
 
-def read(config: Path) -> Shape | None:
-    """The shape in a config.json; None for families that are not in the table, or a torn file."""
+def read(directory: Path) -> ModelConfig:
+    """Read a model directory's config.json. Raises ModelError, naming the file."""
+    values = _read_object(directory / CONFIG)
+    return ModelConfig({**values, **_text_config(values)})
+
+
+def end_tokens(directory: Path) -> list[int]:
+    """Return the token ids that end a generation: of generation_config.json, else of config.json.
+
+    Raises:
+        ModelError: one of the files can't be read.
+    """
+    for name in (GENERATION_CONFIG, CONFIG):
+        if not (directory / name).is_file():
+            continue
+        values = _read_object(directory / name)
+        value = values.get("eos_token_id", _text_config(values).get("eos_token_id"))
+        listed = cast("list[object]", value) if isinstance(value, list) else [value]
+        if ids := [token for token in listed if isinstance(token, int)]:
+            return ids
+    return []
+
+
+def _text_config(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The language model's part of a model that also reads images or sound."""
+    inner = values.get("text_config")
+    return cast("dict[str, Any]", inner) if isinstance(inner, dict) else {}
+
+
+def _read_object(path: Path) -> dict[str, Any]:
     try:
-        return of(msgspec.json.decode(config.read_bytes(), type=dict[str, Any]))
-    except (OSError, msgspec.MsgspecError):
-        return None
-
-
-def known(model: str) -> Shape | None:
-    """The shape of a model that needs no config.json to be known."""
-    found = KNOWN_CONFIGS.get(model)
-    return None if found is None else of(found)
-
-
-def of(config: dict[str, Any]) -> Shape | None:
-    """The shape a config describes; None where it can't be told."""
-    unsaid = _FAMILIES.get(str(config.get("model_type")))
-    if unsaid is None:
-        return None
-    config = unsaid | config
-    try:
-        heads, layers = int(config["num_attention_heads"]), int(config["num_hidden_layers"])
-        return Shape(
-            hidden=int(config["hidden_size"]),
-            intermediate=int(config["intermediate_size"]),
-            vocabulary=int(config["vocab_size"]),
-            heads=heads,
-            kv_heads=int(config.get("num_key_value_heads") or heads),
-            head_dim=int(config.get("head_dim") or int(config["hidden_size"]) // heads),
-            tied=bool(config.get("tie_word_embeddings", False)),
-            windows=_windows(config, layers),
-        )
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def _windows(config: dict[str, Any], layers: int) -> tuple[int | None, ...]:
-    kinds = config.get("layer_types") or ["full_attention"] * layers
-    window = config.get("sliding_window")
-    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except FileNotFoundError as error:
+        missing = path if path.parent.is_dir() else path.parent
+        raise ModelError(
+            f"{missing.name} does not exist",
+            file=path,
+            hint="name a directory with config.json, tokenizer and safetensors weights",
+        ) from error
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ModelError(
+            f"can't be read: {error}", file=path, hint="fetch the model again; its copy is damaged"
+        ) from error

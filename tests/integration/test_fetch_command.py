@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from jobspec.models.directory import find_model
 from jobspec.spec import identity
 from jobspec.spec.schema import EvalSpec, JobSpec, ModelSpec
 from jobspec.storage.layout import RootPaths
 from tests.support.commands import jobspec, jobspec_json
 from tests.support.hub import COMMIT, Repositories, hub
 from tests.support.terminal import Terminal
-from worker.model_dir import find_model
 
 MODEL = {
     "config.json": b'{"max_position_embeddings": 64}',

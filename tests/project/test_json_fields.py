@@ -13,7 +13,6 @@ import msgspec
 import pytest
 
 from jobspec.benchmarks import protocol
-from jobspec.checks import rows
 from jobspec.cli import COMMANDS, cli
 from jobspec.cli.benchmarks import BenchmarkRow
 from jobspec.cli.compare import Compared
@@ -23,7 +22,7 @@ from jobspec.estimates import disk_need, evaluation_time, memory, training_time
 from jobspec.maintenance import archive, disk
 from jobspec.monitoring import status, workers
 from jobspec.queue import admission
-from jobspec.records import evaluation
+from jobspec.records import evaluation, reports
 from jobspec.records.attempt import PhaseTime, Result
 from jobspec.relay.verify import Verification
 from jobspec.results import calibration, comparison, table
@@ -38,8 +37,8 @@ DOCUMENTED: list[type] = [
     Compared, protocol.Differing, comparison.Difference, evaluation.Sample,
     calibration.CalibrationRow,
     Verification,
-    rows.RowReport, rows.DroppedRow, training_time.Steps, training_time.Training, memory.Memory,
-    evaluation_time.Estimate, evaluation_time.BenchmarkEstimate, disk_need.Footprints,
+    reports.RowReport, reports.DroppedRow, training_time.Steps, training_time.TrainingEstimate, memory.Memory,
+    evaluation_time.EvaluationEstimate, evaluation_time.BenchmarkEstimate, disk_need.Footprints,
     disk.Room, disk.Usage, archive.Archived, admission.Quarantined, Site,
     doctor.Diagnosis, doctor.Location, doctor.FreeSpace, doctor.Measurements, doctor.Costs,
     doctor.Timing, doctor.ServerClock, doctor.JointMeasurement, doctor.VisibilityLag,

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobspec.errors import DataError, ModelError, TemplateError, data_changed
+from jobspec.models import config
 from jobspec.spec.schema import DataSpec, JobSpec, TrainSpec
 from jobspec.storage.layout import RootPaths
-from worker import model_dir as models
 from worker.data import tokenizer
 from worker.data.chat_template import ChatTemplate
 from worker.data.encode import Chat
@@ -105,11 +105,11 @@ def _hash(path: Path, expected: str | None) -> str:
 
 
 def _check_positions(max_length: int, model_dir: Path) -> None:
-    limit = models.max_positions(model_dir)
+    limit = config.read(model_dir).context_length
     if limit is not None and max_length > limit:
         raise ModelError(
-            f"max_length {max_length} is beyond the model's {limit} positions",
-            file=model_dir / "config.json",
+            f"max_length {max_length} is longer than the model's context of {limit} tokens",
+            file=model_dir / config.CONFIG,
             place="$.train.max_length",
             hint=f"set it to {limit} or less",
         )

@@ -20,10 +20,11 @@ from typing import Any
 import msgspec
 
 from jobspec.errors import JobspecError, ModelError
+from jobspec.models.config import end_tokens
+from jobspec.models.directory import find_model
 from jobspec.spec.schema import ModelSpec
 from jobspec.storage import fs
 from jobspec.storage.layout import RootPaths
-from worker.model_dir import eos_of, find_model
 
 # What a tokenizer is read from. `config.json` counts: it names the tokenizer's class.
 _FILES = (
@@ -193,7 +194,7 @@ def _answer(directory: Path, trust_remote_code: bool) -> Answer:
     templates = tokenizer.chat_template or {}
     if isinstance(templates, str):
         templates = {"default": templates}
-    ids = eos_of(directory)
+    ids = end_tokens(directory)
     if tokenizer.eos_token_id is not None:
         ids = [*ids, tokenizer.eos_token_id]
     spelled = {backend.id_to_token(token): token for token in ids}

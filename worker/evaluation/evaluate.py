@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 from jobspec.benchmarks import question_file
 from jobspec.benchmarks.question_file import QuestionSet
 from jobspec.errors import ModelError
+from jobspec.models.directory import find_model
 from jobspec.spec.schema import EvalSpec
 from jobspec.storage.layout import AttemptPaths, epoch_of
 from worker.evaluation import benchmark_download
 from worker.inference import children
-from worker.model_dir import find_model
 from worker.phase import Phase, run
 
 # Libraries read these when they are imported.

@@ -11,15 +11,16 @@ from typing import Any, Protocol
 import msgspec
 
 from jobspec.errors import ModelError
+from jobspec.models import config
 from jobspec.records.evaluation import Generation
 from jobspec.spec.schema import ModelSpec
 from jobspec.version import installed_version
 from worker.inference.requests import Chunk, Sampling
-from worker.model_dir import max_positions, read_json
 
 _log = logging.getLogger(__name__)
 _HF_MOST_ROWS = 64  # larger batches are no faster on a CPU, and a kill would lose more
 _HF_CACHE_BYTES = 4 * 1024**3
+_FLOAT32_BYTES = 4
 _VLLM_ROWS = 8  # the unit of storage only: many chunks are in progress at a time
 _VERSIONS = {"hf": ("transformers", "torch"), "vllm": ("vllm", "torch")}
 
@@ -68,8 +69,8 @@ class EngineChoice(msgspec.Struct, frozen=True, kw_only=True):
         """Samples in a chunk; depends on the model and the settings, not on the machine."""
         if self.name == "vllm":
             return _VLLM_ROWS
-        config = read_json(Path(self.weights.directory) / "config.json")
-        row_bytes = _cache_bytes(config) * (longest_prompt + sampling.max_gen_toks)
+        elements = config.read(Path(self.weights.directory)).cache_elements
+        row_bytes = _FLOAT32_BYTES * elements * (longest_prompt + sampling.max_gen_toks)
         return max(1, min(_HF_MOST_ROWS, _HF_CACHE_BYTES // max(1, row_bytes)))
 
     def load(self, tokenizer: Any = None, *, in_flight: int = 256) -> Engine:
@@ -131,7 +132,7 @@ def choose(backend: str, model: ModelSpec, directory: Path, *, gpus: int) -> Eng
             "vLLM is faster: pip install 'jobspec[vllm]'",
             reason,
         )
-    context = max_positions(directory)
+    context = config.read(directory).context_length
     if context is None:
         raise ModelError(
             "config.json does not say how long a sequence may be",
@@ -147,12 +148,3 @@ def choose(backend: str, model: ModelSpec, directory: Path, *, gpus: int) -> Eng
         trust_remote_code=model.trust_remote_code,
     )
     return EngineChoice(name=name, weights=weights, context=context, devices=gpus)
-
-
-def _cache_bytes(config: dict[str, Any]) -> int:
-    """Bytes of key-value cache for one token, in float32."""
-    config = {**config, **(config.get("text_config") or {})}
-    heads = config.get("num_attention_heads") or 1
-    width = config.get("head_dim") or (config.get("hidden_size") or heads) // heads
-    kept = config.get("num_key_value_heads") or heads
-    return 2 * 4 * (config.get("num_hidden_layers") or 1) * kept * width

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jobspec.errors import ModelError
-from worker.model_dir import read_json
+from jobspec.models import config
 
 ENGINES_VARIABLE = "JOBSPEC_EVAL_ENGINES"
 _WEIGHTS_SHARE = 0.6  # of the memory of a group; the rest is for the key-value cache
@@ -56,10 +56,9 @@ def tensor_parallel_size(directory: Path, gpus: int) -> int:
 
     Key-value heads may also be copied, and then the size must be a multiple of their number.
     """
-    config = read_json(directory / "config.json")
-    config = {**config, **(config.get("text_config") or {})}
-    heads = config.get("num_attention_heads") or 1
-    kv_heads = config.get("num_key_value_heads") or heads
+    model = config.read(directory)
+    heads = model.heads or 1
+    kv_heads = model.kv_heads or heads
     size = 1
     while 2 * size <= gpus and heads % (2 * size) == 0:
         if kv_heads % (2 * size) and (2 * size) % kv_heads:

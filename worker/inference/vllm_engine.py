@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jobspec.models import config
 from jobspec.records.evaluation import Generation
 from worker.inference.decode import Responses
 from worker.inference.engine import Weights
 from worker.inference.requests import Chunk, SampleRequest, Sampling
-from worker.model_dir import eos_of
 
 IN_FLIGHT = 256  # samples an engine holds at a time; more would only wait in vLLM's queue
 _CPU_BATCHED_TOKENS = 2048
@@ -72,7 +72,7 @@ class VllmEngine:
             **({} if gpus else cpu_arguments(context)),
         )
         # Many models have no generation_config.json; then config.json has their end tokens.
-        end_tokens = eos_of(Path(weights.directory))
+        end_tokens = config.end_tokens(Path(weights.directory))
         return cls(llm, vllm, Responses(tokenizer, end_tokens), in_flight=in_flight)
 
     def run(self, chunks: Iterator[Chunk]) -> Iterator[tuple[Chunk, list[Generation]]]:

@@ -1,10 +1,11 @@
-"""Floating-point work of a training step, and how much of a device's peak it came to.
+"""Floating-point work of a training step, from which MFU and HFU follow.
 
-MFU counts the work the model needs (6 per weight and token, attention over each row's own causal
-half, the output head on trained tokens alone; 4 where adapters alone are trained). HFU adds what is
-computed twice: the layers under gradient checkpointing, the head's logits, which are never kept.
+MFU counts the work that the model needs: 6 FLOPs for each weight and token (4 where only adapters
+are trained), attention over each row's own causal half, and the output head on trained tokens only.
+HFU adds what is computed twice: the layers under gradient checkpointing, and the head's logits,
+which are never kept.
 
-Source: Chowdhery et al. 2022 (PaLM), appendix B, for MFU and HFU; vendors' data sheets for peaks.
+Source: Chowdhery et al. 2022 (PaLM), appendix B.
 """
 
 from __future__ import annotations
@@ -13,18 +14,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from jobspec.models.config import causal_pairs
-from jobspec.models.devices import peak
-
-__all__ = ["Shape", "peak"]
+from jobspec.models.decoder_shape import causal_pairs
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What of a model decides its work. `windows` has a layer's attention window, None for all.
+class FlopModel:
+    """The numbers that a model's work follows from, counted on the loaded model of any family.
 
-    Read off the model itself, so that it holds for any family; `jobspec.models.config` has what a
-    config.json tells before there is one.
+    `jobspec.models.decoder_shape` estimates the same before there is a model, from config.json.
+
+    Attributes:
+        body: weights except those of the embedding and the output head.
+        head: weights of the output head.
+        attention_width: attention heads × their dimension.
+        windows: the attention window of each layer in tokens; None for all tokens before.
+        frozen: whether the head, and so every weight but the adapters, gets no gradient.
     """
 
     body: int
@@ -34,8 +38,8 @@ class Shape:
     frozen: bool = False
 
     @classmethod
-    def of(cls, model: Any) -> Shape:
-        """Read a causal language model's shape: weights without embeddings, layers, windows."""
+    def of(cls, model: Any) -> FlopModel:
+        """Count the weights of a causal language model, and read its layers and windows."""
         config = model.config.get_text_config()
         embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -59,14 +63,14 @@ class Shape:
         return 2.0 * weights + self._attention(rows)
 
     def step(self, lengths: Iterable[int], trained_tokens: int) -> float:
-        """FLOPs of a forward and a backward pass, nothing counted twice."""
+        """FLOPs of a forward and a backward pass, without what is computed twice."""
         rows = list(lengths)
         forward = self.forward(rows, trained_tokens)
-        # Frozen weights get no gradient: half of the backward pass, but for attention's, is not.
+        # Frozen weights get no gradient. That saves half of the backward pass, except attention's.
         return 2.0 * forward + self._attention(rows) if self.frozen else 3.0 * forward
 
-    def again(self, lengths: Iterable[int], trained_tokens: int, *, layers: bool) -> float:
-        """FLOPs computed a second time: the head's logits, the layers where they are not kept."""
+    def recomputed(self, lengths: Iterable[int], trained_tokens: int, *, layers: bool) -> float:
+        """FLOPs computed a second time: the head's logits, and the layers if they are not kept."""
         return self.forward(lengths if layers else (), trained_tokens)
 
     def _attention(self, rows: Iterable[int]) -> float:
@@ -75,5 +79,5 @@ class Shape:
 
 
 def _count(weight: Any) -> int:
-    # ZeRO-3 leaves empty tensors behind and notes the size they have.
+    # ZeRO-3 leaves empty tensors and keeps their true size in an attribute.
     return int(getattr(weight, "ds_numel", weight.numel()))

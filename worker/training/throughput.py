@@ -13,10 +13,10 @@ import torch
 
 from jobspec.estimates import memory
 from jobspec.estimates.memory import Memory
-from jobspec.models import config as shapes
+from jobspec.models import decoder_shape
 from jobspec.spec.schema import JobSpec
 from worker.training.dataset import Schedule
-from worker.training.flops import Shape
+from worker.training.flops import FlopModel
 from worker.training.records import StepRecord
 
 _RUNTIME_GIB = 0.04  # what libraries load and allocate on a CPU with the first step
@@ -58,12 +58,14 @@ def peak_memory_gib() -> float:
 class Rates:
     """Speed and use of the devices, from a step's work and its seconds."""
 
-    def __init__(self, shape: Shape, devices: int, peak: float | None, *, recomputed: bool) -> None:
+    def __init__(
+        self, flops: FlopModel, devices: int, peak: float | None, *, recomputed: bool
+    ) -> None:
         """Args:
         peak: FLOP/s that one device can do; None where that is not known.
         recomputed: whether the layers run forward twice (gradient checkpointing).
         """
-        self._shape = shape
+        self._flops = flops
         self._devices = devices
         self._peak = peak * devices if peak else None
         self._recomputed = recomputed
@@ -71,8 +73,8 @@ class Rates:
     def of(self, step: StepRecord, step_s: float) -> dict[str, float | None]:
         """A step's part of its metric row."""
         speed = sum(step.lengths) / step_s
-        needed = self._shape.step(step.lengths, step.trained_tokens)
-        again = self._shape.again(step.lengths, step.trained_tokens, layers=self._recomputed)
+        needed = self._flops.step(step.lengths, step.trained_tokens)
+        again = self._flops.recomputed(step.lengths, step.trained_tokens, layers=self._recomputed)
         return {
             "step_s": step_s,
             "tokens_per_second": speed,
@@ -92,9 +94,9 @@ def forecast(spec: JobSpec, config: Any, schedule: Schedule, base_gib: float) ->
         base_gib: this rank's peak before the model was there; on a GPU nothing is allocated then.
 
     Returns:
-        None for families whose shape `jobspec.models.config` can't read.
+        None for families that `jobspec.models.decoder_shape` does not know.
     """
-    found = shapes.of(config.get_text_config().to_dict())
+    found = decoder_shape.of(config.get_text_config().to_dict())
     if found is None or spec.train is None:
         return None
     lengths = schedule.rows.lengths

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from jobspec.errors import JobspecError
+from jobspec.models import devices
 from jobspec.records import exit_codes
 from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import partial_of
@@ -26,12 +27,13 @@ from worker.checkpoints.progress import TrainingProgress
 from worker.kernels import liger, varlen_attention
 from worker.launch.manifest import planned_rows
 from worker.phase import Phase
-from worker.training import flops, lora
+from worker.training import lora
 from worker.training.callbacks import Milestones, StepReporter
 from worker.training.collate import Shard
 from worker.training.dataset import Rows, Schedule
 from worker.training.deepspeed_config import deepspeed_config
 from worker.training.errors import NonFiniteLossError, StoppedError
+from worker.training.flops import FlopModel
 from worker.training.loading import load_model, load_tokenizer
 from worker.training.records import StepRecord
 from worker.training.stop_flag import StopFlag
@@ -111,9 +113,9 @@ class TrainingRun:
             raise lora.explained(error, self.train.lora) from error
         trainer.stop = self.stop
         self.rates = Rates(
-            flops.Shape.of(trainer.model),
+            FlopModel.of(trainer.model),
             self.world,
-            flops.peak(torch.cuda.get_device_name()) if self.on_gpu else None,
+            devices.peak(torch.cuda.get_device_name()) if self.on_gpu else None,
             recomputed=self.train.gradient_checkpointing,
         )
         trainer.add_callback(Milestones(self.on_train_begin, self.on_epoch_end))

@@ -197,6 +197,8 @@ def test_the_context_of_a_fetched_model(place: Path) -> None:
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text('{"max_position_embeddings": 1000}')
     (snapshot / "tokenizer.json").touch()
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs/main").write_text("abc")
     assert refusal("train.max_length=1001", model="Qwen/Qwen3-8B").place == "$.train.max_length"
 
 

@@ -11,9 +11,9 @@ import pytest
 from jobspec.errors import JobspecError
 from jobspec.estimates import memory, training_time
 from jobspec.estimates.memory import GIB, Setting
-from jobspec.models import config as shape
-from jobspec.models import devices
-from jobspec.models.config import Shape
+from jobspec.models import config as model_config
+from jobspec.models import decoder_shape, devices
+from jobspec.models.decoder_shape import DecoderShape
 from jobspec.spec import identity
 from jobspec.spec.schema import JobSpec, LoraSpec, TrainSpec
 from tests.support.commands import jobspec, jobspec_json
@@ -22,13 +22,13 @@ from tests.support.prepared import assistant, model_dir, spec, user, write_rows
 QWEN, OLMO = "Qwen/Qwen3-8B", "allenai/Olmo-3-7B-Think"
 
 
-def known(model: str) -> Shape:
-    found = shape.known(model)
+def known(model: str) -> DecoderShape:
+    found = decoder_shape.known(model)
     assert found is not None
     return found
 
 
-def gib(model: Shape, devices: int = 1, dtype: str = "bfloat16", **train: Any) -> float:
+def gib(model: DecoderShape, devices: int = 1, dtype: str = "bfloat16", **train: Any) -> float:
     """GiB a device on GPUs, for one row of 8,192 tokens a micro-batch."""
     settings = TrainSpec(**train)
     return memory.predict(
@@ -55,14 +55,14 @@ def test_a_config_tells_the_models_size(family: str, tmp_path: Path) -> None:
     config.save_pretrained(tmp_path)
     with torch.device("meta"):
         model = getattr(transformers, f"{family}ForCausalLM")(config)
-    found = shape.read(tmp_path / "config.json")
+    found = model_config.read(tmp_path).shape
     assert found is not None
     assert found.parameters == pytest.approx(sum(p.numel() for p in model.parameters()), rel=0.01)
 
 
 def test_a_family_that_is_not_known_has_no_shape() -> None:
-    assert shape.of({"model_type": "mixtral", "num_hidden_layers": 2}) is None
-    assert shape.of({"model_type": "llama"}) is None
+    assert decoder_shape.of({"model_type": "mixtral", "num_hidden_layers": 2}) is None
+    assert decoder_shape.of({"model_type": "llama"}) is None
 
 
 def test_one_process_takes_what_was_measured_a_weight() -> None:

@@ -2,19 +2,19 @@ from __future__ import annotations
 
 import pytest
 
-from worker.training import flops
-from worker.training.flops import Shape
+from jobspec.models import devices
+from worker.training.flops import FlopModel
 
 
 def test_peaks_are_found_by_name():
-    assert flops.peak("NVIDIA H100 80GB HBM3") == 989e12
-    assert flops.peak("NVIDIA H100 NVL") == 835e12
-    assert flops.peak("NVIDIA A100-SXM4-80GB") == 312e12
-    assert flops.peak("Some CPU") is None
+    assert devices.peak("NVIDIA H100 80GB HBM3") == 989e12
+    assert devices.peak("NVIDIA H100 NVL") == 835e12
+    assert devices.peak("NVIDIA A100-SXM4-80GB") == 312e12
+    assert devices.peak("Some CPU") is None
 
 
 def test_work_is_six_a_weight_and_token_and_attention_over_the_causal_half():
-    shape = Shape(body=1000, head=100, attention_width=8, windows=(None, 2))
+    shape = FlopModel(body=1000, head=100, attention_width=8, windows=(None, 2))
     # 4 tokens: pairs 1+2+3+4 = 10 in the full layer, 1+2+2+2 = 7 within a window of 2.
     assert shape.forward([4], trained_tokens=3) == 2 * (4 * 1000 + 3 * 100) + 4 * 8 * (10 + 7)
     assert shape.step([4], 3) == 3 * shape.forward([4], 3)
@@ -36,7 +36,7 @@ def test_a_models_shape_is_read_off_it():
         eos_token_id=1,
     )
     model = transformers.Olmo3ForCausalLM(config)
-    shape = Shape.of(model)
+    shape = FlopModel.of(model)
     assert shape.head == 50 * 16
     assert shape.body == sum(p.numel() for p in model.parameters()) - 2 * 50 * 16
     assert shape.windows == (8, 8, 8, None)
@@ -44,12 +44,12 @@ def test_a_models_shape_is_read_off_it():
 
 
 def test_what_is_computed_twice_counts_for_the_hardware_alone():
-    shape = Shape(body=1000, head=100, attention_width=8, windows=(None,))
-    assert shape.again([4], 3, layers=True) == shape.forward([4], 3)
-    assert shape.again([4], 3, layers=False) == 2 * 3 * 100
+    shape = FlopModel(body=1000, head=100, attention_width=8, windows=(None,))
+    assert shape.recomputed([4], 3, layers=True) == shape.forward([4], 3)
+    assert shape.recomputed([4], 3, layers=False) == 2 * 3 * 100
 
 
 def test_frozen_weights_get_no_gradient():
-    shape = Shape(body=1000, head=100, attention_width=8, windows=(None,), frozen=True)
+    shape = FlopModel(body=1000, head=100, attention_width=8, windows=(None,), frozen=True)
     # Forward, and backward to the inputs: 4 a weight; attention has no weights to spare.
     assert shape.step([4], 3) == 4 * (4 * 1000 + 3 * 100) + 3 * 4 * 8 * 10

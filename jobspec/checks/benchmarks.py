@@ -1,0 +1,98 @@
+"""Checks that every benchmark of a spec is known and that its questions can be read."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from jobspec.benchmarks import lm_eval_names, question_file, registry
+from jobspec.checks import rows
+from jobspec.errors import BenchmarkError
+from jobspec.spec.schema import EvalSpec, JobSpec
+from jobspec.storage.layout import RootPaths
+
+BENCHMARK_DIR = question_file.DIRECTORY_VARIABLE
+
+
+def check_benchmarks(spec: JobSpec, root: Path, file: Path) -> Iterator[str]:
+    """Check the benchmarks; yield warnings.
+
+    Our benchmarks must have readable files; any other name must be an lm-eval task.
+    """
+    if spec.eval is None:
+        return
+    where = question_file.directories(spec.eval.benchmark_dir, RootPaths(root).cache / "benchmarks")
+    for directory in where[:-1]:
+        if not directory.is_dir():
+            raise BenchmarkError(
+                f"the benchmark directory `{directory}` does not exist",
+                file=file,
+                place="$.eval.benchmark_dir" if spec.eval.benchmark_dir else BENCHMARK_DIR,
+                hint="it should hold a JSONL file for each benchmark",
+            )
+    tasks = {name for directory in where for name in lm_eval_names.in_directory(directory)}
+    files = {name: _find(name, where) for name in spec.eval.benchmarks}
+    for name, path in files.items():
+        if path is not None and (benchmark := registry.get(name)) is not None:
+            question_file.read(benchmark, path)
+    yield from _remarks_on(spec.eval, files, where)
+    unread = [name for name, path in files.items() if path is None]
+    unknown = [name for name in unread if not _is_downloadable(name) and name not in tasks]
+    yield from _look_up(unknown, spec.eval.benchmarks, file)
+
+
+def _find(name: str, where: Sequence[Path]) -> Path | None:
+    """The file of a benchmark of ours, if one of the directories has it."""
+    benchmark = registry.get(name)
+    return None if benchmark is None else question_file.find(benchmark, where)
+
+
+def _is_downloadable(name: str) -> bool:
+    benchmark = registry.get(name)
+    return benchmark is not None and benchmark.dataset is not None
+
+
+def _remarks_on(
+    evaluation: EvalSpec, files: Mapping[str, Path | None], where: Sequence[Path]
+) -> Iterator[str]:
+    """Warn of what is true on this machine but may not be true for the workers."""
+    given = None if evaluation.benchmark_dir else os.environ.get(BENCHMARK_DIR)
+    here = [name for name, path in files.items() if given and path and path.parent == where[0]]
+    if here:
+        yield f"{', '.join(here)}: read from ${BENCHMARK_DIR}, which workers must be given too"
+    missing = [name for name, path in files.items() if path is None and _is_downloadable(name)]
+    if missing:
+        yield (
+            f"{', '.join(missing)}: no file here, and workers without network can't fetch it: "
+            "run `jobspec fetch SPEC…` first"
+        )
+
+
+def _look_up(unknown: Sequence[str], asked: Sequence[str], file: Path) -> Iterator[str]:
+    known = rows.lm_eval_names() if unknown else set[str]()
+    if known is None:
+        yield f"lm-eval is not installed here: `{'`, `'.join(unknown)}` was not looked up"
+        return
+    for name in unknown:
+        if name not in known:
+            raise _unknown_benchmark(name, asked, known, file)
+
+
+def _unknown_benchmark(
+    name: str, asked: Sequence[str], known: set[str], file: Path
+) -> BenchmarkError:
+    ours = [benchmark.name for benchmark in registry.all_benchmarks()]
+    benchmark = registry.get(name)
+    place = f"$.eval.benchmarks[{list(asked).index(name)}]"
+    if benchmark is not None and benchmark.name in ours:
+        message, hint = f"there is no file of `{name}` here", question_file.get_it_hint(benchmark)
+        return BenchmarkError(message, file=file, place=place, hint=hint)
+    near = difflib.get_close_matches(name, [*ours, *sorted(known)], n=1)
+    hint = f"ours are {', '.join(ours)}; or name an lm-eval task"
+    if near:
+        hint = f"did you mean `{near[0]}`?"
+    if benchmark is not None:
+        hint += f", or {question_file.get_it_hint(benchmark)}"
+    return BenchmarkError(f"benchmark `{name}` is unknown", file=file, place=place, hint=hint)
