@@ -105,6 +105,9 @@ def _read_object(path: Path) -> dict[str, Any]:
             hint="name a directory with config.json, tokenizer and safetensors weights",
         ) from error
     except (OSError, msgspec.MsgspecError) as error:
+        damaged = isinstance(error, msgspec.MsgspecError)
         raise ModelError(
-            f"can't be read: {error}", file=path, hint="fetch the model again; its copy is damaged"
+            f"{path.name} {'is not valid JSON' if damaged else 'can not be read'}: {error}",
+            file=path,
+            hint="fetch the model again; its copy is damaged",
         ) from error

@@ -396,7 +396,7 @@ def test_devices_must_share_the_models_heads_evenly(
         return
     error = refusal(setting)
     assert (error.file, error.place) == ("specs/s.json", "$.train.sequence_parallel")
-    assert f"`{degree}` devices can't share {heads} attention heads" in error.message
+    assert f"`{degree}` devices can't evenly share {heads} query heads" in error.message
 
 
 @pytest.mark.parametrize(
