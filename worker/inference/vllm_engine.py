@@ -10,6 +10,7 @@ hold the GPU's memory: `close` ends them, and a process that loads vLLM first ca
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from worker.inference.requests import Chunk, SampleRequest, Sampling
 
 IN_FLIGHT = 256  # samples an engine holds at a time; more would only wait in vLLM's queue
 _CPU_BATCHED_TOKENS = 2048
+_ENDS_BY_ITSELF_S = 5.0
 
 
 class VllmEngine:
@@ -154,8 +156,25 @@ class _Open:
 
 
 def shut_down(llm: Any) -> None:
-    """End the processes of a `vllm.LLM`: dropping the object leaves them, and their memory."""
-    llm.llm_engine.engine_core.shutdown()
+    """End the processes of a `vllm.LLM`: dropping the object leaves them, and their memory.
+
+    vLLM itself waits for its engine core only, whose own children may live on for a while.
+    """
+    import psutil
+
+    core = llm.llm_engine.engine_core
+    manager = getattr(getattr(core, "resources", None), "engine_manager", None)
+    processes: list[psutil.Process] = []
+    for each in getattr(manager, "processes", ()):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            first = psutil.Process(each.pid)
+            processes += [first, *first.children(recursive=True)]
+    core.shutdown()
+    _, living = psutil.wait_procs(processes, timeout=_ENDS_BY_ITSELF_S)
+    for process in living:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(living, timeout=_ENDS_BY_ITSELF_S)
 
 
 def link_arguments() -> dict[str, Any]:
