@@ -6,18 +6,21 @@ A program answers with JSON on stdout; where it refuses, with `{"error": {...}}`
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+
+import msgspec
 
 from jobspec.errors import JobspecError
 from jobspec.queue import root as roots
+from jobspec.records import base as records
 from jobspec.records import exit_codes
+from jobspec.records.answers import ErrorAnswer
+from jobspec.records.base import R
 
 WORKER_COMMAND = "JOBSPEC_WORKER_COMMAND"
 
@@ -43,10 +46,11 @@ def run(module: str, arguments: Sequence[str] = ()) -> subprocess.CompletedProce
         raise _not_run(command, error) from error
 
 
-def ask(module: str, arguments: Sequence[str], *, what: str, without: str = "") -> dict[str, Any]:
-    """Run a worker program and take its answer.
+def ask(kind: type[R], module: str, arguments: Sequence[str], *, what: str, without: str = "") -> R:
+    """Run a program of the worker and return its answer.
 
     Args:
+        kind: the record that the program prints.
         what: what can't be done if that fails: "the rows can't be checked".
         without: the option that goes on without it, for the hint.
 
@@ -55,7 +59,7 @@ def ask(module: str, arguments: Sequence[str], *, what: str, without: str = "") 
     """
     done = run(module, arguments)
     if done.returncode == 0:
-        return json.loads(done.stdout)
+        return msgspec.json.decode(done.stdout, type=kind)
     refusal = _refusal(done)
     if refusal is not None:
         raise refusal
@@ -75,11 +79,10 @@ def ask(module: str, arguments: Sequence[str], *, what: str, without: str = "") 
     )
 
 
-def stream(module: str, arguments: Sequence[str], *, what: str) -> Iterator[dict[str, Any]]:
-    """Run a worker program that takes its time, and yield what it says, an object a line.
+def stream(kind: type[R], module: str, arguments: Sequence[str], *, what: str) -> Iterator[R]:
+    """Run a program of the worker and yield its answers, one per line, as it prints them.
 
-    Refusals are among them, as `{"error": {...}}`. What it writes to stderr goes to ours, where
-    people see how far it is.
+    Its stderr is ours, so that people see its progress.
 
     Raises:
         JobspecError: it is not installed here, or broke off.
@@ -98,7 +101,7 @@ def stream(module: str, arguments: Sequence[str], *, what: str) -> Iterator[dict
     with running:
         for line in running.stdout or ():
             if line.startswith("{"):  # libraries print too
-                yield json.loads(line)
+                yield msgspec.json.decode(line, type=kind)
     if running.returncode not in (exit_codes.DONE, exit_codes.REFUSED):
         raise JobspecError(
             f"{what}: {module} broke off with exit code {running.returncode}",
@@ -118,9 +121,7 @@ def _refusal(done: subprocess.CompletedProcess[str]) -> JobspecError | None:
         return None
     for stream in (done.stdout, done.stderr):
         for line in [stream, *reversed(stream.splitlines())]:
-            try:
-                error = json.loads(line)["error"]
-                return JobspecError(error.pop("message"), **error)
-            except (ValueError, TypeError, KeyError):
-                continue
+            answer = records.parse(line.encode(), ErrorAnswer)
+            if answer is not None:
+                return answer.error.to_error()
     return None

@@ -8,16 +8,19 @@ with `--json` an object each, refusals as `{"error": {...}}`. Exits 3 if somethi
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
+
 from jobspec.benchmarks import question_file as files
 from jobspec.errors import JobspecError, ModelError
 from jobspec.queue import root as roots
+from jobspec.records import base as records
 from jobspec.records import exit_codes
+from jobspec.records.answers import ErrorDetails, Fetched
 from jobspec.spec import parsing
 from jobspec.spec.schema import JobSpec, ModelSpec
 from jobspec.storage.layout import RootPaths
@@ -107,19 +110,25 @@ def main() -> int:
 def _fetch_one(root: RootPaths, path: Path, *, as_json: bool) -> bool:
     try:
         for line in fetch(root, parsing.load(path)):
-            said = json.dumps({"file": str(path), "fetched": line}) if as_json else line
-            sys.stdout.write(said + "\n")
-            sys.stdout.flush()
+            if as_json:
+                _answer(Fetched(file=str(path), fetched=line))
+            else:
+                sys.stdout.write(f"{line}\n")
+                sys.stdout.flush()
     except JobspecError as error:
         if as_json:
-            facts = {"message": error.message, "hint": error.hint, "place": error.place}
-            said = json.dumps({"error": {**facts, "file": error.file or str(path)}})
-            sys.stdout.write(said + "\n")
+            details = ErrorDetails.of(error)
+            _answer(Fetched(error=msgspec.structs.replace(details, file=error.file or str(path))))
         else:
             hint = f"\nhint: {error.hint}" if error.hint else ""
             sys.stderr.write(f"fetch: {error}{hint}\n")
         return False
     return True
+
+
+def _answer(answer: Fetched) -> None:
+    sys.stdout.write(records.encode_line(answer).decode())
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from jobspec.errors import DiskFull, JobspecError, SpecError
 from jobspec.records import base as records
 from jobspec.records import exit_codes
 from jobspec.records.attempt import PhaseError, Progress
-from jobspec.records.base import Reason
+from jobspec.records.base import Reason, Record
 from jobspec.spec import identity, parsing
 from jobspec.spec import schema as specs
 from jobspec.storage import fs
@@ -125,14 +125,18 @@ class Phase:
             self._buffer.clear()
         self._last_flush = time.monotonic()
 
-    def finish(self, summary: dict[str, Any]) -> None:
-        """Publish the phase's summary: from now on it is finished and is not run again."""
+    def finish(self, report: Record | dict[str, Any]) -> None:
+        """Publish the phase's report. From now on the phase is finished and is not run again."""
         self.flush()
-        fs.publish(self.paths.done(self.name), _pretty(summary))
+        fs.publish(self.paths.done(self.name), records.encode(report))  # type: ignore[arg-type] - dictionaries until training and evaluation have records
 
     def read_done(self, phase: str) -> dict[str, Any]:
-        """The summary an earlier phase of this attempt published."""
+        """The report that an earlier phase of this attempt published."""
         return msgspec.json.decode(self.paths.done(phase).read_bytes())
+
+    def read_report(self, phase: str, kind: type[records.R]) -> records.R:
+        """The report that an earlier phase of this attempt published."""
+        return msgspec.json.decode(self.paths.done(phase).read_bytes(), type=kind)
 
     def fail(
         self, kind: Reason, message: str, *, hint: str | None = None, step: int | None = None
@@ -206,10 +210,6 @@ def classify(error: BaseException) -> Reason | None:
 def _first_line(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0] if text else ''}"
-
-
-def _pretty(value: Any) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
 
 
 def _rows(path: Path) -> int:

@@ -14,13 +14,14 @@ import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from jobspec import worker_command
 from jobspec.benchmarks import lm_eval_names as tasknames
 from jobspec.errors import DataError
+from jobspec.records.answers import Preview
+from jobspec.records.base import R
 from jobspec.records.reports import RowReport
 from jobspec.spec import identity
 from jobspec.spec.schema import JobSpec
@@ -65,21 +66,23 @@ def check_rows(spec: JobSpec, root: Path) -> RowReport:
         JobspecError: what it refused, or that it is not installed here.
     """
     with _spec_file(spec) as file, _somewhere(root) as place:
-        asked = run_prepare(["--check", file, "--root", place])
-    return msgspec.convert(asked, RowReport)
+        return run_prepare(RowReport, ["--check", file, "--root", place])
 
 
-def preview(spec: JobSpec, root: Path, row: int) -> dict[str, Any]:
+def preview(spec: JobSpec, root: Path, row: int) -> Preview:
     """What one row (counted from 1) trains, as the worker's code renders it."""
     with _spec_file(spec) as file, _somewhere(root) as place:
-        return run_prepare(["--preview", file, "--row", str(row), "--root", place])
+        return run_prepare(Preview, ["--preview", file, "--row", str(row), "--root", place])
 
 
-def run_prepare(arguments: Sequence[str]) -> dict[str, Any]:
-    """Run `python -m worker.data.prepare`; its JSON answer, or its refusal as the error it
-    names."""
+def run_prepare(kind: type[R], arguments: Sequence[str]) -> R:
+    """Run `python -m worker.data.prepare` and return its answer. Raises what it refused."""
     return worker_command.ask(
-        "worker.data.prepare", arguments, what="the rows can't be checked", without="--no-row-check"
+        kind,
+        "worker.data.prepare",
+        arguments,
+        what="the rows can't be checked",
+        without="--no-row-check",
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -14,6 +13,7 @@ from jobspec.cli.common import JSON_KEY, common, current_root, wants_json
 from jobspec.cli.output import complain, emit, error_json, plural, say
 from jobspec.errors import JobspecError
 from jobspec.queue.queue import Queue
+from jobspec.records.answers import Fetched
 
 
 @click.command()
@@ -38,17 +38,17 @@ def fetch(files: tuple[Path, ...]) -> None:
     root = Queue.create(current_root()).paths.root
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    fetched: list[dict[str, Any]] = []
+    fetched: list[Fetched] = []
     failed: list[JobspecError] = []
     arguments = ["--json", str(root), *map(str, files)]
-    for row in worker_command.stream("worker.fetch", arguments, what="nothing can be fetched"):
-        if "error" in row:
-            facts = row["error"]
-            failed.append(JobspecError(facts.pop("message"), **facts))
+    what = "nothing can be fetched"
+    for answer in worker_command.stream(Fetched, "worker.fetch", arguments, what=what):
+        if answer.error:
+            failed.append(answer.error.to_error())
             continue
-        fetched.append(row)
-        if not wants_json():
-            _tell(row["fetched"])
+        fetched.append(answer)
+        if answer.fetched and not wants_json():
+            _tell(answer.fetched)
     _end(fetched, failed, len(files))
 
 
@@ -59,7 +59,7 @@ def _tell(what: str) -> None:
     click.echo(what)
 
 
-def _end(fetched: list[dict[str, Any]], failed: list[JobspecError], asked: int) -> None:
+def _end(fetched: list[Fetched], failed: list[JobspecError], asked: int) -> None:
     context = click.get_current_context()
     if failed:
         complain(failed, as_json=False)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import click
+import msgspec
 
 from jobspec import worker_command
 from jobspec.cli.common import common, jobs_argument, open_queue, wants_json
 from jobspec.cli.output import complain, emit, error_json, say
 from jobspec.errors import JobspecError, TransitionRefused
 from jobspec.queue.entries import Job
+from jobspec.records.answers import Rescored
 from jobspec.records.base import FINAL
 from jobspec.results.evaluations import evaluated_attempt
 
@@ -55,10 +57,9 @@ def _rescore(job: Job) -> dict[str, Any]:
     attempt = evaluated_attempt(job)
     # The image has the root mounted under the same absolute path.
     place = str(attempt.dir.absolute())
-    answer = worker_command.ask(
-        "worker.evaluation.rescore", [place], what=f"`{job.id}` can't be scored again"
-    )
-    return {"attempt": attempt.number, **answer}
+    what = f"`{job.id}` can't be scored again"
+    answer = worker_command.ask(Rescored, "worker.evaluation.rescore", [place], what=what)
+    return {"attempt": attempt.number, **msgspec.structs.asdict(answer)}
 
 
 def _print(each: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from jobspec.cli.status_view import COLOURS, figures, state_and_phase
 from jobspec.monitoring import reasons, status, workers
 from jobspec.monitoring.status import AttemptRow, JobReport, JobRow
 from jobspec.records.base import State
+from jobspec.records.manifest import Manifest
 from jobspec.spec.schema import DataSpec, JobSpec, ModelSpec
 
 _DEFAULTS = JobSpec(name="x", model=ModelSpec(name=""), data=DataSpec(path=""))
@@ -52,10 +53,10 @@ def _lines(report: JobReport) -> list[str]:
     return [*lines, "", *_spec_lines(report)]
 
 
-def _provenance(manifest: dict[str, Any]) -> Table:
+def _provenance(manifest: Manifest) -> Table:
     """What the newest attempt ran with: code, image, packages, device, inputs, engine."""
     table = Table([Column("provenance"), Column("value")])
-    for name, value in manifest.items():
+    for name, value in msgspec.to_builtins(manifest).items():
         if name == "packages":
             table.add(name, ", ".join(f"{package} {found}" for package, found in value.items()))
         elif isinstance(value, dict):

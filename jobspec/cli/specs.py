@@ -13,7 +13,7 @@ from jobspec.checks import check, rows
 from jobspec.checks.check import CheckedSpec
 from jobspec.cli.common import JSON_KEY, common, current_root, wants_json
 from jobspec.cli.disk import say_disk
-from jobspec.cli.output import complain, duration, emit, interactive, plural, say, warn
+from jobspec.cli.output import complain, duration, emit, emit_struct, interactive, plural, say, warn
 from jobspec.errors import JobspecError
 from jobspec.estimates import disk_need, training_time
 from jobspec.estimates.evaluation_time import EvaluationEstimate
@@ -23,6 +23,7 @@ from jobspec.models.devices import Device
 from jobspec.models.devices import device as find_device
 from jobspec.queue.entries import Job
 from jobspec.queue.queue import Queue
+from jobspec.records.answers import Preview
 from jobspec.records.reports import RowReport
 from jobspec.spec import parsing
 from jobspec.storage.layout import RootPaths
@@ -118,7 +119,7 @@ def preview(file: Path, row: int) -> None:
         raise JobspecError("trains nothing: there is no row to show", file=file, place="$.train")
     shown = rows.preview(completed, current_root(), row)
     if wants_json():
-        return emit(shown)
+        return emit_struct(shown)
     return _print_row(shown)
 
 
@@ -277,15 +278,15 @@ def checked_json(one: CheckedSpec) -> dict[str, Any]:
     }
 
 
-def _print_row(shown: dict[str, Any]) -> None:
+def _print_row(shown: Preview) -> None:
     """The rendered row; what is trained is green, or between marks where there are no colours."""
-    if shown.get("dropped"):
-        warn(f"row {shown['row']} is not trained on: {shown['dropped']}")
-    text, trained = str(shown["text"]), str(shown["supervised_text"])
+    if shown.dropped:
+        warn(f"row {shown.row} is not trained on: {shown.dropped}")
+    text, trained = shown.text, shown.supervised_text
     start = text.rfind(trained) if trained else -1
-    labels = shown["labels"]
+    labels = shown.labels
     count = sum(label != -100 for label in labels)
-    say(f"row {shown['row']}: {plural(len(labels), 'token')}, {count:,} trained", fg="cyan")
+    say(f"row {shown.row}: {plural(len(labels), 'token')}, {count:,} trained", fg="cyan")
     if start < 0:
         click.echo(text)
         return

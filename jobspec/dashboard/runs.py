@@ -15,7 +15,9 @@ from jobspec.monitoring.status import JobRow
 from jobspec.monitoring.workers import WorkerRow
 from jobspec.records import base as records
 from jobspec.records import metrics
-from jobspec.records.base import Record, State
+from jobspec.records.base import UNSET, State
+from jobspec.records.manifest import Manifest
+from jobspec.records.reports import EvalReport, ScoringProtocol
 from jobspec.results import table
 from jobspec.results.table import Score
 
@@ -55,17 +57,6 @@ class DashboardRun(msgspec.Struct, frozen=True, kw_only=True):
     usage: list[Spent]
     origin: list[tuple[str, str]]
     message: str = ""
-
-
-class _Epoch(Record, frozen=True, kw_only=True):
-    epoch: float | None = None
-    metrics: dict[str, float | None] = msgspec.field(default_factory=dict[str, float | None])
-
-
-class _Evaluated(Record, frozen=True, kw_only=True):
-    """The part of `eval.json` that has the scores of every model of the run."""
-
-    checkpoints: tuple[_Epoch, ...] = ()
 
 
 def read(jobs: Iterable[Job], staff: Sequence[WorkerRow] = ()) -> list[DashboardRun]:
@@ -141,11 +132,12 @@ def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
 def _by_epoch(
     job: Job, scored: table.ResultRow | None, spec: JobSpec | None
 ) -> Iterator[EpochScores]:
-    found = records.read(job.paths.attempt(job.attempt).done("eval"), _Evaluated)
-    for one in found.checkpoints if found is not None else ():
-        if one.epoch is not None:
-            yield EpochScores(epoch=one.epoch, scores=table.scores(one.metrics))
-    if (found is None or not found.checkpoints) and scored is not None:
+    report = records.read(job.paths.attempt(job.attempt).done("eval"), EvalReport)
+    models = report.checkpoints or () if report is not None else ()
+    for model in models:
+        if model.epoch is not None:
+            yield EpochScores(epoch=model.epoch, scores=table.scores(model.metrics))
+    if not models and scored is not None:
         epochs = spec.train.num_train_epochs if spec is not None and spec.train else 0.0
         yield EpochScores(epoch=epochs, scores=scored.scores)
 
@@ -158,34 +150,32 @@ def _origin(job: Job, spec: JobSpec | None) -> Iterator[tuple[str, str]]:
         yield "model", spec.model.name + (f" @ {revision}" if revision else "")
         if spec.data is not None:
             yield "data", f"{spec.data.path}, SHA-256 {(spec.data.sha256 or '')[:16]}…"
-    facts = _json(job.paths.attempt(job.attempt).manifest)
-    code: dict[str, Any] = facts.get("code") or {}
-    if code.get("commit"):
-        dirty = ", with uncommitted changes" if code.get("dirty") else ""
-        yield "code", f"{code['commit'][:12]}{dirty}"
-    device: dict[str, Any] = facts.get("device") or {}
-    if device:
-        yield "devices", f"{device.get('count')}× {device.get('name') or device.get('kind')}"
-    for name in ("host", "worker", "image", "python", "kernel"):
-        if facts.get(name):
-            yield name, str(facts[name])
-    packages: dict[str, str] = facts.get("packages") or {}
-    if packages:
-        yield "packages", ", ".join(f"{name} {version}" for name, version in packages.items())
+    manifest = records.read(job.paths.attempt(job.attempt).manifest, Manifest)
+    if manifest is not None:
+        yield from _provenance(manifest)
     result = status.result(job)
-    for benchmark, about in (result.protocol if result is not None else {}).items():
-        yield f"protocol of {benchmark}", _protocol(about)
+    for benchmark, protocol in (result.protocol if result is not None else {}).items():
+        yield f"protocol of {benchmark}", _protocol(protocol)
 
 
-def _protocol(facts: dict[str, Any]) -> str:
-    shown = ("protocol", "k", "questions", "shots", "temperature", "top_p", "max_gen_toks")
-    parts = [f"{name} {facts[name]}" for name in shown if facts.get(name) is not None]
-    digest = facts.get("prompt_sha256")
-    return ", ".join([*parts, *([f"prompts {digest[:12]}…"] if digest else [])])
+def _provenance(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    code, device = manifest.code, manifest.device
+    if code.commit:
+        dirty = ", with uncommitted changes" if code.dirty else ""
+        yield "code", f"{code.commit[:12]}{dirty}"
+    if device.count:
+        yield "devices", f"{device.count}× {device.name or device.kind}"
+    for name in ("host", "worker", "image", "python", "kernel"):
+        if value := getattr(manifest, name):
+            yield name, value
+    if manifest.packages:
+        packages = manifest.packages.items()
+        yield "packages", ", ".join(f"{name} {version}" for name, version in packages)
 
 
-def _json(path: Any) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.MsgspecError):
-        return {}
+def _protocol(protocol: ScoringProtocol) -> str:
+    names = ("protocol", "k", "questions", "shots", "temperature", "top_p", "max_gen_toks")
+    settings = [(name, getattr(protocol, name)) for name in names]
+    shown = [f"{name} {value}" for name, value in settings if value not in (None, UNSET)]
+    digest = protocol.prompt_sha256
+    return ", ".join([*shown, *([f"prompts {digest[:12]}…"] if digest else [])])

@@ -13,7 +13,7 @@ import msgspec
 
 from jobspec.benchmarks import question_file, registry
 from jobspec.estimates import history
-from jobspec.estimates.history import MeasuredEvaluation
+from jobspec.records.reports import EvalReport
 from jobspec.spec import schema as specs
 from jobspec.spec.benchmark_settings import sampling
 from jobspec.spec.schema import JobSpec
@@ -77,7 +77,7 @@ def _benchmark(
     settings: specs.EvalSpec,
     name: str,
     root: Path,
-    measured: Sequence[tuple[str, MeasuredEvaluation]],
+    measured: Sequence[tuple[str, EvalReport]],
 ) -> BenchmarkEstimate:
     settings_here = sampling(settings, name)
     asked, k = _question_count(settings, name, root), settings_here["avg_k"]

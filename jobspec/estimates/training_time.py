@@ -58,8 +58,8 @@ def steps(train: TrainSpec, rows: RowReport) -> Steps:
     per_epoch = math.ceil(rows.rows_train / train.global_batch_size)
     return Steps(
         optimizer_steps=math.ceil(train.num_train_epochs * per_epoch),
-        passes=rows.passes.get("unpacked"),
-        packed_passes=rows.passes.get("packed"),
+        passes=rows.passes.unpacked,
+        packed_passes=rows.passes.packed,
     )
 
 
@@ -130,9 +130,9 @@ def _with_hours(
     root: Path,
     rows: RowReport | None,
 ) -> TrainingEstimate:
-    if rows is None or not rows.train.get("tokens") or spec.train is None:
+    if rows is None or not rows.train.tokens or spec.train is None:
         return estimated
-    tokens, trained, count = (rows.train[name] for name in ("tokens", "trained_tokens", "rows"))
+    tokens, trained, count = rows.train.tokens, rows.train.trained_tokens, rows.train.rows
     measured = next(_measured(spec.model.name, device, root), None)
     if measured is not None:
         rate, speed_of, assumed = measured[1] * estimated.gpus, measured[0], None

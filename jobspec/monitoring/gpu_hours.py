@@ -15,8 +15,9 @@ import msgspec
 
 from jobspec.records import base as records
 from jobspec.records import metrics, phases
-from jobspec.records.attempt import End, Progress
-from jobspec.records.base import Record, State
+from jobspec.records.attempt import AttemptEvent, End, Progress
+from jobspec.records.base import State
+from jobspec.records.manifest import Manifest
 from jobspec.storage import fs
 from jobspec.storage.layout import AttemptPaths, CheckpointPaths
 
@@ -38,26 +39,6 @@ class Spent(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def gpu_h(self) -> float:
         return self.wall_s * self.gpus / 3600
-
-
-class _Device(Record, frozen=True, kw_only=True):
-    kind: str = "cpu"
-    count: int = 0
-
-
-class _Plan(Record, frozen=True, kw_only=True):
-    nodes: int = 1
-
-
-class _Manifest(Record, frozen=True, kw_only=True):
-    device: _Device = _Device()
-    plan: _Plan | None = None
-
-
-class _Event(Record, frozen=True, kw_only=True):
-    time: str = ""
-    event: str = ""
-    phase: str = ""
 
 
 def spent(job: Job) -> list[Spent]:
@@ -88,7 +69,7 @@ def spent(job: Job) -> list[Spent]:
 
 
 def _gpus(attempt: AttemptPaths) -> int:
-    found = records.read(attempt.manifest, _Manifest)
+    found = records.read(attempt.manifest, Manifest)
     if found is None or found.device.kind == "cpu":
         return 0
     return found.device.count * (found.plan.nodes if found.plan is not None else 1)
@@ -110,10 +91,10 @@ def _phases(attempt: AttemptPaths) -> Iterator[tuple[str, float]]:
         if event.event == "start":
             ends = [e.time for e in events[number:] if (e.event, e.phase) == ("end", event.phase)]
             until = _moment(ends[0]) if ends else last
-            yield event.phase, max(0.0, until - _moment(event.time))
+            yield event.phase or "", max(0.0, until - _moment(event.time))
 
 
-def _last_words(attempt: AttemptPaths, events: Sequence[_Event]) -> Iterator[str]:
+def _last_words(attempt: AttemptPaths, events: Sequence[AttemptEvent]) -> Iterator[str]:
     """When an attempt without an end was last heard of."""
     yield from (event.time for event in events[-1:])
     progress = records.read(attempt.progress, Progress)
@@ -122,12 +103,12 @@ def _last_words(attempt: AttemptPaths, events: Sequence[_Event]) -> Iterator[str
     yield from (str(row.get("time", "")) for row in metrics.read_rows(attempt.metrics)[-1:])
 
 
-def _events(path: Path) -> list[_Event]:
+def _events(path: Path) -> list[AttemptEvent]:
     try:
         lines = path.read_bytes().splitlines()
     except OSError:
         return []
-    return [event for line in lines if (event := records.parse(line, _Event)) is not None]
+    return [event for line in lines if (event := records.parse(line, AttemptEvent)) is not None]
 
 
 def _lost_s(

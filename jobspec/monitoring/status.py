@@ -20,6 +20,7 @@ from jobspec.records import base as records
 from jobspec.records import metrics
 from jobspec.records.attempt import ClaimRecord, End, PhaseTime, Progress, Result
 from jobspec.records.base import Reason, State
+from jobspec.records.manifest import Manifest
 
 if TYPE_CHECKING:
     from jobspec.queue.entries import Job
@@ -127,7 +128,7 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
     losses: list[LossRow]
     result: Result | None
     spec: Any
-    manifest: dict[str, Any] | None = None
+    manifest: Manifest | None = None
 
 
 @dataclass(frozen=True)
@@ -235,12 +236,11 @@ def job_report(job: Job, staff: Sequence[WorkerRow] = ()) -> JobReport:
     )
 
 
-def _manifest(job: Job) -> dict[str, Any] | None:
-    """What the newest attempt ran on and from; None where it has not said so, or is torn."""
+def _manifest(job: Job) -> Manifest | None:
+    """The provenance of the newest attempt; None if it has not written any."""
     try:
-        data = job.paths.attempt(job.attempt).manifest.read_bytes()
-        return msgspec.json.decode(data, type=dict[str, Any])
-    except (OSError, msgspec.MsgspecError):
+        return records.read(job.paths.attempt(job.attempt).manifest, Manifest)
+    except OSError:
         return None
 
 

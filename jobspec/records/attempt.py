@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
-from jobspec.records.base import Reason, Record
+from jobspec.records.base import UNSET, Reason, Record, UnsetType
+from jobspec.records.reports import PrepareReport, ScoringProtocol, TrainReport
 
 
 class ClaimRecord(Record, frozen=True, kw_only=True):
@@ -45,6 +44,30 @@ class Progress(Record, frozen=True, kw_only=True):
     updated_at: str = ""
     eta_s: float | None = None
     metrics: dict[str, float | None] = msgspec.field(default_factory=dict[str, float | None])
+
+
+class AttemptEvent(Record, frozen=True, kw_only=True):
+    """One line of `events.jsonl`. Fields that an event does not have are left out.
+
+    Attributes:
+        event: `start`, `end`, `stop`, `stall`, `inherit` or `converted`.
+        ranks: processes that the phase is started with.
+        wall_s: seconds that the phase ran.
+        step: of the checkpoint that was converted, which took `seconds` and `size` bytes.
+    """
+
+    time: str = ""
+    event: str = ""
+    phase: str | UnsetType = UNSET
+    ranks: int | UnsetType = UNSET
+    exit_code: int | UnsetType | None = UNSET
+    wall_s: float | UnsetType = UNSET
+    message: str | UnsetType = UNSET
+    step: int | UnsetType = UNSET
+    to_ranks: int | UnsetType = UNSET
+    from_ranks: int | UnsetType = UNSET
+    seconds: float | UnsetType = UNSET
+    size: int | UnsetType = UNSET
 
 
 class PhaseError(Record, frozen=True, kw_only=True):
@@ -99,13 +122,23 @@ class Result(Record, frozen=True, kw_only=True):
 
     Attributes:
         metrics: named as in W&B: `bench/aime24/avg_at_32`.
+        train: what `train.json` says; left out if the job trains nothing.
+        prepare: what `prepare.json` says; likewise.
+        protocol: how each benchmark was measured.
     """
 
     job: str
     attempt: int
     metrics: dict[str, float | None] = msgspec.field(default_factory=dict[str, float | None])
-    train: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
-    prepare: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
-    protocol: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+    train: TrainReport | UnsetType = UNSET
+    prepare: PrepareReport | UnsetType = UNSET
+    protocol: dict[str, ScoringProtocol] = msgspec.field(default_factory=dict[str, ScoringProtocol])
     overhead_s: float = 0.0
     phases: tuple[PhaseTime, ...] = ()
+
+    def __post_init__(self) -> None:
+        # jobspec 0.1 wrote an empty object for a phase that the job does not have.
+        if self.train == TrainReport():
+            msgspec.structs.force_setattr(self, "train", UNSET)
+        if self.prepare == PrepareReport():
+            msgspec.structs.force_setattr(self, "prepare", UNSET)

@@ -17,7 +17,7 @@ import msgspec
 from jobspec.records import base as records
 from jobspec.records import phases
 from jobspec.records.attempt import ClaimRevoked, End
-from jobspec.records.base import Record
+from jobspec.records.reports import Resumed
 from jobspec.storage.layout import AttemptPaths, JobPaths
 
 Row = dict[str, Any]
@@ -26,13 +26,6 @@ _TAIL_BYTES = 8192  # some thirty rows
 _LATEST = ("loss", "eval_loss", "learning_rate", "grad_norm", "mfu", "epoch")
 # A row of these alone measures nothing.
 _BARE = {"attempt", "seq", "time", "phase", "step", "resumed_from"}
-
-
-class Resumed(Record, frozen=True, kw_only=True):
-    """Where an attempt took up the work: the checkpoint of `attempt` at `step`."""
-
-    attempt: int | None = None
-    step: float = 0
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -178,7 +171,7 @@ def newest(attempt: AttemptPaths, phase: str) -> dict[str, float]:
     """
     if not phases.trains(phase):
         return {}
-    rows = [row for row in _tail(attempt) if row.get("phase") == phase]
+    rows = [row for row in tail(attempt.metrics, _TAIL_BYTES) if row.get("phase") == phase]
     found: dict[str, float] = {}
     for name in _LATEST:
         if values := _numbers(rows, name):
@@ -197,10 +190,10 @@ def last_lines(path: Path, most: int) -> list[bytes]:
     return lines[1:] if begin else lines
 
 
-def _tail(attempt: AttemptPaths) -> Iterator[Row]:
-    """The last rows of the attempt's metrics. The file may be gone, or grow meanwhile."""
+def tail(path: Path, most: int) -> Iterator[Row]:
+    """The rows in a file's last `most` bytes. The file may be missing, or grow meanwhile."""
     try:
-        lines = last_lines(attempt.metrics, _TAIL_BYTES)
+        lines = last_lines(path, most)
     except OSError:
         return
     for line in lines:

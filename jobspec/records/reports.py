@@ -1,43 +1,305 @@
-"""What phases and checks of the worker report when they are done."""
+"""The report that each phase publishes when it finishes, and an attempt's `manifest.json`.
+
+A field that defaults to `UNSET` is left out of the file where it does not apply.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
+from jobspec.records.base import UNSET, Record, UnsetType
 
-class DroppedRow(msgspec.Struct, frozen=True):
-    """A row that is not trained on; rows are counted from 1."""
+
+class TokenCounts(Record, frozen=True, kw_only=True):
+    """Rows of a split, their tokens, and those tokens that the loss is computed on."""
+
+    rows: int = 0
+    tokens: int = 0
+    trained_tokens: int = 0
+
+
+class DroppedRow(Record, frozen=True, kw_only=True):
+    """A row that cannot be trained on; `row` is counted from 1."""
 
     row: int
     kind: str
     reason: str
 
 
-class RowReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What the row check found. Lengths are in tokens; fields of a later version are ignored.
+class DroppedExample(DroppedRow, frozen=True, kw_only=True):
+    """The first row that was dropped for one kind of reason, with its text as rendered."""
+
+    text: str = ""
+
+
+class DatasetReport(Record, frozen=True, kw_only=True):
+    """`prepared.json` in the dataset cache: which rows of a data file are used. Lengths in tokens.
 
     Attributes:
-        dropped: number of dropped rows for each kind of reason.
+        dropped: number of rows by kind of reason.
         first_dropped: the first row of each kind.
-        train: `rows`, `tokens` and `trained_tokens` of the rows that are trained on.
-        passes: forward passes of one device in an epoch, `unpacked` and `packed`.
+        length_percentiles: `p50`, `p90`, `p99` and `max`.
+        file_sizes: bytes of each file of the cache, by its relative path.
+    """
+
+    rows_in: int = 0
+    rows_selected: int = 0
+    rows_kept: int = 0
+    rows_train: int = 0
+    rows_eval: int = 0
+    dropped: dict[str, int] = msgspec.field(default_factory=dict[str, int])
+    first_dropped: tuple[DroppedExample, ...] = ()
+    prompts: int = 0
+    prompts_eval: int = 0
+    tokens: int = 0
+    trained_tokens: int = 0
+    train: TokenCounts = TokenCounts()
+    eval: TokenCounts = TokenCounts()
+    length_percentiles: dict[str, int] = msgspec.field(default_factory=dict[str, int])
+    rows_without_thinking: int = 0
+    rows_with_earlier_thinking_dropped: int = 0
+    think_end_token: str = ""
+    rows_with_think_end_token: int = 0
+    data_sha256: str = ""
+    tokenizer_sha256: str = ""
+    template_sha256: str = ""
+    inference_chat_template: str = ""
+    think_end_in_template: bool = False
+    template_writes_date: bool = False
+    eos_token_ids: tuple[int, ...] = ()
+    file_sizes: dict[str, int] = msgspec.field(default_factory=dict[str, int])
+
+
+class Overlap(Record, frozen=True, kw_only=True):
+    """How many questions of a benchmark occur in a data file.
+
+    Attributes:
+        judged: questions that are long enough to be looked for.
+        examples: pairs of a question's id and a row, counted from 1.
+    """
+
+    questions: int
+    judged: int
+    questions_found: int
+    rows_found: int
+    examples: tuple[tuple[str, int], ...] = ()
+
+
+class PrepareReport(DatasetReport, frozen=True, kw_only=True):
+    """`prepare.json`: the rows that an attempt trains on and where they are.
+
+    Attributes:
+        dir: their directory in the dataset cache, relative to the root.
+        overlap: with each benchmark of the spec; null where its questions are not available.
+    """
+
+    key: str = ""
+    dir: str = ""
+    cached: bool = False
+    overlap: dict[str, Overlap | None] = msgspec.field(default_factory=dict[str, Overlap | None])
+    seconds: float = 0.0
+
+
+class Passes(Record, frozen=True, kw_only=True):
+    """Forward passes per epoch on one device, without and with packing."""
+
+    unpacked: int | None = None
+    packed: int | None = None
+
+
+class RowReport(Record, frozen=True, kw_only=True):
+    """The answer of the row check (`--check`), which runs before a spec is enqueued.
+
+    Lengths are in tokens; `longest_micro_batch` is that of one device.
     """
 
     rows_in: int = 0
     rows_selected: int = 0
     rows_train: int = 0
     rows_eval: int = 0
-    dropped: dict[str, int] = {}
-    first_dropped: list[DroppedRow] = []
+    dropped: dict[str, int] = msgspec.field(default_factory=dict[str, int])
+    first_dropped: tuple[DroppedRow, ...] = ()
     prompts: int = 0
     tokens: int = 0
     trained_tokens: int = 0
-    length_percentiles: dict[str, float] = {}
-    train: dict[str, int] = {}
-    passes: dict[str, int] = {}
+    length_percentiles: dict[str, float] = msgspec.field(default_factory=dict[str, float])
+    train: TokenCounts = TokenCounts()
+    passes: Passes = Passes()
     longest_micro_batch: int = 0
     rows_without_thinking: int = 0
     rows_with_think_end_token: int = 0
     think_end_in_template: bool = False
     cached: bool = False
     seconds: float = 0.0
+
+    @classmethod
+    def of(cls, report: PrepareReport, passes: Passes, longest_micro_batch: int) -> RowReport:
+        """The row check's part of a prepare report, with what it counted itself."""
+        part = msgspec.convert(report, cls, from_attributes=True)
+        dropped = (
+            DroppedRow(row=r.row, kind=r.kind, reason=r.reason) for r in report.first_dropped
+        )
+        return msgspec.structs.replace(
+            part,
+            first_dropped=tuple(dropped),
+            passes=passes,
+            longest_micro_batch=longest_micro_batch,
+        )
+
+
+class ConvertReport(Record, frozen=True, kw_only=True):
+    """`convert.json`: the number of ranks that the newest checkpoint now fits."""
+
+    world_size: int
+
+
+class TrainingEngine(Record, frozen=True, kw_only=True):
+    """What trained the model: the DeepSpeed engine, its optimizer and kernels."""
+
+    name: str = msgspec.field(default="", name="class")
+    zero_stage: int = 0
+    world_size: int = 1
+    device: str = ""
+    optimizer: str = ""
+    dtype: str = ""
+    kernels: str | None = None
+    attn_implementation: str | None = None
+    attention: str | None = None
+    deepspeed_config: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+
+
+class MemoryUse(Record, frozen=True, kw_only=True):
+    """Peak memory of a rank as it was predicted and as it was measured; `parts` in GiB."""
+
+    predicted_gib: float
+    measured_gib: float
+    ratio: float
+    parts: dict[str, float] = msgspec.field(default_factory=dict[str, float])
+
+
+class Resumed(Record, frozen=True, kw_only=True):
+    """Where an attempt resumed training: the checkpoint that `attempt` wrote at `step`."""
+
+    attempt: int | None = None
+    step: int | float = 0
+
+
+class RankChange(Record, frozen=True, kw_only=True):
+    """A change of the number of ranks, and what converting the checkpoint took (0 if it fitted)."""
+
+    step: int
+    from_ranks: int
+    to_ranks: int
+    seconds: float = 0.0
+    size: int = 0
+
+
+class TrainReport(Record, frozen=True, kw_only=True):
+    """`train.json`: what trained the model and how it went, over all attempts of the job.
+
+    Attributes:
+        model_dir: relative to the attempt.
+        eval_loss_first: the held-out loss of the untrained model.
+        train_s: seconds in training steps.
+        saves_s: seconds that each checkpoint took to write.
+        ended_epochs: epochs whose held-out loss and weights are done.
+    """
+
+    model_dir: str = ""
+    steps: int = 0
+    epochs: float | None = None
+    engine: TrainingEngine = TrainingEngine()
+    eval_loss_first: float | None = None
+    eval_loss: float | None = None
+    loss: float | None = None
+    tokens: int = 0
+    trained_tokens: int = 0
+    train_s: float = 0.0
+    peak_memory_gib: float | None = None
+    resumed_from: Resumed | None = None
+    saves_s: tuple[float, ...] = ()
+    ended_epochs: int = 0
+    conversions: tuple[RankChange, ...] = ()
+    memory: MemoryUse | None = None
+    tokens_per_second: float | None = None
+
+    @property
+    def tokens_per_second_per_device(self) -> float | None:
+        if self.tokens_per_second is None:
+            return None
+        return self.tokens_per_second / max(1, self.engine.world_size)
+
+
+class ScoringProtocol(Record, frozen=True, kw_only=True):
+    """How a benchmark was measured. Fields of the other protocols are left out."""
+
+    protocol: str | UnsetType = UNSET
+    task_version: float | str | UnsetType | None = UNSET
+    shots: int | UnsetType | None = UNSET
+    chat_template: bool | UnsetType = UNSET
+    chat_template_kwargs: dict[str, Any] | UnsetType = UNSET
+    prompt_sha256: str | UnsetType = UNSET
+    k: int | UnsetType = UNSET
+    max_gen_toks: int | UnsetType = UNSET
+    temperature: float | UnsetType = UNSET
+    top_p: float | UnsetType = UNSET
+    top_k: int | UnsetType | None = UNSET
+    min_p: float | UnsetType | None = UNSET
+    presence_penalty: float | UnsetType | None = UNSET
+    think_end_token: str | UnsetType | None = UNSET
+    opens_think: bool | UnsetType = UNSET
+    stop_after_thinking: tuple[str, ...] | UnsetType = UNSET
+    generation_kwargs: dict[str, Any] | UnsetType | None = UNSET
+    questions: Any | UnsetType = UNSET  # lm-eval reports an object with two counts
+    benchmark_sha256: str | UnsetType = UNSET
+    lm_eval_version: str | UnsetType = UNSET
+    math_verify_version: str | UnsetType = UNSET
+    metric: str | UnsetType = UNSET
+    engine: str | UnsetType = UNSET
+    engine_versions: dict[str, str] | UnsetType = UNSET
+    dtype: str | UnsetType = UNSET
+    device: str | UnsetType = UNSET
+
+
+class GenerationTiming(Record, frozen=True, kw_only=True):
+    """Tokens that an evaluation generated, and the seconds it took to generate them."""
+
+    tokens: int = 0
+    generate_s: float = 0.0
+
+
+class ModelScores(Record, frozen=True, kw_only=True):
+    """The scores of one of a run's models: `epoch-<n>` or `final`.
+
+    Attributes:
+        best_of: the metrics for which no other model of the run is better.
+    """
+
+    name: str = ""
+    epoch: float | None = None
+    metrics: dict[str, float | None] = msgspec.field(default_factory=dict[str, float | None])
+    best_of: tuple[str, ...] = ()
+
+
+class EvalReport(Record, frozen=True, kw_only=True):
+    """`eval.json`: the scores of the final model.
+
+    Attributes:
+        metrics: named as in W&B: `bench/aime24/avg_at_32`.
+        main: the metric of each benchmark that counts as its score.
+        intervals: 95 % intervals of the main metrics, by benchmark: over `questions`, over
+            `samples`.
+        checkpoints: the scores of all models, where epochs were scored too.
+    """
+
+    metrics: dict[str, float | None] = msgspec.field(default_factory=dict[str, float | None])
+    main: tuple[str, ...] = ()
+    intervals: dict[str, dict[str, tuple[float | None, float | None]]] = msgspec.field(
+        default_factory=dict[str, dict[str, tuple[float | None, float | None]]]
+    )
+    protocol: dict[str, ScoringProtocol] = msgspec.field(default_factory=dict[str, ScoringProtocol])
+    timing: GenerationTiming = GenerationTiming()
+    seconds: float = 0.0
+    checkpoints: tuple[ModelScores, ...] | UnsetType = UNSET

@@ -15,10 +15,11 @@ from typing import Any, Literal
 import msgspec
 
 from jobspec.errors import JobspecError
-from jobspec.queue.entries import Job, read_bytes, read_record
+from jobspec.queue.entries import Job, read_record
 from jobspec.records import metrics
 from jobspec.records.attempt import ClaimRevoked, End, Result
 from jobspec.records.base import FINAL, State
+from jobspec.records.manifest import Manifest
 from jobspec.spec import secrets
 from jobspec.spec.schema import JobSpec
 from jobspec.storage import fs
@@ -162,12 +163,13 @@ def _new_run(
 
 
 def _config(job: Job, spec: JobSpec, attempts: list[AttemptPaths]) -> dict[str, Any]:
-    manifest: Any = {}
-    for attempt in reversed(attempts):
-        with contextlib.suppress(msgspec.MsgspecError):
-            manifest = msgspec.json.decode(read_bytes(attempt.manifest) or b"")
-            break
-    whole = {"job": job.id, "spec": msgspec.to_builtins(spec), "manifest": manifest}
+    newest_first = (read_record(attempt.manifest, Manifest) for attempt in reversed(attempts))
+    manifest = next(filter(None, newest_first), None)
+    whole: dict[str, Any] = {
+        "job": job.id,
+        "spec": msgspec.to_builtins(spec),
+        "manifest": {} if manifest is None else msgspec.to_builtins(manifest),
+    }
     return secrets.redact(whole)
 
 
@@ -234,10 +236,9 @@ def _summary(job: Job, kind: RunKind, attempts: list[AttemptPaths]) -> dict[str,
         result = read_record(job.paths.attempt(job.attempt).result, Result)
         if result is not None and kind is RunKind.EVAL:
             summary |= {key: value for key, value in result.metrics.items() if value is not None}
-        elif result is not None:
-            summary |= {
-                f"train/{k}": v for k, v in result.train.items() if isinstance(v, int | float)
-            }
+        elif result is not None and result.train:
+            report = msgspec.structs.asdict(result.train)
+            summary |= {f"train/{k}": v for k, v in report.items() if isinstance(v, int | float)}
     return summary
 
 

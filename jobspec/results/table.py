@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from jobspec.monitoring import status
 from jobspec.records.attempt import Result
 from jobspec.records.base import State
+from jobspec.records.reports import ScoringProtocol
 
 if TYPE_CHECKING:
     from jobspec.queue.entries import Job
@@ -88,7 +89,7 @@ def benchmarks(found: Sequence[ResultRow]) -> list[str]:
 
 
 def scores(
-    metrics: Mapping[str, float | None], protocol: Mapping[str, Any] | None = None
+    metrics: Mapping[str, float | None], protocol: Mapping[str, ScoringProtocol] | None = None
 ) -> dict[str, Score]:
     """The scores among a result's metrics with their intervals, one a benchmark.
 
@@ -96,7 +97,13 @@ def scores(
         protocol: the result's own, which says how many questions there were.
     """
     return {
-        name: _score(metric, value, f"bench/{name}/", metrics, (protocol or {}).get(name) or {})
+        name: _score(
+            metric,
+            value,
+            f"bench/{name}/",
+            metrics,
+            (protocol or {}).get(name) or ScoringProtocol(),
+        )
         for name, (metric, value) in main_metrics(metrics).items()
     }
 
@@ -117,12 +124,12 @@ def _score(
     value: float,
     prefix: str,
     metrics: Mapping[str, float | None],
-    protocol: Mapping[str, Any],
+    protocol: ScoringProtocol,
 ) -> Score:
     from jobspec.results import confidence  # here, since `status` needs none
 
     error, noise = metrics.get(prefix + "stderr"), metrics.get(prefix + "sampling_stderr")
-    questions, k = _count(protocol.get("questions"), 2), _count(protocol.get("k"), 1)
+    questions, k = _count(protocol.questions, 2), _count(protocol.k, 1)
     samples = questions * k if questions and k else None
     low, high = confidence.over_questions(value, error, questions, k)
     sampling_low, sampling_high = confidence.over_samples(value, noise, samples, k)

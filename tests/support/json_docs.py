@@ -18,6 +18,8 @@ TABLES = {
     title: dict(re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", text, re.MULTILINE))
     for title, text in _SECTIONS
 }
+# The type of a field that is left out where it does not apply ends so.
+ABSENT = " or absent"
 # They print a table's object as it is.
 OF_A_STRUCT = {
     "status": "Status", "show": "JobReport", "results": "Results", "demo": "Results",
@@ -70,8 +72,14 @@ def misfit(value: Any, kind: str, place: str = "$") -> str | None:
 def _misfit_in_table(value: Any, title: str, place: str) -> str | None:
     if not isinstance(value, dict):
         return f"{place} is {value!r:.60}, not {title}"
-    apart = sorted(value.keys() ^ TABLES[title].keys())
+    table = TABLES[title]
+    required = {name for name, kind in table.items() if not kind.endswith(ABSENT)}
+    apart = sorted((value.keys() - table.keys()) | (required - value.keys()))
     if apart:
         return f"{place}: {', '.join(apart)} only in one of output and table {title}"
-    inner = (misfit(value[name], kind, f"{place}.{name}") for name, kind in TABLES[title].items())
+    inner = (
+        misfit(value[name], kind.removesuffix(ABSENT), f"{place}.{name}")
+        for name, kind in table.items()
+        if name in value
+    )
     return next(filter(None, inner), None)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from jobspec.records.reports import PrepareReport
 from jobspec.spec import identity, parsing
 from jobspec.spec.schema import JobSpec, ModelSpec
 from jobspec.storage.layout import JobPaths, RootPaths
@@ -218,10 +219,10 @@ def attempt_of(root: RootPaths, made: JobSpec) -> Path:
     return job.attempt(1).dir
 
 
-def read_split(root: RootPaths, report: dict[str, Any], name: str) -> list[dict[str, Any]]:
+def read_split(root: RootPaths, report: PrepareReport, name: str) -> list[dict[str, Any]]:
     import datasets
 
-    return datasets.load_from_disk(str(root.root / report["dir"] / name)).to_list()
+    return datasets.load_from_disk(str(root.root / report.dir / name)).to_list()
 
 
 def supervised(made: Encoded, with_: Chat) -> str:

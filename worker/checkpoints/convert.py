@@ -22,7 +22,10 @@ from pathlib import Path
 import msgspec
 
 from jobspec.errors import DiskFull
+from jobspec.records import base as records
 from jobspec.records.checkpoint import CheckpointManifest, Conversion
+from jobspec.records.manifest import Manifest
+from jobspec.records.reports import ConvertReport
 from jobspec.storage import fs
 from jobspec.storage.layout import CheckpointPaths, partial_of
 from worker.checkpoints import directories, integrity
@@ -38,7 +41,9 @@ def main() -> None:
 
 def body(phase: Phase) -> int:
     """Convert the newest checkpoint that matches its hashes; delete damaged ones."""
-    world = msgspec.json.decode(phase.paths.manifest.read_bytes())["plan"]["world_size"]
+    provenance = records.read(phase.paths.manifest, Manifest)
+    assert provenance is not None and provenance.plan is not None, "written before this phase runs"
+    world = provenance.plan.world_size
     for checkpoint in directories.list_checkpoints(phase.paths):
         damage = integrity.find_damage(checkpoint, hashes=True)  # before anything is unpickled
         manifest = integrity.read_manifest(checkpoint)
@@ -48,7 +53,7 @@ def body(phase: Phase) -> int:
             break
         sys.stderr.write(f"convert: not resumed from {checkpoint.dir.name}: it {damage}\n")
         directories.discard(checkpoint.dir, phase.paths)
-    phase.finish({"world_size": world})
+    phase.finish(ConvertReport(world_size=world))
     return 0
 
 

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from jobspec.benchmarks import question_file, registry
 from jobspec.benchmarks.benchmark import Benchmark
+from jobspec.records.reports import Overlap
 from jobspec.spec.schema import EvalSpec
 from jobspec.storage import fs
 from jobspec.storage.layout import RootPaths
@@ -32,16 +32,6 @@ _FEWEST = 6
 _VERSION = 1
 _EXAMPLES = 5
 _words = re.compile(r"\w+").findall
-
-
-class Found(msgspec.Struct, frozen=True):
-    """How a benchmark and a data file overlap. `examples` are (question id, row) pairs."""
-
-    questions: int
-    judged: int
-    questions_found: int
-    rows_found: int
-    examples: list[tuple[str, int]] = []
 
 
 @dataclass
@@ -75,23 +65,23 @@ class Index:
 
 def report(
     asked: EvalSpec | None, data: Path, data_sha256: str, root: RootPaths
-) -> dict[str, dict[str, Any] | None]:
+) -> dict[str, Overlap | None]:
     """The overlap with each benchmark a spec asks for; None where its questions are not at hand."""
     if asked is None:
         return {}
     where = question_file.directories(asked.benchmark_dir, root.cache / "benchmarks")
-    shown: dict[str, dict[str, Any] | None] = {}
+    overlaps: dict[str, Overlap | None] = {}
     for name in asked.benchmarks:
         benchmark = registry.get(name)
         file = None if benchmark is None else question_file.find(benchmark, where)
         found = None
         if benchmark is not None and file is not None:
             found = _kept(benchmark, file, data, data_sha256, root)
-        shown[name] = None if found is None else msgspec.to_builtins(found)
-    return shown
+        overlaps[name] = found
+    return overlaps
 
 
-def measure(questions: Sequence[tuple[str, str]], data: Path) -> Found:
+def measure(questions: Sequence[tuple[str, str]], data: Path) -> Overlap:
     """The overlap of (id, text) questions with a data file, on every core."""
     index = Index.of(text for _, text in questions)
     rows: set[int] = set()
@@ -102,7 +92,13 @@ def measure(questions: Sequence[tuple[str, str]], data: Path) -> Found:
             for number in sorted(numbers):
                 pairs.setdefault(number, row)
     examples = [(questions[number][0], row) for number, row in sorted(pairs.items())]
-    return Found(len(questions), index.judged, len(pairs), len(rows), examples[:_EXAMPLES])
+    return Overlap(
+        questions=len(questions),
+        judged=index.judged,
+        questions_found=len(pairs),
+        rows_found=len(rows),
+        examples=tuple(examples[:_EXAMPLES]),
+    )
 
 
 def _look(index: Index, data: Path, chunk: Chunk) -> list[tuple[int, set[int]]]:
@@ -116,13 +112,15 @@ def _look(index: Index, data: Path, chunk: Chunk) -> list[tuple[int, set[int]]]:
     return hits
 
 
-def _kept(benchmark: Benchmark, file: Path, data: Path, data_sha256: str, root: RootPaths) -> Found:
+def _kept(
+    benchmark: Benchmark, file: Path, data: Path, data_sha256: str, root: RootPaths
+) -> Overlap:
     """The overlap, measured once for each pair of contents."""
     asked = question_file.read(benchmark, file)
     described = f"{_VERSION} {WORDS} {asked.sha256} {data_sha256}"
     path = root.overlap / f"{hashlib.sha256(described.encode()).hexdigest()[:40]}.json"
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Found)
+        return msgspec.json.decode(path.read_bytes(), type=Overlap)
     except (FileNotFoundError, msgspec.MsgspecError):
         found = measure([(one.id, one.problem) for one in asked.questions], data)
         fs.make_dir(path.parent)

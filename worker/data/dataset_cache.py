@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
+from jobspec.records import base as records
+from jobspec.records.reports import DatasetReport
 from jobspec.storage import fs, tempfiles
 
 if TYPE_CHECKING:
@@ -80,22 +80,21 @@ def sizes(directory: Path) -> dict[str, int]:
     return {str(file): (directory / file).stat().st_size for file in files}
 
 
-def find(directory: Path) -> dict[str, Any] | None:
+def find(directory: Path) -> DatasetReport | None:
     """The report of rows shelved whole; None where there are none, or a purge took some of them."""
+    report = records.read(directory / REPORT, DatasetReport)
     try:
-        report = json.loads((directory / REPORT).read_bytes())
-        return report if report["file_sizes"] == sizes(directory) else None
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):
+        return report if report is not None and report.file_sizes == sizes(directory) else None
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
-def shelve(staged: Path, directory: Path, report: dict[str, Any]) -> None:
+def shelve(staged: Path, directory: Path, report: DatasetReport) -> None:
     """Make the staged rows appear under their key, all at once; whoever was first stays.
 
     What stands there without being whole (see `find`) is removed first.
     """
-    data = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
-    fs.publish(staged / REPORT, data)
+    fs.publish(staged / REPORT, records.encode(report))
     for split in SPLITS:
         for path in (staged / split).iterdir():
             _sync(path)

@@ -15,17 +15,20 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from jobspec.errors import DataError, JobspecError, RootError, TemplateError
+from jobspec.records import base as records
 from jobspec.records import exit_codes
+from jobspec.records.answers import ErrorAnswer, ErrorDetails, Preview
+from jobspec.records.reports import DatasetReport, Passes, PrepareReport, RowReport
 from jobspec.spec import parsing
 from jobspec.spec.schema import JobSpec
 from jobspec.storage import fs, tempfiles
@@ -69,7 +72,7 @@ def body(phase: Phase) -> int:
 
 def prepare(
     spec: JobSpec, root: RootPaths, progress: Progress = lambda done, total, unit: None
-) -> dict[str, Any]:
+) -> PrepareReport:
     """A spec's rows on the shelf, and the report of them.
 
     Safe to run many times at once: the rows appear whole, those of the first to finish.
@@ -92,28 +95,31 @@ def prepare(
     except PermissionError as error:
         hint = "its cache must be writable"
         raise RootError(f"not writable: {error}", file=root.root, hint=hint) from error
-    return report | {
-        "key": inputs.key,
-        "dir": str(directory.relative_to(root.root)),
-        "cached": cached,
-        "overlap": overlaps,
-        "seconds": round(time.monotonic() - started, 3),
-    }
+    return PrepareReport(
+        **msgspec.structs.asdict(report),
+        key=inputs.key,
+        dir=str(directory.relative_to(root.root)),
+        cached=cached,
+        overlap=overlaps,
+        seconds=round(time.monotonic() - started, 3),
+    )
 
 
-def preview(spec: JobSpec, root: RootPaths, number: int) -> dict[str, Any]:
+def preview(spec: JobSpec, root: RootPaths, number: int) -> Preview:
     """What one row (its line, counted from 1) trains, token by token."""
     inputs = Inputs.of(spec, root)
     row = read_row(inputs.data_file, number)
     chat = inputs.chat()
     made = encode_row(row, chat)
-    shown: dict[str, Any] = {"schema": 1, "row": number, "text": made.text}
-    if isinstance(made, Encoded):
-        supervised = chat.codec.spell(made.input_ids[made.start :])
-        ids = {"input_ids": made.input_ids, "labels": made.labels}
-        return shown | ids | {"supervised_text": supervised, "dropped": None}
-    dropped = f"{made.kind}: {made.reason}"
-    return shown | {"input_ids": [], "labels": [], "supervised_text": "", "dropped": dropped}
+    if not isinstance(made, Encoded):
+        return Preview(row=number, text=made.text, dropped=f"{made.kind}: {made.reason}")
+    return Preview(
+        row=number,
+        text=made.text,
+        input_ids=tuple(made.input_ids),
+        labels=tuple(made.labels),
+        supervised_text=chat.codec.spell(made.input_ids[made.start :]),
+    )
 
 
 def _answer(asked: argparse.Namespace) -> int:
@@ -125,21 +131,21 @@ def _answer(asked: argparse.Namespace) -> int:
             answer = preview(parsing.load(asked.preview), root, asked.row)
         else:
             spec = parsing.load(asked.check)
-            made = prepare(spec, root)
-            answer = {"schema": 1, **made, **_passes(spec, root.root / made["dir"] / "train")}
+            report = prepare(spec, root)
+            passes, longest = _passes(spec, root.root / report.dir / "train")
+            answer = RowReport.of(report, passes, longest)
     except JobspecError as error:
-        fields = ("message", "hint", "file", "place")
-        answer = {"error": {field: getattr(error, field) for field in fields}}
-    with os.fdopen(answers_to, "w", encoding="utf-8") as out:
-        out.write(json.dumps(answer, ensure_ascii=False) + "\n")
-    return exit_codes.REFUSED if "error" in answer else 0
+        answer = ErrorAnswer(error=ErrorDetails.of(error))
+    with os.fdopen(answers_to, "wb") as out:
+        out.write(records.encode_line(answer))
+    return exit_codes.REFUSED if isinstance(answer, ErrorAnswer) else exit_codes.DONE
 
 
-def _passes(spec: JobSpec, directory: Path) -> dict[str, Any]:
+def _passes(spec: JobSpec, directory: Path) -> tuple[Passes, int]:
     """How many micro-batches an epoch has on one device, packed and not, and the longest one."""
     train, (lengths, _) = spec.train, dataset_cache.counts(directory)
     if train is None or not lengths:
-        return {}
+        return Passes(), 0
     packs = passes = longest = 0
     size, most = train.per_device_train_batch_size, train.max_length
     batches = batching.global_batches(
@@ -151,10 +157,10 @@ def _passes(spec: JobSpec, directory: Path) -> dict[str, Any]:
         passes, packs = passes + len(plain), packs + len(packed)
         for micro in packed if train.packing else plain:
             longest = max(longest, sum(lengths[row] for row in micro.rows))
-    return {"passes": {"unpacked": passes, "packed": packs}, "longest_micro_batch": longest}
+    return Passes(unpacked=passes, packed=packs), longest
 
 
-def _make(inputs: Inputs, directory: Path, progress: Progress) -> dict[str, Any]:
+def _make(inputs: Inputs, directory: Path, progress: Progress) -> DatasetReport:
     """Tokenize the rows and shelve them; returns their report."""
     fs.make_dir(directory.parent)
     fs.sweep(directory.parent)
@@ -170,7 +176,7 @@ def _make(inputs: Inputs, directory: Path, progress: Progress) -> dict[str, Any]
     return report
 
 
-def _stage(inputs: Inputs, staged: Path, progress: Progress) -> dict[str, Any]:
+def _stage(inputs: Inputs, staged: Path, progress: Progress) -> DatasetReport:
     ratio, limit = inputs.data.eval_split_ratio, inputs.data.max_train_samples
     seed = inputs.train.seed
     scan = Scan.of(inputs.data_file)
@@ -184,37 +190,37 @@ def _stage(inputs: Inputs, staged: Path, progress: Progress) -> dict[str, Any]:
     dealt = split.deal([(row.number, row.prompt) for row in tally.kept], ratio, seed, limit)
     dataset_cache.write_splits(staged, work.pieces(len(scan.chunks)), dealt, inputs.key)
     text = inputs.template.text
-    return {
-        **tally.report(dealt, inputs.tags.close),
-        "data_sha256": inputs.data_sha256,
-        "tokenizer_sha256": inputs.tokens.sha256,
-        "template_sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "inference_chat_template": text,
-        "think_end_in_template": inputs.tags.close in text,
-        "template_writes_date": inputs.template.writes_date,
-        "eos_token_ids": sorted(set(inputs.tokens.answer.eos_tokens.values())),
-        "file_sizes": dataset_cache.sizes(staged),
-    }
+    return msgspec.structs.replace(
+        tally.report(dealt, inputs.tags.close),
+        data_sha256=inputs.data_sha256,
+        tokenizer_sha256=inputs.tokens.sha256,
+        template_sha256=hashlib.sha256(text.encode()).hexdigest(),
+        inference_chat_template=text,
+        think_end_in_template=inputs.tags.close in text,
+        template_writes_date=inputs.template.writes_date,
+        eos_token_ids=tuple(sorted(set(inputs.tokens.answer.eos_tokens.values()))),
+        file_sizes=dataset_cache.sizes(staged),
+    )
 
 
-def _judge(report: dict[str, Any], inputs: Inputs) -> None:
+def _judge(report: DatasetReport, inputs: Inputs) -> None:
     """Stop where too many rows were dropped, or none is left. Raises DataError, TemplateError."""
-    dropped, looked_at = sum(report["dropped"].values()), report["rows_selected"]
+    dropped, looked_at = sum(report.dropped.values()), report.rows_selected
     allowed = inputs.data.max_dropped_frac
-    if report["rows_train"] and dropped <= allowed * looked_at:
+    if report.rows_train and dropped <= allowed * looked_at:
         return
-    first = min(report["first_dropped"], key=lambda row: row["row"])
-    counts = ", ".join(f"{kind}: {count}" for kind, count in report["dropped"].items())
-    message = f"{dropped} of {looked_at} rows can't be trained on ({counts}); {first['reason']}"
-    if first["text"]:
-        message += f"\n--- row {first['row']} as rendered ---\n{first['text']}"
-    hint = _HINTS.get(first["kind"], "set model.chat_template to one that renders the rows")
+    first = min(report.first_dropped, key=lambda row: row.row)
+    counts = ", ".join(f"{kind}: {count}" for kind, count in report.dropped.items())
+    message = f"{dropped} of {looked_at} rows can't be trained on ({counts}); {first.reason}"
+    if first.text:
+        message += f"\n--- row {first.row} as rendered ---\n{first.text}"
+    hint = _HINTS.get(first.kind, "set model.chat_template to one that renders the rows")
     if dropped < looked_at:
         hint += f", or allow more than data.max_dropped_frac {allowed:g}"
     hint += "; `jobspec preview SPEC --row N` shows a row"
-    is_templates = dropped == looked_at and first["kind"] in TEMPLATE_KINDS
+    is_templates = dropped == looked_at and first.kind in TEMPLATE_KINDS
     kind = TemplateError if is_templates else DataError
-    raise kind(message, file=inputs.data_file, place=f"row {first['row']}", hint=hint)
+    raise kind(message, file=inputs.data_file, place=f"row {first.row}", hint=hint)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
 
+from jobspec.records.reports import DatasetReport, DroppedExample, TokenCounts
 from worker.data.split import Dealt
 from worker.data.tokenize import Done, Dropped, Kept
 
@@ -32,32 +32,32 @@ class Tally:
             if row.tokens is not None:
                 self._dropped_lengths.append(row.tokens)
 
-    def report(self, dealt: Dealt, think_end: str) -> dict[str, Any]:
-        """The numbers, for people and for the phases that follow."""
+    def report(self, dealt: Dealt, think_end: str) -> DatasetReport:
+        """The numbers of a report; the caller adds what identifies its inputs."""
         train = [row for row in self.kept if row.number in dealt.train]
         held_out = [row for row in self.kept if row.number in dealt.held_out]
         rows = train + held_out
         lengths = sorted([*(row.tokens for row in rows), *self._dropped_lengths])
-        return {
-            "rows_in": self.rows_in,
-            "rows_selected": len(self.kept) + self._dropped.total(),
-            "rows_kept": len(rows),
-            "rows_train": len(train),
-            "rows_eval": len(held_out),
-            "dropped": dict(sorted(self._dropped.items())),
-            "first_dropped": [_shown(row) for row in self._first.values()],
-            "prompts": _prompts(rows),
-            "prompts_eval": _prompts(held_out),
-            "tokens": sum(row.tokens for row in rows),
-            "trained_tokens": sum(row.trained for row in rows),
-            "train": _tokens(train),
-            "eval": _tokens(held_out),
-            "length_percentiles": percentiles(lengths),
-            "rows_without_thinking": sum(not row.has_thinking for row in rows),
-            "rows_with_earlier_thinking_dropped": sum(row.thinking_dropped > 0 for row in rows),
-            "think_end_token": think_end,
-            "rows_with_think_end_token": sum(row.has_think_end for row in rows),
-        }
+        return DatasetReport(
+            rows_in=self.rows_in,
+            rows_selected=len(self.kept) + self._dropped.total(),
+            rows_kept=len(rows),
+            rows_train=len(train),
+            rows_eval=len(held_out),
+            dropped=dict(sorted(self._dropped.items())),
+            first_dropped=tuple(_example(row) for row in self._first.values()),
+            prompts=_prompts(rows),
+            prompts_eval=_prompts(held_out),
+            tokens=sum(row.tokens for row in rows),
+            trained_tokens=sum(row.trained for row in rows),
+            train=_tokens(train),
+            eval=_tokens(held_out),
+            length_percentiles=percentiles(lengths),
+            rows_without_thinking=sum(not row.has_thinking for row in rows),
+            rows_with_earlier_thinking_dropped=sum(row.thinking_dropped > 0 for row in rows),
+            think_end_token=think_end,
+            rows_with_think_end_token=sum(row.has_think_end for row in rows),
+        )
 
 
 def percentiles(ordered: list[int]) -> dict[str, int]:
@@ -68,18 +68,18 @@ def percentiles(ordered: list[int]) -> dict[str, int]:
     return at | {"max": ordered[-1]}
 
 
-def _shown(row: Dropped) -> dict[str, Any]:
+def _example(row: Dropped) -> DroppedExample:
     text = row.text
     if len(text) > _EXCERPT:
         half = _EXCERPT // 2
         text = f"{text[:half]}\n[… {len(text) - _EXCERPT} characters …]\n{text[-half:]}"
-    return {"row": row.number, "kind": row.kind, "reason": row.reason, "text": text}
+    return DroppedExample(row=row.number, kind=row.kind, reason=row.reason, text=text)
 
 
 def _prompts(rows: Iterable[Kept]) -> int:
     return len({row.prompt for row in rows})
 
 
-def _tokens(rows: list[Kept]) -> dict[str, int]:
+def _tokens(rows: list[Kept]) -> TokenCounts:
     tokens, trained = sum(row.tokens for row in rows), sum(row.trained for row in rows)
-    return {"rows": len(rows), "tokens": tokens, "trained_tokens": trained}
+    return TokenCounts(rows=len(rows), tokens=tokens, trained_tokens=trained)

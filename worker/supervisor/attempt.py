@@ -14,8 +14,9 @@ from jobspec.errors import ClaimLost, DiskFull, JobspecError
 from jobspec.queue.claim import Claim
 from jobspec.records import base as records
 from jobspec.records import exit_codes
-from jobspec.records.attempt import End, PhaseTime, Result
-from jobspec.records.base import Reason
+from jobspec.records.attempt import AttemptEvent, End, PhaseTime, Result
+from jobspec.records.base import UNSET, Reason
+from jobspec.records.reports import EvalReport, PrepareReport, TrainReport
 from jobspec.storage import fs
 from jobspec.storage.layout import AttemptPaths
 from worker import phases
@@ -233,15 +234,14 @@ class Attempt:
         )
 
     def _result(self, end: End) -> Result:
-        done = {phase: _read_json(self._paths.done(phase)) for phase in self._spec.phases()}
-        evaluated = done.get("eval", {})
+        evaluated = records.read(self._paths.done("eval"), EvalReport) or EvalReport()
         return Result(
             job=self._claim.job,
             attempt=self._claim.attempt,
-            metrics=evaluated.get("metrics", {}),
-            protocol=evaluated.get("protocol", {}),
-            train=done.get("train", {}),
-            prepare=done.get("prepare", {}),
+            metrics=evaluated.metrics,
+            protocol=evaluated.protocol,
+            train=records.read(self._paths.done("train"), TrainReport) or UNSET,
+            prepare=records.read(self._paths.done("prepare"), PrepareReport) or UNSET,
             overhead_s=end.overhead_s,
             phases=end.phases,
         )
@@ -280,8 +280,8 @@ class Attempt:
         )
 
     def _event(self, event: str, **facts: Any) -> None:
-        row = {"time": records.utc_now(), "event": event, **facts}
-        fs.append(self._paths.events, msgspec.json.encode(row) + b"\n")
+        row = AttemptEvent(time=records.utc_now(), event=event, **facts)
+        fs.append(self._paths.events, records.encode_line(row))
 
 
 class _Movement:

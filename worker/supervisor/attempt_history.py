@@ -6,14 +6,13 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from jobspec.records import base as records
 from jobspec.records import phases
 from jobspec.records.attempt import End
-from jobspec.records.base import Reason, Record
+from jobspec.records.base import Reason
 from jobspec.records.checkpoint import CheckpointManifest
-from jobspec.records.metrics import last_lines
+from jobspec.records.manifest import Manifest
+from jobspec.records.metrics import tail
 from jobspec.storage.layout import AttemptPaths, JobPaths
 from worker.checkpoints import directories, integrity
 
@@ -38,19 +37,6 @@ class AttemptHistory:
     useful_s: float | None = None
 
 
-class _Plan(Record, frozen=True, kw_only=True):
-    per_device_train_batch_size: int = 1
-
-
-class _Manifest(Record, frozen=True, kw_only=True):
-    plan: _Plan | None = None
-
-
-class _Row(Record, frozen=True, kw_only=True):
-    loss: float | None = None
-    step_s: float | None = None
-
-
 def read_history(job: JobPaths, attempt: int) -> AttemptHistory:
     """Read what attempts before `attempt` left."""
     earlier = [job.attempt(number) for number in range(1, attempt)]
@@ -70,7 +56,7 @@ def _micro(earlier: list[AttemptPaths]) -> int | None:
     too_large: list[int] = []
     for paths in earlier:
         end = records.read(paths.end, End)
-        manifest = records.read(paths.manifest, _Manifest)
+        manifest = records.read(paths.manifest, Manifest)
         ran_out = end is not None and end.reason is Reason.OOM and phases.trains(end.phase)
         if ran_out and manifest is not None and manifest.plan is not None:
             too_large.append(manifest.plan.per_device_train_batch_size)
@@ -112,19 +98,6 @@ def stop_cost_s(attempt: AttemptPaths) -> float:
 
 def step_s_of(metrics: Path) -> float | None:
     """The median seconds of the last steps; None before the first."""
-    seen = [row.step_s for row in _tail(metrics) if row.step_s]
+    rows = list(tail(metrics, _TAIL_BYTES))[-_STEPS_LOOKED_AT:]
+    seen = [step_s for row in rows if (step_s := row.get("step_s"))]
     return statistics.median(seen) if seen else None
-
-
-def _tail(metrics: Path) -> list[_Row]:
-    try:
-        lines = last_lines(metrics, _TAIL_BYTES)
-    except OSError:
-        return []
-    rows: list[_Row] = []
-    for line in lines[-_STEPS_LOOKED_AT:]:
-        try:
-            rows.append(msgspec.json.decode(line, type=_Row))
-        except msgspec.MsgspecError:
-            continue
-    return rows

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from jobspec.errors import DataError
+from jobspec.records.reports import RowReport
 from jobspec.storage.layout import RootPaths
 from tests.support.prepared import (
     ROOT,
@@ -43,15 +45,12 @@ def test_chunks_and_processes_change_nothing(root: RootPaths, model: Path, tmp_p
         "prepare.main()"
     )
     asked = ["--check", str(write_spec(tmp_path / "spec.json", made)), "--root", str(root.root)]
-    cut = json.loads(run_code(code, *asked))
-    assert cut.pop("passes")["unpacked"] == whole["rows_train"]  # `--check` alone counts these
-    assert cut.pop("longest_micro_batch") >= cut["tokens"] / cut["rows_in"]
-    assert [read_split(root, cut, name) for name in ("train", "eval")] == tables
-    differ = ("schema", "seconds", "cached", "file_sizes")
-    whole = json.loads(json.dumps(whole))
-    assert {k: v for k, v in cut.items() if k not in differ} == {
-        k: v for k, v in whole.items() if k not in differ
-    }
+    cut = msgspec.json.decode(run_code(code, *asked), type=RowReport)
+    assert cut.passes.unpacked == whole.rows_train
+    assert cut.longest_micro_batch >= cut.tokens / cut.rows_in
+    assert [read_split(root, whole, name) for name in ("train", "eval")] == tables
+    expected = RowReport.of(whole, cut.passes, cut.longest_micro_batch)
+    assert msgspec.structs.replace(cut, seconds=whole.seconds) == expected
 
 
 @pytest.mark.parametrize("packing", [False, True])
@@ -61,7 +60,7 @@ def test_the_longest_micro_batch_is_of_the_kind_that_will_be_trained(
     rows = write_rows(tmp_path / "rows.jsonl", sums(30))
     sizes = {"max_length": 256, "global_batch_size": 10, "per_device_train_batch_size": 2}
     made = spec(model, rows, data__eval_split_ratio=0.0, train=sizes | {"packing": packing})
-    directory = root.root / prepare(made, root)["dir"] / "train"
+    directory = root.root / prepare(made, root).dir / "train"
     longest = max(dataset_cache.counts(directory)[0])
     found = _passes(made, directory)
     # Two rows of some 60 tokens as they come, or the four that fit into 256.
@@ -120,7 +119,7 @@ def test_blank_lines_and_windows_line_ends_are_no_rows(
     file = tmp_path / "rows.jsonl"
     file.write_bytes("\r\n".join(["", lines[0], "  ", lines[1], lines[2]]).encode())
     report = prepare(spec(model, file, data__eval_split_ratio=0), root)
-    assert report["rows_in"] == 3
+    assert report.rows_in == 3
     assert [row["row"] for row in read_split(root, report, "train")] == [2, 4, 5]
 
 
@@ -128,8 +127,8 @@ def test_rows_of_one_prompt_stay_together(root: RootPaths, model: Path, tmp_path
     rows = sums(30, answers=4)
     made = spec(model, write_rows(tmp_path / "rows.jsonl", rows), data__eval_split_ratio=0.2)
     report = prepare(made, root)
-    assert (report["rows_train"], report["rows_eval"]) == (96, 24)
-    assert (report["prompts"], report["prompts_eval"]) == (30, 6)
+    assert (report.rows_train, report.rows_eval) == (96, 24)
+    assert (report.prompts, report.prompts_eval) == (30, 6)
     sides = [
         {rows[row["row"] - 1]["messages"][0]["content"] for row in read_split(root, report, name)}
         for name in ("train", "eval")
@@ -159,9 +158,9 @@ def test_some_samples_are_the_same_ones_wherever_they_stand(
     for name, ordered in (("a", rows), ("b", rows[::-1])):
         file = write_rows(tmp_path / f"{name}.jsonl", ordered)
         report = prepare(spec(model, file, data__max_train_samples=19), root)
-        assert report["rows_in"] == 200
-        assert report["rows_selected"] == 20
-        assert (report["rows_train"], report["rows_eval"]) == (19, 1)
+        assert report.rows_in == 200
+        assert report.rows_selected == 20
+        assert (report.rows_train, report.rows_eval) == (19, 1)
         picked = [ordered[row["row"] - 1] for row in read_split(root, report, "train")]
         taken.append({json.dumps(row) for row in picked})
     assert taken[0] == taken[1]
@@ -172,10 +171,10 @@ def test_one_prompt_alone_is_not_trained_beyond_the_samples_asked_for(
 ) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", sums(1, answers=50))
     report = prepare(spec(model, rows, data__max_train_samples=19), root)
-    assert (report["rows_selected"], report["rows_kept"]) == (20, 19)
-    assert (report["rows_train"], report["rows_eval"], report["prompts"]) == (19, 0, 1)
+    assert (report.rows_selected, report.rows_kept) == (20, 19)
+    assert (report.rows_train, report.rows_eval, report.prompts) == (19, 0, 1)
     assert len(read_split(root, report, "train")) == 19
-    assert report["tokens"] == report["train"]["tokens"]
+    assert report.tokens == report.train.tokens
 
 
 def test_malformed_rows_are_found_among_those_not_taken(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from jobspec.records.reports import Overlap
 from jobspec.storage.layout import RootPaths
 from tests.support.prepared import spec, sums, write_rows
 from worker.data import contamination
@@ -31,14 +32,14 @@ def test_benchmark_questions_in_the_data_are_counted(
     wanted = {"benchmarks": ["aime24", "aime25"], "benchmark_dir": str(benchmarks)}
     made = spec(model, file, eval=wanted)
     for _ in range(2):  # measured, and kept
-        assert prepare(made, root)["overlap"] == {
-            "aime24": {
-                "questions": 4,
-                "judged": 3,
-                "questions_found": 2,
-                "rows_found": 2,
-                "examples": [("q1", 7), ("q2", 9)],
-            },
+        assert prepare(made, root).overlap == {
+            "aime24": Overlap(
+                questions=4,
+                judged=3,
+                questions_found=2,
+                rows_found=2,
+                examples=(("q1", 7), ("q2", 9)),
+            ),
             "aime25": None,
         }
 

@@ -77,9 +77,9 @@ def test_a_model_of_the_hub_is_found_in_the_roots_cache(
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("abc\n")
     report = prepare(spec(Path("org/name"), data), root)
-    assert report["rows_in"] == 40
+    assert report.rows_in == 40
     pinned = spec(model, data, model={"name": "org/name", "revision": "abc"})
-    assert prepare(pinned, root)["key"] == report["key"]
+    assert prepare(pinned, root).key == report.key
     other = spec(model, data, model={"name": "org/name", "revision": "def"})
     with pytest.raises(ModelError, match="revision `def`") as caught:
         prepare(other, root)
@@ -89,7 +89,7 @@ def test_a_model_of_the_hub_is_found_in_the_roots_cache(
 def test_positions_stretched_by_rope_count(root: RootPaths, data: Path, tmp_path: Path) -> None:
     scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}
     stretched = model_dir(tmp_path / "m", rope_scaling=scaling, max_position_embeddings=2048)
-    assert prepare(spec(stretched, data, train__max_length=8192), root)["rows_in"] == 40
+    assert prepare(spec(stretched, data, train__max_length=8192), root).rows_in == 40
     with pytest.raises(ModelError, match="8192 positions"):
         prepare(spec(stretched, data, train__max_length=8193), root)
 

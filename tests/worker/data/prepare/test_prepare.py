@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from jobspec.errors import DataError, TemplateError
+from jobspec.records.reports import PrepareReport
 from jobspec.storage.layout import JobPaths, RootPaths
 from tests.support.prepared import (
     CHATML,
@@ -35,25 +37,27 @@ def test_the_phase_leaves_rows_and_a_report(root: RootPaths, model: Path, data: 
     attempt = attempt_of(root, spec(model, data))
     done = run_prepare(attempt)
     assert done.returncode == 0, done.stderr
-    report = json.loads((attempt / "prepare.json").read_text())
-    counts = {key: report[key] for key in ("rows_in", "rows_train", "rows_eval", "dropped")}
+    report = msgspec.json.decode((attempt / "prepare.json").read_bytes(), type=PrepareReport)
+    counts = {
+        key: getattr(report, key) for key in ("rows_in", "rows_train", "rows_eval", "dropped")
+    }
     assert counts == {"rows_in": 40, "rows_train": 38, "rows_eval": 2, "dropped": {}}
-    assert 0 < report["seconds"] < 120
-    assert report["inference_chat_template"].strip() == CHATML.strip()
-    directory = root.root / report["dir"]
+    assert 0 < report.seconds < 120
+    assert report.inference_chat_template.strip() == CHATML.strip()
+    directory = root.root / report.dir
     assert stems(directory) == ["eval", "prepared.json", "train"]
     train = datasets.load_from_disk(str(directory / "train"))
     ids = datasets.List(datasets.Value("int32"))
     assert train.features == {"input_ids": ids, "labels": ids, "row": datasets.Value("int64")}
     rows = [*read_split(root, report, "train"), *read_split(root, report, "eval")]
     assert sorted(row["row"] for row in rows) == list(range(1, 41))
-    assert sum(len(row["input_ids"]) for row in rows) == report["tokens"]
+    assert sum(len(row["input_ids"]) for row in rows) == report.tokens
     trained = sum(label != IGNORED for row in rows for label in row["labels"])
-    assert trained == report["trained_tokens"]
-    assert report["train"]["tokens"] + report["eval"]["tokens"] == report["tokens"]
+    assert trained == report.trained_tokens
+    assert report.train.tokens + report.eval.tokens == report.tokens
     for row in rows:
         shown = preview(spec(model, data), root, row["row"])
-        assert (shown["input_ids"], shown["labels"]) == (row["input_ids"], row["labels"])
+        assert (list(shown.input_ids), list(shown.labels)) == (row["input_ids"], row["labels"])
 
 
 def test_a_spec_edited_after_enqueue_is_refused(root: RootPaths, model: Path, data: Path) -> None:
@@ -71,7 +75,7 @@ def test_check_and_preview_print_json_alone(
 ) -> None:
     file = write_spec(tmp_path / "spec.json", spec(model, data))
     checked = json.loads(run_prepare("--check", file, "--root", root.root).stdout)
-    assert (checked["schema"], checked["rows_in"], checked["cached"]) == (1, 40, False)
+    assert (checked["rows_in"], checked["cached"]) == (40, False)
     shown = json.loads(run_prepare("--preview", file, "--row", "3", "--root", root.root).stdout)
     assert shown["supervised_text"] == "<think>Twice 2.</think>4<|im_end|>"
     assert shown["text"].startswith("<|im_start|>user\nWhat is 2 + 2?<|im_end|>")
@@ -115,9 +119,9 @@ def test_preview_of_a_dropped_row_says_why(root: RootPaths, model: Path, tmp_pat
     rows = [*sums(1), {"messages": [user("a"), assistant("<think>b")]}]
     made = spec(model, write_rows(tmp_path / "rows.jsonl", rows))
     shown = preview(made, root, 2)
-    assert shown["dropped"].startswith("unclosed_thinking: ")
-    assert shown["text"].endswith("<think>b<|im_end|>\n")
-    assert shown["labels"] == []
+    assert shown.dropped.startswith("unclosed_thinking: ")
+    assert shown.text.endswith("<think>b<|im_end|>\n")
+    assert shown.labels == ()
     for number in (0, 3):
         with pytest.raises(DataError, match=f"no row {number}"):
             preview(made, root, number)
@@ -132,14 +136,14 @@ def test_over_long_rows_are_dropped_whole_and_counted(
 ) -> None:
     rows = [*sums(50), *long_rows(2)]
     report = prepare(spec(model, write_rows(tmp_path / "rows.jsonl", rows)), root)
-    assert report["dropped"] == {"over_long": 2}
-    assert report["rows_kept"] == 50
-    assert report["rows_without_thinking"] == 0
+    assert report.dropped == {"over_long": 2}
+    assert report.rows_kept == 50
+    assert report.rows_without_thinking == 0
     kept = [*read_split(root, report, "train"), *read_split(root, report, "eval")]
     assert max(len(row["input_ids"]) for row in kept) < 100
-    assert report["length_percentiles"]["max"] > 2000
-    (first,) = report["first_dropped"]
-    assert (first["row"], first["kind"]) == (51, "over_long")
+    assert report.length_percentiles["max"] > 2000
+    (first,) = report.first_dropped
+    assert (first.row, first.kind) == (51, "over_long")
 
 
 def test_too_many_dropped_rows_stop_the_job_and_name_the_first(
@@ -156,8 +160,8 @@ def test_too_many_dropped_rows_stop_the_job_and_name_the_first(
         assert (caught.value.file, caught.value.place) == (str(rows), "row 51")
         assert "max_dropped_frac 0.05" in str(caught.value.hint)
     allowed = prepare(spec(model, rows, data__max_dropped_frac=0.1), root)
-    assert allowed["cached"]
-    assert allowed["rows_kept"] == 50
+    assert allowed.cached
+    assert allowed.rows_kept == 50
 
 
 def test_a_template_that_fits_no_row_is_the_templates_error(
@@ -186,10 +190,10 @@ def test_whether_the_end_of_thinking_occurs_is_told(
     root: RootPaths, model: Path, data: Path
 ) -> None:
     report = prepare(spec(model, data), root)
-    assert (report["rows_with_think_end_token"], report["think_end_in_template"]) == (40, True)
+    assert (report.rows_with_think_end_token, report.think_end_in_template) == (40, True)
     report = prepare(spec(model, data, eval__think_end_token="[/THINK]"), root)
-    assert (report["rows_with_think_end_token"], report["think_end_in_template"]) == (0, False)
-    assert report["rows_without_thinking"] == 40
+    assert (report.rows_with_think_end_token, report.think_end_in_template) == (0, False)
+    assert report.rows_without_thinking == 40
 
 
 def test_the_prompt_is_the_one_met_at_inference(
@@ -200,4 +204,4 @@ def test_the_prompt_is_the_one_met_at_inference(
     template.write_text("{{ '<|im_start|>system\\nmode ' ~ mode ~ '<|im_end|>\\n' }}" + CHATML)
     named = {"name": str(model), "chat_template": str(template)}
     made = spec(model, data, model=named, eval__chat_template_kwargs={"mode": "deep"})
-    assert preview(made, root, 1)["text"].startswith("<|im_start|>system\nmode deep<|im_end|>")
+    assert preview(made, root, 1).text.startswith("<|im_start|>system\nmode deep<|im_end|>")

@@ -1,0 +1,60 @@
+"""What a program of the worker prints on stdout for the command line that ran it."""
+
+from __future__ import annotations
+
+from jobspec.errors import JobspecError
+from jobspec.records.base import UNSET, Record, UnsetType
+
+
+class ErrorDetails(Record, frozen=True, kw_only=True):
+    """What is wrong, what to do about it, and where."""
+
+    message: str
+    hint: str | None = None
+    file: str | None = None
+    place: str | None = None
+
+    @classmethod
+    def of(cls, error: JobspecError) -> ErrorDetails:
+        return cls(message=error.message, hint=error.hint, file=error.file, place=error.place)
+
+    def to_error(self) -> JobspecError:
+        return JobspecError(self.message, hint=self.hint, file=self.file, place=self.place)
+
+
+class ErrorAnswer(Record, frozen=True, kw_only=True):
+    """The answer of a program that exits with `exit_codes.REFUSED`."""
+
+    error: ErrorDetails
+
+
+class Preview(Record, frozen=True, kw_only=True):
+    """One row as it is trained on.
+
+    Attributes:
+        labels: `input_ids`, with -100 for tokens that the loss ignores.
+        dropped: why the row is not trained on; then there are no ids.
+    """
+
+    schema: int = 1
+    row: int
+    text: str
+    input_ids: tuple[int, ...] = ()
+    labels: tuple[int, ...] = ()
+    supervised_text: str = ""
+    dropped: str | None = None
+
+
+class Fetched(Record, frozen=True, kw_only=True):
+    """One line of `worker.fetch`: what a spec needed and where it is, or why it is not there."""
+
+    file: str | UnsetType = UNSET
+    fetched: str | UnsetType = UNSET
+    error: ErrorDetails | UnsetType = UNSET
+
+
+class Rescored(Record, frozen=True, kw_only=True):
+    """The benchmarks scored again, and each metric that changed: its value before and after."""
+
+    benchmarks: tuple[str, ...]
+    changed: dict[str, tuple[float | None, float | None]]

@@ -1,0 +1,90 @@
+"""`manifest.json`: what an attempt ran on, from which code and which inputs.
+
+A field that defaults to `UNSET` is left out of the file where it does not apply.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from jobspec.records.base import UNSET, Record, UnsetType
+
+
+class CodeVersion(Record, frozen=True, kw_only=True):
+    """The commit of the code; empty outside a git checkout."""
+
+    commit: str | UnsetType = UNSET
+    dirty: bool | UnsetType = UNSET
+
+
+class UsedDevices(Record, frozen=True, kw_only=True):
+    """The devices of one node: `kind` is `cuda` or `cpu`."""
+
+    kind: str = "cpu"
+    name: str | None = None
+    count: int = 0
+
+
+class Seeds(Record, frozen=True, kw_only=True):
+    """The spec's seeds; null for a phase that the job does not have."""
+
+    train: int | None = None
+    eval: int | None = None
+
+
+class TrainingInputs(Record, frozen=True, kw_only=True):
+    """Which rows were trained on and how they were rendered; empty before `prepare` is done."""
+
+    key: str | UnsetType = UNSET
+    data_sha256: str | UnsetType = UNSET
+    template_sha256: str | UnsetType = UNSET
+    tokenizer_sha256: str | UnsetType = UNSET
+    rows_train: int | UnsetType = UNSET
+    rows_eval: int | UnsetType = UNSET
+
+
+class EngineSummary(Record, frozen=True, kw_only=True):
+    """What trained the model; empty before `train` is done."""
+
+    name: str | UnsetType | None = msgspec.field(default=UNSET, name="class")
+    zero_stage: int | UnsetType | None = UNSET
+    optimizer: str | UnsetType | None = UNSET
+    dtype: str | UnsetType | None = UNSET
+    attention: str | UnsetType | None = UNSET
+    kernels: str | UnsetType | None = UNSET
+
+
+class BatchPlan(Record, frozen=True, kw_only=True):
+    """How the global batch is spread over the ranks."""
+
+    world_size: int = 1
+    nodes: int = 1
+    per_device_train_batch_size: int = 1
+    gradient_accumulation_steps: int = 1
+
+
+class Manifest(Record, frozen=True, kw_only=True):
+    """The provenance of an attempt.
+
+    Attributes:
+        deepspeed: the configuration of the engine; null for a job that trains nothing.
+        plan: likewise.
+    """
+
+    worker: str = ""
+    host: str = ""
+    python: str = ""
+    kernel: str = ""
+    packages: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    code: CodeVersion = CodeVersion()
+    image: str | None = None
+    image_sha256: str | None = None
+    device: UsedDevices = UsedDevices()
+    driver: str | None = None
+    seeds: Seeds = Seeds()
+    inputs: TrainingInputs = TrainingInputs()
+    engine: EngineSummary = EngineSummary()
+    deepspeed: dict[str, Any] | None = None
+    plan: BatchPlan | None = None
