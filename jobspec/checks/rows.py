@@ -1,9 +1,8 @@
-"""The rows of a spec's data, proved by the worker's own code in a process of its own.
+"""Checks the rows of a spec's data with the worker's own code, in a separate process.
 
-`python -m worker.data.prepare --check` renders and verifies every row as training will; it runs
-from
-this environment, or from the image where `$JOBSPEC_WORKER_COMMAND` says how (a prefix that takes
-Python's place: `apptainer exec worker.sif python`). Nothing here imports torch.
+`python -m worker.data.prepare --check` renders and verifies every row as training will. It runs in
+this environment, or in the image if `$JOBSPEC_WORKER_COMMAND` is set: a prefix that replaces
+`python`, for example `apptainer exec worker.sif python`. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -60,18 +59,18 @@ def check_lines(path: Path) -> None:
 
 
 def check_rows(spec: JobSpec, root: Path) -> RowReport:
-    """Have the worker's code render and verify every row, as training will.
+    """Render and verify every row with the worker's code, as training will.
 
     Raises:
-        JobspecError: what it refused, or that it is not installed here.
+        JobspecError: a row was refused, or the worker's packages are not installed here.
     """
-    with _spec_file(spec) as file, _somewhere(root) as place:
+    with _spec_file(spec) as file, _root_or_temporary(root) as place:
         return run_prepare(RowReport, ["--check", file, "--root", place])
 
 
 def preview(spec: JobSpec, root: Path, row: int) -> Preview:
-    """What one row (counted from 1) trains, as the worker's code renders it."""
-    with _spec_file(spec) as file, _somewhere(root) as place:
+    """Return one row (counted from 1) as the worker renders it, with its trained span."""
+    with _spec_file(spec) as file, _root_or_temporary(root) as place:
         return run_prepare(Preview, ["--preview", file, "--row", str(row), "--root", place])
 
 
@@ -105,8 +104,8 @@ def _spec_file(spec: JobSpec) -> Generator[str]:
 
 
 @contextmanager
-def _somewhere(root: Path) -> Generator[str]:
-    """The root, or where there is none yet a temporary one: checking makes no root."""
+def _root_or_temporary(root: Path) -> Generator[str]:
+    """Yield the root, or a temporary directory if there is none yet: checking creates no root."""
     if RootPaths(root).format.exists():
         yield str(root)
         return

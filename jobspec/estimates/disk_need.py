@@ -1,4 +1,4 @@
-"""What a spec's job will take on disk: weights, those of epochs, resume states while it trains.
+"""Estimates a job's disk use: final weights, weights of epochs, resume states while it trains.
 
 A resume state has the weights and, in float32, a copy of what is trained and Adam's two moments:
 12 bytes a trained parameter (measured on ZeRO-2: 16.1 bytes a parameter with float32 weights).
@@ -15,13 +15,13 @@ import msgspec
 from jobspec.estimates.training_time import model_shape
 from jobspec.spec.schema import JobSpec
 
-_STATES = 3  # two are kept, and a third is there until the oldest is gone
+_STATES = 3  # two are kept, and a third exists until the oldest is deleted
 _OPTIMIZER_BYTES = 12
 _DTYPE_BYTES = {"bfloat16": 2, "float32": 4}
 
 
 class Footprint(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes of a job: `stays` when it has succeeded, at most `peak` while it trains."""
+    """Bytes of a job: `stays` after it has succeeded, at most `peak` while it trains."""
 
     stays: int
     peak: int
@@ -37,7 +37,7 @@ class Footprints(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def footprint(spec: JobSpec, root: Path) -> Footprint | None:
-    """What a job will take; None where its model's size is not known here."""
+    """Estimate one job; None if the size of its model is not known here."""
     train = spec.train
     if train is None:
         return Footprint(stays=0, peak=0)
@@ -52,7 +52,7 @@ def footprint(spec: JobSpec, root: Path) -> Footprint | None:
 
 
 def together(specs: Iterable[JobSpec], root: Path) -> Footprints:
-    """What jobs will take between them."""
+    """Estimate several jobs together."""
     found = [(spec.model.name, footprint(spec, root)) for spec in specs]
     known = [one for _, one in found if one is not None]
     return Footprints(

@@ -1,7 +1,7 @@
-"""What scoring a spec will take: tokens at most, tokens as measured before, hours where known.
+"""Estimates what evaluating a spec takes: the most tokens, the typical number, and hours.
 
-Nothing is guessed: a typical length is one that a finished job of this root had on that benchmark,
-a speed one that a finished job of the same model reached.
+Nothing is guessed. The typical length and the speed are taken from finished jobs of the same model
+in this queue; without such a job they are null.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jobspec.storage.layout import RootPaths
 
 
 class BenchmarkEstimate(msgspec.Struct, frozen=True, kw_only=True):
-    """One benchmark. Null is not known: the size of lm-eval's own tasks, an unmeasured length.
+    """One benchmark. Null means unknown, as the size of an lm-eval task or an unmeasured length.
 
     `typical_tokens`: questions × k × the mean length that `measured_by` had.
     """
@@ -36,9 +36,9 @@ class BenchmarkEstimate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EvaluationEstimate(msgspec.Struct, frozen=True, kw_only=True):
-    """All benchmarks of a spec; the totals are null where a part of them is.
+    """All benchmarks of a spec; a total is null if one of its parts is.
 
-    `tokens_per_second` is what the finished job `speed_of` reached, whatever its devices were.
+    `tokens_per_second` is the speed of the finished job `speed_of`, on whatever devices it ran.
     """
 
     benchmarks: list[BenchmarkEstimate]
@@ -51,7 +51,7 @@ class EvaluationEstimate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def estimate(spec: JobSpec, root: Path) -> EvaluationEstimate | None:
-    """What scoring will take; None for a spec that scores nothing."""
+    """Estimate the evaluation of a spec; None for a spec that evaluates nothing."""
     if spec.eval is None:
         return None
     measured = list(history.evaluations(spec.model.name, root))

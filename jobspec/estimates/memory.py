@@ -1,4 +1,4 @@
-"""How much memory training takes on a device, before it is tried, and which settings would fit.
+"""Predicts the memory that training needs on each device, and finds settings that would fit.
 
 What is kept a weight follows from the engine: the weights in the model's dtype, and for each that
 is trained an fp32 master copy, Adam's two moments and a gradient, divided among the ranks as the
@@ -27,7 +27,7 @@ _HEAP = 1.25  # what a CPU's allocator holds of activations for each byte in use
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """GiB on one device. `total` is the peak: `backward` and `step` do not come together."""
+    """GiB on one device. `total` is the peak; `backward` and `step` never occur together."""
 
     base: float
     weights: float
@@ -80,7 +80,7 @@ def predict(shape: DecoderShape, setting: Setting) -> Memory:
 
 
 def fitting(shape: DecoderShape, setting: Setting, usable_gib: float) -> list[str]:
-    """Settings that would fit where this one does not: of each kind of change the mildest."""
+    """Return changes that would make training fit: the mildest of each kind."""
     found: dict[str, str] = {}
     for kind, words, other in _others(setting):
         if kind not in found and predict(shape, other).total <= usable_gib:

@@ -28,9 +28,9 @@ ASSUMED_MFU = 0.35  # published 8B runs on 8 cards reach 33–39 %
 
 
 class Steps(msgspec.Struct, frozen=True, kw_only=True):
-    """How often the optimizer steps, and the forward passes an epoch that one device makes for it.
+    """The number of optimizer steps, and of forward passes of one device in an epoch.
 
-    Steps are the same with packing and without: a step is `global_batch_size` rows.
+    Packing does not change the steps: a step is always `global_batch_size` rows.
     """
 
     optimizer_steps: int
@@ -39,7 +39,7 @@ class Steps(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrainingEstimate(msgspec.Struct, frozen=True, kw_only=True):
-    """What training takes on `gpus` devices; null is not known. Memory is a device's."""
+    """What training takes on `gpus` devices. Memory is that of one device; null means unknown."""
 
     device: str
     gpus: int
@@ -54,7 +54,7 @@ class TrainingEstimate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def steps(train: TrainSpec, rows: RowReport) -> Steps:
-    """The optimizer steps of a run."""
+    """Count the optimizer steps of a run."""
     per_epoch = math.ceil(rows.rows_train / train.global_batch_size)
     return Steps(
         optimizer_steps=math.ceil(train.num_train_epochs * per_epoch),

@@ -1,4 +1,4 @@
-"""What devices can do and hold: peaks by the driver's name, and the names `--device` takes."""
+"""Peak speed and memory of devices, by the driver's name and by the names of `--device`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import msgspec
 
 from jobspec.errors import JobspecError
 
-# Dense bf16, FLOP/s. The first entry whose name occurs in the device's counts.
+# Dense bf16 FLOP/s. The first entry whose name is part of the device's name is used.
 # Source: the vendors' data sheets.
 PEAKS = (
     ("H200", 989e12),
@@ -20,19 +20,19 @@ PEAKS = (
     ("A40", 150e12),
     ("V100", 125e12),
 )
-# What a CUDA context, NCCL's buffers and an allocator's fragments leave of a device's memory.
+# A CUDA context, NCCL's buffers and the allocator's fragmentation use the rest of the memory.
 USABLE_FRAC, CONTEXT_GIB = 0.97, 1.5
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True):
-    """A device `--device` may name. `memory_gib`: all of it, as the driver says."""
+    """A kind of device that `--device` names. `memory_gib`: all of it, as the driver reports."""
 
     name: str
     memory_gib: float
 
     @property
     def usable_gib(self) -> float:
-        """What tensors may take."""
+        """The part of the memory that tensors can use."""
         return USABLE_FRAC * self.memory_gib - CONTEXT_GIB
 
     @property

@@ -1,4 +1,4 @@
-"""Which weight files a model directory has. Pickles are programs: they are refused, not loaded."""
+"""Refuses model weights stored as pickles: loading a pickle can run any code."""
 
 from __future__ import annotations
 

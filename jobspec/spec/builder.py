@@ -1,9 +1,10 @@
-"""Specs built from options, each overriding the one before.
+"""Builds specs from options, each of which overrides the one before.
 
 ```
 preset of the model's family → --smoke → --learning-rate, --epochs, --data … → --set k=v
 ```
-Every spec is written whole, so that a file says all it means and later defaults change nothing.
+Every spec is written with all its fields, so that a later default does not change its meaning.
+Fields with a `NewDefault` get that value unless one of the above sets them.
 """
 
 from __future__ import annotations

@@ -14,10 +14,10 @@ from jobspec.spec.schema import JobSpec, Spec
 
 
 def decode(data: bytes, *, file: str | Path | None = None) -> JobSpec:
-    """Read a spec and check it within itself.
+    """Read a spec and check its fields and rules.
 
     Raises:
-        SpecError: with the file and the JSON path of what is wrong.
+        SpecError: something is wrong; it names the file and the JSON path.
     """
     try:
         spec = msgspec.json.decode(data, type=JobSpec)
@@ -41,7 +41,7 @@ def load(path: str | Path) -> JobSpec:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a spec, for editors and other languages."""
+    """Return the JSON Schema of a spec, for editors and other languages."""
     return msgspec.json.schema(JobSpec)
 
 
@@ -68,7 +68,7 @@ def _value_at(data: bytes, place: str) -> str:
             value = value[key or int(index)]
         except (KeyError, IndexError, TypeError, ValueError):
             break
-    # Whatever it is, it may be a key: nothing that long is told whole.
+    # The value may be a secret, so long ones are shortened.
     text = re.sub(
         r"[\w-]{30,}", lambda long: f"{long[0][:4]}…", msgspec.json.encode(value).decode()
     )

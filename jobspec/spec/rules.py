@@ -16,7 +16,7 @@ _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,199}")
 
 
 def check(spec: JobSpec, *, file: str | Path | None = None) -> None:
-    """The rules that no single field can state. Raises SpecError at the first one broken."""
+    """Check the rules that span fields. Raises SpecError for the first one that is broken."""
     for place, wrong, hint in _broken_rules(spec):
         raise SpecError(wrong, file=file, place=place, hint=hint)
 

@@ -1,6 +1,6 @@
-"""What looks like a password or an access key has no place in a spec: it is copied everywhere.
+"""Refuses specs with text that looks like a password or an access key.
 
-A spec goes into the queue, into results, to W&B and into papers. Keys belong into the environment
+A spec is copied into the queue, into results, to W&B and into papers. Keys belong in the environment
 of the program that uses them: `WANDB_API_KEY` into the relay's, `HF_TOKEN` into `jobspec fetch`'s.
 """
 
