@@ -1,7 +1,8 @@
 """Refuses specs with text that looks like a password or an access key.
 
-A spec is copied into the queue, into results, to W&B and into papers. Keys belong in the environment
-of the program that uses them: `WANDB_API_KEY` into the relay's, `HF_TOKEN` into `jobspec fetch`'s.
+A spec is copied into the queue, into results, to W&B and into papers. Keys belong in the
+environment of the program that uses them: `WANDB_API_KEY` in that of the relay, `HF_TOKEN` in that
+of `jobspec fetch`.
 """
 
 from __future__ import annotations
