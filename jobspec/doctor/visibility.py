@@ -20,7 +20,7 @@ from jobspec.storage import fs, mounts
 
 CREATED, RENAMED, REPLACED = KINDS = ("created", "renamed away", "replaced")
 _ROUNDS = 5
-_NOTICE_S = 0.5
+_NOTICE_S = 1.0
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +39,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 def observe(me: Participant, others: Sequence[str]) -> Report:
     """Go through the steps with the others; one wait in vain ends them."""
-    noticed = _is_notified(me, others[0])
+    noticed = _is_notified(me, others)
     began: list[float] = []
     acted: list[float] = []
     seen: dict[str, list[float | None]] = {key: [] for key in others}
@@ -141,17 +141,20 @@ def _is_visible(me: Participant, key: str, step: int) -> bool:
     return (f"thing.{number}" in me.listing(key)) == (kind == CREATED)
 
 
-def _is_notified(me: Participant, other: str) -> bool:
+def _is_notified(me: Participant, others: Sequence[str]) -> bool:
     """Whether inotify tells of another's changes, without a listing that could make them visible.
 
     Everybody makes changes as long as the others may watch.
     """
-    noticed, deadline = False, time.monotonic() + min(_NOTICE_S, me.patience_s / 2)
+    noticed = False
     try:
-        changes = iter(mounts.changes(me.dirs[other]))
+        changes = iter(mounts.changes(me.dirs[others[0]]))
+        next(changes, None)  # it watches from now on
+        _wait_for_all(me, others, "watching")
+        deadline = time.monotonic() + min(_NOTICE_S, me.patience_s / 2)
         while time.monotonic() < deadline:
-            noticed = bool(next(changes, None)) or noticed
             fs.touch(me.dir / f"notice.{time.monotonic_ns()}")
+            noticed = bool(next(changes, None)) or noticed
     except RuntimeError:  # no inotify on this filesystem
         return False
     return noticed
