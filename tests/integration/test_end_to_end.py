@@ -218,7 +218,7 @@ def test_a_stop_heard_by_one_rank_alone_stops_all_and_fewer_devices_go_on(
     attempt = job.paths.attempt(1).dir
     with worker(queue, "--max-jobs", "1") as process:
         until(lambda: trained_steps(attempt, 5), "five steps")
-        ranks = [pid for pid in ranks_of(attempt) if b"sitter" not in command_of(pid)]
+        ranks = [pid for pid in ranks_of(attempt) if b"rank_launcher" not in command_of(pid)]
         os.kill(max(ranks), signal.SIGUSR2)
         hurry(model)
         # Nobody told the worker: to it the phase stopped of its own accord, and is done again.

@@ -3,7 +3,7 @@
     python rank_forks.py      # a request a line on stdin (JSON), an answer a line on stdout
 
 A rank is a process of its own with the environment, signals and exit code it would have under the
-sitter; what it saves is the seconds of importing torch, Transformers and DeepSpeed. Signals are
+rank launcher; what it saves is the seconds of importing torch, Transformers and DeepSpeed. Signals are
 sent from within, at exact places (`POINTS`), by the rank that gets there.
 """
 
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def run(request: dict[str, Any]) -> list[int]:
-    """Fork the ranks and wait for them as the sitter does. Returns their exit codes."""
+    """Fork the ranks and wait for them as the rank launcher does. Returns their exit codes."""
     pids = Path(request["attempt"]) / "pids"
     pids.unlink(missing_ok=True)
     me = os.getpid()

@@ -149,7 +149,7 @@ def start(forge: Forge, queue: Queue, spec: JobSpec, save_every: int = SAVE_EVER
 
 
 def rank_env(rank: int, ranks: int, port: int) -> dict[str, str]:
-    """What the sitter adds to a rank's environment."""
+    """What the rank launcher adds to a rank's environment."""
     wanted = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     made = rank_launcher.rank_environment(rank, ranks, port)
     return {name: made[name] for name in wanted}

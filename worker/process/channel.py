@@ -7,13 +7,13 @@ import json
 import socket
 from typing import Any
 
-_MOST_BYTES = 65536  # of a line: what is longer is no message of ours
+_MAX_LINE_BYTES = 65536  # our messages are shorter
 _KEEPALIVE = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
 _UNHEARD_MS = 25_000
 
 
-class Link:
-    """One end of a connection. A peer whose host is gone shows as closed within half a minute."""
+class Connection:
+    """One end of a connection. If the peer's host dies, it is closed within half a minute."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -41,32 +41,32 @@ class Link:
         return _plain(self._socket.getpeername()[0])
 
     def send(self, **message: Any) -> None:
-        """Send a message; a peer that is gone is found out by the next `receive`."""
+        """Send a message. A closed connection is reported by the next `receive`."""
         try:
             self._socket.sendall(json.dumps(message).encode() + b"\n")
         except OSError:
             self.open = False
 
     def receive(self) -> list[dict[str, Any]]:
-        """What has arrived; call it when the socket can be read. `open` is False at the end."""
+        """The messages that arrived, once the socket is readable. `open` is False at the end."""
         try:
-            data = self._socket.recv(_MOST_BYTES)
+            data = self._socket.recv(_MAX_LINE_BYTES)
         except OSError:
             data = b""
         *lines, self._unread = (self._unread + data).split(b"\n")
         messages = [_decoded(line) for line in lines]
-        if not data or None in messages or len(self._unread) > _MOST_BYTES:
+        if not data or None in messages or len(self._unread) > _MAX_LINE_BYTES:
             self.open = False
         return [message for message in messages if message is not None]
 
     def close(self) -> None:
-        """End the connection; the peer sees it at once."""
+        """Close the connection; the peer notices at once."""
         self.open = False
         self._socket.close()
 
 
 def _plain(address: str) -> str:
-    """An address as IPv4 where it is one in IPv6's clothes."""
+    """The address without the prefix of an IPv4 address mapped to IPv6."""
     return address.removeprefix("::ffff:")
 
 

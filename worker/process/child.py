@@ -1,4 +1,4 @@
-"""One phase as a child process: its own session under the sitter, its own log, stop and kill."""
+"""A phase as a child process: a rank launcher in a session of its own, with its own log."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Child:
         return code if code >= 0 else 128 - code
 
     def stop(self) -> None:
-        """Ask for a checkpoint and an early end; the sitter passes it on to every rank."""
+        """Ask the phase to checkpoint and exit; the rank launcher passes it on to every rank."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGUSR2)
 
     def kill(self) -> None:
-        """End the sitter, and with it every process of the phase; waits for it to be gone."""
+        """Kill the rank launcher and with it every process of the phase; wait until it is gone."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

@@ -1,14 +1,13 @@
-"""Runs a phase's ranks on several nodes: one `worker.process.node_agent` on each, held together
-from here.
+"""Runs a phase's ranks on several nodes, through a `worker.process.node_agent` on each.
 
     python -m worker.process.coordinator --nodes N --launcher COMMAND -- PYTHON -m
     worker.process.node_agent ARG...
 
-The launcher (srun, on Slurm) starts the command after `--` once on each node; each node calls back
-over TCP and proves by a secret that it is meant. That connection carries everything: which node it
-is and where rank 0 is met, stops, exit codes. So nothing depends on how a launcher passes signals
-and codes on, or on whether it cleans up: where this process, its worker, the launcher or a node is
-killed, connections end, and each node kills what it runs.
+The launcher (srun, on Slurm) starts the command after `--` once on each node. Each node connects
+back over TCP and authenticates with a secret. The connection carries everything: the node's number,
+the address of rank 0, stops, and exit codes. So nothing depends on whether a launcher forwards
+signals and exit codes or cleans up. If this process, its worker, the launcher or a node is killed,
+the connections close, and each node kills the ranks it runs.
 
 The exit code is 0, or that of the first rank that failed anywhere, or `exit_codes.NODE_LOST`.
 """
@@ -33,34 +32,34 @@ from typing import Any
 
 from jobspec.records import exit_codes
 from worker.host import scheduler_env
-from worker.process.channel import Link
+from worker.process.channel import Connection
 from worker.process.rank_launcher import GRACE_S, die_with_parent
 
 SECRET = "JOBSPEC_NODE_SECRET"
 _TICK_S = 0.05
-_LAST_WORDS_S = 2.0  # for what a node said just before the launcher ended
+_LAST_MESSAGES_S = 2.0  # for messages that nodes sent just before the launcher ended
 
 
 @dataclass
-class Node:
-    """One node's connection, what it said of itself, and its ranks' code once they have ended."""
+class NodeConnection:
+    """A connected node: what it reported, and the exit code of its ranks once they have ended."""
 
-    link: Link
+    link: Connection
     host: str
     order: int
     port: int
     code: int | None = None
 
 
-class Head:
+class Coordinator:
     """The nodes of one phase, from the launcher's start to the last one's end."""
 
     def __init__(self, command: list[str], args: argparse.Namespace) -> None:
         self._count = args.nodes
         self._grace_s = args.grace
         self._listener = _listen()
-        self._unknown: list[Link] = []
-        self._nodes: list[Node] = []
+        self._unknown: list[Connection] = []
+        self._nodes: list[NodeConnection] = []
         self._secret = secrets.token_hex(16)
         self._asked_to_stop = False
         self._failed: int | None = None
@@ -101,16 +100,18 @@ class Head:
         if time.monotonic() < self._deadline:
             return False
         if not here:
-            self._fail(exit_codes.NODE_LOST, f"{len(self._nodes)} of {self._count} nodes came", 0.0)
+            self._fail(
+                exit_codes.NODE_LOST, f"{len(self._nodes)} of {self._count} nodes connected", 0.0
+            )
         return True
 
     def _listen_to_all(self) -> None:
         links = [*self._unknown, *(node.link for node in self._nodes if node.link.open)]
         ready, _, _ = select.select([self._listener, *links], [], [], _TICK_S)
         for source in ready:
-            if not isinstance(source, Link):
+            if not isinstance(source, Connection):
                 with contextlib.suppress(OSError):
-                    self._unknown.append(Link(self._listener.accept()[0]))
+                    self._unknown.append(Connection(self._listener.accept()[0]))
                 continue
             known = next((node for node in self._nodes if node.link is source), None)
             if known is None:
@@ -118,8 +119,8 @@ class Head:
             else:
                 self._hear(known)
 
-    def _greet(self, link: Link) -> None:
-        """Take a connection for a node's once it shows the secret; close it if it shows another."""
+    def _greet(self, link: Connection) -> None:
+        """Accept a connection as a node if it sends the secret; close it otherwise."""
         messages = link.receive()
         if not messages and link.open:
             return
@@ -129,7 +130,7 @@ class Head:
         if not known or len(self._nodes) == self._count:
             link.close()
             return
-        node = Node(link, str(hello["host"]), int(hello["order"]), int(hello["port"]))
+        node = NodeConnection(link, str(hello["host"]), int(hello["order"]), int(hello["port"]))
         self._nodes.append(node)
         if hello.get("unfit"):
             self._fail(exit_codes.NODE_LOST, f"{node.host} is unfit: {hello['unfit']}", 0.0)
@@ -138,10 +139,10 @@ class Head:
             self._go()
 
     def _go(self) -> None:
-        """Number the nodes, and tell each where rank 0 is met.
+        """Number the nodes, and send each the address of rank 0.
 
-        An address is one that was seen to work: that by which the first node reached this process
-        or, where both are on one host, that by which each node did.
+        Only addresses that were seen to work are used: the one from which the first node reached
+        this process or, if both are on one host, the one by which each node did.
         """
         self._nodes.sort(key=lambda node: (node.order, node.host))
         first = self._nodes[0]
@@ -150,7 +151,7 @@ class Head:
             address = None if near else first.link.there
             node.link.send(go=number, nodes=self._count, address=address, port=first.port)
 
-    def _hear(self, node: Node) -> None:
+    def _hear(self, node: NodeConnection) -> None:
         for message in node.link.receive():
             if "exit" in message:
                 node.code = int(message["exit"])
@@ -158,7 +159,7 @@ class Head:
                     self._fail(node.code, "", self._grace_s)
         if not node.link.open and node.code is None:
             node.code = exit_codes.NODE_LOST
-            self._fail(exit_codes.NODE_LOST, f"{node.host} went without a word", 0.0)
+            self._fail(exit_codes.NODE_LOST, f"{node.host} disconnected", 0.0)
 
     def _fail(self, code: int, why: str, grace_s: float) -> None:
         """The first failure counts; the others get `grace_s` to end by themselves."""
@@ -166,13 +167,13 @@ class Head:
         if self._failed is None:
             self._failed = code
             if why:
-                sys.stderr.write(f"head: {why}\n")
+                sys.stderr.write(f"coordinator: {why}\n")
 
     def _pass_stop_on(self) -> None:
         if not self._asked_to_stop:
             return
         self._asked_to_stop = False
-        if len(self._nodes) < self._count:  # nothing has begun
+        if len(self._nodes) < self._count:  # no rank has started
             self._fail(exit_codes.STOPPED, "", 0.0)
         for node in self._nodes:
             node.link.send(stop=True)
@@ -181,18 +182,18 @@ class Head:
         if self._failed is not None or self._launcher.poll() is None:
             return
         self._launcher_ended = min(self._launcher_ended, time.monotonic())
-        heard = time.monotonic() > self._launcher_ended + _LAST_WORDS_S
+        heard = time.monotonic() > self._launcher_ended + _LAST_MESSAGES_S
         if heard or len(self._nodes) < self._count:
-            why = f"the launcher ended with {self._launcher.returncode}, its nodes had not"
+            why = f"the launcher exited with {self._launcher.returncode} before its nodes"
             self._fail(exit_codes.NODE_LOST, why, 0.0)
 
     def _end_all(self) -> None:
-        """Let go of the nodes, which then end what they run, and of the launcher."""
+        """Disconnect from the nodes, which then kill their ranks, and end the launcher."""
         for link in (*self._unknown, *(node.link for node in self._nodes)):
             link.close()
         self._listener.close()
         if len(self._nodes) < self._count:
-            self._launcher.terminate()  # those it has not started yet would look for us in vain
+            self._launcher.terminate()  # nodes not started yet could not connect
         try:
             self._launcher.wait(self._grace_s)
         except subprocess.TimeoutExpired:
@@ -207,24 +208,26 @@ def _listen() -> socket.socket:
 
 
 def _own_names() -> list[str]:
-    """The names by which other nodes may find this one, the likeliest first."""
+    """The names by which other nodes may reach this one, the likeliest first."""
     names = [socket.gethostname(), scheduler_env.read().node_name]
     return list(dict.fromkeys(name for name in names if name))
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse the command line, hold the nodes, exit with their code."""
+    """Parse the command line, run the nodes, and exit with their code."""
     parser = argparse.ArgumentParser(prog="python -m worker.process.coordinator")
     parser.add_argument("--nodes", type=int, required=True)
     parser.add_argument("--launcher", required=True, help="{nodes} in it becomes their number")
     parser.add_argument("--parent", type=int, default=os.getppid(), help="PID of the worker")
-    parser.add_argument("--patience", type=float, default=600.0, help="seconds for all to come")
+    parser.add_argument(
+        "--patience", type=float, default=600.0, help="seconds for all nodes to connect"
+    )
     parser.add_argument("--grace", type=float, default=GRACE_S, help="seconds after a failure")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     args: Any = parser.parse_args(argv)
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     die_with_parent(signal.SIGKILL, args.parent)
-    sys.exit(Head(command, args).run())
+    sys.exit(Coordinator(command, args).run())
 
 
 if __name__ == "__main__":

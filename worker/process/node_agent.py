@@ -1,10 +1,10 @@
-"""One node of several: started by the launcher, told by the head, runs its ranks under a sitter.
+"""Runs one node's ranks: started by the launcher, directed by the coordinator.
 
     python -m worker.process.node_agent --head HOST:PORT,... --ranks R --tmp DIR --log FILE --
     COMMAND ARG...
 
-It lives as long as its connection to the head: when that ends, for whatever reason, its ranks are
-killed. Rank 0's node writes to `--log` itself, node k to `<log>.node<k>.log`.
+It runs only while it is connected to the coordinator: when the connection closes, for whatever
+reason, its ranks are killed. Rank 0's node writes to `--log` itself, node k to `<log>.node<k>.log`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from jobspec.records import exit_codes
 from jobspec.storage.layout import AttemptPaths
 from worker.host import scheduler_env
 from worker.host.preflight import missing_gpus
-from worker.process.channel import Link
+from worker.process.channel import Connection
 from worker.process.child import Child
 from worker.process.coordinator import SECRET
 
@@ -35,7 +35,7 @@ _CONNECT_S = 10.0
 
 
 def main() -> None:
-    """Parse the command line, run this node's ranks, exit 0 once the head knows their code.
+    """Parse the command line, run this node's ranks, exit 0 once their code was sent.
 
     A launcher might end the other nodes for any other exit code before they have ended themselves.
     """
@@ -49,22 +49,22 @@ def main() -> None:
     args = parser.parse_args()
     args.command = args.command[1:] if args.command[:1] == ["--"] else args.command
     for sig in (signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(sig, signal.SIG_IGN)  # until there is somebody to stop: the head will say so
+        signal.signal(sig, signal.SIG_IGN)  # no rank runs yet; the coordinator sends stops
     secret = os.environ.pop(SECRET, "")
     link = connect(args.head.split(","), _CONNECT_S)
     made = own_directory(args.tmp)
     try:
         link.send(secret=secret, **about_me())
-        sys.exit(Ranks(link, args).run())
+        sys.exit(NodeRanks(link, args).run())
     finally:
         if made:
             shutil.rmtree(args.tmp, ignore_errors=True)
 
 
-class Ranks:
-    """This node's ranks, from the head's word to start to their end."""
+class NodeRanks:
+    """This node's ranks, from the coordinator's `go` to their end."""
 
-    def __init__(self, link: Link, args: argparse.Namespace) -> None:
+    def __init__(self, link: Connection, args: argparse.Namespace) -> None:
         self._link = link
         self._args = args
         self._child: Child | None = None
@@ -76,10 +76,10 @@ class Ranks:
         self._asked_to_stop = True  # schedulers signal every process of a step
 
     def run(self) -> int:
-        """Returns 0 if the ranks have ended and the head was told how.
+        """Returns 0 if the ranks have ended and the coordinator has their exit code.
 
-        Where they have not, this process's end is the sitter's sign to end them, and what they
-        started with them; killed from here, a subreaper would leave its daemons.
+        Otherwise this process's exit makes the rank launcher kill them and all they started. If
+        the launcher were killed from here, a subreaper would leave its daemons behind.
         """
         while self._link.open:
             if self._child is not None and (code := self._child.wait(0)) is not None:
@@ -101,30 +101,38 @@ class Ranks:
 
     def _start(self, go: dict[str, Any]) -> Child:
         args, number = self._args, int(go["go"])
-        sitter = [sys.executable, "-m", "worker.process.rank_launcher", "--ranks", str(args.ranks)]
-        sitter += ["--first", str(number * args.ranks), "--world", str(go["nodes"] * args.ranks)]
-        sitter += ["--address", go["address"] or self._link.there, "--port", str(go["port"])]
-        sitter += ["--parent", str(os.getpid()), "--isolation", args.isolation]
+        launcher = [
+            sys.executable,
+            "-m",
+            "worker.process.rank_launcher",
+            "--ranks",
+            str(args.ranks),
+        ]
+        launcher += ["--first", str(number * args.ranks), "--world", str(go["nodes"] * args.ranks)]
+        launcher += ["--address", go["address"] or self._link.there, "--port", str(go["port"])]
+        launcher += ["--parent", str(os.getpid()), "--isolation", args.isolation]
         log = AttemptPaths(args.log.parent).log(args.log.stem, number)
-        return Child([*sitter, "--", *args.command], os.environ, log)
+        return Child([*launcher, "--", *args.command], os.environ, log)
 
 
-def connect(places: list[str], timeout_s: float) -> Link:
-    """The head at the first of its names that answers."""
+def connect(places: list[str], timeout_s: float) -> Connection:
+    """Connect to the coordinator at the first of its names that answers."""
     deadline = time.monotonic() + timeout_s
     while True:
         for place in places:
             host, _, port = place.rpartition(":")
             with contextlib.suppress(OSError):
-                return Link(socket.create_connection((host, int(port)), timeout=10.0))
+                return Connection(socket.create_connection((host, int(port)), timeout=10.0))
         if time.monotonic() > deadline:
-            sys.stderr.write(f"node {socket.gethostname()}: no head at {', '.join(places)}\n")
+            sys.stderr.write(
+                f"node {socket.gethostname()}: no coordinator at {', '.join(places)}\n"
+            )
             sys.exit(exit_codes.NODE_LOST)
         time.sleep(0.2)
 
 
 def about_me() -> dict[str, Any]:
-    """Who this node is, a free port for rank 0 if it is the first, and what makes it unfit."""
+    """This node's name and order, a free port in case it runs rank 0, and what makes it unfit."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         port = probe.getsockname()[1]
@@ -135,17 +143,17 @@ def about_me() -> dict[str, Any]:
 
 
 def own_directory(path: Path) -> bool:
-    """Make the worker's node-local directory here too. Returns whether it had to be made.
+    """Create the worker's node-local directory here too. Returns whether it did not exist.
 
     Raises:
-        PermissionError: it is somebody else's.
+        PermissionError: it belongs to another user.
     """
     try:
         path.mkdir(mode=0o700, parents=True)
     except FileExistsError:
         status = path.lstat()
         if status.st_uid != os.getuid() or not path.is_dir() or path.is_symlink():
-            raise PermissionError(f"`{path}` is somebody else's") from None
+            raise PermissionError(f"`{path}` belongs to another user") from None
         return False
     return True
 

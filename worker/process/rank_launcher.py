@@ -1,16 +1,17 @@
-"""Starts a phase's ranks and sees to it that none of them outlives the worker. Stdlib only.
+"""Starts a phase's ranks and ends them when the worker ends. Standard library only.
 
     python -m worker.process.rank_launcher --ranks 2 [--port P] -- COMMAND ARG...
 
-With `--first`, `--world` and `--address` its ranks are those of one node of several.
+With `--first`, `--world` and `--address`, its ranks are those of one of several nodes.
 
-Ranks run in a PID namespace of their own where the kernel allows one: its first process dies with
-this one, this one dies with the worker (PR_SET_PDEATHSIG), and the kernel then ends everything in
-the namespace, sessions and daemons included. Where it does not, this process is a subreaper that
-kills every descendant before it leaves, and ranks carry PDEATHSIG themselves.
+Where the kernel allows it, ranks run in a PID namespace of their own. Its first process dies with
+this one, this one dies with the worker (PR_SET_PDEATHSIG), and the kernel then kills everything in
+the namespace, including sessions and daemons. Elsewhere this process is a subreaper that kills all
+its descendants before it exits, and each rank sets PDEATHSIG itself.
 
-SIGTERM and SIGUSR2 go to the ranks as SIGUSR2, each time, and to nobody else: a launcher that dies
-of its own signal leaves orphans. The exit code is 0, or that of the first rank that failed.
+Each SIGTERM or SIGUSR2 is passed to the ranks as SIGUSR2 and does not end this process: a launcher
+killed by its own signal would leave orphans. The exit code is 0, or that of the first rank that
+failed.
 
 Source: prctl(2), pid_namespaces(7), unshare(2).
 """
@@ -39,7 +40,7 @@ _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWPID = 0x20000000
 _MS_REC_PRIVATE = 0x4000 | 0x40000
 
-GRACE_S = 10.0  # what the other ranks get to end by themselves after one has
+GRACE_S = 10.0  # how long the other ranks may take to exit after one has failed
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -55,13 +56,13 @@ def die_with_parent(sig: int, parent: int) -> None:
 
 
 def enter_pid_namespace() -> bool:
-    """Let this process's next children live in a new PID namespace; False where not allowed."""
+    """Create a PID namespace for this process's next children; False where not allowed."""
     uid, gid = os.getuid(), os.getgid()
     if _libc.unshare(_CLONE_NEWPID | _CLONE_NEWNS) == 0:
         return True
     if _libc.unshare(_CLONE_NEWUSER | _CLONE_NEWPID | _CLONE_NEWNS) != 0:
         return False
-    # Without these maps every file would seem to belong to nobody.
+    # Without these maps every file would appear to be owned by `nobody`.
     with contextlib.suppress(OSError):
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
@@ -70,21 +71,21 @@ def enter_pid_namespace() -> bool:
 
 
 def mount_own_proc() -> None:
-    """Let /proc show the new namespace's processes. Refused in some containers, and not needed."""
+    """Mount a /proc of the new namespace. Some containers refuse it, and nothing depends on it."""
     _libc.mount(b"none", b"/", None, _MS_REC_PRIVATE, None)
     _libc.mount(b"proc", b"/proc", b"proc", 0, None)
 
 
 class Ranks:
-    """The ranks of one phase, from their start to the last one's end."""
+    """The ranks of one phase on this node, from their start to the end of the last one."""
 
     def __init__(self, command: list[str], args: argparse.Namespace) -> None:
-        among = Among(args.first, args.world, args.address)
+        span = RankRange(args.first, args.world, args.address)
         me = os.getpid()
         self._ranks = [
             subprocess.Popen(
                 command,
-                env=rank_environment(rank, args.ranks, args.port, among),
+                env=rank_environment(rank, args.ranks, args.port, span),
                 preexec_fn=lambda: die_with_parent(signal.SIGKILL, me),  # noqa: PLW1509 - one thread
             )
             for rank in range(args.ranks)
@@ -97,7 +98,7 @@ class Ranks:
                 rank.send_signal(signal.SIGUSR2)
 
     def wait(self) -> int:
-        """Wait for all ranks; once one failed, the others get GRACE_S. Returns the exit code."""
+        """Wait for all ranks. After a failure the others get GRACE_S. Returns the exit code."""
         failed: int | None = None
         deadline = float("inf")
         while True:
@@ -119,37 +120,39 @@ class Ranks:
 
 
 @dataclass(frozen=True)
-class Among:
-    """Which ranks of how many these are, and where rank 0 is met; by default they are all."""
+class RankRange:
+    """Which of all ranks run on this node, and the address of rank 0. By default all of them."""
 
     first: int = 0
     world: int | None = None
     address: str = "127.0.0.1"
 
 
-ALONE = Among()
+ALL_RANKS = RankRange()
 
 
-def rank_environment(rank: int, count: int, port: int, among: Among = ALONE) -> dict[str, str]:
+def rank_environment(
+    rank: int, count: int, port: int, span: RankRange = ALL_RANKS
+) -> dict[str, str]:
     """The variables torch.distributed's `env://` rendezvous reads, for rank `rank` of this node."""
     return {
         **os.environ,
-        "RANK": str(among.first + rank),
+        "RANK": str(span.first + rank),
         "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(among.world or count),
+        "WORLD_SIZE": str(span.world or count),
         "LOCAL_WORLD_SIZE": str(count),
-        "MASTER_ADDR": among.address,
+        "MASTER_ADDR": span.address,
         "MASTER_PORT": str(port),
     }
 
 
 def main() -> None:
-    """Parse the command line, sit, exit with the ranks' code."""
+    """Parse the command line, run the ranks, and exit with their code."""
     parser = argparse.ArgumentParser(prog="python -m worker.process.rank_launcher")
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--first", type=int, default=0, help="number of the first rank here")
     parser.add_argument("--world", type=int, help="ranks on all nodes; default those here")
-    parser.add_argument("--address", default="127.0.0.1", help="where rank 0 is met")
+    parser.add_argument("--address", default="127.0.0.1", help="address of rank 0")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--parent", type=int, default=os.getppid(), help="PID of the worker")
     parser.add_argument("--isolation", choices=("auto", "subreaper"), default="auto")
@@ -157,15 +160,15 @@ def main() -> None:
     args = parser.parse_args()
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
     if args.isolation == "auto" and enter_pid_namespace():
-        sys.exit(_sit_in_namespace(command, args))
-    sys.exit(_sit_as_subreaper(command, args))
+        sys.exit(_run_in_namespace(command, args))
+    sys.exit(_run_as_subreaper(command, args))
 
 
-def _sit_in_namespace(command: list[str], args: argparse.Namespace) -> int:
+def _run_in_namespace(command: list[str], args: argparse.Namespace) -> int:
     die_with_parent(signal.SIGKILL, args.parent)
     init = os.fork()
     if init == 0:
-        # Inside the namespace the parent's PID reads 0, now and later: PDEATHSIG alone tells.
+        # In the namespace the parent's PID always reads 0, so only PDEATHSIG reports its death.
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         mount_own_proc()
         ranks = Ranks(command, args)
@@ -177,7 +180,7 @@ def _sit_in_namespace(command: list[str], args: argparse.Namespace) -> int:
     return _exit_code(os.waitstatus_to_exitcode(status))
 
 
-def _sit_as_subreaper(command: list[str], args: argparse.Namespace) -> int:
+def _run_as_subreaper(command: list[str], args: argparse.Namespace) -> int:
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     die_with_parent(signal.SIGTERM, args.parent)
     ranks = Ranks(command, args)
@@ -200,7 +203,7 @@ def _handle(handler: Callable[[int, FrameType | None], None]) -> None:
 
 
 def _kill_descendants() -> None:
-    """Kill children until none is left: orphans of the killed become ours."""
+    """Kill children until none is left: the children of a killed process become ours."""
     children = Path("/proc/thread-self/children")
     while pids := children.read_text().split():
         for pid in pids:
@@ -212,7 +215,7 @@ def _kill_descendants() -> None:
 
 
 def _reap_orphans(ranks: set[int]) -> None:
-    """Collect ended processes that were left to us; Popen collects the ranks themselves."""
+    """Reap orphans that became our children; Popen reaps the ranks."""
     with contextlib.suppress(ChildProcessError):
         while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
             if ended.si_pid in ranks:

@@ -1,4 +1,4 @@
-"""Where a phase's ranks meet: torch's rendezvous, by the variables their sitter set."""
+"""Where a phase's ranks meet: torch's rendezvous, by the variables their rank launcher set."""
 
 from __future__ import annotations
 

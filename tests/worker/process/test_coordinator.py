@@ -1,4 +1,4 @@
-"""Ranks on several nodes: real heads, nodes and sitters on loopback, under a launcher like srun."""
+"""Ranks on several nodes: real coordinators, agents and rank launchers on loopback."""
 
 from __future__ import annotations
 

@@ -28,10 +28,10 @@ sys.exit(int(code))
 
 
 def sit(directory: Path, isolation: str, *behaviour: str) -> list[str]:
-    """The sitter's command for two ranks; behaviour: seconds:exit code, a rank each."""
+    """The rank_launcher's command for two ranks; behaviour: seconds:exit code, a rank each."""
     script = directory / "rank.py"
     script.write_text(SCRIPT)
-    sitter = [
+    rank_launcher = [
         sys.executable,
         "-m",
         "worker.process.rank_launcher",
@@ -40,7 +40,7 @@ def sit(directory: Path, isolation: str, *behaviour: str) -> list[str]:
         "--isolation",
         isolation,
     ]
-    return [*sitter, "--", sys.executable, str(script), str(directory), *behaviour]
+    return [*rank_launcher, "--", sys.executable, str(script), str(directory), *behaviour]
 
 
 def wait_for(condition, what: str, timeout_s: float = 30.0) -> None:
@@ -109,8 +109,8 @@ def test_nothing_outlives_a_killed_parent(tmp_path, isolation):
 
 
 @BOTH
-def test_no_rank_outlives_a_killed_sitter(tmp_path, isolation):
-    """Its own daemons aside, which in no namespace only a living sitter can end."""
+def test_no_rank_outlives_a_killed_rank_launcher(tmp_path, isolation):
+    """Its own daemons aside, which in no namespace only a living rank_launcher can end."""
     env = {**os.environ, "PYTHONPATH": str(REPO)}
     command = sit(tmp_path, isolation, "100:0", "100:0")
     with subprocess.Popen(command, cwd=tmp_path, env=env) as process:

@@ -72,10 +72,10 @@ def test_a_hang_is_the_nodes(about):
 
 def test_a_node_of_several_that_went_is_the_nodes(about):
     circumstances = about()
-    circumstances.paths.log("train").write_text("step 7\nhead: n2 went without a word\n")
+    circumstances.paths.log("train").write_text("step 7\ncoordinator: n2 disconnected\n")
     outcome = classify_exit("train", exit_codes.NODE_LOST, circumstances)
     assert (outcome.reason, outcome.again) == (Reason.NODE, True)
-    assert "n2 went without a word" in outcome.message
+    assert "n2 disconnected" in outcome.message
 
 
 def test_an_end_without_a_word_is_unexplained_only_before_the_first_step(about):
