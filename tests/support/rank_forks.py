@@ -3,7 +3,7 @@
     python rank_forks.py      # a request a line on stdin (JSON), an answer a line on stdout
 
 A rank is a process of its own with the environment, signals and exit code it would have under the
-rank launcher; what it saves is the seconds of importing torch, Transformers and DeepSpeed. Signals are
+rank launcher; what it saves is the seconds of importing torch, Transformers, DeepSpeed. Signals are
 sent from within, at exact places (`POINTS`), by the rank that gets there.
 """
 
