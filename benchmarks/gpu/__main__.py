@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=480.0, help="for all routes together")
     parser.add_argument("--toy", action="store_true", help="tiny sizes on the CPU")
     parser.add_argument("--output", type=Path, help="directory of the page [default: docs/gpu]")
+    parser.add_argument("--logs", type=Path, help="where to put the output of routes that failed")
     args = parser.parse_args()
     only = args.only.split(",") if args.only else list(ROUTES)
     if unknown := set(only) - ROUTES.keys():
@@ -44,7 +45,10 @@ def main() -> None:
     output = args.output or REPO / ("build/gpu" if args.toy else "docs/gpu")
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="gpu-bench-", dir=_memory_disk()) as directory:
-        results = run_routes(Bench(Path(directory), toy=args.toy), only, args.seconds, output)
+        bench = Bench(Path(directory), toy=args.toy)
+        results = run_routes(bench, only, args.seconds, output)
+        if args.logs:
+            args.logs.write_text(_failed_logs(bench, results))
     sys.exit(any("failed" in result for result in results.values()))
 
 
@@ -78,6 +82,15 @@ def run_route(bench: Bench, name: str, deadline: float) -> dict[str, object]:
     except Exception as error:  # whatever a route's files lack must not stop the others
         result = {"failed": f"{type(error).__name__}: {error}"}
     return result | {"wall_s": round(time.monotonic() - began, 1)}
+
+
+def _failed_logs(bench: Bench, results: dict[str, dict[str, object]]) -> str:
+    """The output of what failed, the inputs' included, which the first training route makes."""
+    failed = ["inputs", *(name for name, result in results.items() if "failed" in result)]
+    logs = [(name, bench.dir / f"{name}.log") for name in failed if len(failed) > 1]
+    return "".join(
+        f"==== {name}\n{log.read_text(errors='replace')}\n" for name, log in logs if log.exists()
+    )
 
 
 def _memory_disk() -> str | None:

@@ -53,8 +53,11 @@ class Bench:
     def _toy_flag(self) -> list[str]:
         return ["--toy"] if self.toy else []
 
-    def process(self, name: str, *arguments: str) -> str:
+    def process(self, name: str, *arguments: str, rank: bool = False) -> str:
         """Run Python with these arguments in a process group of its own. Returns its output.
+
+        Args:
+            rank: it trains, as the only rank.
 
         Raises:
             RouteError: it failed, or took longer than the route may.
@@ -64,7 +67,7 @@ class Bench:
             process = subprocess.Popen(
                 [sys.executable, *arguments],
                 cwd=REPO,
-                env=self._environment(),
+                env=self._environment() | (_one_rank() if rank else {}),
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -85,7 +88,7 @@ class Bench:
         return output
 
     def _environment(self) -> dict[str, str]:
-        """One rank's environment, offline, with this checkout first on the path."""
+        """Offline, with this checkout first on the path."""
         caches = self.dir / "caches"
         env = dict(os.environ) | {
             "PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")])),
@@ -93,13 +96,9 @@ class Bench:
             "HF_HUB_OFFLINE": "1",
             "TRITON_CACHE_DIR": str(caches / "triton"),
             "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(_free_port()),
         }
-        env |= dict.fromkeys(("RANK", "LOCAL_RANK"), "0")
-        env |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), "1")
         if self.toy:
-            env |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+            env |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
         return env
 
 
@@ -161,7 +160,7 @@ def train(
     facts = bench.facts
     attempt = _make_attempt(bench, name, kind, settings)
     module = "benchmarks.gpu.compiled" if compiled else "worker.training.train"
-    bench.process(name, "-m", module, str(attempt.dir))
+    bench.process(name, "-m", module, str(attempt.dir), rank=True)
     rows = [json.loads(line) for line in attempt.metrics.read_text().splitlines()]
     steps = [
         {
@@ -220,7 +219,9 @@ def _make_attempt(bench: Bench, name: str, kind: str, settings: dict[str, Any]) 
 def train_by_trl(bench: Bench, *, kind: str, name: str) -> dict[str, Any]:
     facts = bench.facts
     out = bench.dir / f"{name}.json"
-    bench.process(name, "-m", "benchmarks.gpu.trl_route", str(bench.dir), kind, str(out))
+    # In one process TRL needs no rendezvous, but DeepSpeed does, which only a GPU's run uses.
+    arguments = ["-m", "benchmarks.gpu.trl_route", str(bench.dir), kind, str(out)]
+    bench.process(name, *arguments, rank=not bench.toy)
     result = json.loads(out.read_text())
     steps, before = result["steps"], 0.0
     for step in steps:
@@ -253,10 +254,13 @@ def _speed(bench: Bench, kind: str, steps: list[dict[str, Any]], facts: Any) -> 
     }
 
 
-def _free_port() -> int:
+def _one_rank() -> dict[str, str]:
+    """What torch's rendezvous reads."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        port = str(probe.getsockname()[1])
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    return ranks | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
 
 
 def _tail(output: str) -> str:
