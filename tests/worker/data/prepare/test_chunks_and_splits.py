@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from jobspec.errors import DataError
-from jobspec.records.reports import RowReport
+from jobspec.records.reports import Passes, RowReport
 from jobspec.storage.layout import RootPaths
 from tests.support.prepared import (
     ROOT,
@@ -64,9 +64,9 @@ def test_the_longest_micro_batch_is_of_the_kind_that_will_be_trained(
     longest = max(dataset_cache.counts(directory)[0])
     found = _passes(made, directory)
     # Two rows of some 60 tokens as they come, or the four that fit into 256.
-    assert found["passes"] == {"unpacked": 15, "packed": 9}
+    assert found[0] == Passes(unpacked=15, packed=9)
     low, high = (2 * longest, 256) if packing else (longest, 2 * longest)
-    assert low < found["longest_micro_batch"] <= high
+    assert low < found[1] <= high
 
 
 POOL = """
