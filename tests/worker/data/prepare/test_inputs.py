@@ -90,7 +90,7 @@ def test_positions_stretched_by_rope_count(root: RootPaths, data: Path, tmp_path
     scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}
     stretched = model_dir(tmp_path / "m", rope_scaling=scaling, max_position_embeddings=2048)
     assert prepare(spec(stretched, data, train__max_length=8192), root).rows_in == 40
-    with pytest.raises(ModelError, match="8192 positions"):
+    with pytest.raises(ModelError, match="context of 8192 tokens"):
         prepare(spec(stretched, data, train__max_length=8193), root)
 
 
