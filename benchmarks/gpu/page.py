@@ -95,7 +95,7 @@ _COLUMNS = (
 def _others(results: Results) -> str:
     lines = []
     if "engine" in (row := results.get("generation", {})):
-        energy = _number(row["joules_per_token"], 3)
+        energy = _number(row["joules_per_token"], 3) or "an unknown number of"
         lines.append(
             f"- Generation: engine `{row['engine']}` ({row['why']}), {row['dtype']}, "
             f"{row['samples']} samples at a time: {row['tokens_per_second']:,.0f} tokens/s, "
