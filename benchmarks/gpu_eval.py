@@ -17,7 +17,7 @@ from jobspec.benchmarks import question_file, registry
 from worker.evaluation.generation import plan_chunks
 from worker.evaluation.lm_eval_model import load_tokenizer
 from worker.inference.engine import Weights
-from worker.inference.requests import Chunk, Sampling
+from worker.inference.requests import SampleChunk, Sampling
 from worker.inference.vllm_engine import VllmEngine
 
 
@@ -58,7 +58,7 @@ def _prompts(tokenizer: Any, path: Path) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _raw(engine: VllmEngine, chunks: list[Chunk]) -> float:
+def _raw(engine: VllmEngine, chunks: list[SampleChunk]) -> float:
     """vLLM's own front door, given everything at once."""
     module = engine._module
     requests = [(request, chunk.sampling) for chunk in chunks for request in chunk.requests]
@@ -71,7 +71,7 @@ def _raw(engine: VllmEngine, chunks: list[Chunk]) -> float:
     return tokens / (time.monotonic() - started)
 
 
-def _ours(engine: VllmEngine, chunks: list[Chunk]) -> float:
+def _ours(engine: VllmEngine, chunks: list[SampleChunk]) -> float:
     _forget_prompts(engine)
     started = time.monotonic()
     tokens = sum(row.tokens for _, rows in engine.run(iter(chunks)) for row in rows)

@@ -24,6 +24,8 @@ from jobspec.results.calibration import CalibrationRow
 from jobspec.spec import builder
 from jobspec.spec.schema import JobSpec
 
+_SETTABLE = ("eval", "resources")  # the groups of a spec that `--set` may change
+
 
 @click.command()
 @click.argument("models", metavar="MODEL...", nargs=-1)
@@ -83,7 +85,7 @@ def _build(entry: PublishedResult, settings: Sequence[str], place: str | None) -
     spec = calibration.spec_of(entry, place)
     fields: dict[str, Any] = msgspec.to_builtins(spec)
     for setting in settings:
-        if builder.apply(fields, setting)[0] not in ("eval", "resources"):
+        if builder.apply(fields, setting)[0] not in _SETTABLE:
             raise SpecError(
                 f"`--set {setting}` would score another model or train it",
                 hint="only fields of `eval` and `resources` may be set here",

@@ -201,7 +201,7 @@ def _summary(need: autoscale.Need, job: str | None) -> str:
 def _show(submission: Submission, site: Site) -> None:
     if wants_json():
         options = list(submission.command[1:])
-        return emit({"sbatch": options, "script": submission.text, "root": site.root})
+        return emit({submission.command[0]: options, "script": submission.text, "root": site.root})
     say(" ".join(submission.command))
     return click.echo(submission.text, nl=False)
 

@@ -10,7 +10,7 @@ import msgspec
 
 from jobspec.errors import JobspecError
 from jobspec.monitoring import gpu_hours, status
-from jobspec.monitoring.gpu_hours import Spent
+from jobspec.monitoring.gpu_hours import PhaseUsage
 from jobspec.monitoring.status import JobRow
 from jobspec.monitoring.workers import WorkerRow
 from jobspec.records import base as records
@@ -54,7 +54,7 @@ class DashboardRun(msgspec.Struct, frozen=True, kw_only=True):
     scores: dict[str, Score]
     kind: str
     by_epoch: list[EpochScores]
-    usage: list[Spent]
+    usage: list[PhaseUsage]
     origin: list[tuple[str, str]]
     message: str = ""
 
@@ -96,7 +96,7 @@ def _run(job: Job, staff: Sequence[WorkerRow]) -> DashboardRun:
         scores=scored.scores if scored is not None else {},
         kind=scored.kind if scored is not None else "tuned",
         by_epoch=list(_by_epoch(job, scored, spec)),
-        usage=gpu_hours.spent(job),
+        usage=gpu_hours.phase_usage(job),
         origin=list(_origin(job, spec)),
         message=job.end.message if job.state is State.FAILED and job.end is not None else "",
     )

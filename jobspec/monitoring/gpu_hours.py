@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 OVERHEAD = "overhead"  # between the phases: taking over, starting, committing
 
 
-class Spent(msgspec.Struct, frozen=True, kw_only=True):
+class PhaseUsage(msgspec.Struct, frozen=True, kw_only=True):
     """What one phase of one attempt took; `wall_s` on each of `gpus` GPUs, 0 on the CPU."""
 
     attempt: int
@@ -41,7 +41,7 @@ class Spent(msgspec.Struct, frozen=True, kw_only=True):
         return self.wall_s * self.gpus / 3600
 
 
-def spent(job: Job) -> list[Spent]:
+def phase_usage(job: Job) -> list[PhaseUsage]:
     """Everything a job has taken so far, attempt by attempt. Files that are missing count nothing.
 
     Args:
@@ -50,14 +50,14 @@ def spent(job: Job) -> list[Spent]:
     paths = metrics.attempts(job.paths)
     rows = {attempt.number: metrics.read_rows(attempt.metrics) for attempt in paths}
     in_vain = job.state in (State.FAILED, State.CANCELLED)
-    found: list[Spent] = []
+    found: list[PhaseUsage] = []
     for attempt in paths:
         runs = job.state is State.RUNNING and attempt.number == job.attempt
         gpus = _gpus(attempt)
         for phase, wall_s in _phases(attempt):
             lost_s = 0.0 if runs else _lost_s(attempt, phase, wall_s, rows)
             found.append(
-                Spent(
+                PhaseUsage(
                     attempt=attempt.number,
                     phase=phase,
                     wall_s=wall_s,

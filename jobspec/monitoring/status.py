@@ -275,7 +275,7 @@ def _losses(job: Job) -> list[LossRow]:
     """What was lost so far; the attempt that runs, succeeded or was cancelled is no loss."""
     lost = job.attempt if job.state is State.FAILED else job.attempt - 1
     try:
-        spent = retry_policy.spent(job.paths, lost)
+        spent = retry_policy.retry_use(job.paths, lost)
     except OSError:
         return []
     return [LossRow(reason=each.reason.value, count=each.count, limit=each.limit) for each in spent]

@@ -25,7 +25,7 @@ _LONG, _REUSED_S, _MOST_MISSES = 256, 2.0, 32
 _OF_ONE_FILE = (errno.ELOOP, errno.EISDIR, errno.EACCES, errno.EPERM)
 
 
-class Picker:
+class Candidates:
     """Remembers specs and refusals by entry name, so that a poll is one listing.
 
     Args:

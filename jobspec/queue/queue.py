@@ -35,7 +35,7 @@ from jobspec.storage.layout import RootPaths, Ticket
 
 # What moves jobs is imported by the methods that need it: who only looks, as `status`, starts fast.
 if TYPE_CHECKING:
-    from jobspec.queue.candidates import Picker
+    from jobspec.queue.candidates import Candidates
     from jobspec.queue.claim import Claim
     from jobspec.queue.fsck import Repairs
 
@@ -174,13 +174,13 @@ class Queue:
             if claim is not None:
                 return claim
         self.was_held = False
-        for number, entry in enumerate(self._picker.candidates(fits, now, reuse=True)):
+        for number, entry in enumerate(self._candidates.candidates(fits, now, reuse=True)):
             if number == 0 and fs.exists(self.paths.hold):
                 self.was_held = True
                 return None
             running = Entry(State.RUNNING, entry.ticket, worker)
             self._unsure[worker] = running
-            read = self._picker.just_read(entry)
+            read = self._candidates.just_read(entry)
             claim = (
                 self._settle(running, read) if acquire.grab(self.paths, entry, running) else None
             )
@@ -191,13 +191,13 @@ class Queue:
 
     def has_work(self, fits: Callable[[JobSpec], bool] = lambda spec: True) -> bool:
         """Whether a pending job fits, or one runs that may yet come back: no reason to leave."""
-        pending = next(self._picker.candidates(fits), None) is not None
+        pending = next(self._candidates.candidates(fits), None) is not None
         return pending or bool(in_state(self.paths, State.RUNNING))
 
     @property
     def notes(self) -> dict[str, str]:
         """Why pending jobs were passed over that only another version or user can do, by job."""
-        return self._picker.notes
+        return self._candidates.notes
 
     def cancel(self, job: str) -> Job:
         """End a pending or running job, whose worker will miss its claim.
@@ -355,10 +355,10 @@ class Queue:
     # How
 
     @cached_property
-    def _picker(self) -> Picker:
-        from jobspec.queue.candidates import Picker
+    def _candidates(self) -> Candidates:
+        from jobspec.queue.candidates import Candidates
 
-        return Picker(self.paths, owned=self._owned, clock=self._clock)
+        return Candidates(self.paths, owned=self._owned, clock=self._clock)
 
     def _settle(self, running: Entry, read: bytes | None = None) -> Claim | None:
         from jobspec.queue import acquire
@@ -368,7 +368,7 @@ class Queue:
         if data is None:
             return None
         try:
-            spec = self._picker.spec(running, data)
+            spec = self._candidates.spec(running, data)
         except SpecError:  # a version later than ours; it looked damaged before the claim
             fs.move_once(
                 running.path(self.paths), following(running, State.PENDING).path(self.paths)

@@ -27,31 +27,31 @@ _STOPPED = (Reason.PREEMPTED, Reason.WALLTIME)
 
 
 @dataclass(frozen=True)
-class Past:
+class EndedAttempt:
     """One ended attempt."""
 
     attempt: int
     reason: Reason
 
 
-def history(job: JobPaths, attempt: int) -> list[Past]:
+def history(job: JobPaths, attempt: int) -> list[EndedAttempt]:
     """The ended attempts up to and with `attempt`, oldest first, since the last retry.
 
     Raises:
         OSError: an end.json can't be read; then nothing is known, and nothing may be decided.
     """
-    past: list[Past] = []
+    past: list[EndedAttempt] = []
     for number in range(attempt, 0, -1):
         paths = job.attempt(number)
         if fs.exists(paths.retry):
             break
         if not _was_purged(job, number):
-            past.insert(0, Past(number, _reason(paths)))
+            past.insert(0, EndedAttempt(number, _reason(paths)))
     return past
 
 
 @dataclass(frozen=True)
-class Spent:
+class RetryUse:
     """What a reason has used up: the attempt that makes `count` the `limit` is the last.
 
     `limit` is None for what is never counted.
@@ -62,18 +62,18 @@ class Spent:
     limit: int | None
 
 
-def spent(job: JobPaths, attempt: int) -> list[Spent]:
+def retry_use(job: JobPaths, attempt: int) -> list[RetryUse]:
     """Every reason for which attempts up to `attempt` ended, the last one's last."""
     past = history(job, attempt)
     reasons = dict.fromkeys(each.reason for each in reversed(past))
-    return [_spent_on(job, past, reason) for reason in reversed(reasons)]
+    return [_used_by(job, past, reason) for reason in reversed(reasons)]
 
 
-def _spent_on(job: JobPaths, past: Sequence[Past], reason: Reason) -> Spent:
+def _used_by(job: JobPaths, past: Sequence[EndedAttempt], reason: Reason) -> RetryUse:
     if reason in _STOPPED:
         last = past[-1].reason is reason
-        return Spent(reason, _barren(job, past) if last else 0, STALLED_ATTEMPTS)
-    return Spent(reason, sum(each.reason is reason for each in past), LIMITS.get(reason))
+        return RetryUse(reason, _barren(job, past) if last else 0, STALLED_ATTEMPTS)
+    return RetryUse(reason, sum(each.reason is reason for each in past), LIMITS.get(reason))
 
 
 def next_state(job: JobPaths, attempt: int, reason: Reason | None = None) -> State:
@@ -93,7 +93,7 @@ def next_state(job: JobPaths, attempt: int, reason: Reason | None = None) -> Sta
         return State.SUCCEEDED
     past = history(job, attempt)
     if reason is not None and past:
-        past[-1] = Past(attempt, reason)
+        past[-1] = EndedAttempt(attempt, reason)
     if not past or past[-1].reason is Reason.DISK:
         return State.PENDING
     if past[-1].reason is Reason.CORRUPT or _is_used_up(past) or _is_stalled(job, past):
@@ -120,17 +120,17 @@ def _had_finished(paths: AttemptPaths) -> bool:
     return finished and read_record(paths.result, Result) is not None
 
 
-def _is_used_up(past: Sequence[Past]) -> bool:
+def _is_used_up(past: Sequence[EndedAttempt]) -> bool:
     last = past[-1].reason
     limit = LIMITS.get(last)
     return limit is not None and sum(each.reason is last for each in past) >= limit
 
 
-def _is_stalled(job: JobPaths, past: Sequence[Past]) -> bool:
+def _is_stalled(job: JobPaths, past: Sequence[EndedAttempt]) -> bool:
     return _barren(job, past) >= STALLED_ATTEMPTS
 
 
-def _barren(job: JobPaths, past: Sequence[Past]) -> int:
+def _barren(job: JobPaths, past: Sequence[EndedAttempt]) -> int:
     """How many of the last attempts in a row were stopped before they brought anything new."""
     if not past or past[-1].reason not in _STOPPED:
         return 0
@@ -144,7 +144,7 @@ def _barren(job: JobPaths, past: Sequence[Past]) -> int:
     return count
 
 
-def _sealed_by(job: JobPaths, past: Sequence[Past]) -> set[int]:
+def _sealed_by(job: JobPaths, past: Sequence[EndedAttempt]) -> set[int]:
     """The attempts that wrote a checkpoint, wherever it is now: later attempts take them over.
 
     The one after the last may have done so by now, and nothing of it counts but what it took.

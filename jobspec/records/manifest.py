@@ -56,7 +56,7 @@ class EngineSummary(Record, frozen=True, kw_only=True):
     kernels: str | UnsetType | None = UNSET
 
 
-class BatchPlan(Record, frozen=True, kw_only=True):
+class PlannedBatch(Record, frozen=True, kw_only=True):
     """How the global batch is spread over the ranks."""
 
     world_size: int = 1
@@ -87,4 +87,4 @@ class Manifest(Record, frozen=True, kw_only=True):
     inputs: TrainingInputs = TrainingInputs()
     engine: EngineSummary = EngineSummary()
     deepspeed: dict[str, Any] | None = None
-    plan: BatchPlan | None = None
+    plan: PlannedBatch | None = None

@@ -126,7 +126,8 @@ def _build_one(request: Request, model: str, rate: float | None, grid: bool) -> 
         _merge(fields, SMOKE)
     _merge(fields, _chosen(request, rate))
     touched = [apply(fields, setting) for setting in request.settings]
-    if not request.train or fields.get("train", {}) is None:
+    training = fields.get("train", {})
+    if not request.train or training is None:
         fields["train"] = None
         if request.data is None and not any(path[0] == "data" for path in touched):
             fields["data"] = None

@@ -22,7 +22,7 @@ from worker.inference.engine import EngineChoice, choose
 from worker.inference.hf_engine import HfEngine
 from worker.inference.pool import EngineDiedError, EngineFailed, EnginePool, _error
 from worker.inference.pool_main import failure
-from worker.inference.requests import Chunk, Sampling
+from worker.inference.requests import SampleChunk, Sampling
 
 pytestmark = needs_data
 SAMPLING = Sampling(max_gen_toks=32, temperature=0.8, top_p=0.95)
@@ -35,7 +35,7 @@ def choice(tmp_path_factory: pytest.TempPathFactory) -> EngineChoice:
 
 
 @pytest.fixture(scope="module")
-def chunks(choice: EngineChoice) -> list[Chunk]:
+def chunks(choice: EngineChoice) -> list[SampleChunk]:
     tokenizer = load_tokenizer(choice.weights.directory, template=None, trust_remote_code=False)
     prompts = {f"q{i}": tuple(tokenizer(f"Once {i}")["input_ids"]) for i in range(6)}
     return plan_chunks("job", "bench", prompts, 8, SAMPLING, rows=8)
@@ -46,11 +46,13 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
-def drawn(engine: Any, chunks: Iterator[Chunk]) -> dict[int, list[Generation]]:
+def drawn(engine: Any, chunks: Iterator[SampleChunk]) -> dict[int, list[Generation]]:
     return {chunk.index: rows for chunk, rows in engine.run(chunks)}
 
 
-def test_two_engines_generate_what_one_does(choice: EngineChoice, chunks: list[Chunk]) -> None:
+def test_two_engines_generate_what_one_does(
+    choice: EngineChoice, chunks: list[SampleChunk]
+) -> None:
     # With another number of threads sums round differently, and now and then so falls a draw.
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // 2))
@@ -68,7 +70,7 @@ def test_two_engines_generate_what_one_does(choice: EngineChoice, chunks: list[C
 
 
 def test_what_was_finished_before_an_engine_died_is_kept(
-    choice: EngineChoice, chunks: list[Chunk]
+    choice: EngineChoice, chunks: list[SampleChunk]
 ) -> None:
     pool = EnginePool(choice, [{}], samples=48)
     finished: list[int] = []

@@ -45,7 +45,7 @@ DOCUMENTED: list[type] = [
     reports.TrainReport, reports.TrainingEngine, reports.MemoryUse, reports.Resumed,
     reports.RankChange, reports.ScoringProtocol,
     manifest.Manifest, manifest.CodeVersion, manifest.UsedDevices, manifest.Seeds,
-    manifest.TrainingInputs, manifest.EngineSummary, manifest.BatchPlan,
+    manifest.TrainingInputs, manifest.EngineSummary, manifest.PlannedBatch,
     table.Results, table.ResultRow, table.Score,
     Compared, protocol.Differing, comparison.Difference, evaluation.Sample,
     calibration.CalibrationRow,

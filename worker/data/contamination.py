@@ -24,7 +24,7 @@ from jobspec.storage import fs
 from jobspec.storage.layout import RootPaths
 from worker.data import parallel_map
 from worker.data.encode import parse_row
-from worker.data.jsonl import Chunk, Scan
+from worker.data.jsonl import FileChunk, Scan
 from worker.data.render_check import texts
 
 WORDS = 13
@@ -101,7 +101,7 @@ def measure(questions: Sequence[tuple[str, str]], data: Path) -> Overlap:
     )
 
 
-def _look(index: Index, data: Path, chunk: Chunk) -> list[tuple[int, set[int]]]:
+def _look(index: Index, data: Path, chunk: FileChunk) -> list[tuple[int, set[int]]]:
     hits: list[tuple[int, set[int]]] = []
     for number, line in chunk.rows(data):
         messages = parse_row(line, number, data).messages

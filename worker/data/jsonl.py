@@ -16,7 +16,7 @@ _MIN_BYTES, _MAX_BYTES = 1 << 18, 1 << 23
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class FileChunk:
     """Whole lines of the file: `size` bytes from `offset`, the first being line `number`."""
 
     index: int
@@ -39,7 +39,7 @@ class Scan:
     """Where a file's chunks begin, and what says that it is still the same file."""
 
     file: Path
-    chunks: list[Chunk]
+    chunks: list[FileChunk]
     rows: int
     identity: tuple[int, int, int]
 
@@ -49,11 +49,11 @@ class Scan:
         with file.open("rb") as source:
             identity = _identity(os.fstat(source.fileno()))
             size = min(max(identity[1] // _CHUNKS, _MIN_BYTES), _MAX_BYTES)
-            chunks: list[Chunk] = []
+            chunks: list[FileChunk] = []
             offset, number, rows = 0, 1, 0
             while lines := source.readlines(size):
                 length = sum(map(len, lines))
-                chunks.append(Chunk(len(chunks), offset, length, number))
+                chunks.append(FileChunk(len(chunks), offset, length, number))
                 offset, number = offset + length, number + len(lines)
                 rows += sum(1 for line in lines if line.strip())
         if not rows:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from worker.data import dataset_cache
 from worker.data.encode import Chat, Encoded, Kind, Refusal, encode_row, parse_row
-from worker.data.jsonl import Chunk
+from worker.data.jsonl import FileChunk
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Done:
     dropped: list[Dropped] = field(default_factory=list)
 
 
-def tokenize(work: Work, chunk: Chunk) -> Done:
+def tokenize(work: Work, chunk: FileChunk) -> Done:
     """Tokenize a chunk's rows into its piece file. Raises DataError at the first malformed row."""
     done, encoded = Done(), []
     rows = [parse_row(line, number, work.file) for number, line in chunk.rows(work.file)]

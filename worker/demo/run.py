@@ -104,7 +104,10 @@ def _specs(directory: Path) -> list[str]:
     data = ["--data", str(directory / "train.jsonl"), "--name", "demo"]
     tuned = _jobspec("new", *common, *rates, *data, *settings)
     kept = [
-        part for key, value in _SETTINGS.items() if "train" not in key for part in _set(key, value)
+        part
+        for key, value in _SETTINGS.items()
+        if not key.startswith("train.")
+        for part in _set(key, value)
     ]
     untrained = ["--set", "train=null", "--set", "data=null", "--name", "demo-untrained"]
     return _jobspec("new", *common, *untrained, *kept) + tuned

@@ -10,7 +10,7 @@ from jobspec.errors import JobspecError
 from jobspec.records.evaluation import Generation
 from worker.evaluation.sample_store import SampleStore
 from worker.inference.engine import Engine
-from worker.inference.requests import Chunk, SampleRequest, Sampling, sample_seed
+from worker.inference.requests import SampleChunk, SampleRequest, Sampling, sample_seed
 
 _IMPOSSIBLE = -30.0  # natural log: odds of 1 in 10^13 are not chance
 _LONG_TOKENS = 64
@@ -31,11 +31,11 @@ class GeneratedSamples(NamedTuple):
 class _Watch:
     """Measures time from the request for the first chunk, so that loading the model is left out."""
 
-    def __init__(self, chunks: Sequence[Chunk]) -> None:
+    def __init__(self, chunks: Sequence[SampleChunk]) -> None:
         self._chunks = chunks
         self._started: float | None = None
 
-    def chunks(self) -> Iterator[Chunk]:
+    def chunks(self) -> Iterator[SampleChunk]:
         self._started = time.monotonic()
         yield from self._chunks
 
@@ -52,7 +52,7 @@ def plan_chunks(
     sampling: Sampling,
     *,
     rows: int,
-) -> list[Chunk]:
+) -> list[SampleChunk]:
     """Split questions × samples into chunks, long prompts first to keep padding small.
 
     The result depends on the job, the questions and the settings only, so that an interrupted run
@@ -73,7 +73,7 @@ def plan_chunks(
         raise NotIndependentError("two samples have the same seed", place=benchmark)
     cuts = range(0, len(requests), rows)
     return [
-        Chunk(
+        SampleChunk(
             benchmark=benchmark,
             index=index,
             sampling=sampling,
@@ -85,7 +85,7 @@ def plan_chunks(
 
 def generate(
     engine: Callable[[int], Engine],
-    work: Sequence[tuple[SampleStore, Sequence[Chunk]]],
+    work: Sequence[tuple[SampleStore, Sequence[SampleChunk]]],
     report: Callable[[int, int], None],
 ) -> GeneratedSamples:
     """Generate the samples that no attempt has generated; publish each chunk when it is done.
@@ -148,7 +148,7 @@ def _copies(rows: Sequence[Generation]) -> NotIndependentError:
     )
 
 
-def _name(chunk: Chunk) -> tuple[str, int]:
+def _name(chunk: SampleChunk) -> tuple[str, int]:
     return chunk.benchmark, chunk.index
 
 

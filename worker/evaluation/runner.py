@@ -30,7 +30,7 @@ from worker.imports.quiet import quiet
 from worker.inference import gpu_groups
 from worker.inference.engine import Engine, EngineChoice
 from worker.inference.pool import EnginePool
-from worker.inference.requests import Chunk, Sampling
+from worker.inference.requests import SampleChunk, Sampling
 from worker.thinking import think_tags
 
 
@@ -284,5 +284,5 @@ class _BenchmarkRun:
         self.opens_think = False
         self.prompts: dict[str, tuple[int, ...]] = {}
         self.asked: list[AskedQuestion] = []
-        self.chunks: list[Chunk] = []
+        self.chunks: list[SampleChunk] = []
         self.scores: list[QuestionScore] = []

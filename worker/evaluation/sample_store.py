@@ -15,7 +15,7 @@ from jobspec.records import evaluation
 from jobspec.records.evaluation import AskedQuestion, Generation, SamplingPlan
 from jobspec.storage import fs
 from jobspec.storage.layout import EvaluationPaths
-from worker.inference.requests import Chunk
+from worker.inference.requests import SampleChunk
 
 
 class SampleStore:
@@ -37,7 +37,7 @@ class SampleStore:
         fs.publish(EvaluationPaths(self.dir).questions, evaluation.to_lines(questions))
         fs.publish(EvaluationPaths(self.dir).plan, msgspec.json.encode(self.plan) + b"\n")
 
-    def finished(self, chunk: Chunk) -> list[Generation] | None:
+    def finished(self, chunk: SampleChunk) -> list[Generation] | None:
         """The generations of a chunk that any attempt finished, copied to this attempt."""
         for source in self._sources:
             rows = _read_chunk(EvaluationPaths(source).generations(chunk.index), chunk)
@@ -47,7 +47,7 @@ class SampleStore:
                 return rows
         return None
 
-    def save(self, chunk: Chunk, rows: Sequence[Generation]) -> None:
+    def save(self, chunk: SampleChunk, rows: Sequence[Generation]) -> None:
         """Publish a finished chunk. From then on a crash cannot lose it."""
         fs.publish(EvaluationPaths(self.dir).generations(chunk.index), evaluation.to_lines(rows))
 
@@ -62,7 +62,7 @@ def _same_key(directory: Path, key: str) -> bool:
     return plan.key == key
 
 
-def _read_chunk(path: Path, chunk: Chunk) -> list[Generation] | None:
+def _read_chunk(path: Path, chunk: SampleChunk) -> list[Generation] | None:
     """The rows of a chunk in the order of its requests; None if the file is of another chunk."""
     try:
         rows = evaluation.read_rows(path, Generation)

@@ -22,6 +22,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from jobspec.storage.layout import JobPaths
+
 _UNUSED = ("sklearn", "scipy", "wandb", "trio")
 _READER = "transformers.utils.import_utils"
 
@@ -53,8 +55,9 @@ def wants_adapters(arguments: Sequence[str]) -> bool:
     True where its spec can't be read: whoever needs it will say why.
     """
     try:
-        spec = json.loads((Path(arguments[-1]).parents[1] / "spec.json").read_bytes())
-        return spec["train"].get("lora") is not None
+        spec = json.loads(JobPaths(Path(arguments[-1]).parents[1]).spec.read_bytes())
+        adapter = spec["train"].get("lora")
+        return adapter is not None
     except (OSError, LookupError, AttributeError, TypeError, ValueError):
         return True
 

@@ -15,7 +15,7 @@ from jobspec.models import config
 from jobspec.records.evaluation import Generation
 from jobspec.spec.schema import ModelSpec
 from jobspec.version import installed_version
-from worker.inference.requests import Chunk, Sampling
+from worker.inference.requests import SampleChunk, Sampling
 
 _log = logging.getLogger(__name__)
 _HF_MOST_ROWS = 64  # larger batches are no faster on a CPU, and a kill would lose more
@@ -37,7 +37,7 @@ class Weights(msgspec.Struct, frozen=True, kw_only=True):
 class Engine(Protocol):
     """Generates samples. A sample depends on its own seed and on no other sample."""
 
-    def run(self, chunks: Iterator[Chunk]) -> Iterator[tuple[Chunk, list[Generation]]]:
+    def run(self, chunks: Iterator[SampleChunk]) -> Iterator[tuple[SampleChunk, list[Generation]]]:
         """Take chunks as capacity allows; yield each with its samples, in the order asked for."""
         ...
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from jobspec.records.evaluation import Generation
 from worker.inference.decode import Responses
 from worker.inference.engine import Weights
-from worker.inference.requests import Chunk, SampleRequest, Sampling
+from worker.inference.requests import SampleChunk, SampleRequest, Sampling
 from worker.inference.sampling import draw, uniforms
 from worker.kernels.gqa_decode import group_queries
 
@@ -52,7 +52,7 @@ class HfEngine:
         )
         return cls(model.to("cuda" if gpu else "cpu").eval(), tokenizer)
 
-    def run(self, chunks: Iterator[Chunk]) -> Iterator[tuple[Chunk, list[Generation]]]:
+    def run(self, chunks: Iterator[SampleChunk]) -> Iterator[tuple[SampleChunk, list[Generation]]]:
         """Generate one chunk after the other, each as one batch."""
         for chunk in chunks:
             with torch.inference_mode():
@@ -61,7 +61,7 @@ class HfEngine:
     def close(self) -> None:
         """Does nothing: memory is freed when the process ends."""
 
-    def _chunk(self, chunk: Chunk) -> list[Generation]:
+    def _chunk(self, chunk: SampleChunk) -> list[Generation]:
         batch = _Batch(self, chunk.requests, chunk.sampling)
         drawn = batch.decode()
         return [

@@ -27,7 +27,7 @@ import msgspec
 from jobspec.errors import ModelError
 from jobspec.records.evaluation import Generation
 from worker.inference.engine import EngineChoice
-from worker.inference.requests import Chunk
+from worker.inference.requests import SampleChunk
 
 _MOST_IN_FLIGHT = 256
 _LOOK_EVERY_S = 1.0  # between checks that the children are alive
@@ -47,7 +47,7 @@ class StartEngine(msgspec.Struct, frozen=True, kw_only=True):
 class NextChunk(msgspec.Struct, frozen=True, kw_only=True):
     """Parent → child, in answer to ReadyForChunk: a chunk, or None where the list is empty."""
 
-    chunk: Chunk | None
+    chunk: SampleChunk | None
 
 
 class ReadyForChunk(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -102,14 +102,14 @@ class EnginePool:
             _Child(start, {"OMP_NUM_THREADS": str(threads), **switches}) for switches in groups
         ]
 
-    def run(self, chunks: Iterator[Chunk]) -> Iterator[tuple[Chunk, list[Generation]]]:
+    def run(self, chunks: Iterator[SampleChunk]) -> Iterator[tuple[SampleChunk, list[Generation]]]:
         """Send each engine a chunk whenever it asks for one; yield chunks as they finish.
 
         Raises:
             EngineDiedError, MemoryError, ModelError: an engine failed. Chunks yielded before that
                 are valid.
         """
-        held: dict[tuple[str, int], Chunk] = {}
+        held: dict[tuple[str, int], SampleChunk] = {}
         busy: dict[Any, _Child] = {child.connection: child for child in self._children}
         while busy:
             for ready in wait(list(busy), _LOOK_EVERY_S) or _ended(busy):

@@ -26,7 +26,7 @@ from worker.inference.pool import (
     ReadyForChunk,
     StartEngine,
 )
-from worker.inference.requests import Chunk
+from worker.inference.requests import SampleChunk
 from worker.process.rank_launcher import die_with_parent
 
 
@@ -58,7 +58,7 @@ def serve(connection: Connection) -> None:
     send(connection, EngineFinished())
 
 
-def chunks(connection: Connection) -> Iterator[Chunk]:
+def chunks(connection: Connection) -> Iterator[SampleChunk]:
     """The parent's chunks; asks for one whenever the engine has room."""
     while True:
         send(connection, ReadyForChunk())

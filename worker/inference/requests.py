@@ -27,7 +27,7 @@ class SampleRequest(msgspec.Struct, frozen=True, kw_only=True):
     prompt: tuple[int, ...]
 
 
-class Chunk(msgspec.Struct, frozen=True, kw_only=True):
+class SampleChunk(msgspec.Struct, frozen=True, kw_only=True):
     """A fixed group of requests: the unit of work and of storage; a kill loses open ones only."""
 
     benchmark: str

@@ -21,7 +21,7 @@ from jobspec.models import config
 from jobspec.records.evaluation import Generation
 from worker.inference.decode import Responses
 from worker.inference.engine import Weights
-from worker.inference.requests import Chunk, SampleRequest, Sampling
+from worker.inference.requests import SampleChunk, SampleRequest, Sampling
 
 IN_FLIGHT = 256  # samples an engine holds at a time; more would only wait in vLLM's queue
 _CPU_BATCHED_TOKENS = 2048
@@ -77,7 +77,7 @@ class VllmEngine:
         end_tokens = config.end_tokens(Path(weights.directory))
         return cls(llm, vllm, Responses(tokenizer, end_tokens), in_flight=in_flight)
 
-    def run(self, chunks: Iterator[Chunk]) -> Iterator[tuple[Chunk, list[Generation]]]:
+    def run(self, chunks: Iterator[SampleChunk]) -> Iterator[tuple[SampleChunk, list[Generation]]]:
         """Hold `in_flight` samples at a time; yield a chunk when its last sample has ended."""
         engine = self._llm.llm_engine
         open_chunks: dict[int, _Open] = {}
@@ -107,7 +107,7 @@ class VllmEngine:
         if llm is not None:
             shut_down(llm)
 
-    def _submit(self, engine: Any, number: int, chunk: Chunk) -> None:
+    def _submit(self, engine: Any, number: int, chunk: SampleChunk) -> None:
         for place, request in enumerate(chunk.requests):
             prompt = self._module.TokensPrompt(prompt_token_ids=list(request.prompt))
             params = self._module.SamplingParams(**self._fields(request, chunk.sampling))
@@ -141,7 +141,7 @@ class VllmEngine:
 class _Open:
     """A chunk with samples that have not ended yet."""
 
-    def __init__(self, chunk: Chunk) -> None:
+    def __init__(self, chunk: SampleChunk) -> None:
         self.chunk = chunk
         self.left = len(chunk.requests)
         self._rows: list[Generation | None] = [None] * self.left

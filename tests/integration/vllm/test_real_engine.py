@@ -17,7 +17,7 @@ from worker.evaluation.lm_eval_model import load_tokenizer
 from worker.inference.engine import Engine, EngineChoice, Weights
 from worker.inference.hf_engine import HfEngine
 from worker.inference.pool import EngineDiedError, EnginePool
-from worker.inference.requests import Chunk, Sampling
+from worker.inference.requests import SampleChunk, Sampling
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]
 SAMPLING = Sampling(max_gen_toks=24, temperature=0.8, top_p=0.9)
@@ -35,13 +35,13 @@ def engine(choice: EngineChoice, tokenizer: Any) -> Iterator[Any]:
     engine.close()
 
 
-def planned(tokenizer: Any, k: int, sampling: Sampling, rows: int = 4) -> list[Chunk]:
+def planned(tokenizer: Any, k: int, sampling: Sampling, rows: int = 4) -> list[SampleChunk]:
     texts = {"a": "one", "b": "a longer question, this", "c": "two words"}
     prompts = {name: tuple(tokenizer(text)["input_ids"]) for name, text in texts.items()}
     return plan_chunks("job", "bench", prompts, k, sampling, rows=rows)
 
 
-def drawn(engine: Engine, chunks: list[Chunk]) -> dict[int, Any]:
+def drawn(engine: Engine, chunks: list[SampleChunk]) -> dict[int, Any]:
     return {chunk.index: rows for chunk, rows in engine.run(iter(chunks))}
 
 

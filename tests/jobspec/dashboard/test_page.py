@@ -125,9 +125,9 @@ def test_an_empty_root_has_a_page(queue: Queue) -> None:
 # --- time
 
 
-def spent(queue: Queue) -> list[gpu_hours.Spent]:
+def spent(queue: Queue) -> list[gpu_hours.PhaseUsage]:
     (job,) = queue.jobs()
-    return gpu_hours.spent(job)
+    return gpu_hours.phase_usage(job)
 
 
 def lost(queue: Queue) -> dict[tuple[int, str], float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobspec.queue.candidates import Picker
+from jobspec.queue.candidates import Candidates
 from jobspec.queue.entries import Entry
 from jobspec.records.base import State
 from jobspec.spec.identity import canonical, job_id
@@ -27,11 +27,11 @@ class Pending:
     root: RootPaths
     now_s: float = 1000.0
     listings: int = 0
-    picker: Picker = field(init=False)
+    picker: Candidates = field(init=False)
 
     def __post_init__(self) -> None:
         self.root.state(State.PENDING).mkdir(parents=True)
-        self.picker = Picker(self.root, owned=True, clock=lambda: self.now_s)
+        self.picker = Candidates(self.root, owned=True, clock=lambda: self.now_s)
 
     def add(self, number: int, rank: int = 949) -> Ticket:
         # Without bytes: such an entry is offered all the same, for its claimer heals or ends it.

@@ -102,7 +102,7 @@ def test_what_the_running_attempt_took_over_still_counts_for_who_wrote_it(queue:
     before.requeue("walltime")
     paths, after = queue.jobs()[0].paths, claim_of(queue).dir
     before.dir.checkpoints.rename(after.checkpoints)
-    assert [loss.count for loss in retry_policy.spent(paths, after.number - 1)] == [0]
+    assert [loss.count for loss in retry_policy.retry_use(paths, after.number - 1)] == [0]
 
 
 def test_an_unfinished_checkpoint_is_none(queue: Queue) -> None:

@@ -14,7 +14,7 @@ from tests.support.engines import SAMPLING, make_engine, prompts
 from worker.evaluation.generation import NotIndependentError, generate, plan_chunks, refuse_copies
 from worker.evaluation.sample_store import SampleStore
 from worker.inference.engine import Engine
-from worker.inference.requests import Chunk, Sampling
+from worker.inference.requests import SampleChunk, Sampling
 
 
 def test_chunks_are_fixed_by_what_is_asked(tokenizer: Any) -> None:
@@ -47,7 +47,7 @@ class Recorded:
         self.asked: list[int] = []
         self._dies_at = dies_at
 
-    def run(self, chunks: Iterator[Chunk]) -> Iterator[tuple[Chunk, list[Generation]]]:
+    def run(self, chunks: Iterator[SampleChunk]) -> Iterator[tuple[SampleChunk, list[Generation]]]:
         for chunk in chunks:
             if chunk.index == self._dies_at:
                 raise KeyboardInterrupt
