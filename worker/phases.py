@@ -15,7 +15,7 @@ import msgspec
 from jobspec.records import phases
 from jobspec.records.phases import PhaseInfo
 from jobspec.spec.schema import JobSpec
-from jobspec.storage.layout import AttemptPaths
+from jobspec.storage.layout import AttemptPaths, PreparedPaths
 from worker.checkpoints import directories, integrity
 from worker.data import dataset_cache
 from worker.kernels import liger
@@ -63,7 +63,7 @@ class PhaseEntry:
 
 def _rows_are_cached(summary: dict[str, Any], root: Path) -> bool:
     """Whether the prepared rows are there, complete, and in this version's layout."""
-    return dataset_cache.find(root / summary["dir"]) is not None
+    return dataset_cache.find(PreparedPaths(root / summary["dir"])) is not None
 
 
 def _has_other_ranks(paths: AttemptPaths, plan: BatchPlan | None) -> bool:

@@ -1,7 +1,7 @@
 """Checks the rows of a spec's data with the worker's own code, in a separate process.
 
-`python -m worker.data.prepare --check` renders and verifies every row as training will. It runs in
-this environment, or in the image if `$JOBSPEC_WORKER_COMMAND` is set: a prefix that replaces
+`python -m worker.data.check_command --check` renders and verifies every row as training will. It
+runs in this environment, or in the image if `$JOBSPEC_WORKER_COMMAND` is set: a prefix that replaces
 `python`, for example `apptainer exec worker.sif python`. Nothing here imports torch.
 """
 
@@ -75,10 +75,10 @@ def preview(spec: JobSpec, root: Path, row: int) -> Preview:
 
 
 def run_prepare(kind: type[R], arguments: Sequence[str]) -> R:
-    """Run `python -m worker.data.prepare` and return its answer. Raises what it refused."""
+    """Run `python -m worker.data.check_command` and return its answer. Raises what it refused."""
     return worker_command.ask(
         kind,
-        "worker.data.prepare",
+        "worker.data.check_command",
         arguments,
         what="the rows can't be checked",
         without="--no-row-check",

@@ -116,7 +116,7 @@ def make(place: Path) -> None:
         program.chmod(0o755)
     demo, queue = Queue.create(place / "scratch/demo/root"), Queue.create(work / "jobspec-root")
     _fill(queue)
-    tokenizer.load(ModelSpec(name=MODELS[0]), queue.paths)  # five seconds, once: all have this one
+    tokenizer.load_tokenizer_facts(ModelSpec(name=MODELS[0]), queue.paths)
     shutil.copytree(queue.paths.tokenizers, demo.paths.tokenizers)
 
 

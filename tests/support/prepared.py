@@ -22,7 +22,8 @@ from jobspec.spec.schema import JobSpec, ModelSpec
 from jobspec.storage.layout import JobPaths, RootPaths
 from worker.data import tokenizer
 from worker.data.chat_template import ChatTemplate
-from worker.data.encode import IGNORED, Chat, Encoded, Refusal, Row, encode_row
+from worker.data.dataset_cache import IGNORED
+from worker.data.encode import ChatRow, EncodedRow, RefusedRow, RowEncoder, encode_row
 from worker.thinking import ThinkTags
 
 ROOT = Path(__file__).parents[2]
@@ -65,19 +66,21 @@ def byte_tokenizer(special: Iterable[str] = SPECIAL) -> Tokenizer:
     return made
 
 
-def answer(eos: str = "<|im_end|>", special: Iterable[str] = SPECIAL) -> tokenizer.Answer:
+def answer(eos: str = "<|im_end|>", special: Iterable[str] = SPECIAL) -> tokenizer.TokenizerFacts:
     """What AutoTokenizer would say of `byte_tokenizer`."""
     made = byte_tokenizer(sorted({*special, eos}))
-    return tokenizer.Answer(made.to_str(), {"eos_token": eos}, {}, {eos: made.token_to_id(eos)})
+    return tokenizer.TokenizerFacts(
+        made.to_str(), {"eos_token": eos}, {}, {eos: made.token_to_id(eos)}
+    )
 
 
-def chat(template: str = CHATML, *, eos: str = "<|im_end|>", **changes: Any) -> Chat:
+def chat(template: str = CHATML, *, eos: str = "<|im_end|>", **changes: Any) -> RowEncoder:
     """A chat format over the byte tokenizer, whose special tokens are those the template writes."""
     special = sorted({*SPECIAL, *re.findall(r"<[|｜][^<>|｜\s]{1,40}[|｜]>", template)})
     variables = {"eos_token": eos, "bos_token": "<|endoftext|>"}
     settings = {"tags": TAGS, "max_length": 10_000} | changes
     codec = tokenizer.Codec(answer(eos, special))
-    return Chat(ChatTemplate({"default": template}, variables), codec, **settings)
+    return RowEncoder(ChatTemplate({"default": template}, variables), codec, **settings)
 
 
 def user(content: str) -> dict[str, Any]:
@@ -88,8 +91,8 @@ def assistant(content: str | None, **fields: Any) -> dict[str, Any]:
     return {"role": "assistant", "content": content, **fields}
 
 
-def row(*messages: dict[str, Any], tools: list[Any] | None = None) -> Row:
-    return Row(1, list(messages), tools)
+def row(*messages: dict[str, Any], tools: list[Any] | None = None) -> ChatRow:
+    return ChatRow(1, list(messages), tools)
 
 
 # What a row can hold besides text: a tool, its call, and a turn of it.
@@ -143,14 +146,14 @@ def real_model_dir(path: Path, family: str, template: Path | None = None) -> Pat
     return path
 
 
-def real_chat(model: Path, root: Path, template: Path | None = None) -> Chat:
+def real_chat(model: Path, root: Path, template: Path | None = None) -> RowEncoder:
     """The chat format of a model directory, as prepare reads it."""
-    found = tokenizer.load(ModelSpec(name=str(model)), RootPaths(root))
+    found = tokenizer.load_tokenizer_facts(ModelSpec(name=str(model)), RootPaths(root))
     sources = found.answer.chat_templates
     if template is not None:
         sources = {"default": template.read_text()}
     made = ChatTemplate(sources, found.answer.special_tokens)
-    return Chat(made, tokenizer.Codec(found.answer), TAGS, max_length=40_000)
+    return RowEncoder(made, tokenizer.Codec(found.answer), TAGS, max_length=40_000)
 
 
 def spec(model: Path, data: Path, /, **changes: Any) -> JobSpec:
@@ -183,7 +186,14 @@ def sums(count: int, *, answers: int = 1) -> Rows:
 
 
 def run_prepare(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", "-m", "worker.data.prepare", *map(str, arguments)]
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "worker.data.check_command",
+        *map(str, arguments),
+    ]
     return subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
     )
@@ -225,17 +235,17 @@ def read_split(root: RootPaths, report: PrepareReport, name: str) -> list[dict[s
     return datasets.load_from_disk(str(root.root / report.dir / name)).to_list()
 
 
-def supervised(made: Encoded, with_: Chat) -> str:
+def supervised(made: EncodedRow, with_: RowEncoder) -> str:
     return with_.codec.spell([token for token in made.labels if token != IGNORED])
 
 
-def encoded(one: Row, with_: Chat) -> Encoded:
+def encoded(one: ChatRow, with_: RowEncoder) -> EncodedRow:
     made = encode_row(one, with_)
-    assert isinstance(made, Encoded), made
+    assert isinstance(made, EncodedRow), made
     return made
 
 
-def refused(one: Row, with_: Chat) -> Refusal:
+def refused(one: ChatRow, with_: RowEncoder) -> RefusedRow:
     made = encode_row(one, with_)
-    assert isinstance(made, Refusal), made
+    assert isinstance(made, RefusedRow), made
     return made

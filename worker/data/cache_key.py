@@ -11,9 +11,9 @@ from jobspec.errors import DataError, ModelError, TemplateError, data_changed
 from jobspec.models import config
 from jobspec.spec.schema import DataSpec, JobSpec, TrainSpec
 from jobspec.storage.layout import RootPaths
-from worker.data import tokenizer
 from worker.data.chat_template import ChatTemplate
-from worker.data.encode import Chat
+from worker.data.encode import RowEncoder
+from worker.data.tokenizer import Codec, ModelTokenizer, load_tokenizer_facts
 from worker.thinking import ThinkTags
 
 # Part of every key: raise it when the same inputs would give other rows, another report, or files
@@ -22,19 +22,19 @@ VERSION = 2
 
 
 @dataclass(frozen=True)
-class Inputs:
+class PrepareInputs:
     """What is prepared, and how. `key` is equal exactly where the outcome is."""
 
     data: DataSpec
     train: TrainSpec
     data_file: Path
     data_sha256: str
-    tokens: tokenizer.Tokens
+    tokenizer: ModelTokenizer
     template: ChatTemplate
     tags: ThinkTags
 
     @classmethod
-    def of(cls, spec: JobSpec, root: RootPaths) -> Inputs:
+    def of(cls, spec: JobSpec, root: RootPaths) -> PrepareInputs:
         """Find, read and check them.
 
         Raises:
@@ -47,17 +47,17 @@ class Inputs:
             raise DataError("the spec trains nothing", place="$.data", hint="nothing to prepare")
         file = Path(data.path).expanduser().absolute()
         sha256 = _hash(file, data.sha256)
-        found = tokenizer.load(spec.model, root)
-        _check_positions(train.max_length, found.model_dir)
+        tokenizer = load_tokenizer_facts(spec.model, root)
+        _check_positions(train.max_length, tokenizer.model_dir)
         tags = ThinkTags.closed_by(spec.eval.think_end_token if spec.eval is not None else None)
-        return cls(data, train, file, sha256, found, _template(spec, found), tags)
+        return cls(data, train, file, sha256, tokenizer, _template(spec, tokenizer), tags)
 
     @property
     def key(self) -> str:
         described = {
             "version": VERSION,
             "data": self.data_sha256,
-            "tokenizer": self.tokens.sha256,
+            "tokenizer": self.tokenizer.sha256,
             "template": self.template.identity,
             "tags": [self.tags.open, self.tags.close],
             "max_length": self.train.max_length,
@@ -68,11 +68,11 @@ class Inputs:
         }
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:40]
 
-    def chat(self) -> Chat:
-        """What turns rows into tokens; loads the tokenizer."""
-        return Chat(
+    def encoder(self) -> RowEncoder:
+        """The encoder of these rows; loads the tokenizer."""
+        return RowEncoder(
             template=self.template,
-            codec=tokenizer.Codec(self.tokens.answer),
+            codec=Codec(self.tokenizer.facts),
             tags=self.tags,
             max_length=self.train.max_length,
             require_think=self.data.require_think,
@@ -115,9 +115,9 @@ def _check_positions(max_length: int, model_dir: Path) -> None:
         )
 
 
-def _template(spec: JobSpec, found: tokenizer.Tokens) -> ChatTemplate:
+def _template(spec: JobSpec, tokenizer: ModelTokenizer) -> ChatTemplate:
     given, place = spec.model.chat_template, "$.model.chat_template"
-    sources, file = found.answer.chat_templates, found.model_dir
+    sources, file = tokenizer.facts.chat_templates, tokenizer.model_dir
     if given is not None:
         file = Path(given).expanduser().absolute()
         try:
@@ -136,4 +136,4 @@ def _template(spec: JobSpec, found: tokenizer.Tokens) -> ChatTemplate:
             hint="set model.chat_template to a file that holds a Jinja template",
         )
     kwargs = spec.eval.chat_template_kwargs if spec.eval is not None else {}
-    return ChatTemplate(sources, found.answer.special_tokens, kwargs=kwargs, file=file)
+    return ChatTemplate(sources, tokenizer.facts.special_tokens, kwargs=kwargs, file=file)

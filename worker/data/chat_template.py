@@ -27,7 +27,7 @@ from worker.thinking import ThinkTags
 Message = dict[str, Any]
 
 
-class Unrenderable(Exception):  # noqa: N818 - a word of this module, never seen by people
+class RenderError(Exception):
     """The template refused the messages, or broke on them."""
 
 
@@ -100,7 +100,7 @@ class ChatTemplate:
         """The conversation's text; with `prompt`, followed by what opens the assistant's turn.
 
         Raises:
-            Unrenderable: with the template's own words where it has any.
+            RenderError: with the template's own words where it has any.
         """
         named = "tool_use" if tools is not None and "tool_use" in self._compiled else "default"
         try:
@@ -112,7 +112,7 @@ class ChatTemplate:
                 **self._variables,
             )
         except Exception as error:  # a template is a program: whatever it raises is its answer
-            raise Unrenderable(str(error) or type(error).__name__) from error
+            raise RenderError(str(error) or type(error).__name__) from error
 
     def opening(
         self, messages: list[Message], tools: list[Any] | None, prompt: str, tags: ThinkTags

@@ -35,7 +35,7 @@ _words = re.compile(r"\w+").findall
 
 
 @dataclass
-class Index:
+class QuestionIndex:
     """The word runs of a benchmark's questions, to be looked for in any text."""
 
     _runs: dict[tuple[str, ...], list[int]] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Index:
     judged: int = 0
 
     @classmethod
-    def of(cls, questions: Iterable[str]) -> Index:
+    def of(cls, questions: Iterable[str]) -> QuestionIndex:
         index = cls()
         for number, question in enumerate(questions):
             words = _words(question.lower())
@@ -83,10 +83,10 @@ def report(
 
 def measure(questions: Sequence[tuple[str, str]], data: Path) -> Overlap:
     """The overlap of (id, text) questions with a data file, on every core."""
-    index = Index.of(text for _, text in questions)
+    index = QuestionIndex.of(text for _, text in questions)
     rows: set[int] = set()
     pairs: dict[int, int] = {}
-    for hits in parallel_map.in_order(partial(_look, index, data), Scan.of(data).chunks):
+    for hits in parallel_map.map_in_order(partial(_look, index, data), Scan.of(data).chunks):
         for row, numbers in hits:
             rows.add(row)
             for number in sorted(numbers):
@@ -101,7 +101,7 @@ def measure(questions: Sequence[tuple[str, str]], data: Path) -> Overlap:
     )
 
 
-def _look(index: Index, data: Path, chunk: FileChunk) -> list[tuple[int, set[int]]]:
+def _look(index: QuestionIndex, data: Path, chunk: FileChunk) -> list[tuple[int, set[int]]]:
     hits: list[tuple[int, set[int]]] = []
     for number, line in chunk.rows(data):
         messages = parse_row(line, number, data).messages

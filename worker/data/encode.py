@@ -20,13 +20,13 @@ import msgspec
 
 from jobspec.errors import DataError
 from worker.data import render_check
-from worker.data.chat_template import ChatTemplate, Message, Unrenderable, common_prefix
+from worker.data.chat_template import ChatTemplate, Message, RenderError, common_prefix
 from worker.data.dataset_cache import IGNORED
 from worker.data.tokenizer import Codec
 from worker.thinking import ThinkTags
 
 
-class Kind(StrEnum):
+class DropKind(StrEnum):
     """Why a row is not trained on."""
 
     OVER_LONG = "over_long"
@@ -42,15 +42,15 @@ class Kind(StrEnum):
 
 # Where every row fails for one of these, it is the template's doing.
 TEMPLATE_KINDS = (
-    Kind.TEMPLATE_REFUSED,
-    Kind.PROMPT_NOT_A_PREFIX,
-    Kind.LOST_IN_RENDERING,
-    Kind.NO_END_TOKEN,
+    DropKind.TEMPLATE_REFUSED,
+    DropKind.PROMPT_NOT_A_PREFIX,
+    DropKind.LOST_IN_RENDERING,
+    DropKind.NO_END_TOKEN,
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ChatRow:
     """A well-formed row. `number` counts the file's lines from 1."""
 
     number: int
@@ -65,7 +65,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Chat:
+class RowEncoder:
     """Everything that turns a row into tokens."""
 
     template: ChatTemplate
@@ -76,7 +76,7 @@ class Chat:
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class EncodedRow:
     """A verified row. Tokens before `start` are context: their labels are −100."""
 
     text: str
@@ -91,10 +91,10 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class RefusedRow:
     """A row that is not trained on; `text` is what was rendered, as far as it came."""
 
-    kind: Kind
+    kind: DropKind
     reason: str
     text: str = ""
     length: int | None = None
@@ -109,7 +109,7 @@ _decode_row = msgspec.json.Decoder(_RawRow).decode
 _decode_tools = msgspec.json.Decoder(list[dict[str, Any]]).decode
 
 
-def parse_row(line: bytes, number: int, file: Path) -> Row:
+def parse_row(line: bytes, number: int, file: Path) -> ChatRow:
     """Read one line. Raises DataError, naming the file and the row."""
     place = f"row {number}"
     try:
@@ -127,34 +127,34 @@ def parse_row(line: bytes, number: int, file: Path) -> Row:
     wrong = _malformed(raw.messages)
     if wrong is not None:
         raise DataError(wrong[0], file=file, place=place, hint=wrong[1])
-    return Row(number, raw.messages, tools)
+    return ChatRow(number, raw.messages, tools)
 
 
-def encode_row(row: Row, chat: Chat) -> Encoded | Refusal:
+def encode_row(row: ChatRow, encoder: RowEncoder) -> EncodedRow | RefusedRow:
     """Render, tokenize and verify one row."""
-    rendered = _render(row, chat)
-    if isinstance(rendered, Refusal):
+    rendered = _render(row, encoder)
+    if isinstance(rendered, RefusedRow):
         return rendered
     text, header_end = rendered.text, rendered.header_end
-    found = render_check.trace(row.messages, row.tools, text, header_end, chat.tags)
+    found = render_check.trace(row.messages, row.tools, text, header_end, encoder.tags)
     if found.lost is not None:
-        return Refusal(Kind.LOST_IN_RENDERING, found.lost, text)
-    written = render_check.first_block(text[header_end:], chat.tags)
+        return RefusedRow(DropKind.LOST_IN_RENDERING, found.lost, text)
+    written = render_check.first_block(text[header_end:], encoder.tags)
     if rendered.thought and written is not None and written != rendered.thought:
         why = f"the turn's first thinking block is not its own: `{_shown(written)}`"
-        return Refusal(Kind.LOST_IN_RENDERING, why, text)
-    end = _end_of_turn(text, max(found.end, len(rendered.prompt)), chat.codec)
+        return RefusedRow(DropKind.LOST_IN_RENDERING, why, text)
+    end = _end_of_turn(text, max(found.end, len(rendered.prompt)), encoder.codec)
     if end is None:
-        return _no_end(text, chat.codec)
-    tokens = _tokenize(text[:end], rendered.prompt, header_end, chat.codec)
-    if isinstance(tokens, Refusal):
+        return _no_end(text, encoder.codec)
+    tokens = _tokenize(text[:end], rendered.prompt, header_end, encoder.codec)
+    if isinstance(tokens, RefusedRow):
         return tokens
     input_ids, start = tokens
-    if len(input_ids) > chat.max_length:
-        why = f"{len(input_ids)} tokens are more than max_length {chat.max_length}"
-        return Refusal(Kind.OVER_LONG, why, text, len(input_ids))
+    if len(input_ids) > encoder.max_length:
+        why = f"{len(input_ids)} tokens are more than max_length {encoder.max_length}"
+        return RefusedRow(DropKind.OVER_LONG, why, text, len(input_ids))
     thinks = bool(rendered.thought or written)
-    return Encoded(text, input_ids, start, thinks, found.thinking_dropped)
+    return EncodedRow(text, input_ids, start, thinks, found.thinking_dropped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,21 +167,21 @@ class _Rendered:
     thought: str | None
 
 
-def _render(row: Row, chat: Chat) -> _Rendered | Refusal:
-    context, final, tags = row.messages[:-1], row.messages[-1], chat.tags
+def _render(row: ChatRow, encoder: RowEncoder) -> _Rendered | RefusedRow:
+    context, final, tags = row.messages[:-1], row.messages[-1], encoder.tags
     try:
-        prompt = chat.template.render(context, row.tools, prompt=True)
-        text = chat.template.render(row.messages, row.tools, prompt=False)
-        opening = chat.template.opening(context, row.tools, prompt, tags)
-    except Unrenderable as error:
-        return Refusal(Kind.TEMPLATE_REFUSED, f"the template refuses the row: {error}")
+        prompt = encoder.template.render(context, row.tools, prompt=True)
+        text = encoder.template.render(row.messages, row.tools, prompt=False)
+        opening = encoder.template.opening(context, row.tools, prompt, tags)
+    except RenderError as error:
+        return RefusedRow(DropKind.TEMPLATE_REFUSED, f"the template refuses the row: {error}")
     if render_check.is_unclosed(final, tags):
         why = f"the final turn opens `{tags.open}` and never closes it"
-        return Refusal(Kind.UNCLOSED_THINKING, why, text)
+        return RefusedRow(DropKind.UNCLOSED_THINKING, why, text)
     thought = render_check.thinking(final, tags)
-    if chat.require_think and not thought:
+    if encoder.require_think and not thought:
         why = "the final turn has no thinking, and `data.require_think` asks for it"
-        return Refusal(Kind.NO_THINKING, why, text)
+        return RefusedRow(DropKind.NO_THINKING, why, text)
     rendered = _Rendered(prompt, text, len(prompt) - len(opening), thought)
     return rendered if text.startswith(prompt) else _not_a_prefix(rendered, tags)
 
@@ -220,19 +220,19 @@ def _is_list_of_objects(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(part, dict) for part in value)
 
 
-def _not_a_prefix(rendered: _Rendered, tags: ThinkTags) -> Refusal:
+def _not_a_prefix(rendered: _Rendered, tags: ThinkTags) -> RefusedRow:
     prompt, text = rendered.prompt, rendered.text
     opening, turn = prompt[rendered.header_end :], text[rendered.header_end :]
     at_header = bool(opening) and text.startswith(prompt[: rendered.header_end])
     if at_header and rendered.thought and rendered.thought not in turn:
         why = "the template drops the thinking of the final turn"
-        return Refusal(Kind.LOST_IN_RENDERING, why, text)
+        return RefusedRow(DropKind.LOST_IN_RENDERING, why, text)
     if at_header and tags.close not in opening:
         why = (
             f"the template's generation prompt opens `{tags.open}`, but the final turn does not "
             "begin with it: at inference the model could never write this turn"
         )
-        return Refusal(Kind.NO_THINKING, why, text)
+        return RefusedRow(DropKind.NO_THINKING, why, text)
     same = common_prefix(prompt, text)
     why = (
         "the generation prompt is not a prefix of the rendered row, so the model would be trained "
@@ -243,7 +243,7 @@ def _not_a_prefix(rendered: _Rendered, tags: ThinkTags) -> Refusal:
         why += (
             f" (the prompt already writes `{_shown(opening)}`, the row's turn is `{_shown(turn)}`)"
         )
-    return Refusal(Kind.PROMPT_NOT_A_PREFIX, why, text)
+    return RefusedRow(DropKind.PROMPT_NOT_A_PREFIX, why, text)
 
 
 def _end_of_turn(text: str, after: int, codec: Codec) -> int | None:
@@ -258,22 +258,22 @@ def _end_of_turn(text: str, after: int, codec: Codec) -> int | None:
     return found.end()
 
 
-def _no_end(text: str, codec: Codec) -> Refusal:
+def _no_end(text: str, codec: Codec) -> RefusedRow:
     known = ", ".join(f"`{token}`" for token in codec.eos_tokens) or "none is known"
     why = f"the rendered row ends in `{_shown(text[-24:])}`, not in an end token ({known})"
-    return Refusal(Kind.NO_END_TOKEN, why, text)
+    return RefusedRow(DropKind.NO_END_TOKEN, why, text)
 
 
 def _tokenize(
     text: str, prompt: str, header_end: int, codec: Codec
-) -> tuple[list[int], int] | Refusal:
+) -> tuple[list[int], int] | RefusedRow:
     """(ids, number of context tokens), the ids of the supervised part spelling exactly its text."""
     prompt_ids = codec.encode(prompt)
     rest_ids = codec.encode_rest(text[len(prompt) :])
     opened = _tokens_of_end(prompt_ids, prompt[header_end:], codec)
     if rest_ids is None or opened is None:
         why = "no token boundary lies between the turn's header and its first token"
-        return Refusal(Kind.TOKENS_DIFFER, why, text)
+        return RefusedRow(DropKind.TOKENS_DIFFER, why, text)
     ids, start = prompt_ids + rest_ids, len(prompt_ids) - opened
     supervised = ids[start:]
     spelled, turn = codec.spell(supervised), text[header_end:]
@@ -284,13 +284,13 @@ def _tokenize(
             f"the trained tokens spell `{_shown(spelled[same:])}` "
             f"where the turn says `{_shown(turn[same:])}`"
         )
-        return Refusal(Kind.TOKENS_DIFFER, why, text)
+        return RefusedRow(DropKind.TOKENS_DIFFER, why, text)
     ends = set(codec.eos_tokens.values())
     if supervised[-1] not in ends:
         return _no_end(text, codec)
     if not ends.isdisjoint(supervised[:-1]):
         why = "the final turn holds an end-of-turn token in its middle: generation would stop there"
-        return Refusal(Kind.END_TOKEN_INSIDE, why, text)
+        return RefusedRow(DropKind.END_TOKEN_INSIDE, why, text)
     return ids, start
 
 

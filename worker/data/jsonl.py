@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from jobspec.errors import DataError
-from worker.data.encode import Row, parse_row
+from worker.data.encode import ChatRow, parse_row
 
 _CHUNKS = 64
 _MIN_BYTES, _MAX_BYTES = 1 << 18, 1 << 23
@@ -77,7 +77,7 @@ class Scan:
             )
 
 
-def read_row(file: Path, number: int) -> Row:
+def read_row(file: Path, number: int) -> ChatRow:
     """One row by its line number, counted from 1. Raises DataError where there is none."""
     with file.open("rb") as source:
         line = next(islice(source, number - 1, None), b"") if number > 0 else b""

@@ -1,8 +1,8 @@
-"""One function over many items on every core, results in order.
+"""Maps a function over many items on all cores, with results in order.
 
 Processes are forked, so that what the function holds (a tokenizer takes half a second to load) is
-loaded once and shared; only items and results travel. A process that has threads must not fork:
-call this before numpy or pyarrow are imported.
+loaded once and shared; only items and results are pickled. A process that has threads must not
+fork: call this before numpy or pyarrow are imported.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
 
 from worker.process.rank_launcher import die_with_parent
@@ -21,39 +20,29 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def in_order(
+def map_in_order(
     function: Callable[[Item], Result], items: Sequence[Item], processes: int | None = None
 ) -> Iterator[Result]:
-    """What `function` makes of each item. The first exception ends the work and is raised.
+    """Apply `function` to each item. The first exception cancels the rest and is raised.
 
     Args:
-        processes: how many; all cores this process may use if None. One works right here.
+        processes: how many; all cores this process may use if None. With one, nothing is forked.
     """
     count = min(processes or len(os.sched_getaffinity(0)), len(items))
     if count <= 1:
         yield from map(function, items)
         return
     context = multiprocessing.get_context("fork")
-    adopt = (function, os.getpid())
-    with ProcessPoolExecutor(count, context, initializer=_adopt, initargs=adopt) as pool:
-        # A window, not `map`: that would read on through all items and hold every result.
-        waiting: deque[Future[Result]] = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(_call, item))
-                if len(waiting) > 2 * count:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+    # The function is inherited by the fork: `map` itself would pickle it for every item.
+    initargs = (function, os.getpid())
+    with ProcessPoolExecutor(count, context, initializer=_start, initargs=initargs) as pool:
+        yield from pool.map(_call, items)
 
 
 _function: list[Callable[[Any], Any]] = []
 
 
-def _adopt(function: Callable[[Any], Any], parent: int) -> None:
+def _start(function: Callable[[Any], Any], parent: int) -> None:
     die_with_parent(signal.SIGKILL, parent)
     _function[:] = [function]
 

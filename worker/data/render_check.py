@@ -22,7 +22,7 @@ _CARRIERS = ("functions", "function_calls")
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class MessagePart:
     """A part of a message that must be found in the rendered text."""
 
     text: str
@@ -31,7 +31,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Survival:
+class RenderOutcome:
     """What became of a row's pieces.
 
     Attributes:
@@ -47,7 +47,7 @@ class Survival:
 
 def trace(
     messages: list[Message], tools: list[Any] | None, text: str, final: int, tags: ThinkTags
-) -> Survival:
+) -> RenderOutcome:
     """Look for every message, and the tools, in the rendered text.
 
     Args:
@@ -57,7 +57,7 @@ def trace(
     squeezed = _squeeze(text[:final])
     for index, tool in enumerate(tools or (), 1):
         if _squeeze(_json(tool)) not in squeezed:
-            return Survival(f"the template drops tool {index} (`{_tool_name(tool)}`)")
+            return RenderOutcome(f"the template drops tool {index} (`{_tool_name(tool)}`)")
     found = _follow(messages, text, final, tags, skip=False)
     if found.lost is not None:
         # Thinking that was dropped may stand in the text by chance, further on: read on without it.
@@ -89,7 +89,7 @@ def is_unclosed(message: Message, tags: ThinkTags) -> bool:
 
 def _follow(
     messages: list[Message], text: str, final: int, tags: ThinkTags, *, skip: bool
-) -> Survival:
+) -> RenderOutcome:
     cursor, dropped = 0, 0
     for index, message in enumerate(messages):
         is_final = index == len(messages) - 1
@@ -102,14 +102,16 @@ def _follow(
             elif piece.optional:
                 dropped += 1
             else:
-                return Survival(_lost(piece, tags))
+                return RenderOutcome(_lost(piece, tags))
         lost = _lost_call(message, text[cursor:limit])
         if lost is not None:
-            return Survival(f"the template drops {lost} of {_name(message, index)}")
-    return Survival(None, cursor, dropped)
+            return RenderOutcome(f"the template drops {lost} of {_name(message, index)}")
+    return RenderOutcome(None, cursor, dropped)
 
 
-def _pieces(message: Message, index: int, tags: ThinkTags, *, is_final: bool) -> Iterator[Piece]:
+def _pieces(
+    message: Message, index: int, tags: ThinkTags, *, is_final: bool
+) -> Iterator[MessagePart]:
     name = _name(message, index)
     said = texts(message.get("content"))
     if message["role"] == "assistant":
@@ -119,11 +121,11 @@ def _pieces(message: Message, index: int, tags: ThinkTags, *, is_final: bool) ->
             reasoning, said = [block[0]], [block[1]]
         for part in reasoning:
             if part.strip():
-                yield Piece(part.strip(), f"the thinking of {name}", optional=not is_final)
+                yield MessagePart(part.strip(), f"the thinking of {name}", optional=not is_final)
     said += [message[key] for key in _CARRIERS if isinstance(message.get(key), str)]
     for part in said:
         if part.strip():
-            yield Piece(part.strip(), f"the content of {name}")
+            yield MessagePart(part.strip(), f"the content of {name}")
 
 
 def _inline_block(said: list[str], tags: ThinkTags) -> tuple[str, str] | None:
@@ -142,7 +144,7 @@ def texts(content: Any) -> list[str]:
     return [part["text"] for part in parts if isinstance(part.get("text"), str)]
 
 
-def _lost(piece: Piece, tags: ThinkTags) -> str:
+def _lost(piece: MessagePart, tags: ThinkTags) -> str:
     quoted = f", which quotes `{tags.close}`" if tags.close in piece.text else ""
     return f"the template drops or changes {piece.what}{quoted}"
 

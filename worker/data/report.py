@@ -7,23 +7,23 @@ from collections import Counter
 from collections.abc import Iterable
 
 from jobspec.records.reports import DatasetReport, DroppedExample, TokenCounts
-from worker.data.split import Dealt
-from worker.data.tokenize import Done, Dropped, Kept
+from worker.data.split import Split
+from worker.data.tokenize import ChunkResult, DroppedLine, KeptRow
 
 _EXCERPT = 2000
 
 
-class Tally:
+class RowCounts:
     """Adds up the outcomes of chunks, which come in the file's order."""
 
     def __init__(self) -> None:
         self.rows_in = 0
-        self.kept: list[Kept] = []
+        self.kept: list[KeptRow] = []
         self._dropped: Counter[str] = Counter()
-        self._first: dict[str, Dropped] = {}
+        self._first: dict[str, DroppedLine] = {}
         self._dropped_lengths: list[int] = []
 
-    def add(self, done: Done) -> None:
+    def add(self, done: ChunkResult) -> None:
         self.rows_in += done.rows_in
         self.kept += done.kept
         for row in done.dropped:
@@ -32,10 +32,10 @@ class Tally:
             if row.tokens is not None:
                 self._dropped_lengths.append(row.tokens)
 
-    def report(self, dealt: Dealt, think_end: str) -> DatasetReport:
+    def report(self, split: Split, think_end: str) -> DatasetReport:
         """The numbers of a report; the caller adds what identifies its inputs."""
-        train = [row for row in self.kept if row.number in dealt.train]
-        held_out = [row for row in self.kept if row.number in dealt.held_out]
+        train = [row for row in self.kept if row.number in split.train]
+        held_out = [row for row in self.kept if row.number in split.held_out]
         rows = train + held_out
         lengths = sorted([*(row.tokens for row in rows), *self._dropped_lengths])
         return DatasetReport(
@@ -68,7 +68,7 @@ def percentiles(ordered: list[int]) -> dict[str, int]:
     return at | {"max": ordered[-1]}
 
 
-def _example(row: Dropped) -> DroppedExample:
+def _example(row: DroppedLine) -> DroppedExample:
     text = row.text
     if len(text) > _EXCERPT:
         half = _EXCERPT // 2
@@ -76,10 +76,10 @@ def _example(row: Dropped) -> DroppedExample:
     return DroppedExample(row=row.number, kind=row.kind, reason=row.reason, text=text)
 
 
-def _prompts(rows: Iterable[Kept]) -> int:
+def _prompts(rows: Iterable[KeptRow]) -> int:
     return len({row.prompt for row in rows})
 
 
-def _tokens(rows: list[Kept]) -> TokenCounts:
+def _tokens(rows: list[KeptRow]) -> TokenCounts:
     tokens, trained = sum(row.tokens for row in rows), sum(row.trained for row in rows)
     return TokenCounts(rows=len(rows), tokens=tokens, trained_tokens=trained)

@@ -1,7 +1,8 @@
-"""Which rows are held out, and which are taken where the spec wants only some. Pure, and seeded.
+"""Which rows are held out for evaluation, and which are used if the spec limits their number.
 
-A prompt's rows stay together: a model that was trained on one answer to a question would be scored
-on another by memory.
+Both choices depend only on the seed and the rows' content. All rows of a prompt go to the same
+split: a model trained on one answer to a question would otherwise be evaluated on another answer to
+the same question.
 """
 
 from __future__ import annotations
@@ -14,27 +15,29 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Dealt:
+class Split:
     """The line numbers of each split's rows."""
 
     train: set[int]
     held_out: set[int]
 
 
-def deal(rows: Sequence[tuple[int, bytes]], ratio: float, seed: int, limit: int | None) -> Dealt:
-    """Every row (line number, prompt key) to its split; at most `limit` of them to train on."""
-    chosen = held_out((prompt for _, prompt in rows), ratio, seed)
+def split_rows(
+    rows: Sequence[tuple[int, bytes]], ratio: float, seed: int, limit: int | None
+) -> Split:
+    """Assign every row (line number, prompt key) to a split; train on at most `limit` of them."""
+    chosen = choose_held_out((prompt for _, prompt in rows), ratio, seed)
     train = [number for number, prompt in rows if prompt not in chosen]
-    return Dealt(set(train[:limit]), {number for number, prompt in rows if prompt in chosen})
+    return Split(set(train[:limit]), {number for number, prompt in rows if prompt in chosen})
 
 
-def held_out(prompts: Iterable[bytes], ratio: float, seed: int) -> set[bytes]:
+def choose_held_out(prompts: Iterable[bytes], ratio: float, seed: int) -> set[bytes]:
     """The prompts whose rows are the evaluation split.
 
     Args:
         prompts: each row's prompt key.
-        ratio: the share of rows to hold out, met as nearly as whole prompts allow; of two prompts
-            or more at least one is held out where it is above 0, and never all.
+        ratio: the share of rows to hold out, met as closely as whole prompts allow. If it is above
+            0 and there are two prompts or more, at least one is held out, and never all.
     """
     rows = Counter(prompts)
     if ratio <= 0 or len(rows) < 2:
@@ -52,14 +55,16 @@ def held_out(prompts: Iterable[bytes], ratio: float, seed: int) -> set[bytes]:
     return chosen
 
 
-def candidates(lines: Iterable[tuple[int, bytes]], limit: int, ratio: float, seed: int) -> set[int]:
-    """The line numbers of the rows to look at where `max_train_samples` is `limit`.
+def sample_rows(
+    lines: Iterable[tuple[int, bytes]], limit: int, ratio: float, seed: int
+) -> set[int]:
+    """The line numbers of the rows to use if `max_train_samples` is `limit`.
 
-    As many as make `limit` rows to train on beside their share of held-out ones, drawn by content:
-    the same rows are drawn wherever they stand in the file.
+    There are `limit` rows to train on plus their share of held-out rows. They are chosen by their
+    content, so that the same rows are chosen whatever their order in the file.
     """
-    beside = limit * ratio / (1 - ratio)
-    wanted = limit + math.ceil(beside - 1e-9)  # 19 rows at 5 % are 1 beside, not 1.0000000000000002
+    extra = limit * ratio / (1 - ratio)
+    wanted = limit + math.ceil(extra - 1e-9)  # 19 rows at 5 % need 1 more, not 1.0000000000000002
     ranked = sorted((_rank(line, seed), number) for number, line in lines)
     return {number for _, number in ranked[:wanted]}
 

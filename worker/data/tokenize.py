@@ -1,34 +1,29 @@
-"""A chunk of a data file into tokens: the rows go to a piece file, what is counted comes back."""
+"""Tokenizes one chunk of a data file: rows go to a chunk file, what is counted is returned."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from worker.data import dataset_cache
-from worker.data.encode import Chat, Encoded, Kind, Refusal, encode_row, parse_row
+from jobspec.storage.layout import PreparedPaths
+from worker.data import arrow_files
+from worker.data.encode import DropKind, EncodedRow, RefusedRow, RowEncoder, encode_row, parse_row
 from worker.data.jsonl import FileChunk
 
 
 @dataclass(frozen=True)
-class Work:
-    """What every chunk needs. `wanted` are line numbers, None meaning all."""
+class TokenizeTask:
+    """What every chunk needs. `wanted` has the line numbers to use; None means all."""
 
     file: Path
-    directory: Path
-    chat: Chat
+    staged: PreparedPaths
+    encoder: RowEncoder
     wanted: set[int] | None = None
-
-    def piece(self, index: int) -> Path:
-        return self.directory / f"piece-{index:06d}.arrow"
-
-    def pieces(self, count: int) -> list[Path]:
-        return [self.piece(index) for index in range(count)]
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """What is counted of a row that is trained on."""
+class KeptRow:
+    """What is counted of a row that is trained on or held out."""
 
     number: int
     prompt: bytes
@@ -40,48 +35,49 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class Dropped:
-    """A row that is not; `text` is given for the first of its kind in a chunk."""
+class DroppedRow:
+    """What is counted of a dropped row; `text` is given for the first of its kind in a chunk."""
 
     number: int
-    kind: Kind
+    kind: DropKind
     reason: str
     text: str
     tokens: int | None
 
 
 @dataclass(slots=True)
-class Done:
-    """A chunk's outcome."""
+class ChunkResult:
+    """What became of a chunk's rows."""
 
     rows_in: int = 0
-    kept: list[Kept] = field(default_factory=list)
-    dropped: list[Dropped] = field(default_factory=list)
+    kept: list[KeptRow] = field(default_factory=list)
+    dropped: list[DroppedRow] = field(default_factory=list)
 
 
-def tokenize(work: Work, chunk: FileChunk) -> Done:
-    """Tokenize a chunk's rows into its piece file. Raises DataError at the first malformed row."""
-    done, encoded = Done(), []
-    rows = [parse_row(line, number, work.file) for number, line in chunk.rows(work.file)]
-    done.rows_in = len(rows)
-    shown: set[Kind] = set()
+def tokenize_chunk(task: TokenizeTask, chunk: FileChunk) -> ChunkResult:
+    """Tokenize a chunk's rows into its chunk file. Raises DataError at the first malformed row."""
+    result, encoded = ChunkResult(), []
+    rows = [parse_row(line, number, task.file) for number, line in chunk.rows(task.file)]
+    result.rows_in = len(rows)
+    shown: set[DropKind] = set()
     for row in rows:
-        if work.wanted is not None and row.number not in work.wanted:
+        if task.wanted is not None and row.number not in task.wanted:
             continue
-        made = encode_row(row, work.chat)
-        if isinstance(made, Refusal):
+        made = encode_row(row, task.encoder)
+        if isinstance(made, RefusedRow):
             text = "" if made.kind in shown else made.text
             shown.add(made.kind)
-            done.dropped.append(Dropped(row.number, made.kind, made.reason, text, made.length))
+            dropped = DroppedRow(row.number, made.kind, made.reason, text, made.length)
+            result.dropped.append(dropped)
             continue
         encoded.append((row.number, made))
-        done.kept.append(_count(row.number, row.prompt_key, made, work.chat.tags.close))
-    dataset_cache.write_piece(work.piece(chunk.index), encoded)
-    return done
+        result.kept.append(_count(row.number, row.prompt_key, made, task.encoder.tags.close))
+    arrow_files.write_chunk(task.staged.chunk(chunk.index), encoded)
+    return result
 
 
-def _count(number: int, prompt: bytes, row: Encoded, think_end: str) -> Kept:
-    return Kept(
+def _count(number: int, prompt: bytes, row: EncodedRow, think_end: str) -> KeptRow:
+    return KeptRow(
         number=number,
         prompt=prompt,
         tokens=len(row.input_ids),

@@ -1,8 +1,8 @@
 """A model's tokenizer, template and end tokens, without Transformers once they are in the cache.
 
 Transformers' AutoTokenizer decides what a model directory's tokenizer is: it is asked once for each
-set of tokenizer files, in a process of its own, and its answer is kept in the root's cache. Every
-later process reads that answer with the `tokenizers` library alone, in milliseconds.
+set of tokenizer files, in a process of its own, and its facts is kept in the root's cache. Every
+later process reads that facts with the `tokenizers` library alone, in milliseconds.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _FILES = (
 _FORMAT = 1
 
 
-class Answer(msgspec.Struct, frozen=True):
+class TokenizerFacts(msgspec.Struct, frozen=True):
     """What AutoTokenizer made of a model directory."""
 
     tokenizer: str
@@ -56,13 +56,13 @@ class Answer(msgspec.Struct, frozen=True):
 class Codec:
     """Text to token ids and back, for parts of a text."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, facts: TokenizerFacts) -> None:
         # Every core has a process of its own already, and threads would not survive a fork.
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         from tokenizers import Tokenizer
 
-        self._tokenizer = Tokenizer.from_str(answer.tokenizer)
-        self.eos_tokens = answer.eos_tokens
+        self._tokenizer = Tokenizer.from_str(facts.tokenizer)
+        self.eos_tokens = facts.eos_tokens
         self._anchor, self._anchor_ids, self._anchor_text = self._find_anchor()
 
     def encode(self, text: str) -> list[int]:
@@ -113,7 +113,7 @@ class Codec:
 
 
 @dataclass(frozen=True)
-class Tokens:
+class ModelTokenizer:
     """A model's tokenizer, as `prepare` needs it.
 
     Attributes:
@@ -121,11 +121,11 @@ class Tokens:
     """
 
     model_dir: Path
-    answer: Answer
+    facts: TokenizerFacts
     sha256: str
 
 
-def load(model: ModelSpec, root: RootPaths) -> Tokens:
+def load_tokenizer_facts(model: ModelSpec, root: RootPaths) -> ModelTokenizer:
     """A model's tokenizer from the cache, or through AutoTokenizer where it is not there yet.
 
     Raises:
@@ -134,17 +134,17 @@ def load(model: ModelSpec, root: RootPaths) -> Tokens:
     directory = find_model(model, root)
     sha256 = _fingerprint(directory, model.trust_remote_code)
     kept = root.tokenizers / f"{sha256}.json"
-    answer = _read(kept)
-    if answer is None:
-        answer = _ask_transformers(directory, model.trust_remote_code)
+    facts = _read(kept)
+    if facts is None:
+        facts = _ask_transformers(directory, model.trust_remote_code)
         fs.make_dir(kept.parent)
-        fs.publish(kept, msgspec.json.encode(answer))
-    return Tokens(directory, answer, sha256)
+        fs.publish(kept, msgspec.json.encode(facts))
+    return ModelTokenizer(directory, facts, sha256)
 
 
-def _read(path: Path) -> Answer | None:
+def _read(path: Path) -> TokenizerFacts | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Answer)
+        return msgspec.json.decode(path.read_bytes(), type=TokenizerFacts)
     except (FileNotFoundError, msgspec.MsgspecError):
         return None
 
@@ -161,14 +161,14 @@ def _fingerprint(directory: Path, trust_remote_code: bool) -> str:
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
 
-def _ask_transformers(directory: Path, trust_remote_code: bool) -> Answer:
+def _ask_transformers(directory: Path, trust_remote_code: bool) -> TokenizerFacts:
     # In a process of its own: torch, which comes along, must not be in the one that forks.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_answer, directory, trust_remote_code).result()
+        return pool.submit(_tokenizer_facts, directory, trust_remote_code).result()
 
 
-def _answer(directory: Path, trust_remote_code: bool) -> Answer:
+def _tokenizer_facts(directory: Path, trust_remote_code: bool) -> TokenizerFacts:
     from transformers import AutoTokenizer, logging
 
     logging.set_verbosity_error()
@@ -198,7 +198,7 @@ def _answer(directory: Path, trust_remote_code: bool) -> Answer:
     if tokenizer.eos_token_id is not None:
         ids = [*ids, tokenizer.eos_token_id]
     spelled = {backend.id_to_token(token): token for token in ids}
-    return Answer(
+    return TokenizerFacts(
         tokenizer=backend.to_str(),
         special_tokens={key: str(value) for key, value in tokenizer.special_tokens_map.items()},
         chat_templates=templates,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from jobspec.storage.layout import SplitPaths
 from worker.data import batching, dataset_cache
 from worker.data.batching import MicroBatch
 from worker.data.dataset_cache import IGNORED
@@ -35,13 +35,13 @@ class Rows:
     trained: list[int]
 
     @classmethod
-    def open(cls, path: Path) -> Rows:
+    def open(cls, split: SplitPaths) -> Rows:
         """Open rows saved by the prepare phase, memory-mapped: only their counts are read now."""
         import datasets
 
-        data = datasets.load_from_disk(str(path))
+        data = datasets.load_from_disk(str(split.dir))
         assert isinstance(data, datasets.Dataset)
-        return cls(data, *dataset_cache.counts(path))
+        return cls(data, *dataset_cache.read_counts(split))
 
     def __len__(self) -> int:
         return len(self.lengths)

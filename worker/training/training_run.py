@@ -20,7 +20,7 @@ from jobspec.errors import JobspecError
 from jobspec.models import devices
 from jobspec.records import exit_codes
 from jobspec.spec.schema import JobSpec
-from jobspec.storage.layout import partial_of
+from jobspec.storage.layout import PreparedPaths, SplitPaths, partial_of
 from worker.checkpoints import directories
 from worker.checkpoints.distributed import DistributedCheckpoints
 from worker.checkpoints.progress import TrainingProgress
@@ -87,8 +87,9 @@ class TrainingRun:
     def _trainer(self) -> RowTrainer:
         model_spec, prepared = self.spec.model, self.prepared
         tokenizer = load_tokenizer(model_spec, prepared["inference_chat_template"])
-        evaluation = self._schedule("eval") if prepared["rows_eval"] else None
-        schedule = self._schedule("train")
+        rows = PreparedPaths(self.phase.root.root / prepared["dir"])
+        evaluation = self._schedule(rows.eval) if prepared["rows_eval"] else None
+        schedule = self._schedule(rows.train)
         # Before the model is loaded: with ZeRO-3 the arguments make loading shard the weights.
         arguments = trainer_arguments(
             self.spec,
@@ -122,11 +123,10 @@ class TrainingRun:
         trainer.add_callback(StepReporter(trainer, self.stop, self.on_step, self.wants_save))
         return trainer
 
-    def _schedule(self, split: str) -> Schedule:
-        rows = Rows.open(self.phase.root.root / self.prepared["dir"] / split)
+    def _schedule(self, split: SplitPaths) -> Schedule:
         degree = self.train.sequence_parallel
         return Schedule(
-            rows,
+            Rows.open(split),
             seed=self.train.seed,
             batch_size=self.train.global_batch_size,
             micro_batch_size=self.micro_batch_size,

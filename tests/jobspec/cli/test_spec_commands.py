@@ -177,7 +177,7 @@ def test_preview_of_a_spec_that_trains_nothing(place: Path) -> None:
 
 def test_preview_marks_what_is_trained(place: Path) -> None:
     image = place / "image"
-    # Stands for an image: answers as `worker.data.prepare --preview` does (tested in
+    # Stands for an image: answers as `worker.data.check_command --preview` does (tested in
     # test_check.py).
     shown = {
         "schema": 1,

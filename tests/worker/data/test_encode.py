@@ -22,7 +22,7 @@ from tests.support.prepared import (
     supervised,
     user,
 )
-from worker.data.encode import Refusal, encode_row, parse_row
+from worker.data.encode import RefusedRow, encode_row, parse_row
 from worker.thinking import ThinkTags
 
 
@@ -75,7 +75,7 @@ SHARED = chat()
 @given(question=text, reply=text)
 def test_any_text_is_trained_whole_or_refused_with_a_reason(question: str, reply: str) -> None:
     made = encode_row(row(user(question), assistant(reply)), SHARED)
-    if isinstance(made, Refusal):
+    if isinstance(made, RefusedRow):
         assert made.reason
         return
     assert supervised(made, SHARED) == f"{reply}<|im_end|>"

@@ -25,7 +25,8 @@ from tests.support.prepared import (
     user,
 )
 from worker.data.chat_template import ChatTemplate
-from worker.data.encode import IGNORED, Kind, Row, parse_row
+from worker.data.dataset_cache import IGNORED
+from worker.data.encode import ChatRow, DropKind, parse_row
 
 TEMPLATES = DATA / "templates"
 
@@ -43,7 +44,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("root")
 
 
-def reference_rows(*, for_olmo_think: bool) -> list[Row]:
+def reference_rows(*, for_olmo_think: bool) -> list[ChatRow]:
     """The reference rows; Olmo-Think's template has no tools, and calls their turns otherwise."""
     lines = (DATA / "sft_reasoning.jsonl").read_bytes().splitlines()
     rows = [parse_row(line, number, DATA) for number, line in enumerate(lines, 1)]
@@ -53,7 +54,7 @@ def reference_rows(*, for_olmo_think: bool) -> list[Row]:
         for message in one.messages:
             if message["role"] == "tool":
                 message["role"] = "environment"
-    return [Row(one.number, one.messages, None) for one in rows]
+    return [ChatRow(one.number, one.messages, None) for one in rows]
 
 
 FAMILIES = [
@@ -134,7 +135,7 @@ def test_olmo_think_refuses_rows_whose_tools_its_template_drops(
         tool_turn = any(m["role"] == "tool" for m in one.messages)
         if one.tools or tool_turn:
             made = refused(one, format_)
-            assert made.kind is Kind.LOST_IN_RENDERING
+            assert made.kind is DropKind.LOST_IN_RENDERING
             assert "drops tool 1" in made.reason if one.tools else "(`tool`)" in made.reason
         else:
             encoded(one, format_)
@@ -147,7 +148,7 @@ def test_qwens_non_thinking_template_is_refused_and_says_why(
 ) -> None:
     format_ = real_chat(models["qwen3"], cache, TEMPLATES / "qwen3_nonthinking.jinja")
     made = refused(row(user("2+2?"), assistant("<think>\nTwo.\n</think>\n\n4")), format_)
-    assert made.kind is Kind.PROMPT_NOT_A_PREFIX
+    assert made.kind is DropKind.PROMPT_NOT_A_PREFIX
     assert "prefix" in made.reason
     assert "the prompt already writes `<think>\\n\\n</think>\\n\\n`" in made.reason
     # Without thinking the turn is rendered as the prompt begins it: trained, the empty block too.
@@ -167,7 +168,7 @@ def test_flawed_rows_are_refused_where_the_template_cuts_them(
     format_ = real_chat(models["qwen3"], cache, TEMPLATES / "qwen3.jinja")
     for one in rows[:2]:
         made = refused(one, format_)
-        assert made.kind is Kind.LOST_IN_RENDERING
+        assert made.kind is DropKind.LOST_IN_RENDERING
         assert "which quotes `</think>`" in made.reason
         assert made.text
     # What these two lack, a tag of their source, was put right before: they are whole rows.
@@ -206,7 +207,7 @@ def template_files() -> list[Path]:
 def test_renders_what_transformers_renders(file: Path) -> None:
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    from worker.data.chat_template import Unrenderable
+    from worker.data.chat_template import RenderError
 
     special = {"bos_token": "<s>", "eos_token": "</s>"}
     ours = ChatTemplate({"default": file.read_text()}, special)
@@ -222,7 +223,7 @@ def test_renders_what_transformers_renders(file: Path) -> None:
                         **special,
                     )[0][0]
                 except Exception:
-                    with pytest.raises(Unrenderable):
+                    with pytest.raises(RenderError):
                         ours.render(copy.deepcopy(messages), tools, prompt=prompt)
                     continue
                 assert ours.render(copy.deepcopy(messages), tools, prompt=prompt) == theirs

@@ -20,7 +20,7 @@ from tests.support.prepared import (
     user,
 )
 from worker.data.chat_template import ChatTemplate
-from worker.data.encode import Chat, Kind
+from worker.data.encode import DropKind, RowEncoder
 
 DROPS = "{% for m in messages %}{% if m.role != 'tool' %}" + CHATML.split("-%}", 1)[1].replace(
     "{%- endfor -%}", "{% endif %}{% endfor %}"
@@ -29,42 +29,47 @@ CUTS = CHATML.replace("(m.content or '')", "(m.content or '').split('</think>')[
 
 
 REFUSALS = {
-    "over-long": (CHATML, [user("a"), assistant("b" * 10_000)], Kind.OVER_LONG, "max_length 10000"),
+    "over-long": (
+        CHATML,
+        [user("a"), assistant("b" * 10_000)],
+        DropKind.OVER_LONG,
+        "max_length 10000",
+    ),
     "prompt opens thinking": (
         OPENING,
         [user("a"), assistant("b")],
-        Kind.NO_THINKING,
+        DropKind.NO_THINKING,
         "opens `<think>`",
     ),
     "prompt writes an empty block": (
         OPENING.replace("assistant\\n<think>'", "assistant\\n<think></think>'"),
         [user("a"), assistant("b")],
-        Kind.PROMPT_NOT_A_PREFIX,
+        DropKind.PROMPT_NOT_A_PREFIX,
         "(the prompt already writes `<think></think>`, the row's turn is `b",
     ),
     "unclosed": (
         CHATML,
         [user("a"), assistant("<think>b")],
-        Kind.UNCLOSED_THINKING,
+        DropKind.UNCLOSED_THINKING,
         "never closes",
     ),
-    "tool turn dropped": (DROPS, TOOL_TURNS, Kind.LOST_IN_RENDERING, "message 3 (`tool`)"),
+    "tool turn dropped": (DROPS, TOOL_TURNS, DropKind.LOST_IN_RENDERING, "message 3 (`tool`)"),
     "answer cut": (
         CUTS,
         [user("a"), assistant("the tag </think> ends it")],
-        Kind.LOST_IN_RENDERING,
+        DropKind.LOST_IN_RENDERING,
         "which quotes `</think>`",
     ),
     "reasoning dropped": (
         CHATML.replace("m.reasoning_content", "false"),
         [user("a"), assistant("b", reasoning_content="why")],
-        Kind.LOST_IN_RENDERING,
+        DropKind.LOST_IN_RENDERING,
         "the thinking of message 2",
     ),
     "reasoning dropped, prompt opens it": (
         OPENING.replace("m.reasoning_content", "false"),
         [user("a"), assistant("b", reasoning_content="why")],
-        Kind.LOST_IN_RENDERING,
+        DropKind.LOST_IN_RENDERING,
         "drops the thinking",
     ),
     "another block before its own": (
@@ -72,49 +77,49 @@ REFUSALS = {
             "(m.content", r"('<think></think>' if m.role == 'assistant' else '') + (m.content"
         ),
         [user("a"), assistant("<think>why</think>b")],
-        Kind.LOST_IN_RENDERING,
+        DropKind.LOST_IN_RENDERING,
         "first thinking block is not its own",
     ),
     "reasoning that quotes its end": (
         CHATML,
         [user("a"), assistant("b", reasoning_content="I write </think> and go on")],
-        Kind.LOST_IN_RENDERING,
+        DropKind.LOST_IN_RENDERING,
         "first thinking block is not its own",
     ),
     "call dropped": (
         CHATML,
         [user("a"), assistant("b", tool_calls=[CALL])],
-        Kind.LOST_IN_RENDERING,
+        DropKind.LOST_IN_RENDERING,
         "the tool call `add`",
     ),
     "template raises": (
         "{{ raise_exception('no such role') }}",
         [user("a"), assistant("b")],
-        Kind.TEMPLATE_REFUSED,
+        DropKind.TEMPLATE_REFUSED,
         "no such role",
     ),
     "no end token": (
         CHATML.replace("<|im_end|>", ""),
         [user("a"), assistant("b")],
-        Kind.NO_END_TOKEN,
+        DropKind.NO_END_TOKEN,
         "not in an end token",
     ),
     "text after the end": (
         CHATML + "{% if not add_generation_prompt %}bye{% endif %}",
         [user("a"), assistant("b")],
-        Kind.NO_END_TOKEN,
+        DropKind.NO_END_TOKEN,
         "bye",
     ),
     "end token quoted": (
         CHATML,
         [user("a"), assistant("write <|im_end|> to stop")],
-        Kind.END_TOKEN_INSIDE,
+        DropKind.END_TOKEN_INSIDE,
         "in its middle",
     ),
     "two assistant turns": (
         CHATML.replace("m.role +", "(m.role if loop.last else 'past') +"),
         [user("a"), assistant("b"), assistant("c")],
-        Kind.PROMPT_NOT_A_PREFIX,
+        DropKind.PROMPT_NOT_A_PREFIX,
         "not a prefix",
     ),
 }
@@ -126,13 +131,13 @@ def test_what_cannot_be_verified_is_refused_with_its_reason(case: str) -> None:
     made = refused(row(*messages), chat(template))
     assert made.kind is kind
     assert reason in made.reason
-    assert made.text or kind is Kind.TEMPLATE_REFUSED
+    assert made.text or kind is DropKind.TEMPLATE_REFUSED
 
 
 def test_dropped_tools_are_missed_and_rendered_ones_are_found() -> None:
     messages = [user("a"), assistant("b")]
     made = refused(row(*messages, tools=TOOLS), chat())
-    assert made.kind is Kind.LOST_IN_RENDERING
+    assert made.kind is DropKind.LOST_IN_RENDERING
     assert "tool 1 (`add`)" in made.reason
     for form in ("tools | tojson", "tools[0] | tojson(indent=4)"):
         encoded(row(*messages, tools=TOOLS), chat("{{ " + form + " }}" + CHATML))
@@ -141,13 +146,13 @@ def test_dropped_tools_are_missed_and_rendered_ones_are_found() -> None:
 def test_a_dropped_turn_is_missed_though_its_text_stands_elsewhere() -> None:
     """`seen` is also what the next turn says: found once, it can't count for both."""
     turns = [*TOOL_TURNS[:-1], assistant("seen")]
-    assert refused(row(*turns), chat(DROPS)).kind is Kind.LOST_IN_RENDERING
+    assert refused(row(*turns), chat(DROPS)).kind is DropKind.LOST_IN_RENDERING
 
 
 def test_a_final_turn_that_is_dropped_is_not_found_in_its_own_header() -> None:
     drops_last = CHATML.replace("(m.content or '')", "('' if m.role == 'assistant' else m.content)")
     made = refused(row(user("a"), assistant("assistant")), chat(drops_last))
-    assert made.kind is Kind.LOST_IN_RENDERING
+    assert made.kind is DropKind.LOST_IN_RENDERING
 
 
 def test_a_model_may_have_a_template_for_tools_of_its_own() -> None:
@@ -162,7 +167,7 @@ def test_thinking_may_be_asked_for() -> None:
     encoded(row(user("a"), assistant("b", reasoning_content="why")), format_)
     for content in ("b", "<think>\n\n</think>b"):
         made = refused(row(user("a"), assistant(content)), format_)
-        assert made.kind is Kind.NO_THINKING
+        assert made.kind is DropKind.NO_THINKING
         assert "require_think" in made.reason
 
 
@@ -176,11 +181,11 @@ def test_a_token_across_the_header_is_refused() -> None:
     made = byte_tokenizer()
     made.add_tokens([AddedToken("\n<think>", normalized=False)])
     ends = {"<|im_end|>": made.token_to_id("<|im_end|>")}
-    codec = tokenizer.Codec(tokenizer.Answer(made.to_str(), {}, {}, ends))
+    codec = tokenizer.Codec(tokenizer.TokenizerFacts(made.to_str(), {}, {}, ends))
     template = ChatTemplate({"default": OPENING}, {})
-    format_ = Chat(template, codec, TAGS, max_length=1000)
+    format_ = RowEncoder(template, codec, TAGS, max_length=1000)
     found = refused(row(user("a"), assistant("<think>b</think>c")), format_)
-    assert found.kind is Kind.TOKENS_DIFFER
+    assert found.kind is DropKind.TOKENS_DIFFER
     assert "boundary" in found.reason
 
 
@@ -194,11 +199,11 @@ def test_a_tokenizer_that_cannot_spell_the_answer_is_refused() -> None:
     made.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     made.decoder = decoders.Fuse()
     made.add_special_tokens(["<|im_end|>"])
-    codec = tokenizer.Codec(tokenizer.Answer(made.to_str(), {}, {}, {"<|im_end|>": 5}))
-    format_ = Chat(ChatTemplate({"default": BARE}, {}), codec, TAGS, max_length=100)
+    codec = tokenizer.Codec(tokenizer.TokenizerFacts(made.to_str(), {}, {}, {"<|im_end|>": 5}))
+    format_ = RowEncoder(ChatTemplate({"default": BARE}, {}), codec, TAGS, max_length=100)
     encoded(row(user("a"), assistant("aa")), format_)
     found = refused(row(user("a"), assistant("aba")), format_)
-    assert found.kind is Kind.TOKENS_DIFFER
+    assert found.kind is DropKind.TOKENS_DIFFER
     assert "where the turn says `ba" in found.reason
 
 
@@ -207,4 +212,4 @@ def test_an_end_that_is_no_token_of_its_own_is_refused() -> None:
     format_ = chat(CHATML.replace("<|im_end|>", "</s>"))
     format_.codec.eos_tokens["</s>"] = 12345
     found = refused(row(user("a"), assistant("b")), format_)
-    assert found.kind is Kind.NO_END_TOKEN
+    assert found.kind is DropKind.NO_END_TOKEN

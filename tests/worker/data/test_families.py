@@ -29,7 +29,8 @@ from tests.support.prepared import (
 )
 from worker.data import tokenizer as tokens
 from worker.data.chat_template import ChatTemplate
-from worker.data.encode import IGNORED, Chat, Encoded, Kind, Refusal, encode_row, parse_row
+from worker.data.dataset_cache import IGNORED
+from worker.data.encode import DropKind, EncodedRow, RefusedRow, RowEncoder, encode_row, parse_row
 from worker.data.jsonl import Scan
 
 THINK = "<think>\nTwo and two.\n</think>\n\nIt is 4."
@@ -45,7 +46,7 @@ ROWS = {
         assistant(THINK),
     ),
 }
-LOST, NOT_OPENED = Kind.LOST_IN_RENDERING, Kind.NO_THINKING
+LOST, NOT_OPENED = DropKind.LOST_IN_RENDERING, DropKind.NO_THINKING
 # What is trained after each conversation above, or why nothing is. EOT stands for the end of turn.
 VERBATIM = {
     "plain": "It is 4.EOT",
@@ -53,11 +54,11 @@ VERBATIM = {
     "reasoning": LOST,
     "turns": f"{THINK}EOT",
 }
-FAMILIES: dict[str, tuple[str, dict[str, str | Kind]]] = {
+FAMILIES: dict[str, tuple[str, dict[str, str | DropKind]]] = {
     "llama3": ("<|eot_id|>", VERBATIM),
     "llama3_1": ("<|eot_id|>", VERBATIM),
     "llama3_2": ("<|eot_id|>", VERBATIM),
-    "gemma": ("<end_of_turn>", {**VERBATIM, "turns": Kind.TEMPLATE_REFUSED}),
+    "gemma": ("<end_of_turn>", {**VERBATIM, "turns": DropKind.TEMPLATE_REFUSED}),
     "gemma3": ("<end_of_turn>", VERBATIM),
     "gemma4_v5": (
         "<turn|>",
@@ -113,7 +114,7 @@ FAMILIES: dict[str, tuple[str, dict[str, str | Kind]]] = {
         },
     ),
     # It writes no end of turn at all: generation is stopped by the next turn's header.
-    "glm4moe": ("<|user|>", dict.fromkeys(ROWS, Kind.NO_END_TOKEN)),
+    "glm4moe": ("<|user|>", dict.fromkeys(ROWS, DropKind.NO_END_TOKEN)),
     "nemotron_3_nano": (
         "<|im_end|>",
         {
@@ -135,7 +136,7 @@ def trl_template(name: str) -> str:
     return (Path(found.submodule_search_locations[0]) / f"chat_templates/{name}.jinja").read_text()
 
 
-def supervised(made: Encoded, with_: Chat) -> str:
+def supervised(made: EncodedRow, with_: RowEncoder) -> str:
     return with_.codec.spell([token for token in made.labels if token != IGNORED])
 
 
@@ -146,12 +147,12 @@ def test_a_family_is_trained_exactly_or_refused_with_the_reason(name: str, case:
     format_ = chat(trl_template(name), eos=eos)
     made = encode_row(ROWS[case], format_)
     wanted = expected[case]
-    if isinstance(wanted, Kind):
-        assert isinstance(made, Refusal), made
+    if isinstance(wanted, DropKind):
+        assert isinstance(made, RefusedRow), made
         assert made.kind is wanted
         assert made.reason
         return
-    assert isinstance(made, Encoded), made
+    assert isinstance(made, EncodedRow), made
     assert supervised(made, format_) == wanted.replace("EOT", eos)
 
 
@@ -160,7 +161,7 @@ def test_an_empty_reasoning_field_does_not_hide_thinking_in_the_content() -> Non
     made = encode_row(
         row(user("2+2?"), assistant(THINK, reasoning_content="")), chat(trl_template("qwen3"))
     )
-    assert isinstance(made, Refusal)
+    assert isinstance(made, RefusedRow)
     assert "first thinking block is not its own" in made.reason
 
 
@@ -169,12 +170,12 @@ def test_content_in_parts_is_trained_where_the_template_reads_parts() -> None:
     turns = row({"role": "user", "content": [{"type": "text", "text": "2+2?"}]}, assistant("4"))
     format_ = chat(trl_template("gemma3"), eos="<end_of_turn>")
     made = encode_row(turns, format_)
-    assert isinstance(made, Encoded)
+    assert isinstance(made, EncodedRow)
     turns.messages[-1]["content"] = parts
     made = encode_row(turns, format_)
-    assert isinstance(made, Encoded)
+    assert isinstance(made, EncodedRow)
     assert supervised(made, format_) == "It is4.<end_of_turn>"
-    assert isinstance(encode_row(turns, chat(trl_template("qwen3"))), Refusal)
+    assert isinstance(encode_row(turns, chat(trl_template("qwen3"))), RefusedRow)
 
 
 # --- tokenizers that make up a space
@@ -207,10 +208,10 @@ def space_makers() -> dict[str, Tokenizer]:
 @pytest.mark.parametrize("name", ["every segment", "the first"])
 def test_no_made_up_space_gets_into_the_trained_turn(name: str) -> None:
     tokenizer = space_makers()[name]
-    codec = tokens.Codec(tokens.Answer(tokenizer.to_str(), {}, {}, {"</s>": 2}))
+    codec = tokens.Codec(tokens.TokenizerFacts(tokenizer.to_str(), {}, {}, {"</s>": 2}))
     assert codec.encode("b") == tokenizer.encode(" b", add_special_tokens=False).ids[-2:]
     template = ChatTemplate({"default": BARE.replace("<|im_end|>", "</s>")}, {})
-    format_ = Chat(template, codec, TAGS, max_length=100)
+    format_ = RowEncoder(template, codec, TAGS, max_length=100)
     for text in TEXTS:
         ids = codec.encode_rest(text)
         assert ids is not None
@@ -218,7 +219,7 @@ def test_no_made_up_space_gets_into_the_trained_turn(name: str) -> None:
         if text.strip().startswith("<think>"):
             continue
         made = encode_row(row(user("a"), assistant(text)), format_)
-        assert isinstance(made, Encoded), made
+        assert isinstance(made, EncodedRow), made
         assert supervised(made, format_) == f"{text}</s>"
         made_up = made.input_ids[made.start] == tokenizer.token_to_id("▁")
         assert made_up == text.startswith(" ")
@@ -228,7 +229,7 @@ def test_a_tokenizer_that_loses_text_is_refused() -> None:
     lossy = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
     lossy.pre_tokenizer = pre_tokenizers.Whitespace()
     with pytest.raises(ModelError, match="does not spell"):
-        tokens.Codec(tokens.Answer(lossy.to_str(), {}, {}, {"a": 0}))
+        tokens.Codec(tokens.TokenizerFacts(lossy.to_str(), {}, {}, {"a": 0}))
 
 
 @needs_data
@@ -247,6 +248,6 @@ def test_a_small_llama_with_byte_fallback_trains_real_rows(tmp_path: Path) -> No
     rows = [parse_row(line, number, data) for number, line in Scan.of(data).lines()]
     for one in rows[:40]:
         made = encode_row(one, format_)
-        assert isinstance(made, Encoded), made
+        assert isinstance(made, EncodedRow), made
         assert supervised(made, format_) == one.messages[-1]["content"] + "</s>"
         assert made.input_ids[0] == 1

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jobspec.storage.layout import JobPaths
+from jobspec.storage.layout import JobPaths, PreparedPaths
 from tests.support.checkpoints import make_checkpoint
 from worker.data import dataset_cache
 from worker.supervisor.carry_over import carry_over
@@ -29,16 +29,17 @@ def test_a_first_attempt_takes_nothing(job, tmp_path):
 
 
 def test_prepared_rows_are_kept_while_they_are_there(job, tmp_path):
-    rows = tmp_path / "cache" / "prepared" / "k"
-    for split in dataset_cache.SPLITS:
-        (rows / split).mkdir()
-        for name in (dataset_cache.DATA, dataset_cache.COUNTS):
-            (rows / split / name).write_bytes(b"rows")
-    (rows / dataset_cache.REPORT).write_text(json.dumps({"file_sizes": dataset_cache.sizes(rows)}))
+    prepared = PreparedPaths(tmp_path / "cache" / "prepared" / "k")
+    for split in (prepared.train, prepared.eval):
+        split.dir.mkdir()
+        for file in (split.rows, split.counts):
+            file.write_bytes(b"rows")
+    sizes = dataset_cache.file_sizes(prepared)
+    prepared.report.write_text(json.dumps({"file_sizes": sizes}))
     finish(job, 1, "prepare", dir="cache/prepared/k")
     carry_over(job, job.attempt(2), tmp_path)
     assert json.loads(job.attempt(2).done("prepare").read_text())["dir"] == "cache/prepared/k"
-    (rows / "train" / dataset_cache.COUNTS).unlink()  # as an earlier version left them, or a purge
+    prepared.train.counts.unlink()  # as an earlier version left them, or a purge
     carry_over(job, job.attempt(3), tmp_path)
     assert not job.attempt(3).done("prepare").exists()
 

@@ -9,10 +9,11 @@ import pytest
 
 pytest.importorskip("torch")
 
-from worker.data import dataset_cache
+from jobspec.storage.layout import PreparedPaths
+from worker.data import arrow_files
 from worker.data.dataset_cache import IGNORED
-from worker.data.encode import Encoded
-from worker.data.split import Dealt
+from worker.data.encode import EncodedRow
+from worker.data.split import Split
 from worker.training.dataset import Rows
 
 TOKENS = 2000
@@ -32,25 +33,23 @@ def in_memory(file: Path) -> int:
 
 def test_a_start_reads_counts_and_no_row(tmp_path: Path) -> None:
     """Of half a gigabyte of labels every rank read all: 16 MB stand for it here."""
-    encoded = [(n, Encoded("", list(range(TOKENS)), n % 7, False, 0)) for n in range(1, 1001)]
-    pieces = [tmp_path / "0.arrow", tmp_path / "1.arrow"]
-    dataset_cache.write_piece(pieces[0], encoded[:600])
-    dataset_cache.write_piece(pieces[1], encoded[600:])
+    encoded = [(n, EncodedRow("", list(range(TOKENS)), n % 7, False, 0)) for n in range(1, 1001)]
+    prepared = PreparedPaths(tmp_path)
+    arrow_files.write_chunk(prepared.chunk(0), encoded[:600])
+    arrow_files.write_chunk(prepared.chunk(1), encoded[600:])
     held_out = {3, 700}
-    dealt = Dealt(train=set(range(1, 1001)) - held_out, held_out=held_out)
-    place = tmp_path / "rows"
-    place.mkdir()
-    dataset_cache.write_splits(place, pieces, dealt, "key")
-    file = place / "train" / dataset_cache.DATA
+    split = Split(train=set(range(1, 1001)) - held_out, held_out=held_out)
+    arrow_files.write_splits(prepared, 2, split, "key")
+    file = prepared.train.rows
     assert file.stat().st_size > 15_000_000
     os.sync()
 
-    rows = Rows.open(place / "train")
+    rows = Rows.open(prepared.train)
 
     assert in_memory(file) < 1_000_000
     assert len(rows) == 998
     assert set(rows.lengths) == {TOKENS}
     labels = [row["labels"] for row in rows.data.select(range(20))]
     assert rows.trained[:20] == [sum(x != IGNORED for x in row[1:]) for row in labels]
-    assert Rows.open(place / "eval").trained == [TOKENS - 3, TOKENS - 1]  # the first never is
-    assert (place / "train" / dataset_cache.COUNTS).stat().st_size < 8 * 998 + 200
+    assert Rows.open(prepared.eval).trained == [TOKENS - 3, TOKENS - 1]  # the first never is
+    assert prepared.train.counts.stat().st_size < 8 * 998 + 200

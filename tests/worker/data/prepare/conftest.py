@@ -9,7 +9,7 @@ import pytest
 
 from jobspec.storage.layout import RootPaths
 from tests.support.prepared import model_dir, spec, sums, write_rows
-from worker.data.prepare import prepare
+from worker.data.pipeline import prepare
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ from tests.support.prepared import (
     write_spec,
 )
 from tests.support.queues import stems
-from worker.data.prepare import prepare
+from worker.data.pipeline import prepare
 
 
 def test_prepared_rows_are_found_again_without_any_heavy_import(
@@ -67,7 +67,7 @@ def test_tokenizing_does_not_import_torch_either(
         "from pathlib import Path\n"
         "from jobspec.spec import parsing as spec\n"
         "from jobspec.storage.layout import RootPaths\n"
-        "from worker.data.prepare import prepare\n"
+        "from worker.data.pipeline import prepare\n"
         "prepare(spec.load(sys.argv[1]), RootPaths(Path(sys.argv[2])))\n"
         "print(sorted({'torch', 'transformers', 'datasets'} & set(sys.modules)))\n"
     )
@@ -133,7 +133,7 @@ def test_many_at_once_make_one_directory(
     root: RootPaths, model: Path, data: Path, tmp_path: Path
 ) -> None:
     file = write_spec(tmp_path / "spec.json", spec(model, data))
-    command = [sys.executable, "-m", "worker.data.prepare", "--check", str(file)]
+    command = [sys.executable, "-m", "worker.data.check_command", "--check", str(file)]
     started = [
         subprocess.Popen([*command, "--root", str(root.root)], cwd=ROOT, stdout=subprocess.PIPE)
         for _ in range(4)
@@ -149,7 +149,7 @@ def test_killed_in_the_middle_it_leaves_nothing_under_the_key(
 ) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", sums(20_000))
     file = write_spec(tmp_path / "spec.json", spec(model, rows))
-    command = [sys.executable, "-m", "worker.data.prepare", "--check", str(file)]
+    command = [sys.executable, "-m", "worker.data.check_command", "--check", str(file)]
     with subprocess.Popen([*command, "--root", str(root.root)], cwd=ROOT) as process:
         try:
             wait_for(lambda: list(root.prepared.glob(".tmp-*/piece-*")))
@@ -173,7 +173,7 @@ def test_a_full_disk_leaves_nothing(model: Path, kept_tokenizers: Path, tmp_path
     script = (
         f"mount -t tmpfs -o size={size} none {mount} || exit 99; mkdir -p {mount}/cache; "
         f"cp -r {kept_tokenizers} {mount}/cache/tokenizers; "
-        f"{sys.executable} -m worker.data.prepare --check {file} --root {mount}; code=$?; "
+        f"{sys.executable} -m worker.data.check_command --check {file} --root {mount}; code=$?; "
         f"ls -A {mount}/cache/prepared >&2; exit $code"
     )
     if shutil.which("unshare") is None:
@@ -197,10 +197,10 @@ def test_a_root_that_takes_nothing_is_named(model: Path, kept_tokenizers: Path) 
     code = (
         "import os, sys\nfrom pathlib import Path\n"
         "from jobspec.spec import parsing as spec\nfrom jobspec.storage.layout import RootPaths\n"
-        "from worker.data import prepare\n"
-        "prepare.Inputs.of(spec.load(sys.argv[2]), RootPaths(Path(sys.argv[4])))\n"
+        "from worker.data import check_command\n"
+        "check_command.PrepareInputs.of(spec.load(sys.argv[2]), RootPaths(Path(sys.argv[4])))\n"
         "if os.geteuid() == 0:\n    os.seteuid(65534)\n"
-        "prepare.main()"
+        "check_command.main()"
     )
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)

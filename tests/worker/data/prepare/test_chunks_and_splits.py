@@ -13,7 +13,7 @@ import pytest
 
 from jobspec.errors import DataError
 from jobspec.records.reports import Passes, RowReport
-from jobspec.storage.layout import RootPaths
+from jobspec.storage.layout import PreparedPaths, RootPaths
 from tests.support.prepared import (
     ROOT,
     read_split,
@@ -27,8 +27,9 @@ from tests.support.prepared import (
 )
 from tests.support.queues import stems
 from worker.data import dataset_cache, split
+from worker.data.check_command import count_micro_batches
 from worker.data.jsonl import Scan
-from worker.data.prepare import _passes, prepare
+from worker.data.pipeline import prepare
 
 
 def test_chunks_and_processes_change_nothing(root: RootPaths, model: Path, tmp_path: Path) -> None:
@@ -41,8 +42,8 @@ def test_chunks_and_processes_change_nothing(root: RootPaths, model: Path, tmp_p
     code = (
         "import worker.data.jsonl as reading\n"
         "reading._MIN_BYTES, reading._CHUNKS = 1000, 10_000\n"
-        "from worker.data import prepare\n"
-        "prepare.main()"
+        "from worker.data import check_command\n"
+        "check_command.main()"
     )
     asked = ["--check", str(write_spec(tmp_path / "spec.json", made)), "--root", str(root.root)]
     cut = msgspec.json.decode(run_code(code, *asked), type=RowReport)
@@ -60,9 +61,9 @@ def test_the_longest_micro_batch_is_of_the_kind_that_will_be_trained(
     rows = write_rows(tmp_path / "rows.jsonl", sums(30))
     sizes = {"max_length": 256, "global_batch_size": 10, "per_device_train_batch_size": 2}
     made = spec(model, rows, data__eval_split_ratio=0.0, train=sizes | {"packing": packing})
-    directory = root.root / prepare(made, root).dir / "train"
-    longest = max(dataset_cache.counts(directory)[0])
-    found = _passes(made, directory)
+    prepared = PreparedPaths(root.root / prepare(made, root).dir)
+    longest = max(dataset_cache.read_counts(prepared.train)[0])
+    found = count_micro_batches(made, prepared.train)
     # Two rows of some 60 tokens as they come, or the four that fit into 256.
     assert found[0] == Passes(unpacked=15, packed=9)
     low, high = (2 * longest, 256) if packing else (longest, 2 * longest)
@@ -76,8 +77,8 @@ def fail(item):
     if item >= 20:
         raise DataError("bad", place=f"row {item}")
     return item
-assert list(pool.in_order(str, range(50), processes=3)) == [str(i) for i in range(50)]
-results = pool.in_order(fail, range(50), processes=3)
+assert list(pool.map_in_order(str, range(50), processes=3)) == [str(i) for i in range(50)]
+results = pool.map_in_order(fail, range(50), processes=3)
 assert [next(results) for _ in range(20)] == list(range(20))
 try:
     next(results)
@@ -95,7 +96,7 @@ def test_the_pool_dies_with_the_process_that_made_it() -> None:
         "import os, sys, time\n"
         "from worker.data import parallel_map as pool\n"
         "def work(item):\n    os.write(1, b'%d\\n' % os.getpid())\n    time.sleep(60 * item)\n"
-        "list(pool.in_order(work, [1, 1], processes=2))"
+        "list(pool.map_in_order(work, [1, 1], processes=2))"
     )
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
@@ -138,15 +139,17 @@ def test_rows_of_one_prompt_stay_together(root: RootPaths, model: Path, tmp_path
 
 def test_the_split_is_seeded_and_never_empty_on_either_side() -> None:
     prompts = [bytes([i % 20]) for i in range(100)]
-    assert split.held_out(prompts, 0.05, 1) == split.held_out(reversed(prompts), 0.05, 1)
-    assert len({frozenset(split.held_out(prompts, 0.05, seed)) for seed in range(20)}) > 5
-    assert split.held_out(prompts, 0, 1) == set()
-    assert split.held_out([b"a"] * 9, 0.5, 1) == set()
-    assert len(split.held_out([b"a"] * 99 + [b"b"], 0.001, 1)) == 1
-    assert len(split.held_out([b"a", b"b"], 0.5, 1)) == 1
-    assert len(split.held_out([b"a", b"a", b"b"], 0.9, 1)) == 1
+    assert split.choose_held_out(prompts, 0.05, 1) == split.choose_held_out(
+        reversed(prompts), 0.05, 1
+    )
+    assert len({frozenset(split.choose_held_out(prompts, 0.05, seed)) for seed in range(20)}) > 5
+    assert split.choose_held_out(prompts, 0, 1) == set()
+    assert split.choose_held_out([b"a"] * 9, 0.5, 1) == set()
+    assert len(split.choose_held_out([b"a"] * 99 + [b"b"], 0.001, 1)) == 1
+    assert len(split.choose_held_out([b"a", b"b"], 0.5, 1)) == 1
+    assert len(split.choose_held_out([b"a", b"a", b"b"], 0.9, 1)) == 1
     for seed in range(20):
-        held = split.held_out(prompts, 0.25, seed)
+        held = split.choose_held_out(prompts, 0.25, seed)
         assert sum(prompt in held for prompt in prompts) == 25
 
 

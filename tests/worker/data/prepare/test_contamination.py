@@ -8,7 +8,7 @@ from jobspec.records.reports import Overlap
 from jobspec.storage.layout import RootPaths
 from tests.support.prepared import spec, sums, write_rows
 from worker.data import contamination
-from worker.data.prepare import prepare
+from worker.data.pipeline import prepare
 
 QUESTION = (
     "Every morning Aya goes for a 9-kilometer-long walk and stops at a coffee shop afterwards. "
@@ -46,7 +46,7 @@ def test_benchmark_questions_in_the_data_are_counted(
 
 def test_a_run_of_thirteen_words_is_found_and_twelve_are_not() -> None:
     words = QUESTION.split()
-    index = contamination.Index.of([QUESTION])
+    index = contamination.QuestionIndex.of([QUESTION])
     thirteen = " ".join(words[2:14])  # `9-kilometer-long` counts as three
     assert index.find(f"so {thirteen} it is") == {0}
     assert index.find(f"so {' '.join(words[2:12])} it is") == set()

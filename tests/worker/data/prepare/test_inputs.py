@@ -16,7 +16,7 @@ from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import RootPaths
 from tests.support.prepared import model_dir, run_prepare, spec, write_rows
 from tests.support.queues import stems
-from worker.data.prepare import prepare
+from worker.data.pipeline import prepare
 
 
 def wrong_inputs(model: Path, data: Path, tmp: Path) -> Iterator[tuple[str, JobSpec, Any, str]]:

@@ -27,8 +27,9 @@ from tests.support.prepared import (
     write_spec,
 )
 from tests.support.queues import stems
-from worker.data.encode import IGNORED
-from worker.data.prepare import prepare, preview
+from worker.data.check_command import preview
+from worker.data.dataset_cache import IGNORED
+from worker.data.pipeline import prepare
 
 
 def test_the_phase_leaves_rows_and_a_report(root: RootPaths, model: Path, data: Path) -> None:

@@ -1,0 +1,140 @@
+"""Turns a spec's data file into prepared rows: token ids and labels, with a report.
+
+Nothing here imports torch, Transformers or datasets. If the rows are prepared already, the inputs
+are hashed and the kept report is returned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+
+from jobspec.errors import DataError, RootError, TemplateError
+from jobspec.records.reports import DatasetReport, PrepareReport
+from jobspec.spec.schema import JobSpec
+from jobspec.storage import fs, tempfiles
+from jobspec.storage.layout import PreparedPaths, RootPaths
+from worker.data import contamination, dataset_cache, parallel_map, split
+from worker.data.arrow_files import write_splits
+from worker.data.cache_key import PrepareInputs
+from worker.data.encode import TEMPLATE_KINDS
+from worker.data.jsonl import Scan
+from worker.data.report import RowCounts
+from worker.data.tokenize import TokenizeTask, tokenize_chunk
+
+Progress = Callable[[float, float, str], None]
+
+_HINTS = {
+    "over_long": "raise train.max_length, or leave long rows out: rows are never cut",
+    "no_thinking": "begin each final turn with its thinking",
+    "unclosed_thinking": "leave unfinished answers out",
+    "lost_in_rendering": "use the roles and fields that the template renders",
+    "no_end_token": "name the template's end of turn in generation_config.json, eos_token_id",
+}
+
+
+def prepare(
+    spec: JobSpec, root: RootPaths, progress: Progress = lambda done, total, unit: None
+) -> PrepareReport:
+    """Prepare a spec's rows, or find them prepared, and return their report.
+
+    Several processes may do so at once: the rows of the first one to finish are kept, and they
+    appear as a whole.
+
+    Raises:
+        DataError, ModelError, TemplateError, BenchmarkError: something is wrong with the inputs.
+        DiskFull, RootError: the shared directory is full or not writable; no partial rows stay.
+    """
+    started = time.monotonic()
+    try:
+        inputs = PrepareInputs.of(spec, root)
+        # The contamination check forks processes. Writing rows starts threads, after which a
+        # process must not fork, so the check comes first.
+        overlaps = contamination.report(spec.eval, inputs.data_file, inputs.data_sha256, root)
+        prepared = root.prepared_rows(inputs.key)
+        report = dataset_cache.find(prepared)
+        cached = report is not None
+        if report is None:
+            report = _prepare_rows(inputs, prepared, progress)
+        _refuse_bad_rows(report, inputs)
+    except PermissionError as error:
+        hint = "prepare needs to write to its cache"
+        raise RootError(f"not writable: {error}", file=root.root, hint=hint) from error
+    return PrepareReport(
+        **msgspec.structs.asdict(report),
+        key=inputs.key,
+        dir=str(prepared.dir.relative_to(root.root)),
+        cached=cached,
+        overlap=overlaps,
+        seconds=round(time.monotonic() - started, 3),
+    )
+
+
+def _prepare_rows(
+    inputs: PrepareInputs, prepared: PreparedPaths, progress: Progress
+) -> DatasetReport:
+    """Tokenize the rows, publish them in the cache, and return their report."""
+    fs.make_dir(prepared.dir.parent)
+    fs.sweep(prepared.dir.parent)
+    staged = PreparedPaths(tempfiles.beside(prepared.dir))
+    try:
+        with fs.disk_full(prepared.dir):
+            staged.dir.mkdir()
+            report = _write_rows(inputs, staged, progress)
+            dataset_cache.publish(staged, prepared, report)
+    except BaseException:
+        fs.remove_tree(staged.dir)
+        raise
+    return report
+
+
+def _write_rows(inputs: PrepareInputs, staged: PreparedPaths, progress: Progress) -> DatasetReport:
+    ratio, limit = inputs.data.eval_split_ratio, inputs.data.max_train_samples
+    seed = inputs.train.seed
+    scan = Scan.of(inputs.data_file)
+    wanted = None if limit is None else split.sample_rows(scan.lines(), limit, ratio, seed)
+    task = TokenizeTask(inputs.data_file, staged, inputs.encoder(), wanted)
+    counts = RowCounts()
+    for result in parallel_map.map_in_order(partial(tokenize_chunk, task), scan.chunks):
+        counts.add(result)
+        progress(counts.rows_in, scan.rows, "rows")
+    scan.check_unchanged()
+    prompts = [(row.number, row.prompt) for row in counts.kept]
+    splits = split.split_rows(prompts, ratio, seed, limit)
+    write_splits(staged, len(scan.chunks), splits, inputs.key)
+    text = inputs.template.text
+    return msgspec.structs.replace(
+        counts.report(splits, inputs.tags.close),
+        data_sha256=inputs.data_sha256,
+        tokenizer_sha256=inputs.tokenizer.sha256,
+        template_sha256=hashlib.sha256(text.encode()).hexdigest(),
+        inference_chat_template=text,
+        think_end_in_template=inputs.tags.close in text,
+        template_writes_date=inputs.template.writes_date,
+        eos_token_ids=tuple(sorted(set(inputs.tokenizer.facts.eos_tokens.values()))),
+        file_sizes=dataset_cache.file_sizes(staged),
+    )
+
+
+def _refuse_bad_rows(report: DatasetReport, inputs: PrepareInputs) -> None:
+    """Raise DataError or TemplateError if too many rows were dropped or none are left."""
+    dropped, looked_at = sum(report.dropped.values()), report.rows_selected
+    allowed = inputs.data.max_dropped_frac
+    if report.rows_train and dropped <= allowed * looked_at:
+        return
+    first = min(report.first_dropped, key=lambda row: row.row)
+    counts = ", ".join(f"{kind}: {count}" for kind, count in report.dropped.items())
+    message = f"{dropped} of {looked_at} rows can't be trained on ({counts}); {first.reason}"
+    if first.text:
+        message += f"\n--- row {first.row} as rendered ---\n{first.text}"
+    hint = _HINTS.get(first.kind, "set model.chat_template to one that renders the rows")
+    if dropped < looked_at:
+        hint += f", or allow more than data.max_dropped_frac {allowed:g}"
+    hint += "; `jobspec preview SPEC --row N` shows a row"
+    is_templates = dropped == looked_at and first.kind in TEMPLATE_KINDS
+    kind = TemplateError if is_templates else DataError
+    raise kind(message, file=inputs.data_file, place=f"row {first.row}", hint=hint)
