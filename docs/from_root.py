@@ -22,7 +22,7 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
 }
 _LOADED = re.compile(r"<(?:script|img|link rel=.stylesheet.)\b[^>]* (?:src|href)=.https?://[^ >]*")
-X
+_LINK = re.compile(r"(?<=\]\()(?:\.\./|docs/)?([\w./-]+\.\w+)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:

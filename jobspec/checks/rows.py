@@ -1,8 +1,8 @@
 """Checks the rows of a spec's data with the worker's own code, in a separate process.
 
 `python -m worker.data.check_command --check` renders and verifies every row as training will. It
-runs in this environment, or in the image if `$JOBSPEC_WORKER_COMMAND` is set: a prefix that replaces
-`python`, for example `apptainer exec worker.sif python`. Nothing here imports torch.
+runs in this environment, or in the image if `$JOBSPEC_WORKER_COMMAND` is set: a prefix that
+replaces `python`, for example `apptainer exec worker.sif python`. Nothing here imports torch.
 """
 
 from __future__ import annotations

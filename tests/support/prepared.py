@@ -186,14 +186,8 @@ def sums(count: int, *, answers: int = 1) -> Rows:
 
 
 def run_prepare(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        "-W",
-        "error",
-        "-m",
-        "worker.data.check_command",
-        *map(str, arguments),
-    ]
+    module = "worker.data.check_command" if "--root" in arguments else "worker.data.prepare"
+    command = [sys.executable, "-W", "error", "-m", module, *map(str, arguments)]
     return subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
     )

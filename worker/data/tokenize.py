@@ -35,7 +35,7 @@ class KeptRow:
 
 
 @dataclass(frozen=True, slots=True)
-class DroppedRow:
+class DroppedLine:
     """What is counted of a dropped row; `text` is given for the first of its kind in a chunk."""
 
     number: int
@@ -51,7 +51,7 @@ class ChunkResult:
 
     rows_in: int = 0
     kept: list[KeptRow] = field(default_factory=list)
-    dropped: list[DroppedRow] = field(default_factory=list)
+    dropped: list[DroppedLine] = field(default_factory=list)
 
 
 def tokenize_chunk(task: TokenizeTask, chunk: FileChunk) -> ChunkResult:
@@ -67,7 +67,7 @@ def tokenize_chunk(task: TokenizeTask, chunk: FileChunk) -> ChunkResult:
         if isinstance(made, RefusedRow):
             text = "" if made.kind in shown else made.text
             shown.add(made.kind)
-            dropped = DroppedRow(row.number, made.kind, made.reason, text, made.length)
+            dropped = DroppedLine(row.number, made.kind, made.reason, text, made.length)
             result.dropped.append(dropped)
             continue
         encoded.append((row.number, made))
