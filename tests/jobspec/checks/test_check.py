@@ -353,10 +353,10 @@ def test_a_row_refused_under_another_think_end_token_asks_after_it(tiny: Path) -
 def test_preview_shows_the_trained_span(tiny: Path) -> None:
     spec = check.complete(parsing.load(spec_file("model.chat_template=t.jinja")))
     shown = rows.preview(spec, Path("root"), 1)
-    assert shown["text"].endswith("<|assistant|>4</s>")
-    assert shown["supervised_text"] == "4</s>"
-    trained = [label for label in shown["labels"] if label != -100]
-    assert trained and shown["input_ids"][-len(trained) :] == trained
+    assert shown.text.endswith("<|assistant|>4</s>")
+    assert shown.supervised_text == "4</s>"
+    trained = [label for label in shown.labels if label != -100]
+    assert trained and shown.input_ids[-len(trained) :] == trained
 
 
 def test_without_the_worker_the_check_is_refused_with_a_way_out(

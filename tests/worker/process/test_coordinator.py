@@ -186,7 +186,7 @@ def test_a_node_without_its_gpus_is_named_before_anything_starts(nodes: Nodes) -
 
 def test_a_launcher_that_starts_nothing_is_no_wait(nodes: Nodes) -> None:
     assert nodes.run("0:0", "0:0", before="exit 3") == exit_codes.NODE_LOST
-    assert "the launcher ended with 3" in (nodes.dir / "train.log").read_text()
+    assert "the launcher exited with 3" in (nodes.dir / "train.log").read_text()
 
 
 def test_who_does_not_know_the_secret_is_no_node(nodes: Nodes) -> None:
@@ -211,5 +211,5 @@ def test_somebody_elses_directory_is_not_written_to(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "t").stat().st_mode & 0o777 == 0o700
     assert node_agent.own_directory(tmp_path / "a" / "t") is False
     (tmp_path / "link").symlink_to(tmp_path / "a")
-    with pytest.raises(PermissionError, match="somebody else's"):
+    with pytest.raises(PermissionError, match="belongs to another user"):
         node_agent.own_directory(tmp_path / "link")

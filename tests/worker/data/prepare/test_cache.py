@@ -141,7 +141,9 @@ def test_many_at_once_make_one_directory(
     answers = [json.loads(process.communicate(timeout=120)[0]) for process in started]
     assert len({answer["tokens"] for answer in answers}) == 1
     assert len(stems(root.prepared)) == 1
-    assert len(read_split(root, answers[0], "train")) == 38
+    report = prepare(spec(model, data), root)
+    assert report.cached
+    assert len(read_split(root, report, "train")) == 38
 
 
 def test_killed_in_the_middle_it_leaves_nothing_under_the_key(
