@@ -182,7 +182,7 @@ def test_a_worker_that_was_stopped_past_its_lease_changes_nothing(
         assert slow.poll() is None
         signal_to(slow, "SIGTERM")
         assert slow.wait(30) == 0
-    assert f"attempt 1 of `{job.id}` was taken away" in worker_words(queue)
+    assert f"attempt 1 of `{job.id}` no longer holds its claim" in worker_words(queue)
     assert snapshot(job.paths.dir, but=first.dir) == before
     assert queue.job(job.id).attempt == 2
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from jobspec.records import base as records
+from jobspec.records.attempt import Result
 from jobspec.records.base import State
 from jobspec.spec.schema import (
     BenchmarkOverrides,
@@ -85,10 +85,11 @@ def test_from_real_rows_to_real_scores(model: Path, short_rows: Path, tmp_path: 
 
     job = queue.job(job.id)
     assert job.state is State.SUCCEEDED, job.reason
-    result = msgspec.json.decode(job.paths.result.read_bytes(), type=records.Result)
-    assert result.train["eval_loss"] < result.train["eval_loss_first"]
-    assert result.train["engine"]["class"] == "DeepSpeedEngine"
-    assert result.train["engine"]["world_size"] == 2
+    result = msgspec.json.decode(job.paths.result.read_bytes(), type=Result)
+    train = msgspec.to_builtins(result.train)
+    assert train["eval_loss"] < train["eval_loss_first"]
+    assert train["engine"]["class"] == "DeepSpeedEngine"
+    assert train["engine"]["world_size"] == 2
     assert any("eval_loss" in row for row in rows(job.paths.attempt(1).dir))
     common = ["stderr", "sampling_stderr", "truncated_frac", "unclosed_think_frac"]
     common += ["no_answer_frac", "mean_response_tokens"]
@@ -97,4 +98,10 @@ def test_from_real_rows_to_real_scores(model: Path, short_rows: Path, tmp_path: 
     wanted |= {f"bench/minerva_math500/{key}" for key in [*common, "math_verify"]}
     assert wanted <= result.metrics.keys()
     for name in ("minerva_math500", "aime24", "aime25"):
-        assert result.protocol[name].keys() >= {"protocol", "shots", "k", "temperature", "top_p"}
+        assert msgspec.to_builtins(result.protocol[name]).keys() >= {
+            "protocol",
+            "shots",
+            "k",
+            "temperature",
+            "top_p",
+        }

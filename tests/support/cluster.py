@@ -17,6 +17,7 @@ import msgspec
 from jobspec.queue.entries import Job
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
+from jobspec.records.attempt import End
 from jobspec.records.base import State
 from jobspec.spec.schema import JobSpec
 from tests.support.slurm import Slurm, until
@@ -171,7 +172,7 @@ def resumed_from(job: Job, attempt: int) -> dict[str, Any]:
 
 
 def reason(job: Job, attempt: int) -> str | None:
-    end = records.read(job.paths.attempt(attempt).end, records.End)
+    end = records.read(job.paths.attempt(attempt).end, End)
     return None if end is None else end.reason.value
 
 

@@ -56,7 +56,7 @@ def spec_file(*settings: str, model: str = "./tiny", data: str = "train.jsonl") 
     return write(build(request), Path("specs"))[0][0]
 
 
-def checked(*settings: str, **options: str) -> check.Checked:
+def checked(*settings: str, **options: str) -> check.CheckedSpec:
     return check.check(spec_file(*settings, **options), Path("root"), rows=False)
 
 
@@ -294,7 +294,7 @@ def tiny(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 SETTINGS = ("model.chat_template=t.jinja", "eval.max_gen_toks=64")
 
 
-def prove(*settings: str, **options: str) -> check.Checked:
+def prove(*settings: str, **options: str) -> check.CheckedSpec:
     return check.check(spec_file(*SETTINGS, *settings, **options), Path("root"))
 
 
