@@ -110,7 +110,7 @@ def test_nothing_outlives_a_killed_parent(tmp_path, isolation):
 
 @BOTH
 def test_no_rank_outlives_a_killed_rank_launcher(tmp_path, isolation):
-    """Its own daemons aside, which in no namespace only a living rank_launcher can end."""
+    """Except daemons, which only a living rank launcher can end without a namespace."""
     env = {**os.environ, "PYTHONPATH": str(REPO)}
     command = sit(tmp_path, isolation, "100:0", "100:0")
     with subprocess.Popen(command, cwd=tmp_path, env=env) as process:
