@@ -149,11 +149,11 @@ def real_model_dir(path: Path, family: str, template: Path | None = None) -> Pat
 def real_chat(model: Path, root: Path, template: Path | None = None) -> RowEncoder:
     """The chat format of a model directory, as prepare reads it."""
     found = tokenizer.load_tokenizer_facts(ModelSpec(name=str(model)), RootPaths(root))
-    sources = found.answer.chat_templates
+    sources = found.facts.chat_templates
     if template is not None:
         sources = {"default": template.read_text()}
-    made = ChatTemplate(sources, found.answer.special_tokens)
-    return RowEncoder(made, tokenizer.Codec(found.answer), TAGS, max_length=40_000)
+    made = ChatTemplate(sources, found.facts.special_tokens)
+    return RowEncoder(made, tokenizer.Codec(found.facts), TAGS, max_length=40_000)
 
 
 def spec(model: Path, data: Path, /, **changes: Any) -> JobSpec:

@@ -355,7 +355,7 @@ def test_preview_shows_the_trained_span(tiny: Path) -> None:
     shown = rows.preview(spec, Path("root"), 1)
     assert shown.text.endswith("<|assistant|>4</s>")
     assert shown.supervised_text == "4</s>"
-    trained = [label for label in shown.labels if label != -100]
+    trained = tuple(label for label in shown.labels if label != -100)
     assert trained and shown.input_ids[-len(trained) :] == trained
 
 
