@@ -7,21 +7,15 @@ that it holds for the code, and one that it finds a violation in code written to
 from __future__ import annotations
 
 import ast
-import json
 import re
-import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from jobspec.queue.queue import Queue
-from jobspec.spec import builder
-from tests.support.commands import REPOSITORY, base_spec, environment
+from tests.support.commands import REPOSITORY
+from tests.support.source_modules import MODULES, Module, Modules, imports, room_of
 
 # Lowest first: a room imports from rooms before it, never from rooms after it. A module directly
 # below the package counts as a room. A new room fails the test until it is placed here.
@@ -45,7 +39,6 @@ WORKER_ROOMS = (
     *("checkpoints", "kernels", "training", "inference", "evaluation", "phases", "supervisor"),
     *("fetch", "demo", "__main__"),
 )
-HEAVY = {"torch", "transformers", "wandb", "deepspeed", "trl", "datasets", "lm_eval", "vllm"}
 # What jobspec may import from outside the standard library, and in which room.
 ALLOWED = {
     "msgspec": "jobspec",
@@ -67,75 +60,7 @@ MOST_MODULES = 18
 PATH_METHODS = ("with_name", "joinpath", "glob", "rglob")
 
 
-def _room(name: str) -> str:
-    return [*name.split("."), ""][1]
-
-
-@dataclass(frozen=True)
-class Module:
-    """One source file: its dotted name and its text."""
-
-    name: str
-    text: str
-
-    @property
-    def room(self) -> str:
-        """`queue` for `jobspec.queue.claim`; the package itself is ``."""
-        return _room(self.name)
-
-    @property
-    def package(self) -> str:
-        return self.name.split(".")[0]
-
-    @cached_property
-    def tree(self) -> ast.Module:
-        return ast.parse(self.text)
-
-    @cached_property
-    def docstrings(self) -> set[int]:
-        """`id` of each constant that is a docstring."""
-        return {
-            id(node.body[0].value)
-            for node in ast.walk(self.tree)
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-            and node.body
-            and isinstance(node.body[0], ast.Expr)
-        }
-
-    def strings(self) -> Iterator[tuple[int, str]]:
-        """Line and value of each string that is not a docstring."""
-        for node in ast.walk(self.tree):
-            text = node.value if isinstance(node, ast.Constant) else None
-            if isinstance(text, str) and id(node) not in self.docstrings:
-                yield node.lineno, text
-
-
-Modules = Mapping[str, Module]
 Rule = Callable[[Modules], Iterator[str]]
-
-
-def read_modules() -> Modules:
-    found: dict[str, Module] = {}
-    for package in ("jobspec", "worker"):
-        for path in sorted((REPOSITORY / package).rglob("*.py")):
-            parts = path.relative_to(REPOSITORY).with_suffix("").parts
-            name = ".".join(parts).removesuffix(".__init__")
-            found[name] = Module(name, path.read_text())
-    return found
-
-
-MODULES = read_modules()
-
-
-def imports(module: Module, modules: Modules) -> Iterator[str]:
-    """Every module that this one imports, wherever in the file; TYPE_CHECKING included."""
-    for node in ast.walk(module.tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module is not None:
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                yield inner if inner in modules else node.module
 
 
 def jobspec_is_light(modules: Modules) -> Iterator[str]:
@@ -157,7 +82,7 @@ def _imports_go_down(modules: Modules, package: str, rooms: tuple[str, ...]) -> 
             yield f"{module.name} is in a room that has no place in the list"
             continue
         for name in set(imports(module, modules)):
-            room = _room(name)
+            room = room_of(name)
             if name.split(".")[0] != package or room in ("", module.room):
                 continue
             if room not in rooms or rooms.index(room) > rooms.index(module.room):
@@ -419,52 +344,6 @@ def test_only_storage_writes_queue_state() -> None:
                 assert by_fs or node.func.attr not in WRITES, f"{name}:{node.lineno}"
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id != "open", f"{name}:{node.lineno}"
-
-
-def loaded(*args: str) -> set[str]:
-    """The modules that a real command has in sys.modules at its end."""
-    code = (
-        "import sys, json\nfrom jobspec.cli import main\n"
-        "try: main()\nexcept SystemExit as end: assert not end.code, end.code\n"
-        "print(json.dumps(sorted(sys.modules)), file=sys.stderr)"
-    )
-    command = [sys.executable, "-c", code, *args]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
-    return set(json.loads(done.stderr.splitlines()[-1]))
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    Queue.create(tmp_path / "root").enqueue(base_spec())
-    return tmp_path / "root"
-
-
-@pytest.mark.parametrize("command", [("status",), ("status", "--json"), ("results",), ("workers",)])
-def test_looking_imports_nothing_heavy(root: Path, command: tuple[str, ...]) -> None:
-    found = loaded(*command, "--root", str(root))
-    assert "jobspec.queue.queue" in found
-    assert not found & (HEAVY | {"rich", "worker", "numpy"})
-
-
-def test_enqueueing_imports_nothing_heavy(root: Path, tmp_path: Path) -> None:
-    ((spec, _),) = builder.write([base_spec(notes="another")], tmp_path)
-    found = loaded("enqueue", str(spec), "--root", str(root))
-    assert not found & (HEAVY | {"worker", "numpy"})
-
-
-def test_help_imports_click_and_nothing_of_ours_but_its_table() -> None:
-    found = loaded("--help")
-    ours = {name for name in found if name.startswith("jobspec")}
-    assert ours == {"jobspec", "jobspec.cli", "jobspec.cli.common"}
-    assert not found & (HEAVY | {"rich", "worker", "msgspec"})
-
-
-def test_the_supervisor_imports_nothing_heavy() -> None:
-    code = "import sys, json, worker.__main__\nprint(json.dumps(sorted(sys.modules)))"
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
-    found = set(json.loads(done.stdout))
-    assert "worker.supervisor.worker" in found and not found & HEAVY
 
 
 def test_no_benchmark_hides_a_standard_module() -> None:
