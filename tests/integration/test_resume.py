@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import pickletools
 import random
+import re
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
+import torch
 
 from jobspec.queue.queue import Queue
 from jobspec.spec.schema import JobSpec
 from tests.support.ranks import Forge, Run, Strike, forge, start
 from tests.support.workers import queue_at, tiny_spec
 from worker.checkpoints import directories
+from worker.launch.plan import BatchPlan
 
 pytestmark = pytest.mark.deepspeed
 
@@ -121,12 +126,53 @@ def test_a_run_struck_nine_times_ends_as_the_calm_one_bit_for_bit(
     assert sorted(epochs) == ["epoch-1", "epoch-2"]
 
 
-def test_a_run_goes_on_with_another_number_of_ranks(
-    ranks: Forge, queue: Queue, tiny: Path, calm: Run
-) -> None:
+def pickles(directory: Path) -> Iterator[bytes]:
+    """Every pickle below a directory: whole files, and the one inside each file of torch.save."""
+    for path in sorted(each for each in directory.rglob("*") if each.is_file()):
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                yield from (archive.read(n) for n in archive.namelist() if n.endswith(".pkl"))
+        elif path.read_bytes().startswith(b"\x80"):
+            yield path.read_bytes()
+
+
+def modules_named(data: bytes) -> set[str]:
+    """The modules that loading a pickle may import: every string in it that could name one."""
+    strings = (arg for _, arg, _ in pickletools.genops(data) if isinstance(arg, str))
+    found = (re.match(r"[A-Za-z_]\w*(\.\w+)*(?=$| )", text) for text in strings)
+    return {match.group() for match in found if match is not None}
+
+
+def of_this_project(modules: set[str]) -> set[str]:
+    return {name for name in modules if name.split(".")[0] in ("jobspec", "worker")}
+
+
+@pytest.fixture(scope="module")
+def stopped(ranks: Forge, queue: Queue, tiny: Path, calm: Run) -> Run:
+    """A run of two ranks that was stopped after five steps."""
     assert calm.spec.train is not None
     run = start(ranks, queue, spec(tiny, "elastic", calm.spec.train.zero_stage))
     assert run.go(Strike("step", "SIGUSR2", nth=5)) == STOPPED
+    return run
+
+
+def test_no_checkpoint_names_a_class_of_this_project(
+    stopped: Run, calm: Run, tmp_path: Path
+) -> None:
+    """A pickled object of ours could not be loaded once its module has another name."""
+    torch.save(BatchPlan(1, 1, 1), tmp_path / "ours.pt")
+    assert of_this_project(modules_named(*pickles(tmp_path))) == {"worker.launch.plan"}
+    found = set[str]()
+    for run in (stopped, calm):
+        data = list(pickles(run.job.dir))
+        assert data
+        found = found.union(*map(modules_named, data))
+    assert "torch._utils" in found
+    assert of_this_project(found) == set()
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(calm: Run, stopped: Run) -> None:
+    run = stopped
     # Killed with all converted but COMPLETE: the state it came from is still there.
     killed = Strike("state, before its seal", "SIGKILL")
     assert run.go(world=1, convert=[killed]) == [-9]
