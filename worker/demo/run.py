@@ -25,7 +25,7 @@ from jobspec.records.attempt import Progress, Result
 from jobspec.records.base import State
 from worker.demo import tiny_model
 from worker.host.devices import visible_devices
-from worker.inference.engine import resolve_backend
+from worker.inference.engine import ENGINES, resolve_backend
 
 # Far apart, so that the first wins on every machine: 0.96 against 0.00.
 RATES = ("2e-3", "5e-5")
@@ -83,8 +83,7 @@ def _describe_machine() -> str:
     gpus = devices.count if devices.on_gpu else 0
     name, reason = resolve_backend("auto", gpus)
     hardware = f"{gpus} × {devices.name}" if gpus else f"{devices.count} processes on the CPU"
-    engine = {"hf": "Transformers", "vllm": "vLLM"}[name]
-    return f"trains on {hardware}; {engine} draws the samples, because {reason}"
+    return f"trains on {hardware}; {ENGINES[name].title} draws the samples, because {reason}"
 
 
 def _specs(directory: Path) -> list[str]:

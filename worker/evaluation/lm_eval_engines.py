@@ -36,7 +36,7 @@ def loaded(choice: EngineChoice, evaluation: EvalSpec, report: Report) -> Iterat
         "think_end_token": evaluation.think_end_token,
         "chat_template_args": dict(evaluation.chat_template_kwargs),
     }
-    start = _vllm if choice.name == "vllm" else _hf
+    start = {"hf": _hf, "vllm": _vllm}[choice.entry.lm_eval_class]
     with start(choice, shared, evaluation.seed, _counting_bar(report)) as model:
         yield model
 

@@ -99,7 +99,7 @@ class ModelEvaluation:
         self.close()
         groups = gpu_groups.groups(Path(self.choice.weights.directory))
         choice = msgspec.structs.replace(self.choice, context=self._length)
-        if choice.name == "hf" and choice.devices == 0 and len(groups) == 1:
+        if choice.entry.in_process_on_cpu and choice.devices == 0 and len(groups) == 1:
             self._engine = choice.load(self.tokenizer)
         else:
             self._engine = EnginePool(choice, groups, samples=samples)

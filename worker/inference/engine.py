@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -22,7 +23,53 @@ _HF_MOST_ROWS = 64  # larger batches are no faster on a CPU, and a kill would lo
 _HF_CACHE_BYTES = 4 * 1024**3
 _FLOAT32_BYTES = 4
 _VLLM_ROWS = 8  # the unit of storage only: many chunks are in progress at a time
-_VERSIONS = {"hf": ("transformers", "torch"), "vllm": ("vllm", "torch")}
+
+
+class EngineEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One engine.
+
+    Attributes:
+        name: as in `eval.backend`.
+        title: its name in messages.
+        module: a module of this package, and in it the class with a `load` like `HfEngine.load`.
+        package: what has to be installed; `install` is the command that does it.
+        versions: the packages whose versions are recorded beside each score.
+        chunk_rows: samples in a chunk; None: as many as the model's cache has memory for.
+        lm_eval_class: which of lm-eval's own classes scores lm-eval's own tasks.
+        in_process_on_cpu: on a CPU that is one group it runs in the process that asks it.
+    """
+
+    name: str
+    title: str
+    module: str
+    package: str
+    install: str
+    versions: tuple[str, ...]
+    chunk_rows: int | None = None
+    lm_eval_class: Literal["hf", "vllm"] = "hf"
+    in_process_on_cpu: bool = False
+
+
+HF = EngineEntry(
+    name="hf",
+    title="Transformers",
+    module="hf_engine.HfEngine",
+    package="transformers",
+    install="pip install 'jobspec[worker]'",
+    versions=("transformers", "torch"),
+    in_process_on_cpu=True,
+)
+VLLM = EngineEntry(
+    name="vllm",
+    title="vLLM",
+    module="vllm_engine.VllmEngine",
+    package="vllm",
+    install="pip install 'jobspec[vllm]'",
+    versions=("vllm", "torch"),
+    chunk_rows=_VLLM_ROWS,
+    lm_eval_class="vllm",
+)
+ENGINES = {entry.name: entry for entry in (HF, VLLM)}
 
 
 class Weights(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,12 +101,17 @@ class EngineChoice(msgspec.Struct, frozen=True, kw_only=True):
     context: int
     devices: int = 0
 
+    @property
+    def entry(self) -> EngineEntry:
+        """The engine's line in the table of engines."""
+        return ENGINES[self.name]
+
     def facts(self) -> dict[str, Any]:
         """The engine, its versions and its device, for the record beside each score."""
         return {
             "engine": self.name,
             "engine_versions": {
-                package: installed_version(package) for package in _VERSIONS[self.name]
+                package: installed_version(package) for package in self.entry.versions
             },
             "dtype": self.weights.dtype,
             "device": "cuda" if self.devices else "cpu",
@@ -67,8 +119,8 @@ class EngineChoice(msgspec.Struct, frozen=True, kw_only=True):
 
     def rows(self, sampling: Sampling, longest_prompt: int) -> int:
         """Samples in a chunk; depends on the model and the settings, not on the machine."""
-        if self.name == "vllm":
-            return _VLLM_ROWS
+        if self.entry.chunk_rows is not None:
+            return self.entry.chunk_rows
         elements = config.read(Path(self.weights.directory)).cache_elements
         row_bytes = _FLOAT32_BYTES * elements * (longest_prompt + sampling.max_gen_toks)
         return max(1, min(_HF_MOST_ROWS, _HF_CACHE_BYTES // max(1, row_bytes)))
@@ -86,37 +138,35 @@ class EngineChoice(msgspec.Struct, frozen=True, kw_only=True):
             tokenizer = AutoTokenizer.from_pretrained(
                 self.weights.directory, trust_remote_code=self.weights.trust_remote_code
             )
-        if self.name == "vllm":
-            from worker.inference.vllm_engine import VllmEngine
-
-            return VllmEngine.load(
-                self.weights, tokenizer, context=self.context, in_flight=in_flight
-            )
-        from worker.inference.hf_engine import HfEngine
-
-        return HfEngine.load(self.weights, tokenizer)
+        module, kind = self.entry.module.split(".")
+        engine = getattr(importlib.import_module(f"worker.inference.{module}"), kind)
+        return engine.load(self.weights, tokenizer, context=self.context, in_flight=in_flight)
 
 
 def resolve_backend(backend: str, gpus: int) -> tuple[str, str]:
     """The engine that runs for `eval.backend` on so many GPUs, and why, in a few words.
 
     Raises:
-        ModelError: vLLM was asked for by name and is not installed.
+        ModelError: an engine was asked for by name and is not installed.
     """
-    installed = importlib.util.find_spec("vllm") is not None
-    if backend == "vllm" and not installed:
-        raise ModelError(
-            "vLLM is not installed here",
-            place="$.eval.backend",
-            hint="pip install 'jobspec[vllm]', or set the backend to `auto`",
-        )
     if backend != "auto":
+        entry = ENGINES[backend]
+        if not _is_installed(entry):
+            raise ModelError(
+                f"{entry.title} is not installed here",
+                place="$.eval.backend",
+                hint=f"{entry.install}, or set the backend to `auto`",
+            )
         return backend, "the spec names it"
     if not gpus:
-        return "hf", "there is no GPU"
-    if installed:
-        return "vllm", "vLLM is installed"
-    return "hf", "vLLM is not installed"
+        return HF.name, "there is no GPU"
+    if _is_installed(VLLM):
+        return VLLM.name, f"{VLLM.title} is installed"
+    return HF.name, f"{VLLM.title} is not installed"
+
+
+def _is_installed(entry: EngineEntry) -> bool:
+    return importlib.util.find_spec(entry.package) is not None
 
 
 def choose(backend: str, model: ModelSpec, directory: Path, *, gpus: int) -> EngineChoice:
@@ -126,11 +176,11 @@ def choose(backend: str, model: ModelSpec, directory: Path, *, gpus: int) -> Eng
         ModelError: vLLM was asked for and is not installed, or the model's context is not stated.
     """
     name, reason = resolve_backend(backend, gpus)
-    if gpus and name == "hf" and backend == "auto":
+    if gpus and name == HF.name and backend == "auto":
         _log.warning(
-            "samples are drawn by Transformers on the GPU because %s; "
-            "vLLM is faster: pip install 'jobspec[vllm]'",
+            "samples are drawn by Transformers on the GPU because %s; vLLM is faster: %s",
             reason,
+            VLLM.install,
         )
     context = config.read(directory).context_length
     if context is None:

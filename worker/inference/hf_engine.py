@@ -34,8 +34,13 @@ class HfEngine:
         self._positions = "position_ids" in accepted
 
     @classmethod
-    def load(cls, weights: Weights, tokenizer: Any) -> HfEngine:
-        """Load the weights onto the GPU if there is one."""
+    def load(
+        cls, weights: Weights, tokenizer: Any, *, context: int | None = None, in_flight: int = 1
+    ) -> HfEngine:
+        """Load the weights onto the GPU if there is one.
+
+        `context` and `in_flight` are for engines that reserve memory or hold many chunks at a time.
+        """
         from transformers import AutoModelForCausalLM
 
         gpu = torch.cuda.is_available()

@@ -115,7 +115,7 @@ def test_auto_prefers_vllm_on_a_gpu_and_falls_back_to_hf(
 
     spec = ModelSpec(name=str(model))
     assert choose("auto", spec, model, gpus=0).name == "hf"
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "vllm" else name)
     for gpus in (0, 1):
         with pytest.raises(ModelError, match="vLLM is not installed") as caught:
             choose("vllm", spec, model, gpus=gpus)
