@@ -309,17 +309,17 @@ def _counted() -> Iterator[Counter[str]]:
 @contextlib.contextmanager
 def _tried() -> Iterator[Callable[[], int]]:
     """Count the renames by which workers try to claim."""
-    grab, tried = acquire.grab, list[None]()
+    move, tried = acquire.move_to_running, list[None]()
 
     def counting(*args: Any) -> bool:
         tried.append(None)
-        return grab(*args)
+        return move(*args)
 
-    acquire.grab = counting
+    acquire.move_to_running = counting
     try:
         yield lambda: len(tried)
     finally:
-        acquire.grab = grab
+        acquire.move_to_running = move
 
 
 def _spec(number: int) -> JobSpec:

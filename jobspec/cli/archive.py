@@ -13,7 +13,7 @@ from jobspec.cli.output import complain, emit, error_json, plural, say
 from jobspec.errors import JobspecError
 from jobspec.maintenance import archive as archives
 from jobspec.queue import selectors
-from jobspec.queue.entries import Job
+from jobspec.queue.job import Job
 from jobspec.records.base import FINAL
 
 

@@ -17,7 +17,7 @@ from jobspec.cli.output import Cell, Column, Table, emit, say, warn
 from jobspec.cli.specs import enqueue_all, say_findings
 from jobspec.cli.status_view import short
 from jobspec.errors import BenchmarkError, SpecError
-from jobspec.queue.entries import Job
+from jobspec.queue.job import Job
 from jobspec.records.base import State
 from jobspec.results import calibration
 from jobspec.results.calibration import CalibrationRow

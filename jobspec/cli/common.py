@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from jobspec.queue.entries import Job
+    from jobspec.queue.job import Job
     from jobspec.queue.queue import Queue
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -14,7 +14,7 @@ from jobspec.benchmarks.protocol import Differing
 from jobspec.cli.common import common, complete_jobs, open_queue, wants_json
 from jobspec.cli.output import Cell, Column, Table, complain, emit
 from jobspec.errors import BenchmarkError, JobspecError
-from jobspec.queue.entries import Job
+from jobspec.queue.job import Job
 from jobspec.records import evaluation
 from jobspec.results import comparison as pairs
 from jobspec.results.comparison import Difference

@@ -21,7 +21,7 @@ from jobspec.cli.common import (
 from jobspec.cli.output import complain, emit, error_json, plural, say
 from jobspec.cluster import detect, reaping
 from jobspec.errors import JobNotFound, JobspecError
-from jobspec.queue.entries import Job
+from jobspec.queue.job import Job
 from jobspec.queue.queue import Queue
 
 

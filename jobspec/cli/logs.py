@@ -13,7 +13,7 @@ import click
 from jobspec.cli.common import common, complete_jobs, open_queue, wants_json
 from jobspec.cli.output import emit, say
 from jobspec.errors import JobNotFound
-from jobspec.queue.entries import Job
+from jobspec.queue.job import Job
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
 from jobspec.records import metrics, phases

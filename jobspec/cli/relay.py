@@ -12,7 +12,7 @@ import click
 
 from jobspec.cli.common import common, jobs_argument, open_queue, wants_json
 from jobspec.cli.output import emit, plural, say, warn
-from jobspec.queue.entries import Job
+from jobspec.queue.job import Job
 from jobspec.queue.queue import Queue
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from jobspec import worker_command
 from jobspec.cli.common import common, jobs_argument, open_queue, wants_json
 from jobspec.cli.output import complain, emit, error_json, say
 from jobspec.errors import JobspecError, TransitionRefused
-from jobspec.queue.entries import Job
+from jobspec.queue.job import Job
 from jobspec.records.answers import Rescored
 from jobspec.records.base import FINAL
 from jobspec.results.evaluations import evaluated_attempt

@@ -21,7 +21,7 @@ from jobspec.estimates.training_time import Steps, TrainingEstimate
 from jobspec.maintenance import disk as space
 from jobspec.models.devices import Device
 from jobspec.models.devices import device as find_device
-from jobspec.queue.entries import Job
+from jobspec.queue.job import Job
 from jobspec.queue.queue import Queue
 from jobspec.records.answers import Preview
 from jobspec.records.reports import RowReport

@@ -8,9 +8,9 @@ import click
 
 from jobspec.cli.output import Cell, Column, Table, bar, duration, plural, terminal_width
 from jobspec.monitoring import reasons, workers
-from jobspec.monitoring.status import JobRow, PastRow, Status
+from jobspec.monitoring.status import EndedAttemptRow, JobRow, Status
 from jobspec.monitoring.workers import WorkerRow
-from jobspec.queue.entries import Job
+from jobspec.queue.job import Job
 from jobspec.records.attempt import End
 from jobspec.records.base import State
 from jobspec.results import table
@@ -171,7 +171,7 @@ def _why_requeued(row: JobRow) -> Iterator[str]:
         yield f"attempts {earlier}, {_ended_attempt(last, why)}"
 
 
-def _ended_attempt(past: PastRow, why: str | None = None) -> str:
+def _ended_attempt(past: EndedAttemptRow, why: str | None = None) -> str:
     """`3: bad node at step 400 on gpu7`."""
     step = "" if past.step is None else f" at step {past.step:,}"
     host = f" on {past.host}" if past.host else ""
@@ -200,7 +200,7 @@ def _worker_lines(now: Status) -> Iterator[str]:
     if now.quarantine:
         yield ""
     for host in now.quarantine:
-        why = now.aside.get(host)
+        why = now.quarantine_reasons.get(host)
         yield click.style(f"quarantined: {host}{f': {why}' if why else ''}", fg="yellow")
 
 

@@ -17,7 +17,7 @@ from jobspec.cli.common import (
     wants_json,
 )
 from jobspec.cli.output import emit, say
-from jobspec.queue.entries import Job
+from jobspec.queue.job import Job
 from jobspec.records import base as records
 from jobspec.records.base import State
 

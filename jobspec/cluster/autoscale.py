@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from jobspec.cluster.scheduler import Scheduler
     from jobspec.cluster.site import Site
-    from jobspec.queue.entries import Job
+    from jobspec.queue.job import Job
     from jobspec.queue.queue import Queue
 
 _LOCK = RootPaths.SUBMIT_LOCK

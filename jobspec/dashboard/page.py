@@ -21,7 +21,7 @@ from jobspec.results import table
 from jobspec.spec import builder
 
 if TYPE_CHECKING:
-    from jobspec.queue.entries import Job
+    from jobspec.queue.job import Job
     from jobspec.queue.queue import Queue
 
 

@@ -22,7 +22,7 @@ from jobspec.results import table
 from jobspec.results.table import Score
 
 if TYPE_CHECKING:
-    from jobspec.queue.entries import Job
+    from jobspec.queue.job import Job
     from jobspec.spec.schema import JobSpec
 
 MOST_POINTS = 400  # per curve; of more steps, each point is the mean of several
@@ -59,9 +59,9 @@ class DashboardRun(msgspec.Struct, frozen=True, kw_only=True):
     message: str = ""
 
 
-def read(jobs: Iterable[Job], staff: Sequence[WorkerRow] = ()) -> list[DashboardRun]:
+def read(jobs: Iterable[Job], worker_rows: Sequence[WorkerRow] = ()) -> list[DashboardRun]:
     """The jobs' runs, sorted by model and learning rate, each with a unique label."""
-    runs = sorted((_run(job, staff) for job in jobs), key=_order)
+    runs = sorted((_run(job, worker_rows) for job in jobs), key=_order)
     names = [run.label for run in runs]
     return [
         run
@@ -79,8 +79,8 @@ def _order(run: DashboardRun) -> tuple[str, float, str, str]:
     return spec.model.name, rate, run.label, run.row.job
 
 
-def _run(job: Job, staff: Sequence[WorkerRow]) -> DashboardRun:
-    row = status.job_row(job, staff)
+def _run(job: Job, worker_rows: Sequence[WorkerRow]) -> DashboardRun:
+    row = status.job_row(job, worker_rows)
     try:
         spec = job.spec
     except (JobspecError, OSError):

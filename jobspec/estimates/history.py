@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from jobspec.errors import JobspecError
-from jobspec.queue.entries import Job
+from jobspec.queue.job import Job
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
 from jobspec.records.base import Record, State

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobspec.errors import JobspecError, TransitionRefused
-from jobspec.queue.entries import Job
+from jobspec.queue.job import Job
 from jobspec.records.base import FINAL
 from jobspec.storage import fs, tempfiles
 from jobspec.storage.layout import AttemptPaths

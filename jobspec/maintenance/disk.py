@@ -28,7 +28,7 @@ from jobspec.storage.layout import (
 )
 
 if TYPE_CHECKING:
-    from jobspec.queue.entries import Job
+    from jobspec.queue.job import Job
 
 QUOTA_VARIABLE = "JOBSPEC_QUOTA_GIB"
 PARTS = ("states", "epochs", "model", "eval", "rest")

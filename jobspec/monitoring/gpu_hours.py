@@ -1,7 +1,7 @@
-"""Where a job's time went: each attempt's phases, and how much of it came to nothing.
+"""GPU hours of a job: the time of each attempt's phases, and how much of it was lost.
 
-Time is lost where nothing was built on it: training beyond the state that the next attempt resumed
-from, a phase that was begun anew, and all of a job that ended without a result.
+Time is lost if no later work used its output: training after the checkpoint that the next attempt
+resumed from, a phase that was started again, and all time of a job that ended without a result.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from jobspec.storage import fs
 from jobspec.storage.layout import AttemptPaths, CheckpointPaths
 
 if TYPE_CHECKING:
-    from jobspec.queue.entries import Job
+    from jobspec.queue.job import Job
 
-OVERHEAD = "overhead"  # between the phases: taking over, starting, committing
+OVERHEAD = "overhead"  # time outside the phases: carrying over, starting, committing
 
 
 class PhaseUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """What one phase of one attempt took; `wall_s` on each of `gpus` GPUs, 0 on the CPU."""
+    """The time of one phase in one attempt: `wall_s` on each of `gpus` GPUs (0: on the CPU)."""
 
     attempt: int
     phase: str
@@ -42,41 +42,41 @@ class PhaseUsage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def phase_usage(job: Job) -> list[PhaseUsage]:
-    """Everything a job has taken so far, attempt by attempt. Files that are missing count nothing.
+    """List the phases of all attempts of a job. Missing files count as no time.
 
     Args:
-        job: in any state; what the running attempt has taken counts up to its last word.
+        job: in any state; the time of a running attempt counts up to its last sign of activity.
     """
     paths = metrics.attempts(job.paths)
     rows = {attempt.number: metrics.read_rows(attempt.metrics) for attempt in paths}
-    in_vain = job.state in (State.FAILED, State.CANCELLED)
-    found: list[PhaseUsage] = []
+    all_lost = job.state in (State.FAILED, State.CANCELLED)
+    usage: list[PhaseUsage] = []
     for attempt in paths:
-        runs = job.state is State.RUNNING and attempt.number == job.attempt
+        is_running = job.state is State.RUNNING and attempt.number == job.attempt
         gpus = _gpus(attempt)
         for phase, wall_s in _phases(attempt):
-            lost_s = 0.0 if runs else _lost_s(attempt, phase, wall_s, rows)
-            found.append(
+            lost_s = 0.0 if is_running else _lost_s(attempt, phase, wall_s, rows)
+            usage.append(
                 PhaseUsage(
                     attempt=attempt.number,
                     phase=phase,
                     wall_s=wall_s,
-                    lost_s=wall_s if in_vain else lost_s,
+                    lost_s=wall_s if all_lost else lost_s,
                     gpus=gpus,
                 )
             )
-    return found
+    return usage
 
 
 def _gpus(attempt: AttemptPaths) -> int:
-    found = records.read(attempt.manifest, Manifest)
-    if found is None or found.device.kind == "cpu":
+    manifest = records.read(attempt.manifest, Manifest)
+    if manifest is None or manifest.device.kind == "cpu":
         return 0
-    return found.device.count * (found.plan.nodes if found.plan is not None else 1)
+    return manifest.device.count * (manifest.plan.nodes if manifest.plan is not None else 1)
 
 
 def _phases(attempt: AttemptPaths) -> Iterator[tuple[str, float]]:
-    """Each phase that ran and its seconds: by end.json, else by what was written while it ran."""
+    """The phases that ran and their seconds, from end.json or else from events and metrics."""
     end = records.read(attempt.end, End)
     if end is not None:
         for each in end.phases:
@@ -86,7 +86,7 @@ def _phases(attempt: AttemptPaths) -> Iterator[tuple[str, float]]:
             yield OVERHEAD, end.overhead_s
         return
     events = _events(attempt.events)
-    last = max((_moment(time) for time in _last_words(attempt, events)), default=0.0)
+    last = max((_moment(time) for time in _last_times(attempt, events)), default=0.0)
     for number, event in enumerate(events):
         if event.event == "start":
             ends = [e.time for e in events[number:] if (e.event, e.phase) == ("end", event.phase)]
@@ -94,8 +94,8 @@ def _phases(attempt: AttemptPaths) -> Iterator[tuple[str, float]]:
             yield event.phase or "", max(0.0, until - _moment(event.time))
 
 
-def _last_words(attempt: AttemptPaths, events: Sequence[AttemptEvent]) -> Iterator[str]:
-    """When an attempt without an end was last heard of."""
+def _last_times(attempt: AttemptPaths, events: Sequence[AttemptEvent]) -> Iterator[str]:
+    """The times of the last activity of an attempt without end.json."""
     yield from (event.time for event in events[-1:])
     progress = records.read(attempt.progress, Progress)
     if progress is not None:
@@ -114,25 +114,25 @@ def _events(path: Path) -> list[AttemptEvent]:
 def _lost_s(
     attempt: AttemptPaths, phase: str, wall_s: float, rows: dict[int, list[metrics.Row]]
 ) -> float:
-    """The seconds of a phase that no later attempt built on."""
+    """The seconds of a phase whose output no later attempt used."""
     info = phases.find(phase)
     keeps = info.keeps if info is not None else "nothing"
     if phase == OVERHEAD or keeps == "samples" or fs.exists(attempt.done(phase)):
         return 0.0
     if keeps == "nothing":
         return wall_s
-    mine = [row for row in rows[attempt.number] if row.get("phase") == phase]
-    step = max([_resumed_at(attempt, rows), *_states(attempt)], default=0.0)
-    kept = [row for row in mine if _number(row.get("step")) <= step]
+    of_phase = [row for row in rows[attempt.number] if row.get("phase") == phase]
+    step = max([_resumed_at(attempt, rows), *_checkpoint_steps(attempt)], default=0.0)
+    kept = [row for row in of_phase if _number(row.get("step")) <= step]
     if not step or not kept:
         return wall_s
-    whole = _moment(str(mine[-1].get("time", ""))) - _moment(str(mine[0].get("time", "")))
-    useful = _moment(str(kept[-1].get("time", ""))) - _moment(str(mine[0].get("time", "")))
+    whole = _moment(str(of_phase[-1].get("time", ""))) - _moment(str(of_phase[0].get("time", "")))
+    useful = _moment(str(kept[-1].get("time", ""))) - _moment(str(of_phase[0].get("time", "")))
     return wall_s * (1 - useful / whole) if whole > 0 else 0.0
 
 
 def _resumed_at(attempt: AttemptPaths, rows: dict[int, list[metrics.Row]]) -> float:
-    """The furthest step of this attempt's that a later one resumed from; 0 where none did."""
+    """The highest step of this attempt that a later one resumed from; 0 if none did."""
     steps = [0.0]
     for number, later in rows.items():
         for row in later:
@@ -142,8 +142,8 @@ def _resumed_at(attempt: AttemptPaths, rows: dict[int, list[metrics.Row]]) -> fl
     return max(steps)
 
 
-def _states(attempt: AttemptPaths) -> Iterator[float]:
-    """The steps of resume states that still wait here to be taken up."""
+def _checkpoint_steps(attempt: AttemptPaths) -> Iterator[float]:
+    """The steps of the checkpoints that are still in this attempt."""
     for name in fs.list_names(attempt.checkpoints):
         checkpoint = CheckpointPaths.of(attempt.checkpoints / name)
         if checkpoint is not None:
@@ -155,7 +155,7 @@ def _number(value: object) -> float:
 
 
 def _moment(time: str) -> float:
-    """Seconds since 1970 of an ISO 8601 time; 0 for what is none."""
+    """Seconds since 1970 of an ISO 8601 time; 0 if it can't be parsed."""
     try:
         return datetime.fromisoformat(time).timestamp()
     except ValueError:

@@ -1,4 +1,4 @@
-"""Why attempts end, in words for people: one place, so that every screen says the same."""
+"""Texts for the reasons for which attempts end, shared by all commands and the web page."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ REASONS: dict[str, str] = {
     Reason.CANCELLED.value: "cancelled",
     Reason.SUCCEEDED.value: "succeeded",
 }
-# What is no loss needs no words beside the job's state.
+# Other reasons are not shown beside the job's state.
 LOSSES = REASONS.keys() - {Reason.CANCELLED.value, Reason.SUCCEEDED.value}
 _IN_A_ROW = (Reason.PREEMPTED.value, Reason.WALLTIME.value)
 
 
 def why(reason: str, count: int | None = None, limit: int | None = None) -> str:
-    """A reason in words, with what it has used up of its budget: `bad node (2 of 5)`.
+    """Describe a reason, with the used part of its retry budget: `bad node (2 of 5)`.
 
     Args:
         reason: a `Reason`'s value.
-        count: attempts that count against the budget; none are mentioned where it is 0 or None.
-        limit: the attempt at which the job ends; None for what is never counted.
+        count: attempts that count against the budget; 0 or None leaves the budget out.
+        limit: the count at which the job fails; None if there is no limit.
     """
-    words = REASONS.get(reason, reason)
+    text = REASONS.get(reason, reason)
     if not count or limit is None:
-        return words
+        return text
     row = " in a row without progress" if reason in _IN_A_ROW else ""
-    return f"{words} ({count} of {limit}{row})"
+    return f"{text} ({count} of {limit}{row})"

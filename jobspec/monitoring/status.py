@@ -1,7 +1,7 @@
-"""What `status` and `show` tell, as plain records: the queue's names first, files where they pay.
+"""What `status` and `show` print, as plain structs.
 
-Counting costs one listing a state. Files are read for the jobs that are shown, and of ended jobs
-only the newest are, so that ten thousand of them cost nothing.
+Counting jobs costs one listing per state. Files are read only for the jobs that are shown. Of ended
+jobs only the newest are shown, so ten thousand of them cost no more.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jobspec.records.base import Reason, State
 from jobspec.records.manifest import Manifest
 
 if TYPE_CHECKING:
-    from jobspec.queue.entries import Job
+    from jobspec.queue.job import Job
     from jobspec.queue.queue import Queue
     from jobspec.storage.layout import AttemptPaths
 
@@ -31,8 +31,8 @@ SCHEMA = 1
 SHOWN_FIRST = (State.RUNNING, State.PENDING, State.FAILED, State.SUCCEEDED, State.CANCELLED)
 
 
-class PastRow(msgspec.Struct, frozen=True, kw_only=True):
-    """An attempt that did not bring its job to its end, in `status --json`, and why it ended."""
+class EndedAttemptRow(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt in `status --json` that ended before the job did, and why."""
 
     attempt: int
     reason: str
@@ -43,10 +43,12 @@ class PastRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One job in `status --json`. Unknown is null; `progress` is the phase's share done, 0 to 1.
+    """One job in `status --json`. Unknown values are null.
 
-    `done` of `total` `unit`s are that share. `reason_count` of the attempts that `reason_limit`
-    allows have ended for this reason. `waits_for`: what a pending job needs and no live worker has.
+    Attributes:
+        progress: the finished fraction of the phase, 0 to 1: `done` of `total` `unit`s.
+        reason_count: attempts that ended for `reason`; the job fails at `reason_limit`.
+        waits_for: what a pending job needs that no live worker has.
     """
 
     job: str
@@ -69,14 +71,16 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     total: float | None = None
     unit: str | None = None
     waits_for: str | None = None
-    attempts: list[PastRow] = []
+    attempts: list[EndedAttemptRow] = []
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """`status --json`, field by field. `nothing_runs`: why, where jobs wait and none is claimed.
+    """The output of `status --json`.
 
-    `left_out`: jobs by state that the limit on rows left out of `jobs`; `aside`: why each host of
-    `quarantine` is there.
+    Attributes:
+        nothing_runs: why pending jobs are not claimed; null if that needs no explanation.
+        left_out: the number of jobs, by state, that are not in `jobs` because of the row limit.
+        quarantine_reasons: `aside` in JSON: why each host of `quarantine` is there.
     """
 
     schema: int = SCHEMA
@@ -87,7 +91,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     quarantine: list[str]
     nothing_runs: str | None = None
     left_out: dict[str, int] = {}
-    aside: dict[str, str] = {}
+    quarantine_reasons: dict[str, str] = msgspec.field(default_factory=dict[str, str], name="aside")
 
 
 class AttemptRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,7 +114,7 @@ class AttemptRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LossRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What one reason has used up of its budget; `limit` is null for what is never counted."""
+    """How much of the retry budget for a reason is used; `limit` is null if there is none."""
 
     reason: str
     count: int
@@ -118,7 +122,7 @@ class LossRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobReport(msgspec.Struct, frozen=True, kw_only=True):
-    """`show --json`: all that is known of one job. `manifest`: the newest attempt's provenance."""
+    """The output of `show --json`. `manifest` describes the newest attempt."""
 
     schema: int = SCHEMA
     job: JobRow
@@ -133,16 +137,16 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Selection:
-    """Which jobs are shown of how many: `hidden` counts those left out, by state."""
+    """The jobs to show; `hidden` counts the others by state."""
 
     jobs: list[Job]
     hidden: dict[State, int]
 
 
 def select(jobs: Sequence[Job], limit: int | None) -> Selection:
-    """The jobs to show: every running one, of each other state the `limit` most telling.
+    """Select the jobs to show: all running ones and at most `limit` of each other state.
 
-    Pending ones are the next to be claimed, ended ones the newest.
+    Pending jobs are chosen in claim order, ended ones newest first.
     """
     shown: list[Job] = []
     hidden: dict[State, int] = {}
@@ -158,7 +162,7 @@ def select(jobs: Sequence[Job], limit: int | None) -> Selection:
 
 
 def counts(jobs: Iterable[Job]) -> dict[str, int]:
-    """Jobs by state, every state named."""
+    """Count jobs by state; states without jobs count 0."""
     count = dict.fromkeys([state.value for state in State], 0)
     for job in jobs:
         count[job.state.value] += 1
@@ -166,34 +170,34 @@ def counts(jobs: Iterable[Job]) -> dict[str, int]:
 
 
 def status(queue: Queue, jobs: Sequence[Job], shown: Selection) -> Status:
-    """The queue as it is now.
+    """Describe the queue as it is now.
 
     Args:
         jobs: all jobs, for the counts.
-        shown: those to read files for.
+        shown: the jobs whose files are read.
     """
-    staff = workers.rows(queue)
-    aside = {host: mark.reason for host, mark in queue.quarantined().items()}
+    worker_rows = workers.rows(queue)
+    reasons = {host: mark.reason for host, mark in queue.quarantined().items()}
     return Status(
         root=str(queue.paths.root),
         counts=counts(jobs),
-        jobs=[job_row(job, staff) for job in shown.jobs],
-        workers=staff,
-        quarantine=list(aside),
-        nothing_runs=workers.why_nothing_runs(queue, jobs, staff, aside),
+        jobs=[job_row(job, worker_rows) for job in shown.jobs],
+        workers=worker_rows,
+        quarantine=list(reasons),
+        nothing_runs=workers.why_nothing_runs(queue, jobs, worker_rows, reasons),
         left_out={state.value: count for state, count in shown.hidden.items()},
-        aside=aside,
+        quarantine_reasons=reasons,
     )
 
 
-def job_row(job: Job, staff: Sequence[WorkerRow] = ()) -> JobRow:
-    """One job's line: its progress while it runs, its end or its scores afterwards."""
+def job_row(job: Job, worker_rows: Sequence[WorkerRow] = ()) -> JobRow:
+    """Describe one job: its progress while it runs, its scores or its end afterwards."""
     attempt = job.paths.attempt(job.attempt)
     progress = records.read(attempt.progress, Progress) if job.state is State.RUNNING else None
     end = records.read(attempt.end, End) if job.state in records.FINAL else None
     worker = job.worker or (end.worker if end else None) or None
-    hosts = {row.worker: row.host for row in staff if row.worker == worker}
-    able = [row for row in staff if row.alive]
+    hosts = {row.worker: row.host for row in worker_rows if row.worker == worker}
+    able = [row for row in worker_rows if row.alive]
     loss = _loss(job)
     return JobRow(
         job=job.id,
@@ -216,16 +220,16 @@ def job_row(job: Job, staff: Sequence[WorkerRow] = ()) -> JobRow:
         total=progress.total if progress else None,
         unit=progress.unit if progress else None,
         waits_for=workers.unmet_need(job, able) if job.state is State.PENDING else None,
-        attempts=_past(job),
+        attempts=_ended_attempts(job),
     )
 
 
-def job_report(job: Job, staff: Sequence[WorkerRow] = ()) -> JobReport:
-    """Everything the files say about one job."""
+def job_report(job: Job, worker_rows: Sequence[WorkerRow] = ()) -> JobReport:
+    """Describe one job with all its attempts."""
     from jobspec.records.metrics import attempts  # here, so that `status` need not load it
 
     return JobReport(
-        job=job_row(job, staff),
+        job=job_row(job, worker_rows),
         priority=job.priority,
         dir=str(job.paths.dir),
         attempts=[_attempt_row(attempt) for attempt in attempts(job.paths)],
@@ -237,7 +241,7 @@ def job_report(job: Job, staff: Sequence[WorkerRow] = ()) -> JobReport:
 
 
 def _manifest(job: Job) -> Manifest | None:
-    """The provenance of the newest attempt; None if it has not written any."""
+    """Read the manifest of the newest attempt; None if it has not written one."""
     try:
         return records.read(job.paths.attempt(job.attempt).manifest, Manifest)
     except OSError:
@@ -245,7 +249,7 @@ def _manifest(job: Job) -> Manifest | None:
 
 
 def result(job: Job) -> Result | None:
-    """What a succeeded job came to; None for others."""
+    """Read the result of a succeeded job; None for other jobs."""
     if job.state is not State.SUCCEEDED:
         return None
     return records.read(job.paths.attempt(job.attempt).result, Result)
@@ -265,32 +269,32 @@ def _fraction(progress: Progress | None) -> float | None:
 
 
 def _loss(job: Job) -> LossRow | None:
-    """What the reason that a job shows has used up; None where there is nothing to say of it."""
+    """The retry budget of the reason that is shown for a job; None if there is none."""
     if job.reason is None or job.reason in (Reason.SUCCEEDED, Reason.CANCELLED):
         return None
     return next((loss for loss in _losses(job) if loss.reason == job.reason.value), None)
 
 
 def _losses(job: Job) -> list[LossRow]:
-    """What was lost so far; the attempt that runs, succeeded or was cancelled is no loss."""
+    """The used retry budgets; a running, succeeded or cancelled attempt does not count."""
     lost = job.attempt if job.state is State.FAILED else job.attempt - 1
     try:
-        spent = retry_policy.retry_use(job.paths, lost)
+        used = retry_policy.retry_use(job.paths, lost)
     except OSError:
         return []
-    return [LossRow(reason=each.reason.value, count=each.count, limit=each.limit) for each in spent]
+    return [LossRow(reason=each.reason.value, count=each.count, limit=each.limit) for each in used]
 
 
-def _past(job: Job) -> list[PastRow]:
-    """The attempts before the one that runs, waits or succeeded; of a failed job, all."""
+def _ended_attempts(job: Job) -> list[EndedAttemptRow]:
+    """The attempts before the present one; all attempts of a failed job."""
     last = job.attempt if job.state is State.FAILED else job.attempt - 1
-    return [_past_row(job.paths.attempt(number)) for number in range(1, last + 1)]
+    return [_ended_attempt_row(job.paths.attempt(number)) for number in range(1, last + 1)]
 
 
-def _past_row(attempt: AttemptPaths) -> PastRow:
+def _ended_attempt_row(attempt: AttemptPaths) -> EndedAttemptRow:
     end = records.read(attempt.end, End) or End(reason=Reason.LOST)
     claim = None if end.host else records.read(attempt.claim, ClaimRecord)
-    return PastRow(
+    return EndedAttemptRow(
         attempt=attempt.number,
         reason=end.reason.value,
         phase=end.phase,
@@ -301,9 +305,9 @@ def _past_row(attempt: AttemptPaths) -> PastRow:
 
 
 def _metrics(job: Job, progress: Progress | None) -> dict[str, float | None]:
-    found = result(job)
-    if found is not None:
-        return found.metrics
+    finished = result(job)
+    if finished is not None:
+        return finished.metrics
     if progress is None:
         return {}
     newest = metrics.newest(job.paths.attempt(job.attempt), progress.phase)

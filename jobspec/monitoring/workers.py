@@ -1,4 +1,4 @@
-"""Who works, as one look can tell: rows for people and machines, and why nobody takes a job."""
+"""The workers as `status` shows them, and why no worker claims a pending job."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from jobspec.errors import JobspecError
 from jobspec.records.base import State
 
 if TYPE_CHECKING:
-    from jobspec.queue.entries import Job
+    from jobspec.queue.job import Job
     from jobspec.queue.queue import Queue
     from jobspec.queue.worker_registry import WorkerSeen
     from jobspec.spec.schema import ResourcesSpec
 
-_ASKED = 100  # pending jobs whose needs are compared with what the workers have
-_STALE_S = 180.0  # a working worker writes its record every minute
+_MAX_COMPARED = 100  # pending jobs whose needs are compared with the workers
+_STALE_S = 180.0  # a worker writes its record every minute
 
 
 class WorkerRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One worker in `status --json`. `age_s`: since it last wrote its record, by the two clocks.
+    """One worker in `status --json`.
 
-    `state` is `busy`, `idle`, `draining` or `silent`; `busy_frac` the share of its life so far in
-    which it held a job.
+    Attributes:
+        age_s: seconds since it wrote its record, by its clock and ours.
+        state: `busy`, `idle`, `draining` or `silent`.
+        busy_frac: the fraction of its lifetime during which it held a job.
     """
 
     worker: str
@@ -45,20 +47,20 @@ class WorkerRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def rows(queue: Queue) -> list[WorkerRow]:
-    """Everybody, live ones first."""
-    found = [_row(seen, queue.format.lease_s) for seen in queue.workers()]
-    return sorted(found, key=lambda row: (not row.alive, row.worker))
+    """List all workers, live ones first."""
+    every = [_row(seen, queue.format.lease_s) for seen in queue.workers()]
+    return sorted(every, key=lambda row: (not row.alive, row.worker))
 
 
 def why_nothing_runs(
-    queue: Queue, jobs: Sequence[Job], workers: Sequence[WorkerRow], aside: Mapping[str, str]
+    queue: Queue, jobs: Sequence[Job], workers: Sequence[WorkerRow], quarantined: Mapping[str, str]
 ) -> str | None:
-    """Why jobs wait and none is claimed; None where nothing needs explaining.
+    """Explain why pending jobs are not claimed; None if that needs no explanation.
 
     Args:
-        jobs: all of them.
-        workers: everybody, as `rows` tells.
-        aside: the hosts in quarantine, and why.
+        jobs: all jobs.
+        workers: all workers, from `rows`.
+        quarantined: the quarantined hosts, each with the reason.
     """
     pending = [job for job in jobs if job.state is State.PENDING]
     live = [worker for worker in workers if worker.alive]
@@ -69,22 +71,24 @@ def why_nothing_runs(
         return f"on hold{f': {held.reason}' if held.reason else ''} (`jobspec release` lifts it)"
     if not live:
         own = f"jobspec-worker --root {queue.paths.root}"
-        return f"no worker alive; start some: jobspec submit --array 0-3, or here: {own}"
+        return f"no worker is alive; start some with jobspec submit --array 0-3, or one here: {own}"
     if any(worker.job for worker in live) or any(job.state is State.RUNNING for job in jobs):
         return None
-    return _why_nobody_claims(pending, live, aside)
+    return _why_nobody_claims(pending, live, quarantined)
 
 
 def _why_nobody_claims(
-    pending: Sequence[Job], live: Sequence[WorkerRow], aside: Mapping[str, str]
+    pending: Sequence[Job], live: Sequence[WorkerRow], quarantined: Mapping[str, str]
 ) -> str | None:
-    """Why the first of the pending jobs is left by live workers that all idle."""
+    """Explain why live workers that are all idle do not claim the first pending jobs."""
     if all(worker.state == "draining" for worker in live):
-        return "every live worker is draining, and claims nothing more; start another"
-    if all(worker.host in aside for worker in live):
-        some = "; ".join(f"{host}: {aside[host]}" for host in sorted({w.host for w in live})[:3])
-        return f"every live worker's host is quarantined ({some})"
-    unmet = [unmet_need(job, live) for job in pending[:_ASKED]]
+        return "every live worker is draining and claims no more jobs; start another"
+    if all(worker.host in quarantined for worker in live):
+        examples = "; ".join(
+            f"{host}: {quarantined[host]}" for host in sorted({w.host for w in live})[:3]
+        )
+        return f"every live worker's host is quarantined ({examples})"
+    unmet = [unmet_need(job, live) for job in pending[:_MAX_COMPARED]]
     if all(unmet):
         return f"the next job {unmet[0]}"
     notes = sorted({worker.note for worker in live if worker.note})
@@ -93,20 +97,20 @@ def _why_nobody_claims(
 
 
 def unmet_need(job: Job, live: Sequence[WorkerRow]) -> str | None:
-    """What a pending job waits for that no live worker has: `waits for 4 GPUs, workers have 2`."""
+    """What a pending job needs that no live worker has: `waits for 4 GPUs, workers have 2`."""
     try:
         wanted = job.spec.resources
     except (JobspecError, OSError):
         return None
     if not live or any(_has(worker, wanted) for worker in live):
         return None
-    most = max(worker.gpus for worker in live)  # 0: it works on the CPU, with any number
+    most = max(worker.gpus for worker in live)  # 0: the worker uses the CPU, which fits any number
     if wanted.gpus is not None and wanted.gpus > most:
         same = all(worker.gpus == most for worker in live)
         return f"waits for {wanted.gpus} GPUs, workers have {'' if same else 'at most '}{most}"
     many = [worker for worker in live if wanted.gpus is None or worker.gpus >= wanted.gpus]
     memory = max((worker.gpu_memory_gib or 0.0 for worker in many), default=0.0)
-    return f"needs {wanted.gpu_memory_gib:g} GiB a GPU, workers' have {memory:g}"
+    return f"needs {wanted.gpu_memory_gib:g} GiB per GPU, workers have {memory:g}"
 
 
 def _has(worker: WorkerRow, wanted: ResourcesSpec) -> bool:
@@ -116,7 +120,7 @@ def _has(worker: WorkerRow, wanted: ResourcesSpec) -> bool:
 
 
 def age_s(then: str | None, now: datetime | None = None) -> float | None:
-    """Seconds since an ISO 8601 time; None for what is no time."""
+    """Seconds since an ISO 8601 time; None if it can't be parsed."""
     try:
         moment = datetime.fromisoformat(then or "")
     except ValueError:
@@ -126,34 +130,34 @@ def age_s(then: str | None, now: datetime | None = None) -> float | None:
 
 
 def _row(seen: WorkerSeen, lease_s: float) -> WorkerRow:
-    """A worker as one look can tell: a beat can be old, so its record must be young as well.
+    """Describe a worker after a single read. Its heartbeat may be old, so its record has to be new.
 
-    Only `reap`, which looks for a whole lease, judges anybody dead; this is for people to read.
+    This is for display only. Only `reap`, which watches for a whole lease, treats a worker as dead.
     """
-    facts, age = seen.record, age_s(seen.record.updated_at)
+    record, age = seen.record, age_s(seen.record.updated_at)
     fresh = age is None or age < max(_STALE_S, lease_s)
-    alive = seen.beating and fresh and seen.silent_s < lease_s
+    alive = seen.has_heartbeat and fresh and seen.silent_s < lease_s
     working = "busy" if seen.job else "idle"
     return WorkerRow(
         worker=seen.worker,
-        host=facts.host,
+        host=record.host,
         alive=alive,
         age_s=age,
         job=seen.job,
-        gpus=facts.gpus,
+        gpus=record.gpus,
         state="silent" if not alive else "draining" if seen.draining else working,
-        phase=facts.phase if seen.job else None,
-        slurm_cluster=facts.slurm_cluster,
-        slurm_job=facts.slurm_element or facts.slurm_job,
+        phase=record.phase if seen.job else None,
+        slurm_cluster=record.slurm_cluster,
+        slurm_job=record.slurm_element or record.slurm_job,
         busy_frac=_busy_frac(seen),
-        gpu_name=facts.gpu_name,
-        gpu_memory_gib=facts.gpu_memory_gib,
-        note=facts.note,
+        gpu_name=record.gpu_name,
+        gpu_memory_gib=record.gpu_memory_gib,
+        note=record.note,
     )
 
 
 def _busy_frac(seen: WorkerSeen) -> float | None:
-    born, wrote = age_s(seen.record.started_at), age_s(seen.record.updated_at)
-    if seen.record.busy_s is None or born is None or wrote is None or born <= wrote:
+    since_start_s, age = age_s(seen.record.started_at), age_s(seen.record.updated_at)
+    if seen.record.busy_s is None or since_start_s is None or age is None or since_start_s <= age:
         return None
-    return min(1.0, seen.record.busy_s / (born - wrote))
+    return min(1.0, seen.record.busy_s / (since_start_s - age))

@@ -1,4 +1,4 @@
-"""Who shall not claim: everybody (`hold`), a host (`quarantine`), a worker (`drain`)."""
+"""Keeps workers from claiming: all of them (`hold`), a host (`quarantine`), one (`drain`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _STAMP = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
 def hold(root: RootPaths, reason: str, by: str) -> None:
-    """Let nobody claim until `release`. A full disk may keep its words, but not the mark itself."""
+    """Stop all claims until `release`. On a full disk the hold works, but its reason is lost."""
     fs.touch(root.hold)
     with contextlib.suppress(DiskFull):
         fs.publish(root.hold, records.encode(Hold(reason=reason, by=by, at=records.utc_now())))
@@ -30,14 +30,14 @@ def release(root: RootPaths) -> None:
 
 
 def on_hold(root: RootPaths) -> Hold | None:
-    """Why nobody may claim; None where everybody may."""
+    """The hold with its reason; None if there is none."""
     if not fs.exists(root.hold):
         return None
     return read_record(root.hold, Hold) or Hold()
 
 
 def quarantine(root: RootPaths, host: str, *, reason: str, by: str, ttl_s: float) -> None:
-    """Set a host aside for `ttl_s` seconds."""
+    """Stop claims by workers on this host for `ttl_s` seconds."""
     now = datetime.now(UTC)
     mark = Quarantined(
         host=host,
@@ -50,7 +50,7 @@ def quarantine(root: RootPaths, host: str, *, reason: str, by: str, ttl_s: float
 
 
 def quarantined(root: RootPaths) -> dict[str, Quarantined]:
-    """The hosts set aside now. A mark that can't be read counts: somebody put it there."""
+    """Find all quarantined hosts. A file that can't be read counts as a quarantine too."""
     now = datetime.now(UTC).strftime(_STAMP)
     marks: dict[str, Quarantined] = {}
     for name in sorted(fs.list_names(root.quarantine)):
@@ -63,8 +63,8 @@ def quarantined(root: RootPaths) -> dict[str, Quarantined]:
     return marks
 
 
-def mark_on(root: RootPaths, host: str) -> Quarantined | None:
-    """This host's mark, if it is set aside now: one look, however many are."""
+def quarantine_of(root: RootPaths, host: str) -> Quarantined | None:
+    """This host's quarantine; None if it has none. Reads one file, however many hosts have one."""
     named = _HOST.fullmatch(host) is not None
     data = read_bytes(root.quarantined(host)) if named else None
     if data is None:
@@ -75,37 +75,39 @@ def mark_on(root: RootPaths, host: str) -> Quarantined | None:
 
 
 def clear(root: RootPaths, host: str) -> None:
-    """Let a host work again."""
+    """End a host's quarantine."""
     fs.remove(root.quarantined(_checked_host(host)))
 
 
 def drain(root: RootPaths, worker: str) -> None:
-    """Ask a worker to finish its job and claim nothing more."""
+    """Ask a worker to finish its job and to claim no other."""
     fs.touch(root.workers / f"{checked_worker(worker)}.drain")
 
 
 def is_draining(root: RootPaths, worker: str) -> bool:
-    """Whether somebody asked this worker to drain."""
+    """Whether this worker was asked to drain."""
     return fs.exists(root.workers / f"{checked_worker(worker)}.drain")
 
 
 def checked_worker(worker: str) -> str:
-    """The worker's id, once it is sure to be one file name part. Raises JobspecError."""
+    """Return the worker's id if it is safe in a file name. Raises JobspecError."""
     if WORKER_PATTERN.fullmatch(worker) is None:
         raise JobspecError(
-            f"`{worker}` is no worker id", hint="1 to 80 of the letters a-z, digits and `-`"
+            f"`{worker}` is not a worker id", hint="use 1 to 80 of the letters a-z, digits and `-`"
         )
     return worker
 
 
 def checked_job(job: str) -> str:
-    """The job's id, once it is sure to be one file name part. Raises JobspecError."""
+    """Return the job's id if it is safe in a file name. Raises JobspecError."""
     if JOB_PATTERN.fullmatch(job) is None:
-        raise JobspecError(f"`{job}` is no job id", hint="`jobspec status` lists them")
+        raise JobspecError(f"`{job}` is not a job id", hint="`jobspec status` lists them")
     return job
 
 
 def _checked_host(host: str) -> str:
     if _HOST.fullmatch(host) is None:
-        raise JobspecError(f"`{host}` is no host name", hint="letters, digits, `.`, `_` and `-`")
+        raise JobspecError(
+            f"`{host}` is not a host name", hint="use letters, digits, `.`, `_` and `-`"
+        )
     return host

@@ -1,4 +1,4 @@
-"""Which pending entries a worker tries to claim, in which order, without asking the disk twice."""
+"""Chooses the pending entries that a worker tries to claim, and reads each file at most once."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jobspec.errors import RootError, SpecError
-from jobspec.queue.entries import Entry, answers_to, list_state, parse, read_bytes
+from jobspec.queue.entries import Entry, list_state, matches_id, parse, read_bytes
 from jobspec.records.base import State
 from jobspec.spec import parsing
 from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import RootPaths, Ticket
 
-_FIRST_FEW = 8
-# A listing longer than this, no older than an idle worker's shortest wait, serves several claims:
-# by itself it costs more than one. Many misses on it say that others are at work, so it is stale.
-_LONG, _REUSED_S, _MOST_MISSES = 256, 2.0, 32
-# Errors that say something of one entry, not of the filesystem: a link, a directory, no permission.
-# One such name must not keep a worker from all the others.
-_OF_ONE_FILE = (errno.ELOOP, errno.EISDIR, errno.EACCES, errno.EPERM)
+_FIRST_WINDOW = 8
+# A listing of more than _LONG names costs more than a claim, so it is reused for _REUSED_S, the
+# shortest wait of an idle worker. Many misses show that other workers made it stale.
+_LONG, _REUSED_S, _MAX_MISSES = 256, 2.0, 32
+# Errors caused by one entry (a link, a directory, no permission) rather than by the filesystem.
+# Such an entry is skipped, so that it does not keep a worker from all others.
+_ENTRY_ERRORS = (errno.ELOOP, errno.EISDIR, errno.EACCES, errno.EPERM)
 
 
 class Candidates:
-    """Remembers specs and refusals by entry name, so that a poll is one listing.
+    """Remembers specs and unsuitable entries by name, so that a poll costs one listing.
 
     Args:
         root: the root.
@@ -38,18 +38,21 @@ class Candidates:
         self._root = root
         self._owned = owned
         self._clock = clock
-        self._left: list[str] = []  # of the last long listing: in claim order, not yet tried
+        self._left: list[str] = []  # the untried rest of the last long listing, in claim order
         self._listed_at = 0.0
         self._specs: dict[str, JobSpec] = {}
         self._unfit: set[str] = set()
         self._notes: dict[str, str] = {}
-        self._read: tuple[str, bytes] = "", b""  # the last good ticket: name and bytes
+        self._read: tuple[str, bytes] = (
+            "",
+            b"",
+        )  # name and bytes of the last valid ticket
 
     @property
     def notes(self) -> dict[str, str]:
-        """Why entries were passed over that only another version or user can do, by job."""
-        found = {parse(State.PENDING, name): note for name, note in self._notes.items()}
-        return {entry.ticket.job: note for entry, note in found.items() if entry is not None}
+        """Jobs that only another version or another user can run, each with the reason."""
+        notes = {parse(State.PENDING, name): note for name, note in self._notes.items()}
+        return {entry.ticket.job: note for entry, note in notes.items() if entry is not None}
 
     def candidates(
         self,
@@ -58,61 +61,60 @@ class Candidates:
         *,
         reuse: bool = False,
     ) -> Iterator[Entry]:
-        """Pending entries that fit, in claim order but for a random start among the first few.
+        """Yield pending entries that fit, in claim order with a random start among the first few.
 
-        With `reuse`, what is left of a long listing made just before comes first, so that claims in
-        a deep queue don't list it each; what was enqueued meanwhile may come after it. Where that
-        gives nothing the directory is listed anew.
+        With `reuse`, the untried rest of a recent long listing comes first, so that not every claim
+        in a deep queue has to list it. Jobs enqueued since then may come later. If the rest yields
+        nothing, the directory is listed again.
         """
         self._read = "", b""
         if reuse and self._clock() - self._listed_at < _REUSED_S:
-            yield from itertools.islice(self._offer(self._left, fits, now), _MOST_MISSES)
+            yield from itertools.islice(self._untried(self._left, fits, now), _MAX_MISSES)
         began = self._clock()
         names = set(list_state(self._root, State.PENDING))
         self._forget_all_but(names)
         left = sorted(names - self._unfit)
         if reuse:
             self._left, self._listed_at = (left if len(names) > _LONG else []), began
-        yield from self._offer(left, fits, now)
+        yield from self._untried(left, fits, now)
 
-    def _offer(
+    def _untried(
         self, left: list[str], fits: Callable[[JobSpec], bool], now: Callable[[Ticket], bool]
     ) -> Iterator[Entry]:
-        """The entries to try, each taken out of `left` as it is offered; who is not to be taken now
-        stays.
+        """Yield the entries to try and remove them from `left`; entries to claim later stay in it.
 
-        RACE: many idle workers see the same list; were all to begin at its head, each would lose to
-        all the others. Who asks for another has lost one, and chooses among twice as many.
+        RACE: many idle workers see the same list. If all started at its head, each would lose to
+        all others. A worker that lost the race doubles the window it picks from.
         """
-        size, stay = _FIRST_FEW, set[str]()
-        while group := [name for name in left[: size + len(stay)] if name not in stay]:
-            group = [name for name in group if name[:3] == group[0][:3]]
-            size *= 2
-            start = random.randrange(len(group))
-            for name in group[start:] + group[:start]:
+        window, postponed = _FIRST_WINDOW, set[str]()
+        while names := [name for name in left[: window + len(postponed)] if name not in postponed]:
+            names = [name for name in names if name[:3] == names[0][:3]]
+            window *= 2
+            start = random.randrange(len(names))
+            for name in names[start:] + names[:start]:
                 entry = parse(State.PENDING, name)
-                suits = entry is not None and self._suits(entry, fits)
-                if entry is not None and suits and not now(entry.ticket):
-                    stay.add(name)
+                suitable = entry is not None and self._suits(entry, fits)
+                if entry is not None and suitable and not now(entry.ticket):
+                    postponed.add(name)
                     continue
                 del left[bisect_left(left, name)]
-                if entry is not None and suits:
+                if entry is not None and suitable:
                     yield entry
                     break
 
-    def just_read(self, entry: Entry) -> bytes | None:
-        """The ticket's bytes, if it was read, and good, since `candidates` was last called."""
+    def recently_read(self, entry: Entry) -> bytes | None:
+        """The ticket's bytes, if they were read and valid since `candidates` was last called."""
         name, data = self._read
         return data if name == entry.name else None
 
     def spec(self, entry: Entry, data: bytes) -> JobSpec:
-        """The spec, decoded at most once."""
+        """Decode the spec, or return the one decoded before."""
         return self._specs.get(entry.ticket.name) or parsing.decode(data)
 
     def _suits(self, entry: Entry, fits: Callable[[JobSpec], bool]) -> bool:
         spec = self._spec_of(entry)
         if spec is None:
-            return entry.name not in self._unfit  # damaged: whoever claims it heals or ends it
+            return entry.name not in self._unfit  # damaged: the claim repairs or ends it
         if fits(spec):
             return True
         self._unfit.add(entry.name)
@@ -121,7 +123,7 @@ class Candidates:
     def _spec_of(self, entry: Entry) -> JobSpec | None:
         if entry.name not in self._specs:
             try:
-                data = self._good_bytes(entry)
+                data = self._read_spec(entry)
                 if data is None:
                     return None
                 self._specs[entry.name] = parsing.decode(data)
@@ -130,23 +132,23 @@ class Candidates:
                 self._notes[entry.name] = f"left pending: {error}"
                 return None
             except OSError as error:
-                if error.errno not in _OF_ONE_FILE:
+                if error.errno not in _ENTRY_ERRORS:
                     raise
                 self._unfit.add(entry.name)
                 self._notes[entry.name] = f"left pending: {entry.name}: {error.strerror}"
                 return None
         return self._specs[entry.name]
 
-    def _good_bytes(self, entry: Entry) -> bytes | None:
-        data = self._ours(entry, entry.path(self._root))
+    def _read_spec(self, entry: Entry) -> bytes | None:
+        data = self._read_valid(entry, entry.path(self._root))
         if data is not None:
             self._read = entry.name, data
             return data
-        return self._ours(entry, self._root.job(entry.ticket.job).spec)
+        return self._read_valid(entry, self._root.job(entry.ticket.job).spec)
 
-    def _ours(self, entry: Entry, path: Path) -> bytes | None:
+    def _read_valid(self, entry: Entry, path: Path) -> bytes | None:
         data = read_bytes(path, owned=self._owned)
-        return data if data is not None and answers_to(entry.ticket.job, data) else None
+        return data if data is not None and matches_id(entry.ticket.job, data) else None
 
     def _forget_all_but(self, names: set[str]) -> None:
         self._unfit &= names

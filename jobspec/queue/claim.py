@@ -1,7 +1,8 @@
-"""A claim: one worker's hold on one attempt of a job, and the fence around it.
+"""A claim: the exclusive right of one worker to run one attempt of a job.
 
-The claim is the entry `queue/running/<ticket>.<worker>.json`. Its holder gives it up by renaming
-it, which fails once somebody else has renamed it: that is the fence, and there is no other.
+The claim is the entry `queue/running/<ticket>.<worker>.json`. A worker ends its claim by renaming
+that file. The rename fails if somebody else has renamed the file before, for example because the
+worker was silent for a lease. This fences off workers that lost their claim.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import msgspec
 
 from jobspec.errors import ClaimLost
 from jobspec.queue import links, retry_policy
-from jobspec.queue.entries import Entry, following, read_record
+from jobspec.queue.entries import Entry, next_entry, read_record
 from jobspec.records import base as records
 from jobspec.records.attempt import End, Result
 from jobspec.records.base import Reason, State
@@ -25,17 +26,17 @@ from jobspec.spec.schema import JobSpec
 from jobspec.storage import fs, tempfiles
 from jobspec.storage.layout import AttemptPaths, RootPaths
 
-Verdict = Literal["succeeded", "failed", "cancelled"]
+FinalState = Literal["succeeded", "failed", "cancelled"]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One attempt of one job, held by this process until it commits or is fenced."""
+    """One attempt of one job, held by this process until it ends the claim or loses it."""
 
     entry: Entry
     root: RootPaths
     spec: JobSpec
-    _tried: set[str] = field(default_factory=set[str], compare=False, repr=False)
+    _attempted_moves: set[str] = field(default_factory=set[str], compare=False, repr=False)
 
     @property
     def job(self) -> str:
@@ -51,80 +52,80 @@ class Claim:
 
     @cached_property
     def dir(self) -> AttemptPaths:
-        """Where this attempt writes; the only place where it may."""
+        """The only directory that this attempt may write to."""
         return self.root.job(self.job).attempt(self.attempt)
 
     def held(self) -> bool | None:
-        """Whether the claim is still there.
+        """Whether this process still holds the claim.
 
         Returns:
-            True; False if it is gone for sure; None if nobody can tell (the filesystem doesn't
-            answer): then publish nothing, go on, look again.
+            True; False if the claim is certainly lost; None if that is unknown because the
+            filesystem does not answer: then publish nothing, carry on and check again.
         """
         try:
-            # A listing can miss a name while others move, and a lookup alone can be answered from
-            # a cache; what neither shows is gone.
+            # RACE: a listing can miss a name while other names move, and a lookup can be answered
+            # from a cache. The claim is lost only if both miss it.
             return self._is_listed() or fs.exists(self._path) or self._is_listed()
         except OSError:
             return None
 
     def end(self, end: End) -> None:
-        """Write down why this attempt ends. Comes before the commit. Raises DiskFull, OSError."""
+        """Write `end.json`, which has to happen before the commit. Raises DiskFull, OSError."""
         self._publish({self.dir.END: records.encode(end)})
 
     def finish(
         self,
-        state: State | Verdict,
+        state: State | FinalState,
         result: Result | Mapping[str, Any] | None = None,
         end: End | None = None,
     ) -> None:
-        """Commit a verdict: result and end are complete in the attempt, then the claim is moved.
+        """Commit the final state: publish `result.json` and `end.json`, then move the claim.
 
-        May be called again after an OSError: what is done already is not done twice.
+        May be called again after an OSError; finished steps are not repeated.
 
         Args:
             state: `succeeded`, `failed` or `cancelled`.
-            result: published as result.json first.
-            end: published as end.json; by default one is written where there is none.
+            result: published as result.json.
+            end: published as end.json; by default one is written if there is none.
 
         Raises:
             ClaimLost: the claim was reaped or cancelled; nothing has changed.
-            OSError: unknown whether the commit happened; call again.
+            OSError: it is not known whether the commit happened; call again.
             DiskFull: nothing has changed.
         """
         target = State(state)
         final = Entry(target, self.entry.ticket)
         self._check_held(final)
-        words: dict[str, bytes] = {}
+        files: dict[str, bytes] = {}
         if result is not None:
-            words[self.dir.RESULT] = _encode_result(self, result)
-        if end is None and not self._left_word():
-            end = self._word(Reason(target.value))
+            files[self.dir.RESULT] = _encode_result(self, result)
+        if end is None and not self._has_end():
+            end = self._new_end(Reason(target.value))
         if end is not None:
-            words[self.dir.END] = records.encode(end)
-        if words:
-            self._publish(words)
+            files[self.dir.END] = records.encode(end)
+        if files:
+            self._publish(files)
         self._move(final)
         if target is State.SUCCEEDED:
-            # Derived, so anybody can remake it: its failure must not look like the commit's.
+            # Links can be remade at any time, so their failure must not look like a failed commit.
             with contextlib.suppress(OSError):
-                links.publish(self.root, final, known=words)
+                links.publish(self.root, final, known=files)
 
     def requeue(self, reason: Reason | str) -> State:
-        """Give the job back, or end it if its budget for this reason is used up.
+        """Return the job to the queue, or fail it if its retry budget for `reason` is used up.
 
         Returns:
-            PENDING (as the next attempt) or FAILED.
+            PENDING, as the next attempt, or FAILED.
 
         Raises:
             ClaimLost, OSError, DiskFull: as for `finish`.
         """
         why = Reason(reason)
         state = retry_policy.next_state(self.root.job(self.job), self.attempt, why)
-        target = following(self.entry, state)
+        target = next_entry(self.entry, state)
         self._check_held(target)
-        if not self._left_word():
-            self.end(self._word(why))
+        if not self._has_end():
+            self.end(self._new_end(why))
         self._move(target)
         return state
 
@@ -138,41 +139,44 @@ class Claim:
     def _publish(self, files: Mapping[str, bytes]) -> None:
         try:
             fs.publish_together(self.dir.dir, files)
-        except FileNotFoundError:  # a scratch purge took the directory while the job ran
+        except FileNotFoundError:  # a scratch purge deleted the directory while the job ran
             fs.make_dir(self.dir.dir)
             fs.publish_together(self.dir.dir, files)
 
     def _check_held(self, target: Entry) -> None:
-        """Let one that was fenced long ago leave no word, which would read as its attempt's end.
+        """Raise ClaimLost before anything is written if the claim is lost.
 
-        An earlier try, or a reaper that took it at its word, may have made the very same move.
+        Otherwise the late `end.json` would be read as the reason for which the attempt ended. It is
+        no loss if the entry was moved to `target` already, by an earlier try or by a reaper that
+        read this attempt's `end.json`.
         """
         if self.held() is not False:
             return
-        made = target.name in fs.list_dir(self.root.state(target.state))
-        if not made or (target.state is State.PENDING and target.name not in self._tried):
+        moved = target.name in fs.list_dir(self.root.state(target.state))
+        ours = target.state is not State.PENDING or target.name in self._attempted_moves
+        if not moved or not ours:
             raise self._lost()
 
     def _lost(self) -> ClaimLost:
         return ClaimLost(
-            f"attempt {self.attempt} of `{self.job}` was taken away from `{self.worker}`",
-            hint="it was reaped after a silence, or cancelled; what it wrote is ignored",
+            f"attempt {self.attempt} of `{self.job}` no longer belongs to `{self.worker}`",
+            hint="it was reaped for missing heartbeats, or cancelled; its later output is ignored",
         )
 
-    def _left_word(self) -> bool:
+    def _has_end(self) -> bool:
         return read_record(self.dir.end, End) is not None
 
-    def _word(self, reason: Reason) -> End:
+    def _new_end(self, reason: Reason) -> End:
         now = records.utc_now()
         return End(reason=reason, worker=self.worker, host=tempfiles.host(), ended_at=now)
 
     def _move(self, target: Entry) -> None:
-        self._tried.add(target.name)
+        self._attempted_moves.add(target.name)
         if not fs.move_once(self._path, target.path(self.root)):
-            # RACE: an ENOENT proves little on a network filesystem. Gone is what a listing of
-            # `running/` lacks; done is what a listing of the target's directory has.
+            # RACE: on a network filesystem ENOENT can be a lost reply. The listings decide: the
+            # claim is lost if `running/` lacks it, moved if the target's directory has it.
             if self._is_listed():
-                raise OSError(f"the claim on `{self.job}` is there but can't be moved")
+                raise OSError(f"the claim on `{self.job}` exists but can't be moved")
             if target.name not in fs.list_dir(self.root.state(target.state)):
                 raise self._lost()
         fs.sync_dir(self.root.state(target.state))

@@ -1,8 +1,9 @@
-"""Enqueue: a spec becomes a job, once, whoever and however many try.
+"""Turns a spec into a job, exactly once, even if several processes enqueue it at the same time.
 
-The job's directory is staged whole and renamed to `jobs/<job>/`, which only one can do; then its
-ticket is renamed into `queue/pending/`. Whoever finds the ticket still lying there finishes that
-second step, and makes the same name, since the name follows from enqueue.json.
+The job's directory is written under a temporary name and renamed to `jobs/<job>/`, which only one
+process can do. Its ticket is then renamed into `queue/pending/`. A process that finds the ticket
+still in the job's directory finishes that second step. Every process computes the same name for the
+ticket, because it follows from enqueue.json.
 """
 
 from __future__ import annotations
@@ -28,50 +29,51 @@ _UNKNOWN_STAMP = "19700101T000000000000Z"
 
 
 def publish(root: RootPaths, spec: JobSpec, priority: int) -> tuple[str, Ticket | None]:
-    """Make the job and its pending entry.
+    """Create the job and its pending entry.
 
     Returns:
-        The job's id, and its entry's name; None if the job was there already.
+        The job's id and the name of its entry; None instead of the name if the job existed.
 
     Raises:
-        DiskFull: nothing is left behind.
+        DiskFull: no files are left behind.
     """
     check_priority(priority)
     data = canonical(spec)
     job = root.job(job_id(spec.name, data))
-    ticket = None if fs.exists(job.dir) else _place(root, job, data, priority)
+    ticket = None if fs.exists(job.dir) else _create_job(root, job, data, priority)
     if ticket is not None:
         fs.move_once(job.ticket, _pending(root, ticket))
     elif not move_ticket(root, job):
         return job.job, None
-    # In any order: a claim makes the directory of an entry without one, `fsck` the entry of a
-    # directory without one.
+    # The order does not matter after a crash: a claim restores a missing job directory, `fsck` a
+    # missing entry.
     fs.sync_dirs(root.jobs, root.state(State.PENDING))
     return job.job, ticket
 
 
 def move_ticket(root: RootPaths, job: JobPaths) -> bool:
-    """Finish a publication: the ticket out of the job's directory into `pending/`, unsynced."""
+    """Move the ticket from the job's directory to `pending/`, without syncing the directories."""
     return fs.exists(job.ticket) and fs.move_once(job.ticket, _pending(root, ticket_of(job)))
 
 
 def ticket_of(job: JobPaths, attempt: int = 1) -> Ticket:
-    """The entry's name as enqueue.json has it; the same for everybody, even where that is gone."""
-    return _named(job, read_record(job.enqueue, Enqueued) or Enqueued(), attempt)
+    """Make the entry's name from enqueue.json. Without that file it is still the same for all."""
+    return _ticket(job, read_record(job.enqueue, Enqueued) or Enqueued(), attempt)
 
 
-def _named(job: JobPaths, facts: Enqueued, attempt: int = 1) -> Ticket:
-    stamp = re.sub(r"[-:.]", "", facts.enqueued_at)
-    priority = min(max(facts.priority, 0), MAX_PRIORITY)
+def _ticket(job: JobPaths, enqueued: Enqueued, attempt: int = 1) -> Ticket:
+    stamp = re.sub(r"[-:.]", "", enqueued.enqueued_at)
+    priority = min(max(enqueued.priority, 0), MAX_PRIORITY)
     stamp = stamp if _STAMP.fullmatch(stamp) else _UNKNOWN_STAMP
     return Ticket(MAX_PRIORITY - priority, stamp, job.job, attempt)
 
 
 def check_priority(priority: int) -> None:
-    """Raises JobspecError for a priority that no name can hold."""
+    """Raise JobspecError if the priority does not fit into an entry's name."""
     if not 0 <= priority <= MAX_PRIORITY:
         raise JobspecError(
-            f"priority `{priority}` is out of range", hint=f"give 0 to {MAX_PRIORITY}; 50 is usual"
+            f"priority `{priority}` is out of range",
+            hint=f"give 0 to {MAX_PRIORITY}; the default is 50",
         )
 
 
@@ -79,22 +81,22 @@ def _pending(root: RootPaths, ticket: Ticket) -> Path:
     return root.state(State.PENDING) / ticket.name
 
 
-def _place(root: RootPaths, job: JobPaths, data: bytes, priority: int) -> Ticket | None:
-    """Make the job's directory; its entry's name, or None where another was quicker."""
-    facts = Enqueued(
+def _create_job(root: RootPaths, job: JobPaths, data: bytes, priority: int) -> Ticket | None:
+    """Create the job's directory. Returns its entry's name; None if another process was first."""
+    enqueued = Enqueued(
         enqueued_at=records.utc_now(), priority=priority, user=_user(), host=tempfiles.host()
     )
     files = {
         job.spec.name: (data, 0o444),
-        job.enqueue.name: (records.encode(facts), 0o644),
+        job.enqueue.name: (records.encode(enqueued), 0o644),
         job.ticket.name: (data, 0o644),
     }
-    # Beside `jobs/`, not in it: there every name is a job's.
-    with fs.staged_dir(root.root / job.job, files) as staged:
-        return _named(job, facts) if fs.place_dir(staged, job.dir) else None
+    # Staged outside `jobs/`, where every name is the id of a job.
+    with fs.staged_dir(root.root / job.job, files) as staging:
+        return _ticket(job, enqueued) if fs.place_dir(staging, job.dir) else None
 
 
-@cache  # the user database may be a file, or a server
+@cache  # the lookup may ask a server
 def _user() -> str:
     try:
         return getpass.getuser()

@@ -1,7 +1,8 @@
-"""`fsck`: give back their queue entries to jobs that have none, and sweep what the dead left.
+"""`fsck`: restores missing queue entries and deletes temporary files of dead processes.
 
-Entries can be lost by a crash between the two steps of an enqueue, and by a scratch purge. Several
-may repair at once while others work: each step is a rename that only one can win.
+An entry is missing after a crash between the two steps of an enqueue, or after a scratch purge.
+Several processes may repair the queue at the same time while workers run, because each step is a
+rename that only one process can win.
 """
 
 from __future__ import annotations
@@ -9,19 +10,28 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from jobspec.queue import enqueue
-from jobspec.queue.entries import Entry, answers_to, in_state, read_bytes, read_record, scan
+from jobspec.queue.entries import Entry, in_state, matches_id, read_bytes, read_record, scan
 from jobspec.records.attempt import End, Result
 from jobspec.records.base import Reason, State, encode, utc_now
 from jobspec.records.queue_files import Enqueued
 from jobspec.storage import fs, tempfiles
 from jobspec.storage.layout import JOB_PATTERN, AttemptPaths, JobPaths, RootPaths
 
-_REBUILT = f"{JobPaths.REBUILT}."
+_REBUILT_PREFIX = f"{JobPaths.REBUILT}."
 
 
 @dataclass(frozen=True)
 class Repairs:
-    """What `fsck` did, as job ids and names; empty lists where all was well."""
+    """What `fsck` did.
+
+    Attributes:
+        completed: jobs whose interrupted enqueue was finished.
+        rebuilt: jobs whose missing entry was made again.
+        restored: jobs whose missing directory was made again from the entry.
+        superseded: names of deleted entries of earlier attempts.
+        swept: deleted temporary files.
+        hopeless: jobs that can't be repaired, because their spec is lost.
+    """
 
     completed: list[str] = field(default_factory=list[str])
     rebuilt: list[str] = field(default_factory=list[str])
@@ -32,16 +42,16 @@ class Repairs:
 
 
 def fsck(root: RootPaths) -> Repairs:
-    """Repair the whole queue. Safe at any time, by any number at once, beside running workers."""
+    """Repair the whole queue. Safe at any time, also while workers and other repairs run."""
     repairs = Repairs()
     jobs = {name for name in fs.list_names(root.jobs) if JOB_PATTERN.fullmatch(name)}
-    # RACE: what a job's own directory shows is read before the entries. Had its ticket left that
-    # directory by then, the entry must be seen after it, or is truly lost.
+    # RACE: a job's directory is read before the entries. If its ticket has already left the
+    # directory by then, the scan must see the entry, unless it is really lost.
     plans = {job: _plan(root.job(job)) for job in sorted(jobs - scan(root).keys())}
     entries = scan(root)
     for job, plan in plans.items():
         if job not in entries:
-            _carry_out(root, root.job(job), plan, repairs)
+            _repair(root, root.job(job), plan, repairs)
     for job in sorted(entries.keys() - jobs):
         _restore(root, entries[job], repairs)
     _drop_superseded(root, entries, repairs)
@@ -50,46 +60,46 @@ def fsck(root: RootPaths) -> Repairs:
 
 
 def repair_job(root: RootPaths, job: str) -> Entry | None:
-    """`fsck` for one job that is thought to have no entry; the entry it has then."""
+    """Repair one job that seems to have no entry. Returns the entry that it has afterwards."""
     plan = _plan(root.job(job))
     if job not in scan(root):
-        _carry_out(root, root.job(job), plan, Repairs())
+        _repair(root, root.job(job), plan, Repairs())
     return scan(root).get(job)
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _RepairPlan:
     has_ticket: bool
-    waiting: int | None  # a rebuilt attempt whose ticket was not moved yet
-    highest: int
-    following: int
+    unfinished: int | None  # a rebuilt attempt whose ticket has not been moved yet
+    last_attempt: int
+    next_attempt: int
 
 
-def _plan(job: JobPaths) -> _Plan:
+def _plan(job: JobPaths) -> _RepairPlan:
     names = fs.list_names(job.dir)
     attempts = [int(name) for name in fs.list_names(job.attempts) if name.isdecimal()]
     rebuilt = [
-        int(name.removeprefix(_REBUILT))
+        int(name.removeprefix(_REBUILT_PREFIX))
         for name in names
-        if name.startswith(_REBUILT) and name.removeprefix(_REBUILT).isdecimal()
+        if name.startswith(_REBUILT_PREFIX) and name.removeprefix(_REBUILT_PREFIX).isdecimal()
     ]
-    waiting = [n for n in rebuilt if fs.exists(job.rebuilt(n) / job.ticket.name)]
-    return _Plan(
+    unfinished = [n for n in rebuilt if fs.exists(job.rebuilt(n) / job.ticket.name)]
+    return _RepairPlan(
         has_ticket=job.ticket.name in names,
-        waiting=max(waiting, default=None),
-        highest=max(attempts, default=0),
-        following=max([*attempts, *rebuilt], default=0) + 1,
+        unfinished=max(unfinished, default=None),
+        last_attempt=max(attempts, default=0),
+        next_attempt=max([*attempts, *rebuilt], default=0) + 1,
     )
 
 
-def _carry_out(root: RootPaths, job: JobPaths, plan: _Plan, repairs: Repairs) -> None:
+def _repair(root: RootPaths, job: JobPaths, plan: _RepairPlan, repairs: Repairs) -> None:
     if plan.has_ticket:
         enqueue.move_ticket(root, job)
         fs.sync_dir(root.state(State.PENDING))
         repairs.completed.append(job.job)
         return
     spec = read_bytes(job.spec)
-    if spec is None or not answers_to(job.job, spec):
+    if spec is None or not matches_id(job.job, spec):
         repairs.hopeless.append(job.job)
         return
     state, attempt = _destination(job, plan)
@@ -97,18 +107,18 @@ def _carry_out(root: RootPaths, job: JobPaths, plan: _Plan, repairs: Repairs) ->
         repairs.rebuilt.append(job.job)
 
 
-def _destination(job: JobPaths, plan: _Plan) -> tuple[State, int]:
-    if plan.waiting is not None:
-        return State.PENDING, plan.waiting
-    if plan.highest and plan.highest + 1 == plan.following:
-        verdict = _verdict(job.attempt(plan.highest))
-        if verdict is not None:
-            return verdict, plan.highest
-    return State.PENDING, plan.following
+def _destination(job: JobPaths, plan: _RepairPlan) -> tuple[State, int]:
+    if plan.unfinished is not None:
+        return State.PENDING, plan.unfinished
+    if plan.last_attempt and plan.last_attempt + 1 == plan.next_attempt:
+        final = _final_state(job.attempt(plan.last_attempt))
+        if final is not None:
+            return final, plan.last_attempt
+    return State.PENDING, plan.next_attempt
 
 
-def _verdict(attempt: AttemptPaths) -> State | None:
-    """The final state that an attempt's own word stands for; None if it is to be done again."""
+def _final_state(attempt: AttemptPaths) -> State | None:
+    """The final state that the attempt's end.json stands for; None if the job must run again."""
     end = read_record(attempt.end, End)
     if end is None or fs.exists(attempt.retry):
         return None
@@ -121,12 +131,12 @@ def _verdict(attempt: AttemptPaths) -> State | None:
 
 def _rebuild(root: RootPaths, job: JobPaths, entry: Entry, spec: bytes) -> bool:
     target = entry.path(root)
-    if entry.state is not State.PENDING:  # final: writing the same bytes twice is the same entry
+    if entry.state is not State.PENDING:  # writing it twice does no harm
         fs.publish(target, spec)
         return True
-    # RACE: two repairs must make one entry, though a worker may have claimed it in between. The
-    # directory can be made once, so the one ticket in it can be moved once.
-    place = job.rebuilt(entry.ticket.attempt)
+    # RACE: two repairs must make one entry only, even if a worker claims it in between. The
+    # directory can be made only once, so the single ticket in it can be moved only once.
+    rebuilt_dir = job.rebuilt(entry.ticket.attempt)
     files = {
         f"{JobPaths.REBUILT}.json": (
             encode(Enqueued(enqueued_at=utc_now(), host=tempfiles.host())),
@@ -134,33 +144,34 @@ def _rebuild(root: RootPaths, job: JobPaths, entry: Entry, spec: bytes) -> bool:
         ),
         job.ticket.name: (spec, 0o644),
     }
-    if not fs.exists(place):
-        with fs.staged_dir(place, files) as staged:
-            fs.place_dir(staged, place)
+    if not fs.exists(rebuilt_dir):
+        with fs.staged_dir(rebuilt_dir, files) as staging:
+            fs.place_dir(staging, rebuilt_dir)
         fs.sync_dir(job.dir)
-    moved = fs.exists(place / job.ticket.name) and fs.move_once(place / job.ticket.name, target)
+    ticket = rebuilt_dir / job.ticket.name
+    moved = fs.exists(ticket) and fs.move_once(ticket, target)
     fs.sync_dir(target.parent)
     return moved
 
 
 def _restore(root: RootPaths, entry: Entry, repairs: Repairs) -> None:
-    """Remake a purged job directory from the ticket, which holds the spec's bytes."""
+    """Make a purged job directory again from the ticket, which is a copy of the spec."""
     job = root.job(entry.ticket.job)
     data = read_bytes(entry.path(root))
     if data is None:
         return
-    if not answers_to(entry.ticket.job, data):
+    if not matches_id(entry.ticket.job, data):
         repairs.hopeless.append(entry.ticket.job)
         return
     fs.make_dir(job.dir)
     fs.publish(job.spec, data, mode=0o444)
-    facts = Enqueued(enqueued_at=entry.enqueued_at, priority=entry.ticket.priority)
-    fs.publish(job.enqueue, encode(facts))
+    enqueued = Enqueued(enqueued_at=entry.enqueued_at, priority=entry.ticket.priority)
+    fs.publish(job.enqueue, encode(enqueued))
     repairs.restored.append(entry.ticket.job)
 
 
 def _drop_superseded(root: RootPaths, entries: dict[str, Entry], repairs: Repairs) -> None:
-    """Remove entries of earlier attempts beside later ones; such a name never comes back."""
+    """Remove entries of earlier attempts of jobs that have a later one."""
     for state in State:
         for entry in in_state(root, state):
             latest = entries.get(entry.ticket.job)

@@ -1,9 +1,10 @@
-"""Beats and silence: who lives, as one reader has seen it on its own clock.
+"""Heartbeats of workers, and how long each worker has been silent.
 
-A worker beats by renaming `queue/workers/<worker>.<counter>.<job or idle>`: one call that needs no
-free space. A reader lists that directory and counts how long a claim's worker has been silent: its
-beat absent, unmoved, or not naming the job. Only time that the reader really saw counts, so neither
-a frozen reader nor a frozen filesystem kills anybody.
+A worker sends heartbeats by renaming `queue/workers/<worker>.<counter>.<job or idle>`, which is one
+call and needs no free space. A reader lists that directory. For each claim it counts how long the
+worker has been silent: the heartbeat is missing, its counter has not changed, or it does not name
+the job. The reader uses only its own clock, and only time between two reads that succeeded. So a
+reader or a filesystem that hangs does not make workers look dead.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from jobspec.storage import fs
 from jobspec.storage.layout import JOB_PATTERN, WORKER_PATTERN, RootPaths
 
 IDLE = "idle"
-_BEAT = re.compile(
+_HEARTBEAT_NAME = re.compile(
     rf"(?P<worker>{WORKER_PATTERN.pattern})\.(?P<counter>[0-9]{{1,12}})"
     rf"\.(?P<job>{JOB_PATTERN.pattern}|{IDLE})"
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Beat:
-    """One sighting of a worker: its counter and the job it says it holds."""
+class Heartbeat:
+    """A heartbeat of a worker: its counter, and the job that the worker holds."""
 
     worker: str
     counter: int
@@ -40,114 +41,115 @@ class Beat:
         return f"{self.worker}.{self.counter}.{self.job or IDLE}"
 
 
-class Pulse:
-    """One worker's own beat, as its process writes it."""
+class HeartbeatWriter:
+    """Sends the heartbeats of this process's own worker."""
 
     def __init__(self, root: RootPaths, worker: str) -> None:
         self._root = root
         self._worker = worker
-        # Random, so that a process under a reused name never repeats its predecessor's counters.
-        self._last = Beat(worker, int.from_bytes(os.urandom(8)) % 10**11, None)
+        # Random, so that a new process with the same worker id does not repeat old counters.
+        self._last = Heartbeat(worker, int.from_bytes(os.urandom(8)) % 10**11, None)
 
-    def beat(self, job: str | None) -> None:
-        """Move the counter, naming the job held. Raises OSError where the root doesn't answer."""
-        following = Beat(self._worker, self._last.counter + 1, job)
-        target = self._root.workers / following.name
+    def send(self, job: str | None) -> None:
+        """Send a heartbeat that names the job held. Raises OSError if the root does not answer."""
+        next_one = Heartbeat(self._worker, self._last.counter + 1, job)
+        target = self._root.workers / next_one.name
         if not fs.move_once(self._root.workers / self._last.name, target):
             fs.touch(target)
-        self._last = following
+        self._last = next_one
 
 
-def parse_beat(name: str) -> Beat | None:
-    """The beat a name stands for; None for the other names in `queue/workers/`."""
-    found = _BEAT.fullmatch(name)
-    if found is None:
+def parse_heartbeat(name: str) -> Heartbeat | None:
+    """Parse a name in `queue/workers/`. Returns None if it is not a heartbeat."""
+    match = _HEARTBEAT_NAME.fullmatch(name)
+    if match is None:
         return None
-    job = None if found["job"] == IDLE else found["job"]
-    return Beat(found["worker"], int(found["counter"]), job)
+    job = None if match["job"] == IDLE else match["job"]
+    return Heartbeat(match["worker"], int(match["counter"]), job)
 
 
 def parse_record(name: str) -> str | None:
-    """The worker whose `<worker>.json` this is; None for other names."""
+    """The worker id of a name `<worker>.json`; None for other names."""
     worker = name.removesuffix(".json")
     return worker if worker != name and WORKER_PATTERN.fullmatch(worker) else None
 
 
-def beats_in(names: Iterable[str]) -> list[Beat]:
-    """The beats among the names in `queue/workers/`."""
-    return [beat for name in names if (beat := parse_beat(name)) is not None]
+def parse_heartbeats(names: Iterable[str]) -> list[Heartbeat]:
+    """Parse the heartbeats among the names in `queue/workers/`."""
+    return [beat for name in names if (beat := parse_heartbeat(name)) is not None]
 
 
 def write_record(root: RootPaths, worker: str, record: WorkerRecord) -> None:
-    """Refresh who a worker is. Without space it stays as it was: nothing depends on it."""
+    """Write `<worker>.json`. On a full disk the old file stays, because no decision needs it."""
     with contextlib.suppress(DiskFull):
         fs.replace(root.worker(worker), encode(record))
 
 
 def remove_files(root: RootPaths, worker: str) -> None:
-    """Remove all that a worker has in `queue/workers/`."""
+    """Remove all files of a worker in `queue/workers/`."""
     for name in fs.list_names(root.workers):
         if name.partition(".")[0] == worker:
             fs.remove(root.workers / name)
 
 
 def new_worker_id(*parts: str) -> str:
-    """An id for this process: `parts` for people, and 64 random bits.
+    """Make an id for this process from readable `parts` and 64 random bits.
 
-    Slurm gives the same names again, and two processes under one name could claim one job.
+    The random bits are needed because Slurm reuses names, and two processes with the same id could
+    claim one job.
     """
     slug = re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")[:63].strip("-")
     return f"{slug or 'worker'}-{os.urandom(8).hex()}"
 
 
 @dataclass
-class _Seen:
+class _Silence:
     counters: set[int]
     silent_s: float = 0.0
 
 
 @dataclass
-class Watch:
-    """What one reader saw of others' beats; ask it again and again, it remembers.
+class SilenceMonitor:
+    """Counts the silence of workers over repeated reads by one process.
 
-    A key is a worker and the job it claims, or None for the worker itself.
+    A key is a worker and the job that it claims; with None for the job, it is the worker as such.
     """
 
     _last_read: float | None = None
-    _seen: dict[tuple[str, str | None], _Seen] = field(
-        default_factory=dict[tuple[str, str | None], _Seen]
+    _seen: dict[tuple[str, str | None], _Silence] = field(
+        default_factory=dict[tuple[str, str | None], _Silence]
     )
 
-    def look(
+    def observe(
         self,
         keys: Iterable[tuple[str, str | None]],
-        beats: Iterable[Beat],
+        heartbeats: Iterable[Heartbeat],
         now: float,
         cap_s: float,
     ) -> None:
-        """Take in one successful read.
+        """Add one successful read.
 
         Args:
-            keys: whose silence is counted; others are forgotten.
-            beats: all that the read found.
-            now: the reader's monotonic clock, taken before the read.
-            cap_s: the most that one gap between two reads may count.
+            keys: for which silence is counted; others are forgotten.
+            heartbeats: all heartbeats in the listing.
+            now: the reader's monotonic clock just before the read.
+            cap_s: the maximum that is counted for the time between two reads.
         """
         gap = 0.0 if self._last_read is None else min(max(now - self._last_read, 0.0), cap_s)
         self._last_read = now
-        found = _by_key(beats)
-        seen: dict[tuple[str, str | None], _Seen] = {}
+        by_key = _by_key(heartbeats)
+        seen: dict[tuple[str, str | None], _Silence] = {}
         for key in keys:
-            counters = found.get(key, set[int]())
+            counters = by_key.get(key, set[int]())
             before = self._seen.get(key)
             if before is None or counters - before.counters:
-                seen[key] = _Seen(counters)
+                seen[key] = _Silence(counters)
             else:
-                seen[key] = _Seen(before.counters, before.silent_s + gap)
+                seen[key] = _Silence(before.counters, before.silent_s + gap)
         self._seen = seen
 
     def silent_workers(self, at_least_s: float) -> set[str]:
-        """Workers of whom nothing at all has moved for so long."""
+        """Workers without any heartbeat for at least this many seconds."""
         return {
             worker
             for (worker, job), seen in self._seen.items()
@@ -155,16 +157,16 @@ class Watch:
         }
 
     def silent_s(self, worker: str, job: str | None = None) -> float:
-        """Seconds of silence seen; 0 for whom this reader has not looked at."""
+        """Seconds of silence; 0 for a key that was not in the last read."""
         seen = self._seen.get((worker, job))
         return 0.0 if seen is None else seen.silent_s
 
 
-def _by_key(beats: Iterable[Beat]) -> dict[tuple[str, str | None], set[int]]:
-    """The counters under which a worker named a job; under None, all of that worker's."""
-    found: dict[tuple[str, str | None], set[int]] = {}
-    for beat in beats:
-        found.setdefault((beat.worker, None), set()).add(beat.counter)
+def _by_key(heartbeats: Iterable[Heartbeat]) -> dict[tuple[str, str | None], set[int]]:
+    """The counters of each worker and job; the key with None has all counters of the worker."""
+    by_key: dict[tuple[str, str | None], set[int]] = {}
+    for beat in heartbeats:
+        by_key.setdefault((beat.worker, None), set()).add(beat.counter)
         if beat.job is not None:
-            found.setdefault((beat.worker, beat.job), set()).add(beat.counter)
-    return found
+            by_key.setdefault((beat.worker, beat.job), set()).add(beat.counter)
+    return by_key

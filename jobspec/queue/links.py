@@ -1,6 +1,6 @@
-"""Shortcuts in a succeeded job's directory: `result.json` and `final_model`.
+"""Links in the directory of a succeeded job: `result.json` and `final_model`.
 
-They follow from the entry in `queue/succeeded/` and can be remade from it by anybody at any time.
+They are derived from the entry in `queue/succeeded/` and can be made again at any time.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from jobspec.storage.layout import RootPaths
 
 
 def publish(root: RootPaths, entry: Entry, known: Container[str] = ()) -> None:
-    """Point the job's shortcuts at its succeeded attempt. An entry of another state is ignored.
+    """Link to the files of the succeeded attempt. Entries of other states are ignored.
 
-    `known` are names in the attempt that its caller has just published, and nobody need look for.
+    Args:
+        known: names in the attempt that exist for sure, because the caller has just written them.
     """
     if entry.state is not State.SUCCEEDED:
         return

@@ -1,7 +1,8 @@
-"""The queue: what is to be done, who does it, what came of it, on a plain shared directory.
+"""The queue: jobs, their states and their workers in a plain shared directory.
 
-No server and no lock: the directory an entry is in is its job's state, and one `rename` is the only
-transition. Opening a queue starts nothing; killing any process at any point leaves it valid.
+There is no server and no lock. The directory that an entry is in is the state of its job, and every
+transition is one `rename`. Opening a queue starts no process. The queue stays valid if any process
+is killed at any point.
 
     queue = Queue.create("jobspec-root")
     job = queue.enqueue(spec)
@@ -19,11 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobspec.errors import JobspecError, SpecError
-from jobspec.queue import admission, links, selectors, worker_registry
-from jobspec.queue import heartbeat as lease
-from jobspec.queue import root as roots
-from jobspec.queue.entries import Entry, Job, following, in_state, scan, uncollected
+from jobspec.queue import admission, heartbeat, links, selectors, worker_registry
+from jobspec.queue.entries import Entry, garbage_collection_paused, in_state, next_entry, scan
+from jobspec.queue.job import Job
 from jobspec.queue.reaper import Reaper
+from jobspec.queue.root import create_root, group_allowed, open_root
 from jobspec.queue.worker_registry import WorkerSeen
 from jobspec.records.base import State
 from jobspec.records.queue_files import Hold, Quarantined
@@ -33,7 +34,7 @@ from jobspec.spec.schema import JobSpec
 from jobspec.storage import fs
 from jobspec.storage.layout import RootPaths, Ticket
 
-# What moves jobs is imported by the methods that need it: who only looks, as `status`, starts fast.
+# Modules that move jobs are imported in the methods that need them, so that `status` starts fast.
 if TYPE_CHECKING:
     from jobspec.queue.candidates import Candidates
     from jobspec.queue.claim import Claim
@@ -41,16 +42,17 @@ if TYPE_CHECKING:
 
 
 class Queue:
-    """One root, as one process sees it. It remembers whose beats it saw moving, so keep it.
+    """The queue in one root. Keep the object: it counts how long each worker has been silent.
 
     Args:
         root: the root directory.
-        allow_group: work with directories and files that the group's members may write or own;
-            by default what the environment variable `JOBSPEC_ALLOW_GROUP` says.
+        allow_group: accept directories and files that members of the group may write to or own;
+            the default is given by the environment variable `JOBSPEC_ALLOW_GROUP`.
         clock: monotonic seconds, for counting silence.
 
     Raises:
-        RootError: there is no root there, or it is of another layout, not writable, or unsafe.
+        RootError: the root is missing, has another layout, is not writable, or others may write
+            to it.
     """
 
     def __init__(
@@ -61,15 +63,15 @@ class Queue:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.paths = RootPaths(Path(root).absolute())
-        group = roots.group_allowed() if allow_group is None else allow_group
-        self.format = roots.open_root(self.paths, group=group)
+        group = group_allowed() if allow_group is None else allow_group
+        self.format = open_root(self.paths, group=group)
         self._owned = not group
         self._token = os.urandom(8).hex()
         self._clock = clock
         self._reaper = Reaper(self.paths, self.format.heartbeat_s, clock)
-        self._pulses: dict[str, lease.Pulse] = {}
-        self._unsure: dict[str, Entry] = {}
-        self.was_held = False  # whether the last `claim` left a job that fits because of a hold
+        self._writers: dict[str, heartbeat.HeartbeatWriter] = {}
+        self._unconfirmed: dict[str, Entry] = {}
+        self.was_held = False  # whether a hold kept the last `claim` from a job that fits
 
     @classmethod
     def create(
@@ -81,30 +83,33 @@ class Queue:
         allow_group: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> Queue:
-        """Make what is missing of the root, and open it. An existing FORMAT is left as it is."""
-        group = roots.group_allowed() if allow_group is None else allow_group
+        """Create the missing parts of the root and open it. An existing FORMAT is not changed."""
+        group = group_allowed() if allow_group is None else allow_group
         paths = RootPaths(Path(root).absolute())
-        roots.create(paths, heartbeat_s=heartbeat_s, lease_s=lease_s, group=group)
+        create_root(paths, heartbeat_s=heartbeat_s, lease_s=lease_s, group=group)
         return cls(root, allow_group=allow_group, clock=clock)
 
-    # Jobs, to be looked at
+    # Finding jobs
 
     def jobs(self, state: State | str | None = None) -> list[Job]:
-        """All jobs, in claim order, or those in one state. Reads names, no files."""
+        """List all jobs, or those in one state, in claim order. Reads only file names."""
         wanted = None if state is None else State(state)
-        with uncollected():
+        with garbage_collection_paused():
             entries = sorted(scan(self.paths).values(), key=lambda entry: entry.order)
             return [Job(e, self.paths) for e in entries if wanted is None or e.state is wanted]
 
     def job(self, selector: str) -> Job:
-        """The one job of that id or unique prefix. Raises JobNotFound."""
+        """Find the job with this id or unique prefix. Raises JobNotFound."""
         return selectors.one(self.jobs(), selector)
 
     def select(self, patterns: Iterable[str], state: State | str | None = None) -> list[Job]:
-        """The jobs in `state` that ids, unique prefixes or globs name; all of them for no pattern.
+        """List the jobs that match ids, unique prefixes or globs; without patterns, all jobs.
+
+        Args:
+            state: only jobs in this state.
 
         Raises:
-            JobNotFound: a pattern names none, or a prefix several.
+            JobNotFound: a pattern matches no job, or a prefix matches several.
         """
         wanted = None if state is None else State(state)
         jobs, given = self.jobs(), list(patterns)
@@ -114,28 +119,27 @@ class Queue:
     # Transitions
 
     def enqueue(self, spec: JobSpec, priority: int = 50, *, checked: bool = False) -> Job:
-        """Make a job of a spec whose `data.sha256` is filled in. The same spec again is a no-op.
+        """Create a job from a spec with `data.sha256`. Enqueueing the same spec again does nothing.
 
         Args:
-            checked: the spec comes from `jobspec.checks`, so its rules are not checked again.
+            checked: the spec was checked by `jobspec.checks`; do not check it again.
 
         Returns:
-            The job; `.already` says that it was there, and then `.state` where it is.
+            The job. If it existed before, `already` is set and `state` is its present state.
 
         Raises:
-            DiskFull: nothing half-written stays, and there is no job.
+            DiskFull: no job was created, and no partial files are left.
         """
-        from jobspec.queue import enqueue as publish
-        from jobspec.queue import fsck as repair
+        from jobspec.queue import enqueue, fsck
         from jobspec.spec import secrets
 
         if not checked:
             rules.check(spec)
             secrets.refuse(spec)
-        job, ticket = publish.publish(self.paths, spec, priority)
+        job, ticket = enqueue.publish(self.paths, spec, priority)
         if ticket is not None:
             return Job(Entry(State.PENDING, ticket), self.paths)
-        entry = scan(self.paths).get(job) or repair.repair_job(self.paths, job)
+        entry = scan(self.paths).get(job) or fsck.repair_job(self.paths, job)
         if entry is None:
             raise JobspecError(f"`{job}` has no entry", hint="run `jobspec fsck`")
         return Job(entry, self.paths, already=True)
@@ -146,31 +150,31 @@ class Queue:
         fits: Callable[[JobSpec], bool] = lambda spec: True,
         now: Callable[[Ticket], bool] = lambda ticket: True,
     ) -> Claim | None:
-        """Take one pending job that fits, if there is one and no hold.
+        """Claim one pending job that fits, unless there is a hold.
 
-        Claims in quick succession from a deep queue share a listing for two seconds: what came with
-        a higher priority meanwhile is taken after that.
+        Claims in quick succession from a deep queue reuse one listing for two seconds. A job with a
+        higher priority that arrives in between is claimed after that.
 
         Args:
-            worker: this process's own worker id (see `lease.new_worker_id`).
-            fits: whether this worker can do the job. It is asked once for each entry; `False` is
+            worker: this process's own worker id (see `heartbeat.new_worker_id`).
+            fits: whether this worker can run the job. It is called once for each entry; `False` is
                 remembered until the entry changes.
-            now: whether to take this one now; asked at every look, of entries that fit.
+            now: whether to claim this entry now; called each time for entries that fit.
 
         Returns:
-            The claim, its spec checked and its attempt's directory made; None for nothing to do.
+            The claim, with its spec checked and its attempt's directory made; None if no job fits.
 
         Raises:
-            OSError: the root doesn't answer. The next call looks whether a claim came of it.
-            DiskFull: the claim was given back, or the next call looks for it.
+            OSError: the root does not answer. The next call checks whether a claim was made.
+            DiskFull: the claim was returned, or the next call checks whether it was made.
         """
         from jobspec.queue import acquire
 
         admission.checked_worker(worker)
-        unsure = self._unsure.pop(worker, None)
-        if unsure is not None and fs.exists(unsure.path(self.paths)):
-            # Once more, not for ever: if it fails again, nobody's beat names it, and it is reaped.
-            claim = self._settle(unsure)
+        unconfirmed = self._unconfirmed.pop(worker, None)
+        if unconfirmed is not None and fs.exists(unconfirmed.path(self.paths)):
+            # Tried once more only: if it fails again, no heartbeat names the job, so it is reaped.
+            claim = self._complete_claim(unconfirmed)
             if claim is not None:
                 return claim
         self.was_held = False
@@ -179,133 +183,133 @@ class Queue:
                 self.was_held = True
                 return None
             running = Entry(State.RUNNING, entry.ticket, worker)
-            self._unsure[worker] = running
-            read = self._candidates.just_read(entry)
-            claim = (
-                self._settle(running, read) if acquire.grab(self.paths, entry, running) else None
-            )
-            self._unsure.pop(worker, None)
+            self._unconfirmed[worker] = running
+            read = self._candidates.recently_read(entry)
+            moved = acquire.move_to_running(self.paths, entry, running)
+            claim = self._complete_claim(running, read) if moved else None
+            self._unconfirmed.pop(worker, None)
             if claim is not None:
                 return claim
         return None
 
     def has_work(self, fits: Callable[[JobSpec], bool] = lambda spec: True) -> bool:
-        """Whether a pending job fits, or one runs that may yet come back: no reason to leave."""
+        """Whether a worker should stay: a pending job fits, or a running one may be requeued."""
         pending = next(self._candidates.candidates(fits), None) is not None
         return pending or bool(in_state(self.paths, State.RUNNING))
 
     @property
     def notes(self) -> dict[str, str]:
-        """Why pending jobs were passed over that only another version or user can do, by job."""
+        """Pending jobs that only another version or user can run, each with the reason."""
         return self._candidates.notes
 
     def cancel(self, job: str) -> Job:
-        """End a pending or running job, whose worker will miss its claim.
+        """Cancel a pending or running job. Its worker notices that the claim is lost.
 
         Raises:
-            TransitionRefused: it has ended already.
+            TransitionRefused: the job has ended already.
         """
         from jobspec.queue import transitions
 
         return transitions.cancel(self.paths, job)
 
     def retry(self, job: str) -> Job:
-        """Put a failed or cancelled job back, with its budgets anew. Raises TransitionRefused."""
+        """Requeue a failed or cancelled job with new retry budgets. Raises TransitionRefused."""
         from jobspec.queue import transitions
 
         return transitions.retry(self.paths, job)
 
     def prioritize(self, job: str, priority: int) -> Job:
-        """Give a pending job another priority. Raises TransitionRefused."""
-        from jobspec.queue import enqueue as publish
-        from jobspec.queue import transitions
+        """Change the priority of a pending job. Raises TransitionRefused."""
+        from jobspec.queue import enqueue, transitions
 
-        publish.check_priority(priority)
+        enqueue.check_priority(priority)
         return transitions.prioritize(self.paths, job, priority)
 
     def publish_derived(self, job: str) -> None:
-        """Remake a succeeded job's `result.json` and `final_model` links."""
+        """Make a succeeded job's links `result.json` and `final_model` again."""
         entry = scan(self.paths).get(job)
         if entry is not None:
             links.publish(self.paths, entry)
 
     def fsck(self) -> Repairs:
-        """Give jobs without an entry theirs back, and sweep what dead writers left."""
-        from jobspec.queue import fsck as repair
+        """Restore missing entries and delete temporary files of dead processes."""
+        from jobspec.queue import fsck
 
-        return repair.fsck(self.paths)
+        return fsck.fsck(self.paths)
 
     # Workers
 
     def heartbeat(
         self, worker: str, record: WorkerRecord | None = None, job: str | None = None
     ) -> None:
-        """Show that `worker` lives and holds `job`. Once before the first claim, then regularly.
+        """Send a heartbeat. Call it before the first claim and then regularly.
 
-        A `record` replaces `<worker>.json`; a full disk stops that, but not the beat.
+        Args:
+            record: replaces `<worker>.json`; a full disk prevents that, but not the heartbeat.
+            job: the job that the worker holds.
 
         Raises:
-            OSError: the root doesn't answer.
+            OSError: the root does not answer.
         """
-        pulse = self._pulses.get(admission.checked_worker(worker))
-        if pulse is None:
-            pulse = self._pulses[worker] = lease.Pulse(self.paths, worker)
-        pulse.beat(None if job is None else admission.checked_job(job))
+        writer = self._writers.get(admission.checked_worker(worker))
+        if writer is None:
+            writer = self._writers[worker] = heartbeat.HeartbeatWriter(self.paths, worker)
+        writer.send(None if job is None else admission.checked_job(job))
         if record is not None:
-            lease.write_record(self.paths, worker, record)
+            heartbeat.write_record(self.paths, worker, record)
 
     def retire(self, worker: str) -> None:
-        """Remove a worker's liveness files: it leaves of its own accord, or is long dead."""
-        lease.remove_files(self.paths, admission.checked_worker(worker))
-        self._pulses.pop(worker, None)
+        """Remove a worker's files in `queue/workers/` after it exited or died."""
+        heartbeat.remove_files(self.paths, admission.checked_worker(worker))
+        self._writers.pop(worker, None)
 
     def workers(self) -> list[WorkerSeen]:
-        """Everybody who has files in `queue/workers/`."""
+        """List the workers that have files in `queue/workers/`."""
         return worker_registry.workers(self.paths, self._reaper)
 
     def reap(
         self, lease_s: float | None = None, *, worker: str | None = None, now: bool = False
     ) -> list[str]:
-        """Take dead workers' claims back. Call it again and again: it counts what it saw.
+        """Revoke the claims of dead workers. Call it regularly: it counts silence between calls.
 
         Args:
-            lease_s: silence after which a claim is dead; by default what FORMAT says.
-            worker: take this worker's claims; goes with `now`.
-            now: without waiting for any silence: somebody knows that `worker` is dead.
+            lease_s: seconds of silence after which a claim is revoked; by default from FORMAT.
+            worker: revoke the claims of this worker only; needs `now`.
+            now: do not wait for a lease, because `worker` is known to be dead.
 
         Returns:
-            The jobs moved: to `pending`; to `failed` where a budget was used up; to `succeeded`
-            where all was done but the commit.
+            The jobs moved: to `pending`; to `failed` if a retry budget was used up; to
+            `succeeded` if only the commit was missing.
 
         Raises:
-            OSError: the root doesn't answer; nothing was counted, nobody was judged.
+            OSError: the root does not answer; no silence was counted and no claim revoked.
         """
         if now != (worker is not None):
-            raise JobspecError("a worker is reaped by name and at once", hint="give both, or none")
+            raise JobspecError("`worker` and `now` go together", hint="give both or neither")
         if worker is not None:
             return self._reaper.reap_worker(admission.checked_worker(worker))
         return self._reaper.reap(self.format.lease_s if lease_s is None else lease_s)
 
     def silent_holders(self, at_least_s: float) -> set[str]:
-        """Workers whose claims had been silent for so long at the last `reap`: costs no call."""
+        """Workers whose claims had been silent this long at the last `reap`. Reads no file."""
         return self._reaper.silent_holders(at_least_s)
 
     def drain(self, worker: str) -> None:
-        """Ask a worker to finish its job and claim nothing more."""
+        """Ask a worker to finish its job and to claim no other."""
         admission.drain(self.paths, worker)
 
     def is_draining(self, worker: str) -> bool:
-        """Whether somebody asked this worker to drain."""
+        """Whether this worker was asked to drain."""
         return admission.is_draining(self.paths, worker)
 
     def saw_drain(self, worker: str) -> bool:
-        """Like `is_draining`, as of the last `reap`, whose listing showed it: costs no call."""
+        """Like `is_draining`, but from the listing of the last `reap`. Reads no file."""
         return self._reaper.saw_drain(worker)
 
-    # Setting aside
+    # Admission
 
     def hold(self, reason: str = "", by: str = "") -> None:
-        """Let nobody claim until `release`; what runs, runs on."""
+        """Stop all claims until `release`. Running jobs continue."""
         admission.hold(self.paths, reason, by)
 
     def release(self) -> None:
@@ -313,46 +317,46 @@ class Queue:
         admission.release(self.paths)
 
     def on_hold(self) -> Hold | None:
-        """Why nobody may claim; None where everybody may."""
+        """The hold with its reason; None if there is none."""
         return admission.on_hold(self.paths)
 
     def quarantine(
         self, host: str, reason: str, ttl_s: float, by: str = "", *, certain: bool = True
     ) -> bool:
-        """Set a host aside for `ttl_s` seconds.
+        """Stop claims by workers on a host for `ttl_s` seconds.
 
         Args:
-            host: its name.
-            reason: in words, for people.
-            ttl_s: when the mark expires.
-            by: who says so.
-            certain: False for a suspicion, which is not followed once it would set aside more than
-                half of the hosts with workers: then it's the jobs that are bad.
+            host: the host's name.
+            reason: shown to users.
+            ttl_s: seconds until the quarantine expires.
+            by: who asked for it.
+            certain: False for a suspicion. It is ignored if more than half of the hosts with
+                workers would be quarantined, because then the jobs are more likely the cause.
 
         Returns:
-            Whether the host is set aside.
+            Whether the host is quarantined.
         """
         if not certain:
-            hosts = {seen.record.host for seen in self.workers() if seen.beating}
-            aside_now = (self.quarantined().keys() & hosts) | {host}
-            if 2 * len(aside_now) > len(hosts):
+            hosts = {seen.record.host for seen in self.workers() if seen.has_heartbeat}
+            quarantined = (self.quarantined().keys() & hosts) | {host}
+            if 2 * len(quarantined) > len(hosts):
                 return False
         admission.quarantine(self.paths, host, reason=reason, by=by, ttl_s=ttl_s)
         return True
 
     def quarantined(self) -> dict[str, Quarantined]:
-        """The hosts set aside now, and why."""
+        """Find all quarantined hosts, each with its reason."""
         return admission.quarantined(self.paths)
 
     def quarantined_host(self, host: str) -> Quarantined | None:
-        """Why one host is set aside; None where it isn't. One call, however many are."""
-        return admission.mark_on(self.paths, host)
+        """The quarantine of one host; None if it has none. Reads one file at most."""
+        return admission.quarantine_of(self.paths, host)
 
     def clear(self, host: str) -> None:
-        """Let a host work again."""
+        """End a host's quarantine."""
         admission.clear(self.paths, host)
 
-    # How
+    # Internals
 
     @cached_property
     def _candidates(self) -> Candidates:
@@ -360,18 +364,20 @@ class Queue:
 
         return Candidates(self.paths, owned=self._owned, clock=self._clock)
 
-    def _settle(self, running: Entry, read: bytes | None = None) -> Claim | None:
+    def _complete_claim(self, running: Entry, read: bytes | None = None) -> Claim | None:
         from jobspec.queue import acquire
         from jobspec.queue.claim import Claim
 
-        data = acquire.settle(self.paths, running, self._token, owned=self._owned, read=read)
+        data = acquire.complete_claim(
+            self.paths, running, self._token, owned=self._owned, read=read
+        )
         if data is None:
             return None
         try:
             spec = self._candidates.spec(running, data)
-        except SpecError:  # a version later than ours; it looked damaged before the claim
+        except SpecError:  # written by a later version; it looked damaged before the claim
             fs.move_once(
-                running.path(self.paths), following(running, State.PENDING).path(self.paths)
+                running.path(self.paths), next_entry(running, State.PENDING).path(self.paths)
             )
             return None
         return Claim(running, self.paths, spec)

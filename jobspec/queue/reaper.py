@@ -1,4 +1,4 @@
-"""Taking back what dead workers hold. Dead is who was silent for a lease, as this reader saw it."""
+"""Revokes the claims of dead workers. A worker is dead if it sent no heartbeat for a lease."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from collections.abc import Callable
 
 from jobspec.errors import DiskFull
 from jobspec.queue import heartbeat, links, retry_policy
-from jobspec.queue.entries import Entry, following, in_state
+from jobspec.queue.entries import Entry, in_state, next_entry
 from jobspec.records.attempt import ClaimRevoked
 from jobspec.records.base import State, encode, utc_now
 from jobspec.storage import fs
 from jobspec.storage.layout import RootPaths
 
-_FORGOTTEN_LEASES = 4.0
+_LEASES_UNTIL_FORGOTTEN = 4.0
 _DRAIN = ".drain"
 
 
 class Reaper:
-    """One reader's memory of everybody's beats, and the moves that follow from it.
+    """Counts the silence of all workers and revokes the claims of those that are dead.
 
     Args:
         root: the root.
-        heartbeat_s: how often workers beat; two of them bound what one gap may count.
+        heartbeat_s: seconds between two heartbeats; a gap between reads counts at most two.
         clock: monotonic seconds.
     """
 
@@ -33,86 +33,87 @@ class Reaper:
         self._root = root
         self._heartbeat_s = heartbeat_s
         self._clock = clock
-        self._watch = heartbeat.Watch()
+        self._silence = heartbeat.SilenceMonitor()
         self._draining: set[str] = set()
         self._claims: list[Entry] = []
 
     def reap(self, lease_s: float) -> list[str]:
-        """Look once, and take back every claim that has been silent for `lease_s` by now.
+        """Read the heartbeats once, and revoke every claim that has been silent for `lease_s`.
 
         Returns:
             The jobs moved.
 
         Raises:
-            OSError: the root doesn't answer; nothing was counted, nobody was judged.
+            OSError: the root does not answer; no silence was counted and no claim revoked.
         """
-        claims = self._look(lease_s)
+        claims = self._read_heartbeats(lease_s)
         dead = [entry for entry in claims if self._silence_of(entry) >= lease_s]
         holders = {entry.worker for entry in claims}
-        for worker in self._watch.silent_workers(_FORGOTTEN_LEASES * lease_s) - holders:
+        for worker in self._silence.silent_workers(_LEASES_UNTIL_FORGOTTEN * lease_s) - holders:
             heartbeat.remove_files(self._root, worker)
-        return self._take_back(dead)
+        return self._revoke_claims(dead)
 
     def reap_worker(self, worker: str) -> list[str]:
-        """Take back all that `worker` holds: somebody knows that it is dead."""
+        """Revoke all claims of `worker`, which the caller knows to be dead."""
         claims = in_state(self._root, State.RUNNING)
-        return self._take_back([entry for entry in claims if entry.worker == worker])
+        return self._revoke_claims([entry for entry in claims if entry.worker == worker])
 
     def silent_s(self, worker: str) -> float:
-        """Seconds in which nothing at all of this worker moved."""
-        return self._watch.silent_s(worker)
+        """Seconds without any heartbeat of this worker."""
+        return self._silence.silent_s(worker)
 
     def silent_holders(self, at_least_s: float) -> set[str]:
-        """Workers whose claims had been silent for so long when `reap` last looked."""
+        """Workers whose claims had been silent for at least so long at the last `reap`."""
         silent = [entry for entry in self._claims if self._silence_of(entry) >= at_least_s]
         return {entry.worker for entry in silent if entry.worker is not None}
 
     def saw_drain(self, worker: str) -> bool:
-        """Whether this worker was asked to drain when `reap` last looked."""
+        """Whether this worker had been asked to drain at the last `reap`."""
         return worker in self._draining
 
-    def _look(self, lease_s: float) -> list[Entry]:
+    def _read_heartbeats(self, lease_s: float) -> list[Entry]:
         now = self._clock()
         claims = self._claims = in_state(self._root, State.RUNNING)
         names = fs.list_dir(self._root.workers)
         self._draining = {name.removesuffix(_DRAIN) for name in names if name.endswith(_DRAIN)}
-        beats = heartbeat.beats_in(names)
+        heartbeats = heartbeat.parse_heartbeats(names)
         keys = {(entry.worker or "", entry.ticket.job) for entry in claims}
-        alone = {(beat.worker, None) for beat in beats}
-        # Two polls at most, and never so much that one gap alone could make a lease.
+        workers = {(each.worker, None) for each in heartbeats}
+        # At most two heartbeats, and never so much that a single gap could use up a lease.
         cap_s = min(2 * self._heartbeat_s, lease_s / 2)
-        self._watch.look(keys | alone, beats, now, cap_s)
+        self._silence.observe(keys | workers, heartbeats, now, cap_s)
         return claims
 
     def _silence_of(self, entry: Entry) -> float:
-        return self._watch.silent_s(entry.worker or "", entry.ticket.job)
+        return self._silence.silent_s(entry.worker or "", entry.ticket.job)
 
-    def _take_back(self, dead: list[Entry]) -> list[str]:
+    def _revoke_claims(self, dead: list[Entry]) -> list[str]:
         reaped: list[str] = []
         for entry in dead:
-            # What can't be read now is judged at a later look; the others need not wait for it.
+            # A claim that can't be read now is left to the next `reap`; the others do not wait.
             with contextlib.suppress(OSError):
-                if self._move(entry):
+                if self._revoke(entry):
                     reaped.append(entry.ticket.job)
         return reaped
 
-    def _move(self, entry: Entry) -> bool:
+    def _revoke(self, entry: Entry) -> bool:
         state = retry_policy.next_state(self._root.job(entry.ticket.job), entry.ticket.attempt)
-        target = following(entry, state)
+        target = next_entry(entry, state)
         moved = fs.move_once(entry.path(self._root), target.path(self._root))
         if moved:
-            # Done is done: what may fail now is its durability, and links that can be remade.
+            # The claim is revoked. Syncing it may fail, and the links can be made again.
             with contextlib.suppress(OSError, DiskFull):
                 fs.sync_dir(self._root.state(state))
                 links.publish(self._root, target)
-                mark_taken(self._root, entry)
+                mark_revoked(self._root, entry)
         return moved
 
 
-def mark_taken(root: RootPaths, entry: Entry) -> None:
-    """Write down when a running entry was taken from its worker, which may yet write rows.
+def mark_revoked(root: RootPaths, entry: Entry) -> None:
+    """Record when a claim was revoked, because its worker may still write metric rows.
 
-    For readers of its rows alone; without it they end where the next attempt's begin.
+    Only readers of these rows need the time. Without it, the rows of this attempt end where those
+    of the next one begin.
     """
     attempt = root.job(entry.ticket.job).attempt(entry.ticket.attempt)
     if fs.exists(attempt.dir) and not fs.exists(attempt.end):

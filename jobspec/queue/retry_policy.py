@@ -1,8 +1,8 @@
-"""Loss budgets: how often a job may come back, counted from the `end.json` of its attempts.
+"""Retry budgets: how often a job is retried, counted from the `end.json` of its attempts.
 
-A missing or torn `end.json` means `lost`. `retry.json` in an attempt's directory says that a
-person retried the job after it: budgets count from there. `preempted` and `walltime` cost nothing
-as long as the job comes forward; `disk` never does, since it is the queue that waits.
+A missing or torn `end.json` means `lost`. A `retry.json` in an attempt's directory means that a
+user retried the job after that attempt, so counting starts there. `preempted` and `walltime` do not
+count while the job makes progress. `disk` never counts, because the queue waits for space instead.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jobspec.records.base import Reason, State
 from jobspec.storage import fs
 from jobspec.storage.layout import AttemptPaths, CheckpointPaths, JobPaths
 
-# The attempt that brings a count up to its limit is the job's last.
+# The job fails with the attempt that brings the count up to its limit.
 LIMITS = {Reason.LOST: 5, Reason.NODE: 5, Reason.OOM: 2, Reason.FAILED: 2}
 STALLED_ATTEMPTS = 3
 _STOPPED = (Reason.PREEMPTED, Reason.WALLTIME)
@@ -35,26 +35,27 @@ class EndedAttempt:
 
 
 def history(job: JobPaths, attempt: int) -> list[EndedAttempt]:
-    """The ended attempts up to and with `attempt`, oldest first, since the last retry.
+    """List the ended attempts up to and including `attempt`, oldest first, since the last retry.
 
     Raises:
-        OSError: an end.json can't be read; then nothing is known, and nothing may be decided.
+        OSError: an end.json can't be read, so nothing may be decided now.
     """
-    past: list[EndedAttempt] = []
+    ended: list[EndedAttempt] = []
     for number in range(attempt, 0, -1):
         paths = job.attempt(number)
         if fs.exists(paths.retry):
             break
         if not _was_purged(job, number):
-            past.insert(0, EndedAttempt(number, _reason(paths)))
-    return past
+            ended.insert(0, EndedAttempt(number, _reason(paths)))
+    return ended
 
 
 @dataclass(frozen=True)
 class RetryUse:
-    """What a reason has used up: the attempt that makes `count` the `limit` is the last.
+    """How much of the retry budget for a reason is used up.
 
-    `limit` is None for what is never counted.
+    Attributes:
+        limit: the job fails when `count` reaches it; None for a reason without a limit.
     """
 
     reason: Reason
@@ -63,54 +64,54 @@ class RetryUse:
 
 
 def retry_use(job: JobPaths, attempt: int) -> list[RetryUse]:
-    """Every reason for which attempts up to `attempt` ended, the last one's last."""
-    past = history(job, attempt)
-    reasons = dict.fromkeys(each.reason for each in reversed(past))
-    return [_used_by(job, past, reason) for reason in reversed(reasons)]
+    """The budget of each reason for which attempts up to `attempt` ended; the latest is last."""
+    ended = history(job, attempt)
+    reasons = dict.fromkeys(each.reason for each in reversed(ended))
+    return [_used_by(job, ended, reason) for reason in reversed(reasons)]
 
 
-def _used_by(job: JobPaths, past: Sequence[EndedAttempt], reason: Reason) -> RetryUse:
+def _used_by(job: JobPaths, ended: Sequence[EndedAttempt], reason: Reason) -> RetryUse:
     if reason in _STOPPED:
-        last = past[-1].reason is reason
-        return RetryUse(reason, _barren(job, past) if last else 0, STALLED_ATTEMPTS)
-    return RetryUse(reason, sum(each.reason is reason for each in past), LIMITS.get(reason))
+        last = ended[-1].reason is reason
+        return RetryUse(reason, _stalled_attempts(job, ended) if last else 0, STALLED_ATTEMPTS)
+    return RetryUse(reason, sum(each.reason is reason for each in ended), LIMITS.get(reason))
 
 
 def next_state(job: JobPaths, attempt: int, reason: Reason | None = None) -> State:
-    """Where a job goes whose attempt ended without a verdict.
+    """The state that a job moves to after an attempt that did not commit a final state.
 
     Args:
         job: the job's directory.
         attempt: the attempt that ended.
-        reason: why it did, if its holder says so; else its end.json does.
+        reason: why it ended, if the claim's holder gives it; by default its end.json tells.
 
     Returns:
-        PENDING; FAILED once a budget is used up or three attempts in a row brought nothing new;
-        SUCCEEDED where the holder had finished and only died before its commit.
+        PENDING; FAILED if a budget is used up or three attempts in a row made no progress;
+        SUCCEEDED if the worker had finished and died just before its commit.
     """
     paths = job.attempt(attempt)
     if reason is None and _had_finished(paths):
         return State.SUCCEEDED
-    past = history(job, attempt)
-    if reason is not None and past:
-        past[-1] = EndedAttempt(attempt, reason)
-    if not past or past[-1].reason is Reason.DISK:
+    ended = history(job, attempt)
+    if reason is not None and ended:
+        ended[-1] = EndedAttempt(attempt, reason)
+    if not ended or ended[-1].reason is Reason.DISK:
         return State.PENDING
-    if past[-1].reason is Reason.CORRUPT or _is_used_up(past) or _is_stalled(job, past):
+    if ended[-1].reason is Reason.CORRUPT or _is_used_up(ended) or _is_stalled(job, ended):
         return State.FAILED
     return State.PENDING
 
 
 def _reason(paths: AttemptPaths) -> Reason:
     end = read_record(paths.end, End)
-    # An attempt that wrote `succeeded` or `cancelled` and yet came back was lost before its commit.
+    # An attempt that wrote `succeeded` or `cancelled` but was requeued was lost before its commit.
     if end is None or end.reason in (Reason.SUCCEEDED, Reason.CANCELLED):
         return Reason.LOST
     return end.reason
 
 
 def _was_purged(job: JobPaths, attempt: int) -> bool:
-    """Whether the entry was purged before anybody began the attempt: that is nobody's loss."""
+    """Whether the entry was purged before the attempt began, which does not count as a loss."""
     return fs.exists(job.rebuilt(attempt + 1)) and not fs.exists(job.attempt(attempt).dir)
 
 
@@ -120,37 +121,38 @@ def _had_finished(paths: AttemptPaths) -> bool:
     return finished and read_record(paths.result, Result) is not None
 
 
-def _is_used_up(past: Sequence[EndedAttempt]) -> bool:
-    last = past[-1].reason
+def _is_used_up(ended: Sequence[EndedAttempt]) -> bool:
+    last = ended[-1].reason
     limit = LIMITS.get(last)
-    return limit is not None and sum(each.reason is last for each in past) >= limit
+    return limit is not None and sum(each.reason is last for each in ended) >= limit
 
 
-def _is_stalled(job: JobPaths, past: Sequence[EndedAttempt]) -> bool:
-    return _barren(job, past) >= STALLED_ATTEMPTS
+def _is_stalled(job: JobPaths, ended: Sequence[EndedAttempt]) -> bool:
+    return _stalled_attempts(job, ended) >= STALLED_ATTEMPTS
 
 
-def _barren(job: JobPaths, past: Sequence[EndedAttempt]) -> int:
-    """How many of the last attempts in a row were stopped before they brought anything new."""
-    if not past or past[-1].reason not in _STOPPED:
+def _stalled_attempts(job: JobPaths, ended: Sequence[EndedAttempt]) -> int:
+    """How many of the last attempts in a row were stopped before they made any progress."""
+    if not ended or ended[-1].reason not in _STOPPED:
         return 0
-    sealed, count = _sealed_by(job, past), 0
-    for each in reversed(past):
-        if each.reason not in _STOPPED or each.attempt in sealed:
+    writers, count = _checkpoint_writers(job, ended), 0
+    for each in reversed(ended):
+        if each.reason not in _STOPPED or each.attempt in writers:
             break
-        if _finished_work(job.attempt(each.attempt)):
+        if _has_finished_work(job.attempt(each.attempt)):
             break
         count += 1
     return count
 
 
-def _sealed_by(job: JobPaths, past: Sequence[EndedAttempt]) -> set[int]:
-    """The attempts that wrote a checkpoint, wherever it is now: later attempts take them over.
+def _checkpoint_writers(job: JobPaths, ended: Sequence[EndedAttempt]) -> set[int]:
+    """The attempts that wrote a checkpoint, even if a later attempt carried it over.
 
-    The one after the last may have done so by now, and nothing of it counts but what it took.
+    The attempt after the last one may have carried checkpoints over already. Checkpoints that it
+    wrote itself have no effect, because it is not among the ended ones.
     """
     writers: set[int] = set()
-    for attempt in (*(each.attempt for each in past), past[-1].attempt + 1):
+    for attempt in (*(each.attempt for each in ended), ended[-1].attempt + 1):
         checkpoints = job.attempt(attempt).checkpoints
         for name in fs.list_names(checkpoints):
             data = read_bytes(CheckpointPaths(checkpoints / name).manifest)
@@ -160,8 +162,8 @@ def _sealed_by(job: JobPaths, past: Sequence[EndedAttempt]) -> set[int]:
     return writers
 
 
-def _finished_work(paths: AttemptPaths) -> bool:
-    """Whether training or scoring finished here, or a benchmark left samples."""
+def _has_finished_work(paths: AttemptPaths) -> bool:
+    """Whether training or scoring finished in this attempt, or a benchmark has samples."""
     end = read_record(paths.end, End)
     kept = {each.phase for each in end.phases if each.kept} if end is not None else set[str]()
     if any(fs.exists(paths.done(phase)) for phase in phases.KEEPING if phase not in kept):

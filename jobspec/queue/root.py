@@ -1,8 +1,8 @@
-"""The root directory: made, opened, and refused where it can't be trusted.
+"""Creates and opens the root directory, and refuses one that other users can change.
 
-Whoever can write to the queue can run code as its owner, for a spec names models, data and
-templates. So directories that others may write to are refused, and files that others own; a group
-whose members trust each other is allowed by `JOBSPEC_ALLOW_GROUP=1`.
+Anybody who can write to the queue can run code as its owner, because a spec names models, data and
+templates. Directories that others may write to and files that others own are therefore refused.
+`JOBSPEC_ALLOW_GROUP=1` allows a group whose members trust each other.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ ALLOW_GROUP = "JOBSPEC_ALLOW_GROUP"
 
 
 def group_allowed() -> bool:
-    """Whether the environment allows the group's members to write and own files here."""
+    """Whether the environment lets members of the group write and own files in the root."""
     return os.environ.get(ALLOW_GROUP, "") not in ("", "0")
 
 
 def keep_others_out() -> None:
-    """Let nobody else write to what this process and its children make, whatever made it.
+    """Set the umask so that other users can't write to files of this process and its children.
 
-    Libraries make directories by the umask, which many sites set to let a whole group write.
+    Libraries create directories with the umask, and many sites have one that lets a whole group
+    write.
     """
     os.umask(private_umask())
 
 
 def private_umask() -> int:
-    """The umask of this process, tightened so that others, and a group that isn't allowed, may
-    not write."""
+    """This process's umask without write permission for others, and for a group not allowed."""
     before = os.umask(0o077)  # the only way to read it is to set it
     os.umask(before)
     return before | (0o002 if group_allowed() else 0o022)
 
 
-def create(root: RootPaths, *, heartbeat_s: float, lease_s: float, group: bool) -> None:
-    """Make the directories and, last, FORMAT. What is there already stays as it is.
+def create_root(root: RootPaths, *, heartbeat_s: float, lease_s: float, group: bool) -> None:
+    """Create the directories and finally FORMAT. Existing ones are not changed.
 
     Raises:
-        RootError: it can't be made there.
-        DiskFull: no space left.
+        RootError: the root can't be created.
+        DiskFull: there is no space left.
     """
     try:
         if fs.exists(root.root):
@@ -61,26 +61,27 @@ def create(root: RootPaths, *, heartbeat_s: float, lease_s: float, group: bool) 
             fs.publish(root.format, records.encode(layout))
     except OSError as error:
         raise RootError(
-            f"can't be made: {error.strerror}",
+            f"can't be created: {error.strerror}",
             file=error.filename or root.root,
-            hint="name a directory of yours with --root or JOBSPEC_ROOT",
+            hint="name a directory that you may write to with --root or JOBSPEC_ROOT",
         ) from error
 
 
 def open_root(root: RootPaths, *, group: bool) -> Format:
-    """Check everything that a program relies on.
+    """Check the root before it is used.
 
     Returns:
-        The root's FORMAT, whose heartbeat and lease are to be obeyed.
+        The root's FORMAT with the heartbeat and lease that every process has to use.
 
     Raises:
-        RootError: missing, of another layout, not writable, or open to others.
+        RootError: the root is missing, has another layout, is not writable, or others may
+            write to it.
     """
     layout = _read_format(root)
     for path in _directories(root):
         check_directory(path, group=group)
     for path in (root.cache, root.hub, root.datasets, root.prepared, root.tokenizers):
-        if fs.exists(path):  # weights, code and rows that workers take from here
+        if fs.exists(path):  # workers load weights, code and rows from these
             check_directory(path, group=group)
     if not os.access(root.queue, os.W_OK | os.X_OK):
         raise RootError(
@@ -101,44 +102,48 @@ def _read_format(root: RootPaths) -> Format:
         raise RootError(f"can't be read: {error.strerror}", file=root.format) from error
     if data is None:
         raise RootError(
-            "no queue is here: `FORMAT` is missing",
+            "there is no queue here: `FORMAT` is missing",
             file=root.root,
-            hint="`jobspec enqueue` makes one; name another with --root or JOBSPEC_ROOT",
+            hint="`jobspec enqueue` creates one; name another root with --root or JOBSPEC_ROOT",
         )
     layout = records.parse(data, Format)
     if layout is None:
-        raise RootError("is damaged", file=root.format, hint="restore it, or remove it and enqueue")
+        raise RootError(
+            "is damaged",
+            file=root.format,
+            hint="restore it, or remove it and run `jobspec enqueue`",
+        )
     if layout.layout != LAYOUT:
         raise RootError(
-            f"has layout `{layout.layout}`, this version reads `{LAYOUT}`",
+            f"has layout `{layout.layout}`, but this version reads layout `{LAYOUT}`",
             file=root.format,
             place="$.layout",
-            hint="use the jobspec version that made it, or start a new root",
+            hint="use the jobspec version that created it, or a new root",
         )
     return layout
 
 
 def check_directory(path: Path, *, group: bool) -> None:
-    """Refuse a directory that others may write to or own. Raises RootError."""
+    """Check that no other user may write to a directory or owns it. Raises RootError."""
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError as error:
-        raise RootError("is gone", file=path, hint="run `jobspec fsck`") from error
+        raise RootError("is missing", file=path, hint="run `jobspec fsck`") from error
     except OSError as error:
-        raise RootError(f"can't be looked at: {error.strerror}", file=path) from error
-    if found.st_mode & stat.S_IWOTH:
+        raise RootError(f"can't be read: {error.strerror}", file=path) from error
+    if status.st_mode & stat.S_IWOTH:
         raise RootError("others may write to it", file=path, hint=f"run: chmod o-w {path}")
     if group:
         return
-    if found.st_mode & stat.S_IWGRP:
+    if status.st_mode & stat.S_IWGRP:
         raise RootError(
             "its group may write to it",
             file=path,
-            hint=f"run: chmod g-w {path} (or, trusting every member, set {ALLOW_GROUP}=1)",
+            hint=f"run: chmod g-w {path} (or set {ALLOW_GROUP}=1 if you trust every member)",
         )
-    if found.st_uid != os.geteuid():
+    if status.st_uid != os.geteuid():
         raise RootError(
-            f"belongs to user id `{found.st_uid}`",
+            f"belongs to user id `{status.st_uid}`",
             file=path,
-            hint=f"use a root of your own, or, trusting the group, set {ALLOW_GROUP}=1",
+            hint=f"use a root of your own, or set {ALLOW_GROUP}=1 if you trust the group",
         )

@@ -1,4 +1,4 @@
-"""Jobs by what people type: an id, the unique beginning of one, a glob, a state."""
+"""Selects jobs by id, by a unique prefix of an id, or by a glob."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ import fnmatch
 from collections.abc import Iterable, Sequence
 
 from jobspec.errors import JobNotFound
-from jobspec.queue.entries import Job
+from jobspec.queue.job import Job
 
 
 def one(jobs: Iterable[Job], selector: str) -> Job:
-    """The job of that id or unique prefix. Raises JobNotFound."""
-    found = [job for job in jobs if job.id.startswith(selector)]
-    found = [job for job in found if job.id == selector] or found
-    if not found:
+    """Find the job with this id or unique prefix. Raises JobNotFound."""
+    matches = [job for job in jobs if job.id.startswith(selector)]
+    matches = [job for job in matches if job.id == selector] or matches
+    if not matches:
         raise JobNotFound(f"no job `{selector}`", hint="`jobspec status` lists them")
-    if len(found) > 1:
-        some = ", ".join(job.id for job in found[:4]) + ("…" if len(found) > 4 else "")
+    if len(matches) > 1:
+        examples = ", ".join(job.id for job in matches[:4]) + ("…" if len(matches) > 4 else "")
         raise JobNotFound(
-            f"`{selector}` fits {len(found)} jobs: {some}", hint=f"all of them are `{selector}*`"
+            f"`{selector}` matches {len(matches)} jobs: {examples}",
+            hint=f"`{selector}*` selects all of them",
         )
-    return found[0]
+    return matches[0]
 
 
 def some(jobs: Sequence[Job], patterns: Iterable[str]) -> list[Job]:
-    """The jobs that the patterns name, each once. Raises JobNotFound for one that names none."""
+    """Find the jobs that match any pattern, without duplicates. Raises JobNotFound for no match."""
     chosen: dict[str, Job] = {}
     for pattern in patterns:
         for job in _matching(jobs, pattern):
@@ -33,14 +34,14 @@ def some(jobs: Sequence[Job], patterns: Iterable[str]) -> list[Job]:
 
 
 def is_glob(pattern: str) -> bool:
-    """Whether a pattern means whatever fits it, not one job."""
+    """Whether a pattern is a glob rather than an id or prefix."""
     return any(letter in pattern for letter in "*?[")
 
 
 def _matching(jobs: Sequence[Job], pattern: str) -> list[Job]:
     if not is_glob(pattern):
         return [one(jobs, pattern)]
-    found = [job for job in jobs if fnmatch.fnmatchcase(job.id, pattern)]
-    if not found:
+    matches = [job for job in jobs if fnmatch.fnmatchcase(job.id, pattern)]
+    if not matches:
         raise JobNotFound(f"no job `{pattern}`", hint="`jobspec status` lists them")
-    return found
+    return matches

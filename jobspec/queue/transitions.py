@@ -1,6 +1,6 @@
-"""The transitions that people ask for: cancel, retry, prioritize.
+"""Transitions requested by users: cancel, retry, prioritize.
 
-Each looks the job up and renames its entry; where somebody moves it first, it looks again.
+Each finds the job's entry and renames it. If another process moves the entry first, it tries again.
 """
 
 from __future__ import annotations
@@ -9,19 +9,20 @@ import contextlib
 from collections.abc import Callable
 
 from jobspec.errors import DiskFull, JobNotFound, TransitionRefused
-from jobspec.queue.entries import Entry, Job, following, scan
-from jobspec.queue.reaper import mark_taken
+from jobspec.queue.entries import Entry, next_entry, scan
+from jobspec.queue.job import Job
+from jobspec.queue.reaper import mark_revoked
 from jobspec.records import base as records
 from jobspec.records.attempt import Retry
 from jobspec.records.base import State
 from jobspec.storage import fs
 from jobspec.storage.layout import RootPaths
 
-_MOST_TRIES = 20
+_MAX_TRIES = 20
 
 
 def cancel(root: RootPaths, job: str) -> Job:
-    """End a pending or running job. Raises TransitionRefused."""
+    """Cancel a pending or running job. Raises TransitionRefused."""
 
     def cancelled(entry: Entry) -> Entry:
         return Entry(State.CANCELLED, entry.ticket)
@@ -30,20 +31,20 @@ def cancel(root: RootPaths, job: str) -> Job:
 
 
 def retry(root: RootPaths, job: str) -> Job:
-    """Put a failed or cancelled job back. Raises TransitionRefused."""
+    """Make a failed or cancelled job pending again. Raises TransitionRefused."""
 
     def marked(entry: Entry) -> Entry:
-        # Before the move: a job that is pending again must have its budgets anew.
+        # Written before the move, so that a pending job always has its new retry budgets.
         marker = root.job(job).attempt(entry.ticket.attempt).retry
         fs.make_dir(marker.parent)
         fs.publish(marker, records.encode(Retry(at=records.utc_now())))
-        return following(entry, State.PENDING)
+        return next_entry(entry, State.PENDING)
 
     return _move(root, job, (State.FAILED, State.CANCELLED), "retried", marked)
 
 
 def prioritize(root: RootPaths, job: str, priority: int) -> Job:
-    """Give a pending job another priority. Raises TransitionRefused."""
+    """Change the priority of a pending job. Raises TransitionRefused."""
 
     def ranked(entry: Entry) -> Entry:
         return Entry(State.PENDING, entry.ticket.with_priority(priority))
@@ -58,7 +59,7 @@ def _move(
     verb: str,
     target_of: Callable[[Entry], Entry],
 ) -> Job:
-    for _ in range(_MOST_TRIES):
+    for _ in range(_MAX_TRIES):
         entry = scan(root).get(job)
         if entry is None:
             raise JobNotFound(f"no job `{job}`", hint="`jobspec status` lists them")
@@ -72,6 +73,6 @@ def _move(
             fs.sync_dir(root.state(target.state))
             if entry.state is State.RUNNING:
                 with contextlib.suppress(OSError, DiskFull):
-                    mark_taken(root, entry)
+                    mark_revoked(root, entry)
             return Job(target, root)
-    raise TransitionRefused(f"`{job}` keeps moving", hint="try again")
+    raise TransitionRefused(f"`{job}` keeps changing its state", hint="try again")

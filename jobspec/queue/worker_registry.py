@@ -1,4 +1,4 @@
-"""Who works: everybody that has files in `queue/workers/`."""
+"""Lists the workers that have files in `queue/workers/`."""
 
 from __future__ import annotations
 
@@ -14,30 +14,34 @@ from jobspec.storage.layout import RootPaths
 
 @dataclass(frozen=True)
 class WorkerSeen:
-    """A worker as its files show it. `silent_s` is what this reader itself saw, else 0."""
+    """A worker as its files show it.
+
+    Attributes:
+        silent_s: seconds without a heartbeat, as counted by this process; else 0.
+    """
 
     worker: str
     record: WorkerRecord
     job: str | None
-    beating: bool
+    has_heartbeat: bool
     silent_s: float
     draining: bool
 
 
 def workers(root: RootPaths, reaper: Reaper) -> list[WorkerSeen]:
-    """Everybody; of several beats under one name the latest counts."""
+    """List all workers. If a worker has several heartbeats, the latest counts."""
     names = fs.list_names(root.workers)
-    every = [beat for name in names if (beat := heartbeat.parse_beat(name))]
-    beats = {beat.worker: beat for beat in sorted(every, key=lambda beat: beat.counter)}
+    in_order = sorted(heartbeat.parse_heartbeats(names), key=lambda each: each.counter)
+    heartbeats = {each.worker: each for each in in_order}
     recorded = {worker for name in names if (worker := heartbeat.parse_record(name))}
     return [
         WorkerSeen(
             worker=worker,
             record=read_record(root.worker(worker), WorkerRecord) or WorkerRecord(worker=worker),
-            job=beats[worker].job if worker in beats else None,
-            beating=worker in beats,
+            job=heartbeats[worker].job if worker in heartbeats else None,
+            has_heartbeat=worker in heartbeats,
             silent_s=reaper.silent_s(worker),
             draining=f"{worker}.drain" in names,
         )
-        for worker in sorted(recorded | beats.keys())
+        for worker in sorted(recorded | heartbeats.keys())
     ]

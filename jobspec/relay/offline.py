@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jobspec.errors import JobspecError
-from jobspec.queue.entries import Job
+from jobspec.queue.job import Job
 from jobspec.records.base import FINAL
 from jobspec.relay import wandb_run
 from jobspec.relay.client import ClientProcess, Refused

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from jobspec.queue.entries import Job
+from jobspec.queue.job import Job
 from jobspec.records import metrics
 from jobspec.records.base import State
 from jobspec.relay import wandb_run

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import msgspec
 
-from jobspec.queue.entries import Job
+from jobspec.queue.job import Job
 from jobspec.queue.queue import Queue
 from jobspec.relay import wandb_run
 from jobspec.relay.client import ClientProcess, connect

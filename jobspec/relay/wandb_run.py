@@ -15,7 +15,8 @@ from typing import Any, Literal
 import msgspec
 
 from jobspec.errors import JobspecError
-from jobspec.queue.entries import Job, read_record
+from jobspec.queue.entries import read_record
+from jobspec.queue.job import Job
 from jobspec.records import metrics
 from jobspec.records.attempt import ClaimRevoked, End, Result
 from jobspec.records.base import FINAL, State

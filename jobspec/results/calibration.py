@@ -15,7 +15,7 @@ import msgspec
 
 from jobspec.benchmarks import protocol
 from jobspec.benchmarks.published import PublishedResult, PublishedScore
-from jobspec.queue.entries import Job
+from jobspec.queue.job import Job
 from jobspec.records import evaluation
 from jobspec.results import confidence
 from jobspec.results.evaluations import evaluated_attempt

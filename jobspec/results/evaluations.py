@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jobspec.errors import BenchmarkError
-from jobspec.queue.entries import Job
+from jobspec.queue.job import Job
 from jobspec.records.evaluation import benchmark_dirs
 from jobspec.storage.layout import AttemptPaths
 

@@ -14,7 +14,7 @@ from jobspec.records.base import State
 from jobspec.records.reports import ScoringProtocol
 
 if TYPE_CHECKING:
-    from jobspec.queue.entries import Job
+    from jobspec.queue.job import Job
     from jobspec.spec.schema import JobSpec
 
 SCHEMA = 1

@@ -70,7 +70,7 @@ def test_an_error_at_every_call(transition: str, number: int, base: Path) -> Non
 
 @pytest.mark.parametrize("number", AT_THE_TURN, ids=errno.errorcode.get)
 @pytest.mark.parametrize("transition", TRANSITIONS)
-def test_an_error_where_the_protocol_turns(transition: str, number: int, base: Path) -> None:
+def test_an_error_at_each_step_of_the_protocol(transition: str, number: int, base: Path) -> None:
     torment(base, transition, fails_with(number), _TURN)
 
 

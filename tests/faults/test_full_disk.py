@@ -39,7 +39,7 @@ def fill(path: Path) -> Path:
     return ballast
 
 
-def test_a_full_disk_stops_writing_and_nothing_else(small: Path) -> None:
+def test_a_full_disk_stops_only_writing(small: Path) -> None:
     queue = Queue.create(small / "root")
     waiting = queue.enqueue(score_spec("waiting")).id
     queue.heartbeat(W, WorkerRecord(worker=W, note="before"))
@@ -78,7 +78,7 @@ def test_a_full_disk_stops_writing_and_nothing_else(small: Path) -> None:
     assert not queue.enqueue(score_spec("new")).already
 
 
-def test_a_full_disk_never_leaves_half_an_enqueue(small: Path) -> None:
+def test_a_full_disk_never_leaves_a_partial_enqueue(small: Path) -> None:
     """With every amount of space from none to enough."""
     queue = Queue.create(small / "root")
     ballast = fill(small)

@@ -243,7 +243,7 @@ def test_killed_at_every_call_of_create(base: Path) -> None:
     assert index > 10
 
 
-def test_a_ticket_is_never_half_written_by_anybody(base: Path) -> None:
+def test_a_ticket_is_never_partly_written(base: Path) -> None:
     """Every name that ever appears in a state's directory holds the spec's bytes."""
     index, killed = 0, True
     while killed:

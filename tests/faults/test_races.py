@@ -31,7 +31,7 @@ def claim_all(root: Path, worker: str) -> list[tuple[str, int]]:
     return claims
 
 
-def test_many_enqueuers_of_one_spec_make_one_job(queue: Queue) -> None:
+def test_many_processes_that_enqueue_one_spec_make_one_job(queue: Queue) -> None:
     root = queue.paths.root
 
     def enqueue() -> list[tuple[str, bool]]:
@@ -47,7 +47,7 @@ def test_many_enqueuers_of_one_spec_make_one_job(queue: Queue) -> None:
     assert all(states == ["pending"] for states in entries(queue).values())
 
 
-def test_many_that_make_one_root_make_it_once(queue: Queue) -> None:
+def test_many_processes_that_create_one_root_create_it_once(queue: Queue) -> None:
     root = queue.paths.root.parent / "other"
 
     def create() -> str:
@@ -57,7 +57,7 @@ def test_many_that_make_one_root_make_it_once(queue: Queue) -> None:
     assert list(entries(Queue(root)).values()) == [["pending"]]
 
 
-def test_enqueuers_and_claimers_together_do_every_job_once(queue: Queue) -> None:
+def test_every_job_is_claimed_once_while_others_enqueue(queue: Queue) -> None:
     root = queue.paths.root
 
     def enqueue() -> list[Any]:
@@ -104,7 +104,7 @@ def test_processes_under_one_worker_id_claim_each_job_once(queue: Queue) -> None
     assert len(claims) == 100 and set(claims.values()) == {1}
 
 
-def test_commit_reap_and_cancel_at_once_have_one_outcome(queue: Queue) -> None:
+def test_concurrent_commit_reap_and_cancel_have_one_outcome(queue: Queue) -> None:
     root = queue.paths.root
     jobs = [queue.enqueue(score_spec(f"job{number}")).id for number in range(60)]
 
@@ -153,7 +153,7 @@ def test_commit_reap_and_cancel_at_once_have_one_outcome(queue: Queue) -> None:
     assert again <= set(reaped) <= again | set(done)
 
 
-def test_repairs_and_claims_at_once_make_every_entry_once(queue: Queue) -> None:
+def test_concurrent_repairs_and_claims_make_every_entry_once(queue: Queue) -> None:
     root = queue.paths.root
     for number in range(40):
         queue.enqueue(score_spec(f"job{number}"))
@@ -171,7 +171,7 @@ def test_repairs_and_claims_at_once_make_every_entry_once(queue: Queue) -> None:
     assert all(states == ["running"] for states in entries(queue).values())
 
 
-def test_a_scan_while_jobs_move_misses_none_and_shows_none_twice(queue: Queue) -> None:
+def test_a_scan_while_jobs_move_sees_every_job_once(queue: Queue) -> None:
     root = queue.paths.root
     jobs = {queue.enqueue(score_spec(f"job{number}")).id for number in range(20)}
 
@@ -195,7 +195,7 @@ def test_a_scan_while_jobs_move_misses_none_and_shows_none_twice(queue: Queue) -
     assert race([lambda: move(W), lambda: move(V), read])[2] == []
 
 
-def test_an_attempt_stopped_at_any_call_of_its_commit_comes_too_late_or_was_first(
+def test_an_attempt_stopped_during_its_commit_either_commits_or_loses_its_claim(
     queue: Queue,
 ) -> None:
     """SIGSTOP in the middle of `finish`; the job is reaped and done by another; SIGCONT."""
@@ -230,7 +230,7 @@ def test_an_attempt_stopped_at_any_call_of_its_commit_comes_too_late_or_was_firs
     assert first_won > 1 and second_won > 5
 
 
-def test_a_claim_stopped_at_any_call_is_claimed_by_one(queue: Queue) -> None:
+def test_a_claim_stopped_at_any_call_is_claimed_by_one_worker(queue: Queue) -> None:
     """SIGSTOP in the middle of `claim`; another takes the job if it can; SIGCONT."""
     index, code = 0, 0
     while code is not None:

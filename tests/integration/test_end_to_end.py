@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from jobspec.queue.entries import Job
+from jobspec.queue.job import Job
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
 from jobspec.records.attempt import End, Result

@@ -25,11 +25,11 @@ from tests.support.commands import (
     Talking,
     base_spec,
     ctrl_c_heard,
+    enqueue_and_claim,
     environment,
     fail,
     jobspec,
     report_progress,
-    take,
     tuned_spec,
 )
 from tests.support.queues import fast_dir
@@ -187,7 +187,7 @@ def test_the_keyboard_reaches_everything_and_skips_to_the_content(
 @pytest.fixture
 def live(tmp_path: Path) -> Iterator[tuple[Queue, str]]:
     queue = Queue.create(tmp_path / "root")
-    report_progress(take(queue, tuned_spec()), 10)
+    report_progress(enqueue_and_claim(queue, tuned_spec()), 10)
     arguments = ("serve", "--interval", "0.2", "--root", queue.paths.root)
     with Talking(*arguments) as server:
         yield queue, server.line().strip()

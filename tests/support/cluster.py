@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from jobspec.queue.entries import Job
+from jobspec.queue.job import Job
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
 from jobspec.records.attempt import End

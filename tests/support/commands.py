@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from jobspec.queue.claim import Claim
-from jobspec.queue.entries import Job
+from jobspec.queue.job import Job
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
 from jobspec.records.attempt import ClaimRecord, End, PhaseTime, Progress, Result
@@ -127,7 +127,7 @@ def tuned_spec(model: str = "Qwen/Qwen3-8B", rate: float = 1e-5) -> JobSpec:
     return msgspec.structs.replace(spec, data=msgspec.structs.replace(spec.data, sha256="0" * 64))
 
 
-def take(queue: Queue, spec: JobSpec, worker: str = WORKER) -> Claim:
+def enqueue_and_claim(queue: Queue, spec: JobSpec, worker: str = WORKER) -> Claim:
     """Enqueue a spec and claim it for a worker that beats."""
     job = queue.enqueue(spec, priority=900 + len(queue.jobs()))  # above all that waits
     claim = claim_next(queue, worker)
@@ -136,16 +136,16 @@ def take(queue: Queue, spec: JobSpec, worker: str = WORKER) -> Claim:
 
 
 def claim_next(queue: Queue, worker: str = WORKER) -> Claim:
-    beat(queue, worker, None)
+    send_heartbeat(queue, worker, None)
     claim = queue.claim(worker)
     assert claim is not None
-    beat(queue, worker, claim.job)
+    send_heartbeat(queue, worker, claim.job)
     claimed = ClaimRecord(worker=worker, host=worker[:6], claimed_at="2026-11-22T10:00:00.000000Z")
     fs.publish(claim.dir.claim, records.encode(claimed))
     return claim
 
 
-def beat(queue: Queue, worker: str, job: str | None, **facts: Any) -> None:
+def send_heartbeat(queue: Queue, worker: str, job: str | None, **facts: Any) -> None:
     facts = {"host": worker[:6], "gpus": 8, "updated_at": records.utc_now(), **facts}
     shown = WorkerRecord(worker=worker, job=job, **facts)
     queue.heartbeat(worker, shown, job=job)
@@ -173,14 +173,14 @@ def ended(reason: Reason, **fields: Any) -> End:
 
 
 def succeed(queue: Queue, spec: JobSpec, metrics: dict[str, float | None]) -> Job:
-    claim = take(queue, spec)
+    claim = enqueue_and_claim(queue, spec)
     claim.end(ended(Reason.SUCCEEDED))
     claim.finish("succeeded", Result(job=claim.job, attempt=claim.attempt, metrics=metrics))
     return queue.job(claim.job)
 
 
 def fail(queue: Queue, spec: JobSpec, message: str, hint: str | None = None) -> Job:
-    claim = take(queue, spec)
+    claim = enqueue_and_claim(queue, spec)
     claim.end(ended(Reason.FAILED, message=message, hint=hint, phase="prepare"))
     claim.finish("failed")
     return queue.job(claim.job)
@@ -191,7 +191,7 @@ def none_running(queue: Queue) -> None:
     succeed(queue, base_spec(notes="1"), scores(0.93, 0.7))
     fail(queue, base_spec("allenai/Olmo-3-7B-Think"), "row 17: no final turn", "look at row 17")
     queue.cancel(queue.enqueue(base_spec(notes="2")).id)
-    claim = take(queue, base_spec(notes="3"))
+    claim = enqueue_and_claim(queue, base_spec(notes="3"))
     claim.end(ended(Reason.WALLTIME))
     claim.requeue("walltime")
 

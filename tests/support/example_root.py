@@ -20,9 +20,9 @@ from tests.support.commands import (
     base_spec,
     claim_next,
     ended,
+    enqueue_and_claim,
     fail,
     report_progress,
-    take,
     tuned_spec,
 )
 
@@ -43,14 +43,14 @@ _MANIFEST = {
 def group(queue: Queue, models: tuple[str, ...] = MODELS, steps: int = 400) -> None:
     """Fill an empty root."""
     for number, model in enumerate(models):
-        _finish(take(queue, base_spec(model)), _scores(0.55 + 0.05 * number), 0)
+        _finish(enqueue_and_claim(queue, base_spec(model)), _scores(0.55 + 0.05 * number), 0)
         for rate in RATES:
             good = 0.62 + 0.05 * number - abs(math.log10(rate / 1e-5)) / 10
-            claim = take(queue, tuned_spec(model, rate))
+            claim = enqueue_and_claim(queue, tuned_spec(model, rate))
             _train(claim, steps, rate)
             _finish(claim, _scores(good), EPOCHS)
     fail(queue, tuned_spec("allenai/Olmo-3-7B-Instruct"), "row 17: no final turn", "look at it")
-    claim = take(queue, tuned_spec("allenai/Olmo-3-7B-Instruct", 5e-6))
+    claim = enqueue_and_claim(queue, tuned_spec("allenai/Olmo-3-7B-Instruct", 5e-6))
     _train(claim, steps // 2, 5e-6)
     claim.end(ended(Reason.NODE, step=steps // 2, message="GPU 3 fell off the bus"))
     claim.requeue("node")

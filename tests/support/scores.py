@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from jobspec.queue.entries import Job
+from jobspec.queue.job import Job
 from jobspec.queue.queue import Queue
 from jobspec.records import evaluation
 from jobspec.records.evaluation import (

@@ -274,7 +274,7 @@ class Worker:
     def _others_live(self) -> bool:
         if self._others is None:  # once a look, not once a job
             aside = self.queue.quarantined()
-            hosts = {seen.record.host for seen in self.queue.workers() if seen.beating}
+            hosts = {seen.record.host for seen in self.queue.workers() if seen.has_heartbeat}
             self._others = bool(hosts - {self.host} - aside.keys())
         return self._others
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from jobspec.queue.entries import Job
+from jobspec.queue.job import Job
 from jobspec.records.attempt import ClaimRecord
 from jobspec.records.base import read
 from tests.support.cluster import Cluster, processes_with, reason, resumed_from

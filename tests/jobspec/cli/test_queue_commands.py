@@ -16,9 +16,9 @@ from tests.support.commands import (
     WORKER,
     Talking,
     base_spec,
-    beat,
     claim_next,
     ended,
+    enqueue_and_claim,
     environment,
     fail,
     jobspec,
@@ -26,8 +26,8 @@ from tests.support.commands import (
     none_running,
     report_progress,
     scores,
+    send_heartbeat,
     succeed,
-    take,
     tuned_spec,
 )
 
@@ -44,13 +44,15 @@ def on(queue: Queue, *args: str | Path, code: int | None = 0, **env: str) -> str
 def busy_queue(queue: Queue) -> None:
     """One job in every state, and one that came back."""
     none_running(queue)
-    report_progress(take(queue, base_spec(notes="4")), 43, loss=0.41234, tokens_per_second=5210.0)
+    report_progress(
+        enqueue_and_claim(queue, base_spec(notes="4")), 43, loss=0.41234, tokens_per_second=5210.0
+    )
 
 
 def test_status_of_an_empty_queue_and_of_none(queue: Queue, tmp_path: Path) -> None:
     assert "0 jobs" in on(queue, "status")
     done = jobspec("status", "--root", tmp_path / "none", code=1)
-    assert "no queue is here" in done.stderr and "hint: " in done.stderr
+    assert "there is no queue here" in done.stderr and "hint: " in done.stderr
 
 
 def test_status_in_json_is_not_cut(queue: Queue) -> None:
@@ -80,7 +82,7 @@ def test_status_has_colours_only_where_they_are_wanted(queue: Queue) -> None:
 
 
 def test_show_tells_of_every_attempt(queue: Queue) -> None:
-    claim = take(queue, base_spec())
+    claim = enqueue_and_claim(queue, base_spec())
     claim.end(
         ended(Reason.OOM, message="CUDA out of memory at step 3", hint="zero_stage 3", step=3)
     )
@@ -97,7 +99,7 @@ def test_show_tells_of_every_attempt(queue: Queue) -> None:
 
 
 def test_logs_of_the_last_attempt_phase_after_phase(queue: Queue) -> None:
-    claim = take(queue, base_spec())
+    claim = enqueue_and_claim(queue, base_spec())
     claim.dir.log("eval").write_text("scoring\n")
     claim.dir.log("prepare").write_text("preparing\n")
     assert on(queue, "logs", claim.job) == "preparing\nscoring\n"
@@ -123,7 +125,7 @@ def test_logs_of_the_last_attempt_phase_after_phase(queue: Queue) -> None:
 
 
 def test_logs_follow_through_phases_and_attempts_until_the_end(queue: Queue) -> None:
-    claim = take(queue, base_spec())
+    claim = enqueue_and_claim(queue, base_spec())
     claim.dir.log("prepare").write_text("one\n")
     with Talking("logs", claim.job, "-f", "--root", queue.paths.root) as follower:
         assert follower.line() == "one\n"
@@ -224,7 +226,7 @@ def test_hold_and_release(queue: Queue) -> None:
 
 
 def test_workers_drain_and_quarantine(queue: Queue) -> None:
-    beat(queue, WORKER, None, slurm_job="4711_3", gpu_name="H100")
+    send_heartbeat(queue, WORKER, None, slurm_job="4711_3", gpu_name="H100")
     text = on(queue, "workers")
     for part in (WORKER, "idle", "8× H100", "4711_3"):
         assert part in text
@@ -239,13 +241,13 @@ def test_workers_drain_and_quarantine(queue: Queue) -> None:
 
 
 def test_reap_takes_back_what_a_dead_worker_held(queue: Queue) -> None:
-    claim = take(queue, base_spec())
+    claim = enqueue_and_claim(queue, base_spec())
     assert on(queue, "reap") == f"{claim.job}\n"  # its beat stands still for a whole lease
     assert queue.job(claim.job).state is State.PENDING
 
 
 def test_reap_at_a_persons_word(queue: Queue) -> None:
-    claim = take(queue, base_spec())
+    claim = enqueue_and_claim(queue, base_spec())
     jobspec("reap", "--now", "--root", queue.paths.root, code=2)
     found = jobspec_json("reap", "--worker", "gpu012", "--now", "--root", queue.paths.root)
     assert found["reaped"] == [claim.job]
@@ -275,7 +277,7 @@ def test_wait_tells_how_jobs_ended(queue: Queue, tmp_path: Path) -> None:
 
 
 def test_wait_waits(queue: Queue) -> None:
-    claim = take(queue, base_spec())
+    claim = enqueue_and_claim(queue, base_spec())
     other = succeed(queue, base_spec(notes="done"), {})
     with Talking("wait", "--interval", "0.05", "--root", queue.paths.root) as waiter:
         assert waiter.line() == f"{other.id}: succeeded\n"
@@ -296,7 +298,7 @@ def test_wait_and_prioritize_choose_by_state_too(queue: Queue) -> None:
 
 
 def test_logs_in_json_do_not_follow(queue: Queue) -> None:
-    claim = take(queue, base_spec())
+    claim = enqueue_and_claim(queue, base_spec())
     done = jobspec("logs", claim.job, "-f", "--json", "--root", queue.paths.root, code=2)
     assert "--json" in done.stderr
 
@@ -318,7 +320,7 @@ def completions(words: str, shell: str = "bash", **env: str) -> list[str]:
 def test_completion_of_commands_ids_and_states(queue: Queue, shell: str) -> None:
     job = queue.enqueue(base_spec())
     queue.enqueue(base_spec("a/other"))
-    beat(queue, WORKER, None)
+    send_heartbeat(queue, WORKER, None)
     root = {"JOBSPEC_ROOT": str(queue.paths.root)}
     assert {"retry", "release", "results", "reap"} <= set(completions("jobspec re", shell))
     assert completions("jobspec show qw", shell, **root) == [job.id]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobspec.monitoring import reasons
-from jobspec.queue.entries import Job
+from jobspec.queue.job import Job
 from jobspec.queue.queue import Queue
 from jobspec.records.base import Reason, State
 from tests.support.commands import WORKER, base_spec, claim_next, ended, jobspec, jobspec_json

@@ -13,7 +13,8 @@ import pytest
 from jobspec.cli import status_view
 from jobspec.monitoring.status import JobRow, Status
 from jobspec.monitoring.workers import WorkerRow
-from jobspec.queue.entries import Entry, Job
+from jobspec.queue.entries import Entry
+from jobspec.queue.job import Job
 from jobspec.queue.queue import Queue
 from jobspec.records.base import Reason, State
 from jobspec.spec.schema import ResourcesSpec
@@ -21,12 +22,12 @@ from jobspec.storage.layout import RootPaths, Ticket
 from tests.support.commands import (
     WORKER,
     base_spec,
-    beat,
     claim_next,
     ended,
+    enqueue_and_claim,
     none_running,
     report_progress,
-    take,
+    send_heartbeat,
 )
 from tests.support.queues import fast_dir
 from tests.support.terminal import Terminal
@@ -51,7 +52,7 @@ def everything(queue: Queue) -> None:
     """A job in every state, two that came back, one nobody can do; workers; quarantine."""
     none_running(queue)
     queue.enqueue(base_spec("a/b", name="wide", resources=ResourcesSpec(gpus=16)), priority=9)
-    claim = take(queue, base_spec("a/b", name="thrice"))
+    claim = enqueue_and_claim(queue, base_spec("a/b", name="thrice"))
     queue.reap(worker=WORKER, now=True)
     claim = claim_next(queue)
     claim.end(ended(Reason.NODE, step=400))
@@ -62,8 +63,12 @@ def everything(queue: Queue) -> None:
         "updated_at": (now - timedelta(seconds=125)).isoformat(),
         "started_at": (now - timedelta(seconds=7325)).isoformat(),
     }
-    beat(queue, WORKER, claim.job, **facts, slurm_job="4711_3", gpu_name="H100", busy_s=6696.0)
-    beat(queue, "gpu013-4711-4-00000000000000aa", None, **facts, note="its clock is 12 s ahead")
+    send_heartbeat(
+        queue, WORKER, claim.job, **facts, slurm_job="4711_3", gpu_name="H100", busy_s=6696.0
+    )
+    send_heartbeat(
+        queue, "gpu013-4711-4-00000000000000aa", None, **facts, note="its clock is 12 s ahead"
+    )
     queue.quarantine("gpu7", "ECC errors", 3600)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from jobspec.queue.queue import Queue
-from tests.support.commands import PATIENCE_S, base_spec, jobspec, take
+from tests.support.commands import PATIENCE_S, base_spec, enqueue_and_claim, jobspec
 from tests.support.terminal import Terminal
 
 
@@ -26,7 +26,7 @@ def test_watch_redraws_at_once_when_resized_and_ends_with_ctrl_c(
 ) -> None:
     watching.read_until("\x1b[?1049h")
     watching.read_until("0 workers alive")
-    claim = take(queue, base_spec())
+    claim = enqueue_and_claim(queue, base_spec())
     # The interval is ten minutes: only the change of size can bring the next frame.
     watching.resize(80)
     os.kill(watching.process.pid, signal.SIGWINCH)
@@ -43,7 +43,7 @@ def test_watch_redraws_at_once_when_resized_and_ends_with_ctrl_c(
 
 def test_watch_fits_a_screen_that_is_too_low(queue: Queue) -> None:
     for n in range(8):
-        take(queue, base_spec(notes=str(n)))
+        enqueue_and_claim(queue, base_spec(notes=str(n)))
     arguments = ("status", "--watch", "--interval", "600", "--root", str(queue.paths.root))
     terminal = Terminal(*arguments, columns=100, lines=8)
     try:
@@ -60,7 +60,7 @@ def test_watch_needs_a_terminal(queue: Queue) -> None:
 
 
 def test_status_in_a_terminal_has_colours_and_its_width(queue: Queue) -> None:
-    take(queue, base_spec())
+    enqueue_and_claim(queue, base_spec())
     terminal = Terminal("status", "--root", str(queue.paths.root), columns=60)
     try:
         text = terminal.read_until("1 worker alive")

@@ -25,11 +25,11 @@ from tests.support.commands import (
     base_spec,
     claim_next,
     ended,
+    enqueue_and_claim,
     fail,
     jobspec,
     jobspec_json,
     report_progress,
-    take,
     tuned_spec,
 )
 from tests.support.queues import fast_dir
@@ -82,7 +82,7 @@ def test_a_thinned_curve_keeps_its_mean_and_its_end() -> None:
 
 
 def test_non_numeric_values_are_left_out(queue: Queue) -> None:
-    claim = take(queue, tuned_spec())
+    claim = enqueue_and_claim(queue, tuned_spec())
     claim.dir.metrics.write_bytes(
         b'{"phase":"train","step":1,"loss":NaN}\n{"phase":"train","step":2,"loss":0.5}\n'
         b'{"phase":"train","step":3,"loss":null}\n{"phase":"train","step":4,"loss":Infinity}\n{"ph'
@@ -98,7 +98,7 @@ def test_a_damaged_spec_or_older_records_do_not_hide_the_rest(queue: Queue) -> N
     for path in (job.paths.spec, job.entry.path(queue.paths)):
         path.chmod(0o644)
         path.write_bytes(b"{")
-    claim = take(queue, base_spec(notes="old"))
+    claim = enqueue_and_claim(queue, base_spec(notes="old"))
     claim.dir.manifest.write_bytes(b'{"host": "old"}')
     claim.dir.result.write_bytes(b'{"job": "x", "attempt": 1, "metrics": {"bench/a/acc": 0.5}}')
     claim.dir.end.write_bytes(b'{"reason": "succeeded", "some": "new field"}')
@@ -109,8 +109,8 @@ def test_a_damaged_spec_or_older_records_do_not_hide_the_rest(queue: Queue) -> N
 
 def test_text_from_a_spec_is_escaped(queue: Queue) -> None:
     evil = "</script><script>alert(1)</script>"
-    take(queue, base_spec(model=f"a/{evil}"))
-    claim = take(queue, base_spec(model=f"b/{evil}", notes="2"))
+    enqueue_and_claim(queue, base_spec(model=f"a/{evil}"))
+    claim = enqueue_and_claim(queue, base_spec(model=f"b/{evil}", notes="2"))
     claim.end(ended(Reason.FAILED, message=evil))
     claim.finish("failed")
     page = html.render(queue, queue.jobs())
@@ -146,7 +146,7 @@ def rows(*, first: int, last: int, **head: Any) -> bytes:
 
 
 def test_training_beyond_what_was_resumed_from_is_lost(queue: Queue) -> None:
-    claim = take(queue, tuned_spec())
+    claim = enqueue_and_claim(queue, tuned_spec())
     claim.dir.manifest.write_bytes(
         b'{"device": {"kind": "cuda", "count": 4}, "plan": {"nodes": 2}}'
     )
@@ -164,7 +164,7 @@ def test_training_beyond_what_was_resumed_from_is_lost(queue: Queue) -> None:
 
 
 def test_without_a_state_all_training_is_lost_and_with_one_not(queue: Queue) -> None:
-    claim = take(queue, tuned_spec())
+    claim = enqueue_and_claim(queue, tuned_spec())
     claim.dir.metrics.write_bytes(rows(first=1, last=41))
     claim.end(ended(Reason.PREEMPTED))
     claim.requeue("preempted")
@@ -180,7 +180,7 @@ def test_all_work_of_a_job_without_a_result_is_lost(queue: Queue) -> None:
 
 
 def test_an_attempt_without_an_end_counts_until_its_last_row(queue: Queue) -> None:
-    claim = take(queue, tuned_spec())
+    claim = enqueue_and_claim(queue, tuned_spec())
     claim.dir.events.write_bytes(
         b'{"time":"2026-11-22T10:00:00Z","event":"start","phase":"prepare"}\n'
         b'{"time":"2026-11-22T10:00:05Z","event":"end","phase":"prepare"}\n'
@@ -193,7 +193,7 @@ def test_an_attempt_without_an_end_counts_until_its_last_row(queue: Queue) -> No
 
 
 def test_the_running_attempt_has_lost_nothing_yet(queue: Queue) -> None:
-    claim = take(queue, tuned_spec())
+    claim = enqueue_and_claim(queue, tuned_spec())
     claim.dir.metrics.write_bytes(rows(first=1, last=10))
     report_progress(claim, 10)
     claim.dir.end.write_bytes(
@@ -207,7 +207,7 @@ def test_the_running_attempt_has_lost_nothing_yet(queue: Queue) -> None:
 
 
 def test_time_spent_on_converting_a_state_is_shown(queue: Queue) -> None:
-    claim = take(queue, tuned_spec())
+    claim = enqueue_and_claim(queue, tuned_spec())
     times = (PhaseTime(phase="convert", wall_s=1800.0), PhaseTime(phase="train", wall_s=3600.0))
     claim.dir.done("convert").write_text("{}")
     claim.end(msgspec.structs.replace(ended(Reason.PREEMPTED), phases=times))
@@ -260,7 +260,7 @@ def test_without_its_packages_it_names_the_extra(group: Queue, tmp_path: Path) -
 
 
 def test_phases_of_an_end_that_kept_them_cost_nothing(queue: Queue) -> None:
-    claim = take(queue, tuned_spec())
+    claim = enqueue_and_claim(queue, tuned_spec())
     kept = (PhaseTime(phase="prepare", kept=True), PhaseTime(phase="train", wall_s=7.0))
     claim.end(msgspec.structs.replace(ended(Reason.NODE), phases=kept, overhead_s=0.0))
     claim.requeue("node")

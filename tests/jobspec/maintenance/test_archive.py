@@ -11,7 +11,7 @@ import pytest
 
 from jobspec.errors import JobspecError
 from jobspec.maintenance import archive
-from jobspec.queue.entries import Job
+from jobspec.queue.job import Job
 from jobspec.queue.queue import Queue
 from tests.support.commands import base_spec, jobspec, jobspec_json, scores, succeed
 
@@ -26,7 +26,7 @@ def trained(queue: Queue) -> Job:
     return job
 
 
-def test_a_copy_is_whole_and_says_so_without_us(queue: Queue, tmp_path: Path) -> None:
+def test_a_copy_can_be_verified_with_sha256sum(queue: Queue, tmp_path: Path) -> None:
     job = trained(queue)
     before = {path: path.stat().st_mtime_ns for path in job.paths.dir.rglob("*")}
     (told,) = jobspec_json("archive", job.id, tmp_path / "kept", "--root", queue.paths.root)[
@@ -48,13 +48,13 @@ def test_a_copy_is_whole_and_says_so_without_us(queue: Queue, tmp_path: Path) ->
     assert "already there and intact" in again.stdout
 
 
-def test_weights_may_stay_behind(queue: Queue, tmp_path: Path) -> None:
+def test_weights_can_be_left_out(queue: Queue, tmp_path: Path) -> None:
     job = trained(queue)
     archive.archive(job, tmp_path / "kept", model=False)
     assert not list((tmp_path / "kept").rglob("*.safetensors"))
 
 
-def test_a_damaged_copy_and_a_changed_job_are_told(queue: Queue, tmp_path: Path) -> None:
+def test_a_damaged_copy_and_a_changed_job_are_reported(queue: Queue, tmp_path: Path) -> None:
     job = trained(queue)
     done = archive.archive(job, tmp_path / "kept")
     copy = Path(done.place) / "attempts/1/result.json"
@@ -70,7 +70,7 @@ def test_a_damaged_copy_and_a_changed_job_are_told(queue: Queue, tmp_path: Path)
         archive.archive(job, tmp_path / "kept")
 
 
-def test_a_copy_that_breaks_off_leaves_nothing(queue: Queue, tmp_path: Path) -> None:
+def test_an_interrupted_copy_leaves_no_files(queue: Queue, tmp_path: Path) -> None:
     job = trained(queue)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))  # the weights are larger than that
@@ -88,9 +88,7 @@ def test_a_job_that_has_not_ended_is_refused(queue: Queue, tmp_path: Path) -> No
     assert "is pending" in refused.stderr and not (tmp_path / "kept").exists()
 
 
-def test_of_a_glob_those_that_ended_are_copied_and_the_others_named(
-    queue: Queue, tmp_path: Path
-) -> None:
+def test_a_glob_copies_ended_jobs_and_names_the_others(queue: Queue, tmp_path: Path) -> None:
     ended, root = trained(queue), ("--root", queue.paths.root)
     waits = queue.enqueue(base_spec(notes="waits"))
     told = jobspec("archive", "qwen3-*", tmp_path / "kept", *root)
@@ -103,7 +101,7 @@ def test_of_a_glob_those_that_ended_are_copied_and_the_others_named(
     assert found["errors"][0]["message"] == f"`{waits.id}` is pending"
 
 
-def test_after_a_purge_the_queue_is_what_is_left(queue: Queue, tmp_path: Path) -> None:
+def test_after_a_purge_the_queue_has_the_remaining_jobs(queue: Queue, tmp_path: Path) -> None:
     """A centre deletes what was not read for months: entries, records, one job wholly."""
     ended = trained(queue)
     archive.archive(ended, tmp_path / "kept")

@@ -21,11 +21,11 @@ from tests.support.commands import (
     base_spec,
     claim_next,
     ended,
+    enqueue_and_claim,
     fail,
     jobspec,
     jobspec_json,
     succeed,
-    take,
 )
 
 
@@ -50,7 +50,7 @@ KEPT = 11110000
 
 def finished(queue: Queue, spec: JobSpec, reason: Reason | None) -> Claim:
     """A job that left all that, and succeeded, failed or runs yet."""
-    claim = take(queue, spec)
+    claim = enqueue_and_claim(queue, spec)
     fill(claim.dir)
     if reason is Reason.SUCCEEDED:
         claim.end(ended(reason))
@@ -66,7 +66,7 @@ def left(claim: Claim) -> set[str]:
     return checkpoints | {path.name for path in claim.dir.dir.iterdir() if path.is_dir()}
 
 
-def test_gc_drops_what_a_succeeded_job_needs_no_more(queue: Queue) -> None:
+def test_gc_deletes_what_a_succeeded_job_no_longer_needs(queue: Queue) -> None:
     claim = finished(queue, base_spec(), Reason.SUCCEEDED)
     root = queue.paths.root
     before = jobspec_json("gc", "--dry-run", "--root", root)
@@ -77,7 +77,7 @@ def test_gc_drops_what_a_succeeded_job_needs_no_more(queue: Queue) -> None:
     assert jobspec_json("gc", "--root", root)["bytes"] == 0
 
 
-def test_gc_leaves_running_jobs_alone_and_what_a_retry_resumes_from(queue: Queue) -> None:
+def test_gc_keeps_running_jobs_and_checkpoints_that_a_retry_resumes_from(queue: Queue) -> None:
     failed = finished(queue, base_spec(notes="failed"), Reason.FAILED)
     runs = finished(queue, base_spec(notes="runs"), None)
     root = queue.paths.root
@@ -89,8 +89,8 @@ def test_gc_leaves_running_jobs_alone_and_what_a_retry_resumes_from(queue: Queue
     assert "step-20" not in left(failed) and {"step-20", "trash"} <= left(runs)
 
 
-def test_states_of_every_attempt_go(queue: Queue) -> None:
-    first = take(queue, base_spec())
+def test_checkpoints_of_all_attempts_are_deleted(queue: Queue) -> None:
+    first = enqueue_and_claim(queue, base_spec())
     fill(first.dir)
     first.end(ended(Reason.PREEMPTED))
     first.requeue("preempted")
@@ -101,7 +101,7 @@ def test_states_of_every_attempt_go(queue: Queue) -> None:
     assert "step-20" not in left(first)
 
 
-def test_du_tells_the_parts_apart(queue: Queue, tmp_path: Path) -> None:
+def test_du_lists_the_parts(queue: Queue, tmp_path: Path) -> None:
     finished(queue, base_spec(), Reason.SUCCEEDED)
     succeed(queue, base_spec(notes="small"), {})
     (queue.paths.cache / "hub").mkdir(parents=True, exist_ok=True)
@@ -118,7 +118,7 @@ def test_du_tells_the_parts_apart(queue: Queue, tmp_path: Path) -> None:
     assert "of the quota of 512 MiB used" in shown.stdout and "1.1 KiB" in shown.stderr
 
 
-def test_what_vanishes_meanwhile_counts_nothing(queue: Queue, tmp_path: Path) -> None:
+def test_files_that_vanish_during_the_scan_count_as_empty(queue: Queue, tmp_path: Path) -> None:
     assert disk.size_of(tmp_path / "none") == 0
     assert disk.drop(queue.paths.job("x-0123456789").attempt(1).trash) == 0
 
@@ -132,7 +132,7 @@ def spec(model: str, **train: Any) -> JobSpec:
     return msgspec.structs.replace(made, train=msgspec.structs.replace(made.train, **train))
 
 
-def test_the_disk_that_qwen3_8b_takes(tmp_path: Path) -> None:
+def test_the_disk_space_of_qwen3_8b(tmp_path: Path) -> None:
     full = footprint(spec("Qwen/Qwen3-8B", num_train_epochs=8.0, save_total_limit=3), tmp_path)
     assert full is not None
     weights = 8_190_735_360 * 2  # bytes of its safetensors, bfloat16
@@ -144,7 +144,7 @@ def test_the_disk_that_qwen3_8b_takes(tmp_path: Path) -> None:
     assert lora is not None and lora.peak < 5 * weights
 
 
-def test_jobs_together_and_models_of_no_known_size(tmp_path: Path) -> None:
+def test_several_jobs_and_models_of_unknown_size(tmp_path: Path) -> None:
     specs = [base_spec(), spec("no/such"), spec("Qwen/Qwen3-8B"), spec("Qwen/Qwen3-8B")]
     found = together(specs, tmp_path)
     one = footprint(specs[-1], tmp_path)
@@ -152,7 +152,7 @@ def test_jobs_together_and_models_of_no_known_size(tmp_path: Path) -> None:
     assert found.unknown == ["no/such"]
 
 
-def test_enqueue_says_what_jobs_take_and_warns_of_too_little(tmp_path: Path) -> None:
+def test_enqueue_prints_the_disk_need_and_warns_if_space_is_short(tmp_path: Path) -> None:
     data = tmp_path / "rows.jsonl"
     data.write_text('{"messages": [{"role": "user", "content": "a"}, '
                     '{"role": "assistant", "content": "<think>b</think> c"}]}\n')  # fmt: skip
@@ -166,7 +166,7 @@ def test_enqueue_says_what_jobs_take_and_warns_of_too_little(tmp_path: Path) -> 
     assert again["room"]["free"] > 0
 
 
-def test_failed_jobs_keep_their_states_in_what_du_calls_freeable(queue: Queue) -> None:
+def test_checkpoints_of_failed_jobs_are_not_freeable(queue: Queue) -> None:
     fail(queue, base_spec(), "no")
     (job,) = queue.jobs(State.FAILED)
     fill(job.paths.attempt(1))

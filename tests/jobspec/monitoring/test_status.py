@@ -18,14 +18,14 @@ from jobspec.spec.schema import ResourcesSpec
 from tests.support.commands import (
     WORKER,
     base_spec,
-    beat,
     claim_next,
     ended,
+    enqueue_and_claim,
     fail,
     report_progress,
     scores,
+    send_heartbeat,
     succeed,
-    take,
     tuned_spec,
 )
 
@@ -54,7 +54,7 @@ def test_a_pending_job(queue: Queue) -> None:
 
 
 def test_a_running_job_shows_its_progress(queue: Queue) -> None:
-    claim = take(queue, base_spec())
+    claim = enqueue_and_claim(queue, base_spec())
     assert only_row(queue).progress is None
     report_progress(claim, 43, loss=0.25)
     row = only_row(queue)
@@ -64,8 +64,8 @@ def test_a_running_job_shows_its_progress(queue: Queue) -> None:
     assert row.started_at == "2026-11-22T10:00:00.000000Z"
 
 
-def test_progress_stays_between_nothing_and_all(queue: Queue) -> None:
-    claim = take(queue, base_spec())
+def test_progress_stays_between_0_and_1(queue: Queue) -> None:
+    claim = enqueue_and_claim(queue, base_spec())
     report_progress(claim, 200)
     assert only_row(queue).progress == 1.0
 
@@ -84,8 +84,8 @@ def test_a_failed_job_says_why(queue: Queue) -> None:
     assert (row.state, row.reason, row.phase) == ("failed", "failed", "prepare")
 
 
-def test_a_job_that_came_back_says_why(queue: Queue) -> None:
-    claim = take(queue, base_spec())
+def test_a_requeued_job_says_why(queue: Queue) -> None:
+    claim = enqueue_and_claim(queue, base_spec())
     claim.end(ended(Reason.WALLTIME, step=400))
     claim.requeue("walltime")
     row = only_row(queue)
@@ -102,7 +102,7 @@ def test_a_damaged_spec_does_not_hide_the_queue(queue: Queue) -> None:
 
 def test_selection_keeps_every_running_job_and_the_newest_ended(queue: Queue) -> None:
     ids = [succeed(queue, base_spec(notes=str(n)), {}).id for n in range(4)]
-    running = [take(queue, base_spec(notes=f"r{n}")).job for n in range(3)]
+    running = [enqueue_and_claim(queue, base_spec(notes=f"r{n}")).job for n in range(3)]
     waiting = [queue.enqueue(base_spec(notes=f"p{n}")).id for n in range(3)]
     chosen = status.select(queue.jobs(), 2)
     shown = [job.id for job in chosen.jobs]
@@ -113,10 +113,10 @@ def test_selection_keeps_every_running_job_and_the_newest_ended(queue: Queue) ->
     assert status.select(queue.jobs(), None).hidden == {}
 
 
-def test_workers_are_alive_while_their_record_is_young(queue: Queue) -> None:
+def test_workers_are_alive_while_their_record_is_recent(queue: Queue) -> None:
     gone = "gone-0123456789abcdef"
-    beat(queue, WORKER, None)
-    beat(queue, gone, None, updated_at="2020-01-01T00:00:00.000000Z")
+    send_heartbeat(queue, WORKER, None)
+    send_heartbeat(queue, gone, None, updated_at="2020-01-01T00:00:00.000000Z")
     alive = {row.worker: row.alive for row in look(queue).workers}
     assert alive == {WORKER: True, gone: False}
 
@@ -128,39 +128,42 @@ def test_why_nothing_runs(queue: Queue) -> None:
     assert why() == ""
     queue.enqueue(base_spec(resources=ResourcesSpec(gpus=16)))
     own = f"jobspec-worker --root {queue.paths.root}"
-    assert why() == f"no worker alive; start some: jobspec submit --array 0-3, or here: {own}"
-    beat(queue, WORKER, None)
+    assert (
+        why()
+        == f"no worker is alive; start some with jobspec submit --array 0-3, or one here: {own}"
+    )
+    send_heartbeat(queue, WORKER, None)
     assert why() == "the next job waits for 16 GPUs, workers have 8"
-    beat(queue, WORKER, None, gpus=16, gpu_memory_gib=79.6)
+    send_heartbeat(queue, WORKER, None, gpus=16, gpu_memory_gib=79.6)
     assert why() == ""
     queue.enqueue(base_spec(notes="y", resources=ResourcesSpec(gpu_memory_gib=94)))
     queue.cancel(queue.jobs()[0].id)
-    assert why() == "the next job needs 94 GiB a GPU, workers' have 79.6"
+    assert why() == "the next job needs 94 GiB per GPU, workers have 79.6"
     queue.hold("quota is full")
     assert "on hold: quota is full" in why()
     queue.release()
-    take(queue, base_spec(notes="another"))
+    enqueue_and_claim(queue, base_spec(notes="another"))
     assert why() == ""
 
 
-def test_why_workers_that_could_do_a_job_leave_it(queue: Queue) -> None:
+def test_why_workers_do_not_claim_a_job_that_fits(queue: Queue) -> None:
     def why() -> str:
         return look(queue).nothing_runs or ""
 
     queue.enqueue(base_spec())
-    beat(queue, WORKER, None, note="GPU 3 does not answer")
+    send_heartbeat(queue, WORKER, None, note="GPU 3 does not answer")
     assert why() == "every live worker says: GPU 3 does not answer"
     queue.quarantine("gpu012", "ECC errors", 3600)
     assert why() == "every live worker's host is quarantined (gpu012: ECC errors)"
     queue.drain(WORKER)
     assert "every live worker is draining" in why()
-    beat(queue, "gpu013-0123456789abcdef", None)
+    send_heartbeat(queue, "gpu013-0123456789abcdef", None)
     assert why() == ""
 
 
-def test_a_pending_job_says_what_no_worker_has_though_others_run(queue: Queue) -> None:
-    take(queue, base_spec())
-    beat(queue, "gpu013-0123456789abcdef", None, gpus=2, gpu_memory_gib=94)
+def test_a_pending_job_says_what_no_worker_has_while_others_run(queue: Queue) -> None:
+    enqueue_and_claim(queue, base_spec())
+    send_heartbeat(queue, "gpu013-0123456789abcdef", None, gpus=2, gpu_memory_gib=94)
     queue.enqueue(base_spec(notes="a", resources=ResourcesSpec(gpus=16)))
     queue.enqueue(base_spec(notes="b", resources=ResourcesSpec(gpus=4, gpu_memory_gib=94)))
     queue.enqueue(base_spec(notes="c", resources=ResourcesSpec(gpus=8)))
@@ -168,17 +171,19 @@ def test_a_pending_job_says_what_no_worker_has_though_others_run(queue: Queue) -
     assert now.nothing_runs is None
     assert [row.waits_for for row in now.jobs] == [
         *(None, "waits for 16 GPUs, workers have at most 8"),
-        *("needs 94 GiB a GPU, workers' have 0", None),
+        *("needs 94 GiB per GPU, workers have 0", None),
     ]
 
 
-def test_what_workers_show_of_themselves(queue: Queue) -> None:
+def test_what_a_workers_row_shows(queue: Queue) -> None:
     started = (datetime.now(UTC) - timedelta(hours=2)).isoformat()
-    beat(queue, WORKER, None, slurm_job="4711_3", started_at=started, busy_s=5400.0, phase="train")
+    send_heartbeat(
+        queue, WORKER, None, slurm_job="4711_3", started_at=started, busy_s=5400.0, phase="train"
+    )
     (row,) = look(queue).workers
     assert (row.state, row.slurm_job, row.phase) == ("idle", "4711_3", None)
     assert row.busy_frac == pytest.approx(0.75, abs=0.01)
-    take(queue, base_spec())
+    enqueue_and_claim(queue, base_spec())
     assert look(queue).workers[0].state == "busy"
     queue.drain(WORKER)
     assert look(queue).workers[0].state == "draining"
@@ -186,7 +191,7 @@ def test_what_workers_show_of_themselves(queue: Queue) -> None:
 
 
 def test_attempts_and_why_each_ended(queue: Queue) -> None:
-    claim = take(queue, base_spec())
+    claim = enqueue_and_claim(queue, base_spec())
     claim.end(ended(Reason.WALLTIME, step=400))
     claim.requeue("walltime")
     claim_next(queue)
@@ -199,7 +204,7 @@ def test_attempts_and_why_each_ended(queue: Queue) -> None:
 
 
 def test_a_running_job_shows_its_newest_loss_and_its_mean_speed(queue: Queue) -> None:
-    claim = take(queue, base_spec())
+    claim = enqueue_and_claim(queue, base_spec())
     report_progress(claim, 43, loss=0.9, eval_loss=0.5)
     rows = [{"phase": "train", "step": n, "loss": 1 / n, "pad": "x" * 400} for n in range(1, 100)]
     rows += [{"phase": "train", "step": n, "tokens_per_second": 100.0 * n} for n in (1, 2, 3)]
@@ -210,8 +215,8 @@ def test_a_running_job_shows_its_newest_loss_and_its_mean_speed(queue: Queue) ->
     assert metrics == {"loss": 1 / 99, "eval_loss": 0.5, "tokens_per_second": 200.0}
 
 
-def test_all_that_is_known_of_a_job(queue: Queue) -> None:
-    claim = take(queue, base_spec())
+def test_the_report_of_one_job(queue: Queue) -> None:
+    claim = enqueue_and_claim(queue, base_spec())
     claim.end(ended(Reason.PREEMPTED, message="stopped by Slurm", step=400))
     claim.requeue("preempted")
     again = claim_next(queue)
@@ -235,13 +240,13 @@ def three_jobs(queue: Queue) -> list[results.ResultRow]:
     return results.rows(queue.jobs())
 
 
-def test_the_base_models_row_stands_first(queue: Queue) -> None:
+def test_the_base_models_row_comes_first(queue: Queue) -> None:
     found = three_jobs(queue)
     assert [row.learning_rate for row in found] == [None, 5e-6, 1e-5]
     assert {row.model for row in found} == {"Qwen/Qwen3-8B"}
 
 
-def test_scores_are_told_from_what_stands_beside_them(queue: Queue) -> None:
+def test_scores_are_separated_from_other_metrics(queue: Queue) -> None:
     found = three_jobs(queue)
     assert results.benchmarks(found) == ["minerva_math500", "aime24"]
     score = found[2].scores["aime24"]
@@ -260,7 +265,7 @@ def test_the_best_of_each_benchmark_is_marked(queue: Queue) -> None:
     assert best == [(5e-6, "aime24"), (1e-5, "minerva_math500")]
 
 
-def test_one_job_alone_is_best_of_nothing(queue: Queue) -> None:
+def test_a_single_job_is_not_marked_as_best(queue: Queue) -> None:
     succeed(queue, base_spec(), scores(0.9, 0.7))
     (row,) = results.rows(queue.jobs())
     assert not any(score.best for score in row.scores.values())

@@ -12,7 +12,7 @@ from jobspec.records.worker import WorkerRecord
 from tests.support.queues import V, W, fails_with, faulty, score_spec
 
 
-def test_drain_is_a_mark_that_retire_removes(queue: Queue) -> None:
+def test_retire_removes_the_mark_of_a_drain(queue: Queue) -> None:
     queue.heartbeat(W, WorkerRecord(worker=W, host="node1"))
     queue.drain(W)
     assert queue.is_draining(W) and not queue.is_draining(V)
@@ -26,7 +26,7 @@ def test_drain_is_a_mark_that_retire_removes(queue: Queue) -> None:
     assert queue.workers() == [] and not queue.is_draining(W) and not queue.saw_drain(W)
 
 
-def test_a_hold_is_looked_for_only_where_there_is_something_to_claim(queue: Queue) -> None:
+def test_a_hold_is_read_only_if_a_job_could_be_claimed(queue: Queue) -> None:
     queue.enqueue(score_spec())
     queue.hold("maintenance")
     with faulty(0, fails_with(errno.EIO), only=frozenset({"lstat"})) as fault:
@@ -49,11 +49,11 @@ def test_quarantine_lists_expires_and_clears(queue: Queue) -> None:
     queue.clear("node-3.cluster")
     assert queue.quarantined_host("node-3.cluster") is None
     assert queue.quarantined() == {}
-    with pytest.raises(JobspecError, match="no host name"):
+    with pytest.raises(JobspecError, match="is not a host name"):
         queue.quarantine("../../etc", "x", 1)
 
 
-def test_suspicions_never_set_aside_more_than_half_of_the_hosts(queue: Queue) -> None:
+def test_suspicions_never_quarantine_more_than_half_of_the_hosts(queue: Queue) -> None:
     for number in range(4):
         worker = f"w-{number:016x}"
         queue.heartbeat(worker, WorkerRecord(worker=worker, host=f"node{number}"))
@@ -62,6 +62,6 @@ def test_suspicions_never_set_aside_more_than_half_of_the_hosts(queue: Queue) ->
     assert queue.quarantine("node3", "no CUDA", 60)
 
 
-def test_an_unreadable_quarantine_mark_counts(queue: Queue) -> None:
+def test_an_unreadable_quarantine_file_counts(queue: Queue) -> None:
     (queue.paths.quarantine / "node9.json").write_bytes(b"")
     assert "node9" in queue.quarantined() and queue.quarantined_host("node9") is not None

@@ -57,7 +57,7 @@ def pending() -> Iterator[Pending]:
         yield Pending(RootPaths(Path(folder)))
 
 
-def test_claims_in_a_deep_queue_share_a_listing(pending: Pending) -> None:
+def test_claims_in_a_deep_queue_reuse_a_listing(pending: Pending) -> None:
     made = [pending.add(number) for number in range(MANY)]
     taken = [pending.take() for _ in range(MANY)]
     assert pending.listings == 1
@@ -76,7 +76,7 @@ def test_a_short_listing_is_made_for_every_claim(pending: Pending) -> None:
     assert pending.listings == 2
 
 
-def test_what_came_meanwhile_is_taken_after_two_seconds_or_when_nothing_else_is_left(
+def test_new_jobs_are_claimed_after_two_seconds_or_when_the_listing_is_used_up(
     pending: Pending,
 ) -> None:
     for number in range(MANY):
@@ -91,7 +91,7 @@ def test_what_came_meanwhile_is_taken_after_two_seconds_or_when_nothing_else_is_
     assert pending.listings == 3
 
 
-def test_what_is_not_to_be_taken_now_is_asked_again(pending: Pending) -> None:
+def test_an_entry_refused_for_now_is_asked_about_again(pending: Pending) -> None:
     made = [pending.add(number) for number in range(MANY)]
     later = set(made[3:20])
     seen: list[Ticket] = []
@@ -123,7 +123,7 @@ def test_many_misses_on_a_listing_lead_to_a_new_one(pending: Pending) -> None:
     assert tries <= 33
 
 
-def test_whether_there_is_work_is_never_told_by_an_old_listing(pending: Pending) -> None:
+def test_has_work_never_uses_an_old_listing(pending: Pending) -> None:
     for number in range(MANY):
         pending.add(number)
     pending.take()
@@ -132,7 +132,7 @@ def test_whether_there_is_work_is_never_told_by_an_old_listing(pending: Pending)
     assert next(pending.picker.candidates(lambda spec: True), None) is None
 
 
-def test_a_look_whether_there_is_work_takes_nothing_from_the_next_claim(pending: Pending) -> None:
+def test_has_work_does_not_change_the_next_claim(pending: Pending) -> None:
     for number in range(MANY):
         pending.add(number)
     urgent = pending.add(MANY, rank=1)
@@ -140,7 +140,7 @@ def test_a_look_whether_there_is_work_takes_nothing_from_the_next_claim(pending:
     assert pending.take() == seen.ticket == urgent
 
 
-def test_who_lost_one_chooses_among_twice_as_many(pending: Pending) -> None:
+def test_a_lost_race_doubles_the_window(pending: Pending) -> None:
     made = [pending.add(number).name for number in range(40)]
 
     def second() -> int:
@@ -152,7 +152,7 @@ def test_who_lost_one_chooses_among_twice_as_many(pending: Pending) -> None:
     assert 9 <= max(found) <= 16  # half of these 16 are none of the first 8, less the one offered
 
 
-def test_a_filesystem_that_fails_is_not_taken_for_an_entry_that_can_not_be_read(
+def test_a_failing_filesystem_is_not_mistaken_for_an_unreadable_entry(
     pending: Pending,
 ) -> None:
     pending.add(1)
@@ -164,7 +164,7 @@ def test_a_filesystem_that_fails_is_not_taken_for_an_entry_that_can_not_be_read(
     assert next(pending.look(), None) is not None
 
 
-def test_what_went_and_came_back_is_asked_again(pending: Pending) -> None:
+def test_an_entry_that_comes_back_is_checked_again(pending: Pending) -> None:
     """As when its claimer found the disk full: it stands there under the same name."""
     spec = JobSpec(name="x", model=ModelSpec(name="m"), train=None)
     data = canonical(spec)

@@ -36,7 +36,7 @@ def test_a_claim_is_a_moved_entry_and_a_directory(queue: Queue) -> None:
     assert queue.job(job.id).worker == W
 
 
-def test_what_does_not_fit_is_asked_once_and_left(queue: Queue) -> None:
+def test_a_job_that_does_not_fit_is_checked_once(queue: Queue) -> None:
     big, small = queue.enqueue(score_spec("big")), queue.enqueue(score_spec("small"))
     asked: list[str] = []
 
@@ -110,7 +110,7 @@ def test_a_hold_stops_claims_and_nothing_else(queue: Queue) -> None:
     assert queue.claim(W) is not None
 
 
-def test_a_hold_on_a_full_disk_holds_without_words(queue: Queue) -> None:
+def test_a_hold_on_a_full_disk_works_without_its_reason(queue: Queue) -> None:
     queue.enqueue(score_spec())
     with faulty(0, fails_with(errno.ENOSPC), only=frozenset({"write"})):
         queue.hold("disk full")
@@ -118,7 +118,7 @@ def test_a_hold_on_a_full_disk_holds_without_words(queue: Queue) -> None:
     assert queue.claim(W) is None
 
 
-def test_a_winner_told_enoent_finds_its_claim(queue: Queue) -> None:
+def test_a_claim_survives_a_false_enoent(queue: Queue) -> None:
     job = queue.enqueue(score_spec())
     with faulty(0, loses_reply, only=frozenset({"rename"})):
         claim = queue.claim(W)
@@ -136,12 +136,12 @@ def test_two_processes_under_one_worker_id_do_not_both_win(queue: Queue) -> None
     pending = queue.paths.state(State.PENDING) / second.ticket.name
     assert not pending.exists()
     assert fs.move_once(pending, second.path(queue.paths))
-    assert acquire.settle(queue.paths, second, twin._token, owned=True) is None
+    assert acquire.complete_claim(queue.paths, second, twin._token, owned=True) is None
     assert first.held() is True
     first.finish("succeeded")
 
 
-def test_an_unsure_claim_is_found_by_the_next_call(queue: Queue) -> None:
+def test_an_unconfirmed_claim_is_completed_by_the_next_call(queue: Queue) -> None:
     job = queue.enqueue(score_spec())
 
     def moved_but_failed(name: str, args: object, call) -> None:
@@ -159,7 +159,7 @@ def test_an_unsure_claim_is_found_by_the_next_call(queue: Queue) -> None:
     assert entries(queue) == {job.id: ["succeeded"]}
 
 
-def test_a_claim_on_a_full_disk_goes_back_as_it_was(queue: Queue) -> None:
+def test_a_claim_on_a_full_disk_leaves_the_job_pending(queue: Queue) -> None:
     job = queue.enqueue(score_spec())
     with faulty(0, fails_with(errno.ENOSPC), only=frozenset({"write"})), pytest.raises(DiskFull):
         queue.claim(W)
@@ -184,7 +184,7 @@ def test_a_claim_on_a_disk_that_filled_up_after_its_attempt_began_is_kept(queue:
 def test_worker_ids_that_could_leave_their_directory_are_refused(queue: Queue, worker: str) -> None:
     queue.enqueue(score_spec())
     for call in (queue.claim, queue.heartbeat, queue.retire, queue.drain):
-        with pytest.raises(JobspecError, match="no worker id"):
+        with pytest.raises(JobspecError, match="is not a worker id"):
             call(worker)
 
 
@@ -197,7 +197,7 @@ def test_jobs_that_could_leave_their_directory_are_refused(queue: Queue, job: st
             call(job)
 
 
-def test_names_that_are_not_ours_are_nobodys(queue: Queue) -> None:
+def test_unrelated_file_names_are_ignored(queue: Queue) -> None:
     job = queue.enqueue(score_spec())
     pending = queue.paths.state(State.PENDING)
     real = stems(pending)[0]

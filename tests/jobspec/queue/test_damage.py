@@ -26,7 +26,7 @@ def test_a_damaged_ticket_is_restored_from_the_job(queue: Queue, damage: bytes) 
     assert job.paths.spec.read_bytes() == canonical(score_spec())
 
 
-def test_a_ticket_damaged_after_a_poll_had_read_it_is_restored(queue: Queue) -> None:
+def test_a_ticket_damaged_after_it_was_read_is_restored(queue: Queue) -> None:
     queue.enqueue(score_spec())
     assert queue.claim(W, now=lambda ticket: False) is None  # from here on it knows the spec
     next(queue.paths.state(State.PENDING).iterdir()).write_bytes(b"{")
@@ -35,7 +35,7 @@ def test_a_ticket_damaged_after_a_poll_had_read_it_is_restored(queue: Queue) -> 
     assert claim.entry.path(queue.paths).read_bytes() == canonical(score_spec())
 
 
-def test_a_spec_edited_after_its_ticket_was_read_is_set_aside(queue: Queue) -> None:
+def test_a_spec_edited_after_its_ticket_was_read_is_kept_under_another_name(queue: Queue) -> None:
     job = queue.enqueue(score_spec())
 
     def edit(_: Ticket) -> bool:
@@ -49,7 +49,7 @@ def test_a_spec_edited_after_its_ticket_was_read_is_set_aside(queue: Queue) -> N
     assert (job.paths.dir / "spec.edited.json").read_bytes() == b"{"
 
 
-def test_an_edited_spec_is_set_aside_and_the_real_one_restored(queue: Queue) -> None:
+def test_an_edited_spec_is_kept_under_another_name_and_restored(queue: Queue) -> None:
     job = queue.enqueue(score_spec())
     job.paths.spec.chmod(0o644)
     job.paths.spec.write_bytes(canonical(score_spec(notes="edited")))
@@ -62,7 +62,7 @@ def test_an_edited_spec_is_set_aside_and_the_real_one_restored(queue: Queue) -> 
     assert edited.read_bytes() == canonical(score_spec(notes="edited"))
 
 
-def test_a_purged_job_directory_is_remade_by_the_claim(queue: Queue) -> None:
+def test_a_claim_makes_a_purged_job_directory_again(queue: Queue) -> None:
     job = queue.enqueue(score_spec())
     for path in (job.paths.spec, job.paths.enqueue):
         path.unlink()
@@ -99,7 +99,7 @@ def test_a_later_versions_spec_is_left_pending_with_a_note(queue: Queue) -> None
     assert queue.job(job).state is State.PENDING
 
 
-def test_a_later_versions_spec_that_looked_damaged_goes_back(queue: Queue) -> None:
+def test_a_later_versions_spec_that_looked_damaged_is_pending_again(queue: Queue) -> None:
     data = json.dumps({**json.loads(canonical(score_spec())), "schema_version": 2}).encode()
     job = f"theirs-{digest(data)}"
     entry = queue.paths.state(State.PENDING) / f"900-20261122T124057123456Z-{job}.1.json"
@@ -128,7 +128,7 @@ def test_a_ticket_of_another_user_is_left_pending_with_a_note(queue: Queue, monk
 
 
 @pytest.mark.parametrize("what", ["link", "directory", "others' spec"])
-def test_one_odd_entry_does_not_keep_a_worker_from_the_others(queue: Queue, what: str) -> None:
+def test_an_unreadable_entry_does_not_block_the_others(queue: Queue, what: str) -> None:
     odd = queue.enqueue(score_spec("odd"), priority=99)
     queue.enqueue(score_spec("sound"))
     entry = queue.paths.state(State.PENDING) / stems(queue.paths.state(State.PENDING))[0]

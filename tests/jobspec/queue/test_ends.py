@@ -32,7 +32,7 @@ def test_finish_leaves_result_end_and_links(queue: Queue) -> None:
     assert claim.held() is False
 
 
-def test_links_can_be_remade_by_anybody(queue: Queue) -> None:
+def test_links_can_be_made_again(queue: Queue) -> None:
     job = queue.enqueue(score_spec())
     claim = queue.claim(W)
     assert claim is not None
@@ -43,7 +43,7 @@ def test_links_can_be_remade_by_anybody(queue: Queue) -> None:
     assert records.read(job.paths.result, Result) is not None
 
 
-def test_finish_keeps_the_end_that_its_caller_wrote(queue: Queue) -> None:
+def test_finish_keeps_an_end_that_was_written_before(queue: Queue) -> None:
     job = queue.enqueue(score_spec())
     claim = queue.claim(W)
     assert claim is not None
@@ -54,7 +54,7 @@ def test_finish_keeps_the_end_that_its_caller_wrote(queue: Queue) -> None:
     assert found.end is not None and found.end.message == "needs 90 GiB"
 
 
-def test_a_commit_remakes_a_directory_that_a_purge_took(queue: Queue) -> None:
+def test_a_commit_makes_a_purged_directory_again(queue: Queue) -> None:
     job = queue.enqueue(score_spec())
     claim = queue.claim(W)
     assert claim is not None
@@ -77,7 +77,7 @@ def test_requeue_makes_the_next_attempt(queue: Queue) -> None:
 
 
 @pytest.mark.parametrize("verb", ["finish", "requeue"])
-def test_the_fence_a_stopped_attempt_that_goes_on_changes_nothing(queue: Queue, verb: str) -> None:
+def test_a_stopped_attempt_that_continues_is_fenced_off(queue: Queue, verb: str) -> None:
     """Attempt 1 is stopped between its last look and its commit; attempt 2 commits; 1 goes on."""
     job = queue.enqueue(score_spec())
     first = queue.claim(W)
@@ -101,7 +101,7 @@ def test_the_fence_a_stopped_attempt_that_goes_on_changes_nothing(queue: Queue, 
     assert json.loads(job.paths.result.read_bytes())["metrics"] == {"a": 2.0}
 
 
-def test_a_cancelled_claim_is_gone_for_its_holder(queue: Queue) -> None:
+def test_a_cancelled_claim_is_lost_for_its_holder(queue: Queue) -> None:
     job = queue.enqueue(score_spec())
     claim = queue.claim(W)
     assert claim is not None
@@ -113,7 +113,7 @@ def test_a_cancelled_claim_is_gone_for_its_holder(queue: Queue) -> None:
     assert not job.paths.result.exists()
 
 
-def test_a_commit_whose_reply_was_lost_is_a_commit(queue: Queue) -> None:
+def test_a_commit_counts_even_if_its_reply_is_lost(queue: Queue) -> None:
     job = queue.enqueue(score_spec())
     claim = queue.claim(W)
     assert claim is not None
@@ -126,7 +126,7 @@ def test_a_commit_whose_reply_was_lost_is_a_commit(queue: Queue) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EPERM])
-def test_an_error_is_not_taken_for_a_lost_claim(queue: Queue, number: int) -> None:
+def test_an_io_error_does_not_count_as_a_lost_claim(queue: Queue, number: int) -> None:
     queue.enqueue(score_spec())
     claim = queue.claim(W)
     assert claim is not None
@@ -145,7 +145,7 @@ def test_an_error_is_not_taken_for_a_lost_claim(queue: Queue, number: int) -> No
     claim.finish("succeeded")
 
 
-def test_a_vanished_running_directory_is_no_proof_of_a_lost_claim(queue: Queue) -> None:
+def test_a_missing_running_directory_does_not_prove_a_lost_claim(queue: Queue) -> None:
     queue.enqueue(score_spec())
     claim = queue.claim(W)
     assert claim is not None
@@ -158,7 +158,7 @@ def test_a_vanished_running_directory_is_no_proof_of_a_lost_claim(queue: Queue) 
     claim.finish("succeeded")
 
 
-def test_a_claim_gone_from_a_listing_but_there_by_name_is_held(queue: Queue) -> None:
+def test_a_claim_missing_from_a_listing_but_found_by_name_is_held(queue: Queue) -> None:
     queue.enqueue(score_spec())
     claim = queue.claim(W)
     assert claim is not None

@@ -22,7 +22,7 @@ def only_entry(queue: Queue) -> Path:
     return path
 
 
-def test_a_sound_queue_is_left_alone(queue: Queue) -> None:
+def test_fsck_does_not_change_a_sound_queue(queue: Queue) -> None:
     job = queue.enqueue(score_spec("a"))
     queue.enqueue(score_spec("b"))
     claim = queue.claim(W)
@@ -34,7 +34,7 @@ def test_a_sound_queue_is_left_alone(queue: Queue) -> None:
     assert job.id in entries(queue)
 
 
-def test_half_a_publication_is_finished(queue: Queue) -> None:
+def test_an_interrupted_enqueue_is_finished(queue: Queue) -> None:
     job = queue.enqueue(score_spec(), priority=70)
     entry = only_entry(queue)
     entry.rename(job.paths.ticket)
@@ -42,7 +42,7 @@ def test_half_a_publication_is_finished(queue: Queue) -> None:
     assert only_entry(queue) == entry
 
 
-def test_a_purged_ticket_comes_back_with_its_place_in_the_queue(queue: Queue) -> None:
+def test_a_purged_ticket_is_restored_with_its_priority_and_time(queue: Queue) -> None:
     job = queue.enqueue(score_spec(), priority=70)
     entry = only_entry(queue)
     entry.unlink()
@@ -51,7 +51,7 @@ def test_a_purged_ticket_comes_back_with_its_place_in_the_queue(queue: Queue) ->
     assert entry.read_bytes() == canonical(score_spec())
 
 
-def test_a_ticket_purged_while_it_ran_comes_back_as_the_next_attempt(queue: Queue) -> None:
+def test_a_ticket_purged_while_its_job_ran_becomes_the_next_attempt(queue: Queue) -> None:
     job = queue.enqueue(score_spec())
     claim = queue.claim(W)
     assert claim is not None
@@ -76,7 +76,7 @@ def test_a_ticket_can_be_purged_again_and_again(queue: Queue) -> None:
 
 
 @pytest.mark.parametrize("verdict", ["succeeded", "failed", "cancelled"])
-def test_an_ended_jobs_entry_comes_back_ended(queue: Queue, verdict) -> None:
+def test_an_ended_jobs_entry_is_restored_in_its_final_state(queue: Queue, verdict) -> None:
     job = queue.enqueue(score_spec())
     claim = queue.claim(W)
     assert claim is not None
@@ -88,7 +88,7 @@ def test_an_ended_jobs_entry_comes_back_ended(queue: Queue, verdict) -> None:
         assert only_entry(queue) == entry
 
 
-def test_a_success_without_its_result_is_done_again(queue: Queue) -> None:
+def test_a_success_without_a_result_is_run_again(queue: Queue) -> None:
     job = queue.enqueue(score_spec())
     claim = queue.claim(W)
     assert claim is not None
@@ -110,7 +110,7 @@ def test_a_retried_failure_is_not_failed_again_by_repair(queue: Queue) -> None:
     assert (queue.job(job.id).state, queue.job(job.id).attempt) == ("pending", 2)
 
 
-def test_a_purged_job_directory_is_remade_from_the_ticket(queue: Queue) -> None:
+def test_a_purged_job_directory_is_restored_from_the_ticket(queue: Queue) -> None:
     job = queue.enqueue(score_spec(), priority=33)
     shutil.rmtree(job.paths.dir)
     assert queue.fsck().restored == [job.id]
@@ -129,7 +129,7 @@ def test_a_job_without_any_good_copy_is_reported(queue: Queue) -> None:
     assert entries(queue) == {}
 
 
-def test_earlier_entries_beside_later_ones_are_dropped(queue: Queue) -> None:
+def test_entries_of_earlier_attempts_are_deleted(queue: Queue) -> None:
     """As after a snapshot was rolled back: the later attempt is the job."""
     job = queue.enqueue(score_spec())
     entry = only_entry(queue)
@@ -142,7 +142,7 @@ def test_earlier_entries_beside_later_ones_are_dropped(queue: Queue) -> None:
     assert entries(queue) == {job.id: ["pending"]}
 
 
-def test_only_dead_writers_leavings_are_swept(queue: Queue) -> None:
+def test_only_temporary_files_of_dead_writers_are_deleted(queue: Queue) -> None:
     job = queue.enqueue(score_spec())
     child = os.fork()
     if child == 0:
@@ -162,22 +162,22 @@ def test_two_repairs_at_once_make_one_entry(queue: Queue, monkeypatch) -> None:
     """The second repair looked before the first one moved, and moves after a worker claimed."""
     job = queue.enqueue(score_spec())
     only_entry(queue).unlink()
-    real = fsck._carry_out
+    real = fsck._repair
     claims = []
 
     def overtaken(*args) -> None:
-        monkeypatch.setattr(fsck, "_carry_out", real)
+        monkeypatch.setattr(fsck, "_repair", real)
         Queue(queue.paths.root).fsck()
         claims.append(Queue(queue.paths.root).claim(W))
         real(*args)
 
-    monkeypatch.setattr(fsck, "_carry_out", overtaken)
+    monkeypatch.setattr(fsck, "_repair", overtaken)
     queue.fsck()
     assert claims[0] is not None and claims[0].held() is True
     assert entries(queue) == {job.id: ["running"]}
 
 
-def test_a_repair_beside_an_enqueue_makes_one_entry(queue: Queue, monkeypatch) -> None:
+def test_a_repair_during_an_enqueue_makes_one_entry(queue: Queue, monkeypatch) -> None:
     """The ticket is moved, and claimed, just before the repair looks for it."""
     job = queue.enqueue(score_spec())
     only_entry(queue).rename(job.paths.ticket)
@@ -203,7 +203,7 @@ def test_missing_queue_directories_are_made_again(queue: Queue) -> None:
     assert len(again.jobs("pending")) == 1
 
 
-def test_an_unknown_enqueue_time_gives_everybody_the_same_name(queue: Queue) -> None:
+def test_an_unknown_enqueue_time_gives_the_same_name_everywhere(queue: Queue) -> None:
     job = queue.enqueue(score_spec())
     only_entry(queue).unlink()
     job.paths.enqueue.write_bytes(b"")

@@ -1,4 +1,4 @@
-"""Beats, silence and reaping: who is dead is what this reader saw on its own clock."""
+"""Heartbeats, silence and reaping, on a clock that only the tests move."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ import pytest
 
 from jobspec.errors import ClaimLost, JobspecError
 from jobspec.queue.claim import Claim
-from jobspec.queue.heartbeat import Beat, Pulse, Watch, new_worker_id, parse_beat, parse_record
+from jobspec.queue.heartbeat import (
+    Heartbeat,
+    HeartbeatWriter,
+    SilenceMonitor,
+    new_worker_id,
+    parse_heartbeat,
+    parse_record,
+)
 from jobspec.queue.queue import Queue
 from jobspec.records.attempt import End, Result
 from jobspec.records.base import Reason, State
@@ -48,8 +55,8 @@ def claimed(queue: Queue, worker: str = W, name: str = "job") -> Claim:
     return claim
 
 
-def watch_for(queue: Queue, clock: Clock, seconds: float, each=lambda: None) -> list[str]:
-    """Reap every POLL_S for so long; `each` is what others do in between."""
+def reap_for(queue: Queue, clock: Clock, seconds: float, each=lambda: None) -> list[str]:
+    """Reap every POLL_S for `seconds`; `each` is called in between."""
     reaped = queue.reap()
     end = clock.now + seconds
     while clock.now < end:
@@ -66,41 +73,41 @@ def test_worker_ids_are_unique_and_fit_their_pattern() -> None:
     assert WORKER_PATTERN.fullmatch(new_worker_id(""))
 
 
-def test_beats_are_one_rename_each_and_parse_back(tmp_path: Path) -> None:
+def test_a_heartbeat_is_one_rename_and_can_be_parsed(tmp_path: Path) -> None:
     root = RootPaths(tmp_path)
     root.workers.mkdir(parents=True)
-    pulse = Pulse(root, W)
-    pulse.beat(None)
+    writer = HeartbeatWriter(root, W)
+    writer.send(None)
     with faulty(-1, fails_with(0)) as calls:
-        pulse.beat("job-0123456789")
+        writer.send("job-0123456789")
     assert calls.count == 1
     (name,) = fs.list_dir(root.workers)
-    beat = parse_beat(name)
-    assert beat is not None and (beat.worker, beat.job) == (W, "job-0123456789")
-    assert beat.name == name
+    heartbeat = parse_heartbeat(name)
+    assert heartbeat is not None and (heartbeat.worker, heartbeat.job) == (W, "job-0123456789")
+    assert heartbeat.name == name
 
 
 @pytest.mark.parametrize(
     "name", [f"{W}.json", f"{W}.drain", f"{W}.1", f"{W}.x.idle", f"{W}.1.other", "a.b.1.idle", ".x"]
 )
-def test_other_names_are_no_beats(name: str) -> None:
-    assert parse_beat(name) is None
+def test_other_names_are_no_heartbeats(name: str) -> None:
+    assert parse_heartbeat(name) is None
 
 
-def test_records_are_told_from_other_names() -> None:
+def test_names_of_worker_records_are_recognized() -> None:
     assert parse_record(f"{W}.json") == W
     assert all(parse_record(name) is None for name in (W, f"{W}.1.idle", "Not.An.Id.json"))
 
 
 def test_silence_counts_from_the_moment_it_reaches_the_limit() -> None:
-    watch = Watch()
+    monitor = SilenceMonitor()
     for now in (0.0, 15.0):
-        watch.look([(W, None)], [Beat(W, 1, None)], now, cap_s=30.0)
-    assert watch.silent_workers(15.0) == {W}
-    assert watch.silent_workers(15.1) == set()
+        monitor.observe([(W, None)], [Heartbeat(W, 1, None)], now, cap_s=30.0)
+    assert monitor.silent_workers(15.0) == {W}
+    assert monitor.silent_workers(15.1) == set()
 
 
-def test_a_beat_whose_name_was_swept_begins_anew(queue: Queue) -> None:
+def test_a_heartbeat_whose_file_was_deleted_is_written_again(queue: Queue) -> None:
     queue.heartbeat(W)
     for path in queue.paths.workers.iterdir():
         path.unlink()
@@ -108,7 +115,7 @@ def test_a_beat_whose_name_was_swept_begins_anew(queue: Queue) -> None:
     assert [seen.worker for seen in queue.workers()] == [W]
 
 
-def test_a_beat_needs_no_free_space(queue: Queue) -> None:
+def test_a_heartbeat_needs_no_free_space(queue: Queue) -> None:
     queue.heartbeat(W, WorkerRecord(worker=W, note="before"))
     before = {seen.worker for seen in queue.workers()}
     for call in ("write", "open", "mkdir"):
@@ -120,15 +127,15 @@ def test_a_beat_needs_no_free_space(queue: Queue) -> None:
 
 def test_a_silent_worker_is_reaped_after_a_lease_and_not_before(queue: Queue, clock: Clock) -> None:
     claim = claimed(queue)
-    assert watch_for(queue, clock, LEASE_S - POLL_S) == []
+    assert reap_for(queue, clock, LEASE_S - POLL_S) == []
     clock.now += POLL_S
     assert queue.reap() == [claim.job]
-    found = queue.job(claim.job)
-    assert (found.state, found.attempt, found.reason) == ("pending", 2, Reason.LOST)
+    job = queue.job(claim.job)
+    assert (job.state, job.attempt, job.reason) == ("pending", 2, Reason.LOST)
     assert claim.held() is False
 
 
-def test_another_lease_may_be_asked_for(queue: Queue, clock: Clock) -> None:
+def test_reap_accepts_another_lease(queue: Queue, clock: Clock) -> None:
     claim = claimed(queue)
     reaped = queue.reap(4 * POLL_S)
     for _ in range(4):
@@ -138,53 +145,53 @@ def test_another_lease_may_be_asked_for(queue: Queue, clock: Clock) -> None:
     assert reaped == [claim.job]
 
 
-def test_a_beating_worker_is_never_reaped(queue: Queue, clock: Clock) -> None:
+def test_a_worker_that_sends_heartbeats_is_never_reaped(queue: Queue, clock: Clock) -> None:
     claim = claimed(queue)
     other = Queue(queue.paths.root)
 
-    def beat() -> None:
+    def send() -> None:
         other.heartbeat(W, job=claim.job)
 
-    assert watch_for(queue, clock, 20 * LEASE_S, beat) == []
+    assert reap_for(queue, clock, 20 * LEASE_S, send) == []
     assert claim.held() is True
 
 
-def test_a_beat_that_names_another_job_does_not_keep_this_one(queue: Queue, clock: Clock) -> None:
-    """A worker that lost its claim's memory, or a new process under an old name."""
+def test_a_heartbeat_for_another_job_does_not_keep_a_claim(queue: Queue, clock: Clock) -> None:
+    """A worker that forgot its claim, or a new process with an old worker id."""
     claim = claimed(queue)
-    reaped = watch_for(queue, clock, LEASE_S, lambda: queue.heartbeat(W))
+    reaped = reap_for(queue, clock, LEASE_S, lambda: queue.heartbeat(W))
     assert reaped == [claim.job]
 
 
-def test_a_worker_that_never_beat_is_reaped(queue: Queue, clock: Clock) -> None:
+def test_a_worker_that_never_sent_a_heartbeat_is_reaped(queue: Queue, clock: Clock) -> None:
     queue.enqueue(score_spec())
     claim = queue.claim(W)
     assert claim is not None
-    assert watch_for(queue, clock, LEASE_S) == [claim.job]
+    assert reap_for(queue, clock, LEASE_S) == [claim.job]
 
 
-def test_one_late_beat_begins_the_count_again(queue: Queue, clock: Clock) -> None:
+def test_one_late_heartbeat_restarts_the_count(queue: Queue, clock: Clock) -> None:
     claim = claimed(queue)
-    watch_for(queue, clock, LEASE_S - POLL_S)
+    reap_for(queue, clock, LEASE_S - POLL_S)
     queue.heartbeat(W, job=claim.job)
-    assert watch_for(queue, clock, LEASE_S - POLL_S) == []
+    assert reap_for(queue, clock, LEASE_S - POLL_S) == []
     clock.now += POLL_S
     assert queue.reap() == [claim.job]
 
 
 def test_nobody_is_reaped_when_all_readers_were_frozen(queue: Queue, clock: Clock) -> None:
-    """The filesystem's master stops for an hour: nobody beats, nobody reads. Then it's back."""
+    """The filesystem's master stops for an hour: no heartbeats, no reads. Then it is back."""
     claim = claimed(queue)
-    assert watch_for(queue, clock, 4 * POLL_S) == []
+    assert reap_for(queue, clock, 4 * POLL_S) == []
     clock.now += 3600
     assert queue.reap() == []
     queue.heartbeat(W, job=claim.job)
-    assert watch_for(queue, clock, LEASE_S - POLL_S) == []
+    assert reap_for(queue, clock, LEASE_S - POLL_S) == []
     assert claim.held() is True
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
-def test_failing_reads_count_for_nothing(queue: Queue, clock: Clock, number: int) -> None:
+def test_failed_reads_do_not_count_as_silence(queue: Queue, clock: Clock, number: int) -> None:
     claim = claimed(queue)
     assert queue.reap() == []
     for _ in range(100):
@@ -198,7 +205,7 @@ def test_failing_reads_count_for_nothing(queue: Queue, clock: Clock, number: int
     assert claim.held() is True
 
 
-def test_a_missing_workers_directory_is_no_silence(queue: Queue, clock: Clock) -> None:
+def test_a_missing_workers_directory_does_not_count_as_silence(queue: Queue, clock: Clock) -> None:
     claimed(queue)
     queue.reap()
     queue.paths.workers.rename(queue.paths.root / "unmounted")
@@ -208,7 +215,7 @@ def test_a_missing_workers_directory_is_no_silence(queue: Queue, clock: Clock) -
             queue.reap()
 
 
-def test_a_single_gap_never_makes_a_lease(queue: Queue, clock: Clock) -> None:
+def test_a_single_gap_never_uses_up_a_lease(queue: Queue, clock: Clock) -> None:
     claim = claimed(queue)
     for lease_s in (1.0, 10.0, LEASE_S):
         fresh = Queue(queue.paths.root, clock=clock)
@@ -218,7 +225,7 @@ def test_a_single_gap_never_makes_a_lease(queue: Queue, clock: Clock) -> None:
     assert claim.held() is True
 
 
-def test_a_clock_that_steps_back_counts_for_nothing(queue: Queue, clock: Clock) -> None:
+def test_a_clock_that_steps_back_does_not_count_as_silence(queue: Queue, clock: Clock) -> None:
     claimed(queue)
     queue.reap()
     clock.now -= 1e6
@@ -226,7 +233,7 @@ def test_a_clock_that_steps_back_counts_for_nothing(queue: Queue, clock: Clock) 
     assert queue.workers()[0].silent_s == 0
 
 
-def test_a_person_who_knows_can_reap_at_once(queue: Queue) -> None:
+def test_a_named_worker_can_be_reaped_at_once(queue: Queue) -> None:
     mine, theirs = claimed(queue, W, "a"), claimed(queue, V, "b")
     assert queue.reap(worker=W, now=True) == [mine.job]
     assert theirs.held() is True
@@ -248,33 +255,31 @@ def test_of_two_reapers_one_wins(queue: Queue, clock: Clock) -> None:
     assert queue.job(claim.job).attempt == 2
 
 
-def test_a_reaped_worker_that_was_only_slow_can_spoil_nothing(queue: Queue, clock: Clock) -> None:
+def test_a_slow_worker_cannot_commit_after_it_was_reaped(queue: Queue, clock: Clock) -> None:
     claim = claimed(queue)
-    watch_for(queue, clock, LEASE_S)
+    reap_for(queue, clock, LEASE_S)
     queue.heartbeat(W, job=claim.job)
     with pytest.raises(ClaimLost):
         claim.finish("succeeded")
     assert queue.job(claim.job).attempt == 2
 
 
-def test_a_worker_that_died_between_its_end_and_its_commit_is_taken_at_its_word(
+def test_a_worker_that_died_between_its_end_and_its_commit_has_succeeded(
     queue: Queue, clock: Clock
 ) -> None:
     claim = claimed(queue)
     fs.publish(claim.dir.result, b'{"job": "x", "attempt": 1}')
     claim.end(End(reason=Reason.SUCCEEDED))
-    watch_for(queue, clock, LEASE_S)
-    found = queue.job(claim.job)
-    assert (found.state, found.attempt) == ("succeeded", 1)
-    assert found.paths.result.is_symlink()
-    claim.finish("succeeded", Result(job=claim.job, attempt=1))  # late, and the same
+    reap_for(queue, clock, LEASE_S)
+    job = queue.job(claim.job)
+    assert (job.state, job.attempt) == ("succeeded", 1)
+    assert job.paths.result.is_symlink()
+    claim.finish("succeeded", Result(job=claim.job, attempt=1))  # late, but with the same result
 
 
-def test_an_unreadable_end_defers_the_judgement_of_that_job_alone(
-    queue: Queue, clock: Clock
-) -> None:
+def test_an_unreadable_end_defers_only_that_job(queue: Queue, clock: Clock) -> None:
     first, second = claimed(queue, W, "a"), claimed(queue, V, "b")
-    watch_for(queue, clock, LEASE_S - POLL_S)
+    reap_for(queue, clock, LEASE_S - POLL_S)
     clock.now += POLL_S
     with faulty(0, fails_with(errno.EIO), only=frozenset({"open"})):
         reaped = queue.reap()
@@ -287,14 +292,14 @@ def test_long_dead_idle_workers_are_forgotten_and_live_ones_kept(
 ) -> None:
     queue.heartbeat(W, WorkerRecord(worker=W))
     queue.heartbeat(V, WorkerRecord(worker=V))
-    watch_for(queue, clock, 5 * LEASE_S, lambda: queue.heartbeat(V))
+    reap_for(queue, clock, 5 * LEASE_S, lambda: queue.heartbeat(V))
     assert [seen.worker for seen in queue.workers()] == [V]
-    queue.heartbeat(W)  # it was only stopped: it is there again
+    queue.heartbeat(W)  # it was only stopped, and is listed again
     assert [seen.worker for seen in queue.workers()] == [W, V]
 
 
-def test_an_idle_worker_asks_little_of_the_filesystem(queue: Queue, clock: Clock) -> None:
-    """One poll each 30 s and four beats a minute, with 1,000 jobs that it can't take."""
+def test_an_idle_worker_makes_few_filesystem_calls(queue: Queue, clock: Clock) -> None:
+    """One poll each 30 s and four heartbeats a minute, with 50 pending jobs that do not fit."""
     pending, done = queue.paths.state(State.PENDING), queue.paths.state(State.SUCCEEDED)
     for number in range(50):
         queue.enqueue(score_spec(f"job{number}"))
@@ -312,28 +317,28 @@ def test_an_idle_worker_asks_little_of_the_filesystem(queue: Queue, clock: Clock
     assert calls.count <= 30
 
 
-def test_of_two_beats_of_one_worker_the_later_is_shown(queue: Queue) -> None:
-    """A beat whose rename failed after it had happened leaves its name behind."""
+def test_the_latest_of_several_heartbeats_of_a_worker_counts(queue: Queue) -> None:
+    """If a rename is reported as failed although it happened, the old name is left behind."""
     queue.heartbeat(W)
     (name,) = fs.list_dir(queue.paths.workers)
-    beat = parse_beat(name)
-    assert beat is not None
+    heartbeat = parse_heartbeat(name)
+    assert heartbeat is not None
     for later in (3, 2, 1):
-        left = Beat(W, beat.counter + later, f"job{later}-0123456789")
+        left = Heartbeat(W, heartbeat.counter + later, f"job{later}-0123456789")
         (queue.paths.workers / left.name).touch()
     (seen,) = queue.workers()
     assert seen.job == "job3-0123456789"
 
 
-def test_watch_counts_each_key_by_itself() -> None:
-    watch = Watch()
+def test_silence_is_counted_for_each_key_separately() -> None:
+    monitor = SilenceMonitor()
     keys = [(W, "a-0123456789"), (V, None)]
-    beats = [Beat(W, 1, "a-0123456789"), Beat(V, 1, None)]
-    watch.look(keys, beats, 0, cap_s=30)
-    watch.look(keys, [*beats, Beat(V, 2, None)], 10, cap_s=30)
-    assert watch.silent_s(W, "a-0123456789") == 10
-    assert watch.silent_s(V) == 0
-    watch.look(keys[:1], beats, 100, cap_s=30)
-    assert watch.silent_s(W, "a-0123456789") == 40
-    watch.look(keys, [], 110, cap_s=30)
-    assert watch.silent_s(V) == 0  # forgotten in between, so begun anew
+    heartbeats = [Heartbeat(W, 1, "a-0123456789"), Heartbeat(V, 1, None)]
+    monitor.observe(keys, heartbeats, 0, cap_s=30)
+    monitor.observe(keys, [*heartbeats, Heartbeat(V, 2, None)], 10, cap_s=30)
+    assert monitor.silent_s(W, "a-0123456789") == 10
+    assert monitor.silent_s(V) == 0
+    monitor.observe(keys[:1], heartbeats, 100, cap_s=30)
+    assert monitor.silent_s(W, "a-0123456789") == 40
+    monitor.observe(keys, [], 110, cap_s=30)
+    assert monitor.silent_s(V) == 0  # forgotten in between, so begun anew

@@ -48,14 +48,14 @@ def test_enqueueing_the_same_spec_again_changes_nothing(queue: Queue) -> None:
     assert hidden(queue.paths.root) == []
 
 
-def test_enqueue_of_an_ended_job_says_where_it_is(queue: Queue) -> None:
+def test_enqueue_of_an_ended_job_returns_its_state(queue: Queue) -> None:
     job = queue.enqueue(score_spec())
     queue.cancel(job.id)
     again = queue.enqueue(score_spec())
     assert again.already and again.state is State.CANCELLED
 
 
-def test_enqueue_finishes_a_publication_that_was_cut_in_half(queue: Queue) -> None:
+def test_enqueue_finishes_an_interrupted_enqueue(queue: Queue) -> None:
     job = queue.enqueue(score_spec())
     entry = next(queue.paths.state(State.PENDING).iterdir())
     entry.rename(job.paths.ticket)
@@ -64,7 +64,7 @@ def test_enqueue_finishes_a_publication_that_was_cut_in_half(queue: Queue) -> No
     assert stems(queue.paths.state(State.PENDING)) == [entry.name]
 
 
-def test_enqueue_rebuilds_an_entry_that_was_purged(queue: Queue) -> None:
+def test_enqueue_rebuilds_a_purged_entry(queue: Queue) -> None:
     job = queue.enqueue(score_spec())
     next(queue.paths.state(State.PENDING).iterdir()).unlink()
     again = queue.enqueue(score_spec())
@@ -72,7 +72,7 @@ def test_enqueue_rebuilds_an_entry_that_was_purged(queue: Queue) -> None:
 
 
 @pytest.mark.parametrize("priority", [-1, 1000])
-def test_a_priority_that_no_name_holds_is_refused(queue: Queue, priority: int) -> None:
+def test_a_priority_out_of_range_is_refused(queue: Queue, priority: int) -> None:
     with pytest.raises(JobspecError, match="priority"):
         queue.enqueue(score_spec(), priority=priority)
     assert entries(queue) == {}
@@ -83,7 +83,7 @@ def test_a_priority_that_no_name_holds_is_refused(queue: Queue, priority: int) -
 
 
 @pytest.mark.parametrize("call", ["mkdir", "write", "fsync"])
-def test_enqueue_on_a_full_disk_leaves_nothing(queue: Queue, call: str) -> None:
+def test_enqueue_on_a_full_disk_leaves_no_files(queue: Queue, call: str) -> None:
     with faulty(0, fails_with(errno.ENOSPC), only=frozenset({call})), pytest.raises(DiskFull):
         queue.enqueue(score_spec())
     assert entries(queue) == {}
@@ -95,7 +95,7 @@ def test_enqueue_on_a_full_disk_leaves_nothing(queue: Queue, call: str) -> None:
 # Cancel, retry, prioritize
 
 
-def test_cancel_and_retry_give_back_a_pending_job(queue: Queue) -> None:
+def test_cancel_and_retry_return_the_job(queue: Queue) -> None:
     job = queue.enqueue(score_spec())
     assert queue.cancel(job.id).state is State.CANCELLED
     assert queue.claim(W) is None
@@ -105,7 +105,7 @@ def test_cancel_and_retry_give_back_a_pending_job(queue: Queue) -> None:
     assert claim is not None and claim.attempt == 2
 
 
-def test_transitions_that_do_not_exist_are_refused_in_words(queue: Queue) -> None:
+def test_impossible_transitions_are_refused(queue: Queue) -> None:
     job = queue.enqueue(score_spec())
     with pytest.raises(TransitionRefused, match="is pending"):
         queue.retry(job.id)
@@ -119,7 +119,7 @@ def test_transitions_that_do_not_exist_are_refused_in_words(queue: Queue) -> Non
             call(job.id)
 
 
-def test_prioritize_renames_in_place(queue: Queue) -> None:
+def test_prioritize_renames_the_entry(queue: Queue) -> None:
     first, second = queue.enqueue(score_spec("a")), queue.enqueue(score_spec("b"))
     assert queue.prioritize(second.id, 99).priority == 99
     assert [job.id for job in queue.jobs()] == [second.id, first.id]
@@ -147,14 +147,14 @@ def test_jobs_by_state_id_prefix_and_glob(queue: Queue) -> None:
         queue.select(["zz*"])
 
 
-def test_a_queue_at_rest_is_read_twice_and_no_more(queue: Queue) -> None:
+def test_a_queue_without_changes_is_scanned_twice(queue: Queue) -> None:
     queue.enqueue(score_spec())
     with faulty(-1, fails_with(0), only=frozenset({"listdir"})) as calls:
         queue.jobs()
     assert calls.count == 2 * len(State)
 
 
-def test_of_two_sightings_of_one_job_the_later_wins(queue: Queue) -> None:
+def test_the_later_of_two_sightings_of_a_job_wins(queue: Queue) -> None:
     """A job caught on the move can be seen twice."""
     job = queue.enqueue(score_spec())
     entry = next(queue.paths.state(State.PENDING).iterdir())
@@ -165,7 +165,7 @@ def test_of_two_sightings_of_one_job_the_later_wins(queue: Queue) -> None:
     assert queue.job(job.id).attempt == 2
 
 
-def test_a_job_that_moved_back_behind_the_readers_back_is_seen(queue: Queue, monkeypatch) -> None:
+def test_a_job_that_moves_back_during_a_scan_is_found(queue: Queue, monkeypatch) -> None:
     job = queue.enqueue(score_spec())
     claim = queue.claim(W)
     assert claim is not None

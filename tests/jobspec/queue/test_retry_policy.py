@@ -77,7 +77,7 @@ def test_other_reasons_do_not_use_up_a_budget(queue: Queue) -> None:
 
 
 @pytest.mark.parametrize("reason", ["preempted", "walltime"])
-def test_work_that_comes_forward_is_never_given_up(queue: Queue, reason: str) -> None:
+def test_a_job_that_makes_progress_is_never_failed(queue: Queue, reason: str) -> None:
     assert attempts_until_failed(queue, reason, seal) == 0
 
 
@@ -95,7 +95,7 @@ def test_a_checkpoint_counts_for_the_attempt_that_wrote_it(queue: Queue) -> None
     assert claim_of(queue).requeue("walltime") is State.FAILED
 
 
-def test_what_the_running_attempt_took_over_still_counts_for_who_wrote_it(queue: Queue) -> None:
+def test_a_checkpoint_carried_over_counts_for_the_attempt_that_wrote_it(queue: Queue) -> None:
     """Else status counts attempts without progress while the next one trains on from them."""
     before = claim_of(queue)
     seal(before.dir)
@@ -105,7 +105,7 @@ def test_what_the_running_attempt_took_over_still_counts_for_who_wrote_it(queue:
     assert [loss.count for loss in retry_policy.retry_use(paths, after.number - 1)] == [0]
 
 
-def test_an_unfinished_checkpoint_is_none(queue: Queue) -> None:
+def test_an_unfinished_checkpoint_is_no_progress(queue: Queue) -> None:
     def begin(paths: AttemptPaths) -> None:
         (paths.checkpoints / "step-1").mkdir(parents=True)
 
@@ -120,7 +120,7 @@ def test_samples_and_finished_phases_are_progress(queue: Queue) -> None:
     assert attempts_until_failed(queue, "preempted", sample) == 0
 
 
-def test_a_phase_kept_from_before_is_no_progress(queue: Queue) -> None:
+def test_a_phase_reused_from_an_earlier_attempt_is_no_progress(queue: Queue) -> None:
     def keep(paths: AttemptPaths) -> None:
         fs.publish(paths.done("train"), b"{}")
         end = End(reason=Reason.WALLTIME, phases=(PhaseTime(phase="train", kept=True),))
@@ -136,7 +136,7 @@ def test_a_torn_end_means_lost(queue: Queue) -> None:
     assert attempts_until_failed(queue, "lost", tear) == 5
 
 
-def test_a_retry_begins_every_budget_anew(queue: Queue) -> None:
+def test_a_retry_resets_every_budget(queue: Queue) -> None:
     assert attempts_until_failed(queue, "lost") == 5
     job = queue.jobs()[0]
     back = queue.retry(job.id)

@@ -13,14 +13,14 @@ from jobspec.queue.queue import Queue
 from tests.support.queues import fast_dir, killed_at, score_spec
 
 
-def test_create_opens_what_is_there(tmp_path: Path) -> None:
+def test_create_opens_an_existing_root(tmp_path: Path) -> None:
     first = Queue.create(tmp_path / "root", heartbeat_s=1, lease_s=7)
     second = Queue.create(tmp_path / "root")
     assert (second.format.heartbeat_s, second.format.lease_s) == (1, 7)
     assert first.paths == second.paths
 
 
-def test_a_root_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_directory_that_is_no_root_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RootError, match="FORMAT") as caught:
         Queue(tmp_path / "nowhere")
     assert caught.value.hint and caught.value.file == str(tmp_path / "nowhere")
@@ -85,7 +85,7 @@ def test_a_root_that_is_not_writable_is_refused() -> None:
         queue.paths.queue.chmod(0o755)
 
 
-def test_a_root_that_cannot_be_made_says_where(tmp_path: Path) -> None:
+def test_a_root_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RootError) as caught:
         Queue.create(tmp_path / "file" / "root")

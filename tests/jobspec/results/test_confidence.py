@@ -60,7 +60,7 @@ def test_wilsons_interval_is_the_published_one(
      ((0, 10), (0, 20), -0.1611, 0.2775), ((10, 10), (0, 20), 0.6791, 1.0),
      ((10, 10), (0, 10), 0.6075, 1.0)],
 )  # fmt: skip
-def test_the_difference_of_independent_shares_is_the_published_one(
+def test_the_difference_of_independent_proportions_is_the_published_one(
     a: tuple[int, int], b: tuple[int, int], low: float, high: float
 ) -> None:
     sides = [Side(x / n, *confidence.wilson(x / n, n)) for x, n in (a, b)]
@@ -74,7 +74,7 @@ def test_correlation_narrows_a_difference() -> None:
     assert confidence.difference(a, b, 1.0) == pytest.approx((0.2, 0.2))
 
 
-def test_one_sample_a_question_has_wilsons_own_interval_but_for_students_t() -> None:
+def test_one_sample_per_question_gives_wilsons_interval_with_students_t() -> None:
     means = [1.0] * 9 + [0.0] * 3
     found = confidence.over_questions(0.75, confidence.stderr(means), 12, 1)
     assert found == pytest.approx(confidence.wilson(0.75, 12, confidence.t_quantile(11)))
@@ -83,7 +83,7 @@ def test_one_sample_a_question_has_wilsons_own_interval_but_for_students_t() -> 
     assert found == pytest.approx((0.435010, 0.921192), abs=2e-6)
 
 
-def test_samples_that_differ_within_questions_count_for_more_questions() -> None:
+def test_samples_that_differ_within_questions_raise_the_effective_number() -> None:
     # Means ½ and 1, six each: p = ¾, s² = 0.75/11, error² = 0.75/132. Were each question one
     # sample, it would be 0.1875/11: three times as much, so that 12 questions are worth 36.
     error = confidence.stderr([0.5, 1.0] * 6)
@@ -96,7 +96,7 @@ def test_samples_that_differ_within_questions_count_for_more_questions() -> None
 
 
 @pytest.mark.parametrize("k", [1, 4, 32])
-def test_nothing_right_and_nothing_wrong(k: int) -> None:
+def test_all_answers_right_or_all_wrong(k: int) -> None:
     # 0 of 30 questions: t²/(30 + t²), t = 2.045230; however often each was asked.
     none = confidence.over_questions(0.0, 0.0, 30, k)
     assert none == pytest.approx((0.0, 0.122370), abs=1e-6)
@@ -113,7 +113,7 @@ def test_samples_within_questions() -> None:
 
 
 @pytest.mark.parametrize("right", [0, 13, 25, 26])
-def test_samples_that_all_agree_leave_a_width(right: int) -> None:
+def test_samples_that_all_agree_still_give_an_interval(right: int) -> None:
     p, kept = right / 26, 104 / (104 + Z**2)
     found = confidence.over_samples(p, 0.0, 104, 4)
     assert found == pytest.approx((p * kept, 1 - (1 - p) * kept))
@@ -121,7 +121,7 @@ def test_samples_that_all_agree_leave_a_width(right: int) -> None:
         assert found == pytest.approx(confidence.wilson(p, 104))
 
 
-def test_what_is_not_known() -> None:
+def test_unknown_numbers_of_questions_and_samples() -> None:
     assert confidence.over_questions(0.5, None, 1, 4) == (None, None)
     assert confidence.over_samples(0.5, None, 4, 1) == (None, None)
     # Of an lm-eval task nobody says how many questions there were.
@@ -130,13 +130,13 @@ def test_what_is_not_known() -> None:
     assert confidence.over_questions(0.0, 0.0, None) == (None, None)
 
 
-def test_what_is_no_share_has_students_interval() -> None:
+def test_scores_that_are_no_proportions_have_students_interval() -> None:
     t = confidence.t_quantile(9)
     assert confidence.over_questions(12.5, 2.0, 10) == pytest.approx((12.5 - 2 * t, 12.5 + 2 * t))
     assert confidence.over_questions(0.5, 0.4, 10) == pytest.approx((0.5 - 0.4 * t, 0.5 + 0.4 * t))
 
 
-def test_no_interval_leaves_its_range_and_each_holds_its_score() -> None:
+def test_every_interval_stays_in_range_and_contains_its_score() -> None:
     draw = random.Random(0)
     for _ in range(500):
         n, k = draw.randint(2, 12), draw.choice([1, 2, 5])
