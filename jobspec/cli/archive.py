@@ -57,9 +57,9 @@ def archive(jobs: tuple[str, ...], destination: Path, no_model: bool) -> None:
     click.get_current_context().exit(1 if failed else 0)
 
 
-def _ready(found: Sequence[Job], patterns: Sequence[str]) -> tuple[list[Job], list[str]]:
+def _ready(matched: Sequence[Job], patterns: Sequence[str]) -> tuple[list[Job], list[str]]:
     """The jobs to archive, and the ids of jobs that match only a glob and have not ended."""
-    named = selectors.some(found, [each for each in patterns if not selectors.is_glob(each)])
+    named = selectors.some(matched, [each for each in patterns if not selectors.is_glob(each)])
     asked = {job.id for job in named}
-    ready = [job for job in found if job.state in FINAL or job.id in asked]
-    return ready, [job.id for job in found if job not in ready]
+    ready = [job for job in matched if job.state in FINAL or job.id in asked]
+    return ready, [job.id for job in matched if job not in ready]

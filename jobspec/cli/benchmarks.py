@@ -1,4 +1,4 @@
-"""`jobspec benchmarks`: which benchmarks there are, and whether their questions are here."""
+"""`jobspec benchmarks`: list the benchmarks and the files with their questions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jobspec.storage.layout import RootPaths
 
 
 class BenchmarkRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One benchmark in `benchmarks --json`. `file` is null where its questions are not here."""
+    """One benchmark in `benchmarks --json`. `file` is null without its questions."""
 
     name: str
     title: str
@@ -36,20 +36,19 @@ class BenchmarkRow(msgspec.Struct, frozen=True, kw_only=True):
 @click.option(
     "--benchmark-dir",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Also look for questions here, as `eval.benchmark_dir` of a spec does.",
+    help="Also search this directory, as with `eval.benchmark_dir` in a spec.",
 )
 @common
 def benchmarks(benchmark_dir: Path | None) -> None:
-    """List the benchmarks that jobspec asks and grades itself.
+    """List the benchmarks that jobspec implements itself, and whether their questions are here.
 
     \b
     jobspec benchmarks
     jobspec benchmarks --benchmark-dir ~/benchmarks
 
-    METRIC and SAMPLES (answers drawn for each question) are those of a spec that does not change
-    them. HERE is the file with the questions: in --benchmark-dir, $JOBSPEC_BENCHMARK_DIR or the
-    root's cache, which `jobspec fetch` fills. Every task of lm-eval can be named as well:
-    `lm_eval ls tasks` lists those.
+    METRIC and SAMPLES (answers per question) are the defaults of a spec. HERE is the file with the
+    questions: in --benchmark-dir, $JOBSPEC_BENCHMARK_DIR or the root's cache, which `jobspec fetch`
+    fills. A spec can also name any task of lm-eval: `lm_eval ls tasks` lists these.
     """
     given = None if benchmark_dir is None else str(benchmark_dir)
     where = question_file.directories(given, RootPaths(current_root()).cache / "benchmarks")
@@ -62,7 +61,7 @@ def benchmarks(benchmark_dir: Path | None) -> None:
 
 
 def _own(where: Sequence[Path]) -> Iterator[Benchmark]:
-    """The benchmarks that users brought along, found by the names of their files."""
+    """Benchmarks of which only users have the questions, recognized by file name."""
     named = {benchmark.name for benchmark in registry.all_benchmarks()}
     files = {file.name: file for place in where for file in place.glob("*.jsonl")}
     for name, file in sorted(files.items()):
@@ -89,7 +88,7 @@ def _row(benchmark: Benchmark, where: Sequence[Path]) -> BenchmarkRow:
 
 
 def _count(benchmark: Benchmark, file: Path | None) -> int | None:
-    """How many questions there are; null where neither file nor benchmark tells."""
+    """The number of questions; null if the file is damaged, or neither states it."""
     if file is None:
         return benchmark.question_count
     try:

@@ -12,7 +12,7 @@ import msgspec
 from jobspec.benchmarks import published
 from jobspec.benchmarks.published import PublishedResult
 from jobspec.checks import check
-from jobspec.cli.common import common, current_root, wants_json
+from jobspec.cli.common import common, current_root, priority_option, wants_json
 from jobspec.cli.output import Cell, Column, Table, emit, say, warn
 from jobspec.cli.specs import enqueue_all, say_findings
 from jobspec.cli.status_view import short
@@ -28,25 +28,31 @@ _SETTABLE = ("eval", "resources")  # the groups of a spec that `--set` may chang
 
 
 @click.command()
-@click.argument("models", metavar="MODEL...", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="All models with published scores.")
+@click.argument("models", metavar="[MODEL]...", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Score all models with published scores.")
 @click.option(
     "--set",
     "settings",
-    metavar="K=V",
+    metavar="FIELD=VALUE",
     multiple=True,
-    help="A field of eval or resources; may be repeated.",
+    help="Set a field of eval or resources, e.g. eval.limit=50; may be repeated.",
 )
 @click.option(
-    "--at", metavar="DIR", help="The model's directory, if it is not in the root's cache."
+    "--at", metavar="DIRECTORY", help="The model's directory, if it is not in the root's cache."
 )
 @click.option(
-    "--published", type=click.Path(path_type=Path), help="A file with other published scores."
+    "--published",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="File with published scores.  [default: the file that comes with jobspec]",
 )
 @click.option(
-    "--write", type=click.Path(path_type=Path), help="Only write the specs to this directory."
+    "--write",
+    metavar="DIRECTORY",
+    type=click.Path(path_type=Path),
+    help="Write the specs to this directory, and enqueue nothing.",
 )
-@click.option("--priority", type=click.IntRange(0, 999), default=50, show_default=True)
+@priority_option
 @common
 def calibrate(
     models: tuple[str, ...],
@@ -129,8 +135,8 @@ def _report(entries: Sequence[PublishedResult], jobs: Sequence[Job]) -> None:
 
 def _next(job: Job) -> str:
     if job.state in (State.FAILED, State.CANCELLED):
-        return f"; `jobspec show {job.id}` says why, `jobspec retry` puts it back"
-    return "; call this again when it has ended"
+        return f"; `jobspec show {job.id}` says why, `jobspec retry` runs it again"
+    return "; run this command again when it has ended"
 
 
 def _table(rows: Sequence[CalibrationRow]) -> Table:

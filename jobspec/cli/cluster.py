@@ -1,4 +1,4 @@
-"""`jobspec setup`, `submit` and `scale`: workers on a cluster."""
+"""`jobspec setup`, `submit` and `scale`: start workers on a cluster."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _QUESTIONS = {
     "binds": "Further directories with models and data (empty: none)",
 }
 _HELP = {
-    "qos": "Slurm quality of service (--qos of sbatch).",
+    "qos": "Slurm quality of service, e.g. gpu-long (--qos of sbatch).",
     "constraint": "Node features that elements need (--constraint of sbatch), e.g. h100&nvme.",
     "gpu_type": "GPU type, if Slurm needs it, e.g. a100.",
     "apptainer": "Name or path of the apptainer program.",
@@ -74,7 +74,8 @@ def setup(site_file: Path | None, **given: str | None) -> None:
 
     \b
     jobspec setup
-    jobspec setup --root /scratch/me/queue --sif /scratch/me/worker.sif --gpus 4 --time 03:00:00
+    jobspec setup --root /scratch/me/queue --sif /scratch/me/worker.sif
+    jobspec setup --gpus 4 --time 03:00:00
 
     Without options it asks for the settings on a terminal. Run it again to change a setting: the
     others stay as they are.
@@ -108,7 +109,7 @@ _with_settings(setup)
     show_default=True,
     help="Array elements, one worker each, e.g. 0-3 or 0-15%4.",
 )
-@click.option("--nodes", default=0, help="Nodes per worker.  [default: 1]")
+@click.option("--nodes", default=0, help="Nodes per array element.  [default: 1]")
 @click.option("--dry-run", is_flag=True, help="Print the batch script without submitting it.")
 @site_option
 @common
@@ -143,11 +144,9 @@ def submit(array: str, nodes: int, dry_run: bool, site_file: Path | None) -> Non
     "most",
     type=click.IntRange(0),
     required=True,
-    help="Limit of waiting and running elements.",
+    help="Maximum number of waiting and running array elements.",
 )
-@click.option(
-    "--dry-run", is_flag=True, help="Print how many elements are missing without submitting them."
-)
+@click.option("--dry-run", is_flag=True, help="Print how many elements it would submit.")
 @site_option
 @common
 def scale(most: int, dry_run: bool, site_file: Path | None) -> None:

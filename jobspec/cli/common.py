@@ -50,7 +50,16 @@ state_option = click.option(
     "states",
     multiple=True,
     type=click.Choice(STATES),
-    help="Only jobs in this state. May be repeated.",
+    help="Only jobs in this state; may be repeated.",
+)
+
+
+priority_option = click.option(
+    "--priority",
+    type=click.IntRange(0, 999),
+    default=50,
+    show_default=True,
+    help="Workers claim jobs of higher priority first.",
 )
 
 
@@ -139,7 +148,11 @@ def chosen_jobs(queue: Queue, patterns: Sequence[str], states: Sequence[str] = (
 
 
 def jobs_argument(*, required: bool = True) -> Callable[[F], F]:
-    """The argument `JOB...`: ids, unique prefixes or globs."""
+    """The argument `JOB`, which may be repeated: ids, unique prefixes or globs."""
     return click.argument(
-        "jobs", metavar="JOB...", nargs=-1, required=required, shell_complete=complete_jobs
+        "jobs",
+        metavar="JOB..." if required else "[JOB]...",
+        nargs=-1,
+        required=required,
+        shell_complete=complete_jobs,
     )

@@ -33,18 +33,20 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
 @click.argument("a", shell_complete=complete_jobs)
 @click.argument("b", shell_complete=complete_jobs)
 @click.option(
-    "--benchmark", "wanted", multiple=True, help="Compare only this benchmark; may be repeated."
+    "--benchmark",
+    "wanted",
+    metavar="NAME",
+    multiple=True,
+    help="Compare only this benchmark; may be repeated.  [default: all that both jobs have]",
 )
-@click.option(
-    "--anyway", is_flag=True, help="Compare even if the two were measured differently, and say so."
-)
+@click.option("--anyway", is_flag=True, help="Compare even if the two were measured differently.")
 @common
 def compare(a: str, b: str, wanted: tuple[str, ...], anyway: bool) -> None:
     """Compare two jobs, or their epochs, question by question: B − A with its 95 % intervals.
 
     \b
     jobspec compare qwen3-8b-base qwen3-8b-lr1e-5
-    jobspec compare 'qwen3-8b-base' 'qwen3-8b-lr1e-5' --benchmark aime24
+    jobspec compare qwen3-8b-base qwen3-8b-lr1e-5 --benchmark aime24
 
     The interval over samples says how much the difference would vary with other samples of the
     same questions; the interval over questions, with other questions. A benchmark that was
@@ -57,8 +59,8 @@ def compare(a: str, b: str, wanted: tuple[str, ...], anyway: bool) -> None:
     rows = [_compare(name, _one(left, name), _one(right, name), anyway) for name in names]
     if not rows:
         raise BenchmarkError(
-            f"the jobs share no benchmark: {_listed(left)} and {_listed(right)}",
-            hint="score both on one, for example with `jobspec eval --benchmarks`",
+            f"the jobs have no benchmark in common: {_listed(left)} and {_listed(right)}",
+            hint="score both on the same benchmark, for example with `jobspec eval --benchmarks`",
         )
     refused = [_refusal(row) for row in rows if row.difference is None]
     if refused:
@@ -78,7 +80,7 @@ def _directories(job: Job) -> dict[str, Path]:
 def _one(directories: dict[str, Path], name: str) -> Path:
     if name not in directories:
         raise BenchmarkError(
-            f"benchmark `{name}` is not in both jobs", hint=f"there is {_listed(directories)}"
+            f"benchmark `{name}` is not in both jobs", hint=f"the job has {_listed(directories)}"
         )
     return directories[name]
 
@@ -94,17 +96,18 @@ def _compare(name: str, a: Path, b: Path, anyway: bool) -> Compared:
     if differs and not anyway:
         return Compared(benchmark=name, differs=differs, difference=None)
     left, right = (evaluation.outcomes(evaluation.read_scores(side)) for side in (a, b))
-    found = pairs.compare(left, right)
-    if found is None:
-        raise BenchmarkError(f"the two share no question of `{name}`", file=b)
-    return Compared(benchmark=name, differs=differs, difference=found)
+    difference = pairs.compare(left, right)
+    if difference is None:
+        raise BenchmarkError(f"the jobs have no question of `{name}` in common", file=b)
+    return Compared(benchmark=name, differs=differs, difference=difference)
 
 
 def _refusal(row: Compared) -> JobspecError:
-    apart = "; ".join(map(str, row.differs))
+    differences = "; ".join(map(str, row.differs))
     return BenchmarkError(
-        f"`{row.benchmark}` was not measured the same way: {apart}",
-        hint="--anyway compares all the same; another chat template alone changes prompt_sha256",
+        f"`{row.benchmark}` was measured differently: {differences}",
+        hint="--anyway compares them nevertheless; prompt_sha256 also differs if only the chat "
+        "template does",
     )
 
 
@@ -122,17 +125,17 @@ def _lines(sides: tuple[Job, Job], rows: Sequence[Compared]) -> list[str]:
     return [*head, "", *table.lines()]
 
 
-def _cells(name: str, found: Difference) -> list[Cell | str]:
-    better = "green" if found.mean > 0 else "red"
+def _cells(name: str, difference: Difference) -> list[Cell | str]:
+    better = "green" if difference.mean > 0 else "red"
     return [
         name,
-        f"{found.a:.3f}",
-        f"{found.b:.3f}",
-        f"{found.mean:+.3f}",
-        _interval(found.sampling_low, found.sampling_high),
-        _interval(found.low, found.high),
-        Cell("yes", better, bold=True) if found.beyond_noise else "no",
-        str(found.questions),
+        f"{difference.a:.3f}",
+        f"{difference.b:.3f}",
+        f"{difference.mean:+.3f}",
+        _interval(difference.sampling_low, difference.sampling_high),
+        _interval(difference.low, difference.high),
+        Cell("yes", better, bold=True) if difference.beyond_noise else "no",
+        str(difference.questions),
     ]
 
 
@@ -140,10 +143,10 @@ def _interval(low: float | None, high: float | None) -> str:
     return "unknown" if low is None or high is None else f"{low:+.3f} to {high:+.3f}"
 
 
-def _notes(row: Compared, found: Difference) -> list[Cell]:
+def _notes(row: Compared, difference: Difference) -> list[Cell]:
     notes: list[Cell] = []
     if row.differs:
         notes.append(Cell(f"measured differently: {'; '.join(map(str, row.differs))}", "yellow"))
-    sides: list[Any] = [("A", found.only_a), ("B", found.only_b)]
+    sides: list[Any] = [("A", difference.only_a), ("B", difference.only_b)]
     notes += [Cell(f"{n} questions only in {side}", dim=True) for side, n in sides if n]
     return notes

@@ -39,25 +39,25 @@ def du(jobs: tuple[str, ...], states: tuple[str, ...], everything: bool) -> None
     the final weights. If the filesystem does not report your quota, set JOBSPEC_QUOTA_GIB.
     """
     queue = open_queue()
-    found = [disk.usage(job) for job in chosen_jobs(queue, jobs, states)]
-    found.sort(key=lambda one: one.total, reverse=True)
+    usages = [disk.usage(job) for job in chosen_jobs(queue, jobs, states)]
+    usages.sort(key=lambda one: one.total, reverse=True)
     cache, room = disk.cache(queue.paths), disk.room(queue.paths)
     if wants_json():
-        rows = [{"job": one, "total": one.total} for one in found]
+        rows = [{"job": one, "total": one.total} for one in usages]
         return emit({"jobs": rows, "cache": cache, "room": room})
-    shown = found if everything else found[:_ROWS]
-    for line in _table(shown, found).lines() if found else []:
+    shown = usages if everything else usages[:_ROWS]
+    for line in _table(shown, usages).lines() if usages else []:
         click.echo(line)
-    if len(found) > len(shown):
-        click.echo(click.style(f"and {len(found) - len(shown):,} more (--all)", dim=True))
-    click.echo(f"cache {size(cache)}; {_room(room, sum(one.total for one in found) + cache)}")
-    freeable = sum(one.freeable for one in found)
+    if len(usages) > len(shown):
+        click.echo(click.style(f"and {len(usages) - len(shown):,} more (--all)", dim=True))
+    click.echo(f"cache {size(cache)}; {_room(room, sum(one.total for one in usages) + cache)}")
+    freeable = sum(one.freeable for one in usages)
     if freeable:
         say(f"`jobspec gc` would free {size(freeable)}")
     return None
 
 
-def _table(shown: Sequence[Usage], found: Sequence[Usage]) -> Table:
+def _table(shown: Sequence[Usage], usages: Sequence[Usage]) -> Table:
     columns = [Column("job"), Column("state", 7), Column("total", right=True)]
     columns += [Column(title, 5, right=True) for title in _TITLES.values()]
     table = Table(columns)
@@ -66,8 +66,8 @@ def _table(shown: Sequence[Usage], found: Sequence[Usage]) -> Table:
         table.add(
             one.job, one.state, size(one.total), *(size(part) if part else "" for part in parts)
         )
-    if len(found) > 1:
-        sums = disk.total(found)
+    if len(usages) > 1:
+        sums = disk.total(usages)
         cells = [size(sums[part]) for part in _TITLES]
         bold = [Cell(text, bold=True) for text in ("all", "", size(sum(sums.values())), *cells)]
         table.add(*bold)

@@ -21,17 +21,15 @@ _COLOURS = {"ok": "green", "warn": "yellow", "bad": "red"}
     default=1,
     show_default=True,
     metavar="N",
-    help="Measure between N hosts: start this command on each of them, on the same root.",
+    help="Number of hosts to measure between; start the command on each, with the same root.",
 )
-@click.option(
-    "--peer", metavar="NAME", help="Name of this host among them.  [default: the hostname]"
-)
+@click.option("--peer", metavar="NAME", help="Name of this host.  [default: the hostname]")
 @click.option(
     "--seconds",
     type=click.FloatRange(min=1),
     default=10.0,
     show_default=True,
-    help="About how long it may take; each change is waited for up to a quarter of it.",
+    help="Approximate time limit; it waits at most a quarter of it for a change to appear.",
 )
 @common
 def doctor(wait_for: int, peer: str | None, seconds: float) -> None:
@@ -42,8 +40,8 @@ def doctor(wait_for: int, peer: str | None, seconds: float) -> None:
     srun -N2 --ntasks-per-node=1 jobspec doctor --wait-for 2
 
     It measures renames by several processes at once, how late changes become visible, fsync,
-    clocks, permissions, path lengths, free space and notifications. It leaves nothing behind. If
-    the root does not exist yet, it measures the directory that the root would be made in.
+    clocks, permissions, path lengths, free space and notifications. It deletes all
+    its files. If the root does not exist yet, it measures the directory that would contain it.
     """
     diagnosis = doctors.examine(
         current_root(), seconds=seconds, name=peer, wait_for=wait_for, log=say

@@ -1,4 +1,4 @@
-"""`jobspec eval`: any model scored as a job of its own."""
+"""`jobspec eval`: enqueue a job that only scores a model."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from pathlib import Path
 
 import click
 
-from jobspec.benchmarks import DEFAULT
 from jobspec.checks import check
-from jobspec.cli.common import common, current_root, wants_json
-from jobspec.cli.new import split_names
+from jobspec.cli.common import common, current_root, priority_option, wants_json
+from jobspec.cli.new import benchmarks_option
 from jobspec.cli.output import emit, say
 from jobspec.cli.specs import checked_json, enqueue_all, say_findings
 from jobspec.spec import builder
@@ -19,14 +18,22 @@ _BELOW_JOBS = re.compile(r"/jobs/(?P<job>[a-z0-9-]+)/(?:attempts/\d+/)?(?P<rest>
 
 
 @click.command("eval", no_args_is_help=True)
-@click.option("--checkpoint", required=True, metavar="MODEL", help="A directory or a hub name.")
 @click.option(
-    "--benchmarks", callback=split_names, help=f"Comma-separated. [default: {','.join(DEFAULT)}]"
+    "--checkpoint", required=True, metavar="MODEL", help="Hub name or directory of the model."
 )
-@click.option("--name", help="[default: from the checkpoint]")
-@click.option("--set", "settings", metavar="K=V", multiple=True, help="Any field: eval.avg_k=8.")
-@click.option("--smoke", is_flag=True, help="Two questions, two samples, 512 tokens.")
-@click.option("--priority", type=click.IntRange(0, 999), default=50, show_default=True)
+@benchmarks_option
+@click.option("--name", help="Name of the job.  [default: from the checkpoint]")
+@click.option(
+    "--set",
+    "settings",
+    metavar="FIELD=VALUE",
+    multiple=True,
+    help="Set any field of the spec, e.g. eval.avg_k=8; may be repeated.",
+)
+@click.option(
+    "--smoke", is_flag=True, help="Ask 2 questions, with 2 answers of up to 512 tokens each."
+)
+@priority_option
 @common
 def evaluate(
     checkpoint: str,
@@ -36,14 +43,15 @@ def evaluate(
     smoke: bool,
     priority: int,
 ) -> None:
-    """Score a model as it is, as a job of its own that trains nothing; prints the job's id.
+    """Enqueue a job that scores a model without training it, and print the job's id.
 
     \b
     jobspec eval --checkpoint allenai/Olmo-3-7B-Instruct
-    jobspec eval --checkpoint out/checkpoint-900 --benchmarks aime24,aime25 --set eval.avg_k=8
+    jobspec eval --checkpoint out/checkpoint-900 --benchmarks aime24,aime25
+    jobspec eval --checkpoint Qwen/Qwen3-8B --set eval.avg_k=8
 
-    The checks are those of enqueue. The same model with the same settings is no second job: give
-    another --name where a directory holds other weights than before.
+    It makes the same checks as `jobspec enqueue`. The same model with the same settings is the same
+    job and is not enqueued twice. If a directory now contains other weights, give another --name.
     """
     request = builder.Request(
         models=[checkpoint],
@@ -58,22 +66,22 @@ def evaluate(
     say_findings(one)
     ((_, job),) = enqueue_all([one], priority)
     if wants_json():
-        found = {"job": job.id, "already": job.already, "state": job.state}
-        return emit(found | {**checked_json(one), "file": None})
+        enqueued = {"job": job.id, "already": job.already, "state": job.state}
+        return emit(enqueued | {**checked_json(one), "file": None})
     if job.already:
-        say(f"{job.id}: was enqueued before, and is {job.state}; --name makes another")
+        say(f"{job.id} was enqueued before and is {job.state}; --name makes a new job")
     click.echo(job.id)
     return None
 
 
 def name_of(checkpoint: str) -> str:
-    """`eval-<checkpoint>`; a checkpoint of one of the root's jobs is named after that job."""
+    """`eval-<checkpoint>`; for a checkpoint of a job in this root, the job's id is included."""
     path = Path(checkpoint).expanduser()
-    found = _BELOW_JOBS.search(str(path.absolute())) if path.is_dir() else None
-    last = f"{found['job']}-{Path(found['rest']).name}" if found else checkpoint.rstrip("/")
+    match = _BELOW_JOBS.search(str(path.absolute())) if path.is_dir() else None
+    last = f"{match['job']}-{Path(match['rest']).name}" if match else checkpoint.rstrip("/")
     slug = re.sub(r"[^a-z0-9._]+", "-", last.rpartition("/")[2].lower()).strip("-._")
     return f"eval-{slug or 'model'}"[:100]
 
 
-# The table of commands looks them up by name.
+# `jobspec.cli` looks up commands by this name.
 eval = evaluate

@@ -26,14 +26,14 @@ from jobspec.records.answers import Fetched
 )
 @common
 def fetch(files: tuple[Path, ...]) -> None:
-    """Download what specs need into the root's cache: models, benchmarks, tasks' data.
+    """Download the models and benchmarks that specs need into the root's cache.
 
     \b
     jobspec fetch specs/*.json
 
-    Run it on a node with network; workers then need none. Of a model only safetensors weights,
-    configuration, tokenizer and chat template are taken. $HF_TOKEN opens gated models,
-    $HF_ENDPOINT names a mirror. What is there already is not downloaded again.
+    Run it on a node with network access; workers then need none. Of a model it downloads only the
+    safetensors weights, configuration, tokenizer and chat template. Set $HF_TOKEN for gated models
+    and $HF_ENDPOINT to use a mirror. Files that exist already are not downloaded again.
     """
     root = Queue.create(current_root()).paths.root
     if not sys.stderr.isatty():
@@ -48,12 +48,12 @@ def fetch(files: tuple[Path, ...]) -> None:
             continue
         fetched.append(answer)
         if answer.fetched and not wants_json():
-            _tell(answer.fetched)
+            _print_line(answer.fetched)
     _end(fetched, failed, len(files))
 
 
-def _tell(what: str) -> None:
-    """A line of its own on a terminal too, where a download's bar may stand in the way."""
+def _print_line(what: str) -> None:
+    """Print a line, after erasing the progress bar that a terminal may show on it."""
     if sys.stderr.isatty():
         click.echo("\r\x1b[K", nl=False, err=True)
     click.echo(what)
@@ -64,7 +64,7 @@ def _end(fetched: list[Fetched], failed: list[JobspecError], asked: int) -> None
     if failed:
         complain(failed, as_json=False)
         if asked > 1:
-            say(f"{plural(len(failed), 'spec')} of {asked} not fetched whole")
+            say(f"{plural(len(failed), 'spec')} of {asked} not fetched completely")
     if context.meta.get(JSON_KEY):
         emit({"fetched": fetched, "errors": [error_json(error) for error in failed]})
     context.exit(1 if failed else 0)

@@ -35,6 +35,8 @@ def cancel(jobs: tuple[str, ...], states: tuple[str, ...]) -> None:
     \b
     jobspec cancel qwen3-8b-lr1e-5-0123456789
     jobspec cancel 'qwen3-*' --state pending
+
+    JOB is an id, a unique prefix of one, or a quoted glob. Name jobs, a --state, or both.
     """
     queue = open_queue()
     _move_each(_chosen(queue, jobs, states), queue.cancel, "cancelled")
@@ -50,6 +52,8 @@ def retry(jobs: tuple[str, ...], states: tuple[str, ...]) -> None:
     \b
     jobspec retry qwen3-8b-lr1e-5-0123456789
     jobspec retry --state failed
+
+    JOB is an id, a unique prefix of one, or a quoted glob. Name jobs, a --state, or both.
     """
     queue = open_queue()
     _move_each(_chosen(queue, jobs, states), queue.retry, "pending again")
@@ -67,7 +71,8 @@ def prioritize(jobs: tuple[str, ...], priority: int, states: tuple[str, ...]) ->
     jobspec prioritize 'olmo-*' 90
     jobspec prioritize --state pending 10
 
-    Jobs have priority 50 unless `jobspec enqueue --priority` gives another.
+    JOB is an id, a unique prefix of one, or a quoted glob. Name jobs, a --state, or both. The
+    default priority of `jobspec enqueue` is 50.
     """
     queue = open_queue()
     chosen = _chosen(queue, jobs, states)
@@ -205,15 +210,15 @@ def _move_each(jobs: Sequence[Job], move: Callable[[str], Job], done: str) -> No
 
 
 def _workers_named(prefix: str, known: Sequence[str]) -> list[str]:
-    found = [worker for worker in known if worker == prefix] or [
+    matches = [worker for worker in known if worker == prefix] or [
         worker for worker in known if worker.startswith(prefix)
     ]
-    if len(found) != 1:
+    if len(matches) != 1:
         raise JobNotFound(
-            f"{len(found) or 'no'} workers match `{prefix}`",
+            f"{len(matches) or 'no'} workers match `{prefix}`",
             hint="`jobspec workers` lists them",
         )
-    return found
+    return matches
 
 
 def _claimants(queue: Queue) -> list[str]:

@@ -42,21 +42,23 @@ def logs(job: str, follow: bool, phase: str | None, attempt: int | None, node: i
     \b
     jobspec logs qwen3-8b-lr1e-5-0123456789
     jobspec logs qwen -f --phase train
+
+    JOB is an id or a unique prefix of one.
     """
     if follow and wants_json():
         raise click.UsageError("--json cannot be combined with -f.")
     queue = open_queue()
-    found = queue.job(job)
+    chosen = queue.job(job)
     wanted = _Wanted((phase,) if phase else phases.NAMES, node)
     if wants_json():
         return emit(
-            {"job": found.id, "logs": [_log_json(log) for log in _logs(found, wanted, attempt)]}
+            {"job": chosen.id, "logs": [_log_json(log) for log in _logs(chosen, wanted, attempt)]}
         )
-    printed = {path: _print(path, 0) for _, path in _logs(found, wanted, attempt)}
+    printed = {path: _print(path, 0) for _, path in _logs(chosen, wanted, attempt)}
     if follow:
-        return _follow(queue, found, wanted, printed)
+        return _follow(queue, chosen, wanted, printed)
     if not printed:
-        say(f"{found.id} has no log yet: it is {found.state}")
+        say(f"{chosen.id} has no log yet: it is {chosen.state}")
     return None
 
 

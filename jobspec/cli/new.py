@@ -10,29 +10,72 @@ from jobspec.benchmarks import DEFAULT
 from jobspec.cli.common import common, wants_json
 from jobspec.cli.output import emit, say, warn
 from jobspec.spec import builder as specs_new
+from jobspec.spec.schema import TrainSpec
 
 
 def split_names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...]:
-    """A comma-separated option's names."""
+    """The names in a comma-separated option."""
     return tuple(name.strip() for name in (value or "").split(",") if name.strip())
 
 
+benchmarks_option = click.option(
+    "--benchmarks",
+    metavar="NAMES",
+    callback=split_names,
+    help=f"Benchmarks to score on, separated by commas.  [default: {','.join(DEFAULT)}]",
+)
+
+
 @click.command(no_args_is_help=True)
-@click.option("--model", "models", required=True, multiple=True, help="Hub name or directory.")
-@click.option("--learning-rate", "rates", type=float, multiple=True, help="[default: 1e-5]")
-@click.option("--epochs", type=float, help="[default: 8]")
 @click.option(
-    "--benchmarks", callback=split_names, help=f"Comma-separated. [default: {','.join(DEFAULT)}]"
+    "--model",
+    "models",
+    metavar="MODEL",
+    required=True,
+    multiple=True,
+    help="Hub name or directory of the model; may be repeated.",
 )
 @click.option(
-    "--data", help=f"JSONL of `messages`. [default: $JOBSPEC_DATA or {specs_new.DEFAULT_DATA}]"
+    "--learning-rate",
+    "rates",
+    type=float,
+    multiple=True,
+    help=f"Learning rate; may be repeated.  [default: {TrainSpec().learning_rate:g}]",
 )
-@click.option("--name", help="Of a grid: what all names begin with. [default: from model and rate]")
-@click.option("--set", "settings", metavar="K=V", multiple=True, help="Any field: train.seed=7.")
-@click.option("--smoke", is_flag=True, help="A run of minutes: 1 epoch, 64 rows, 2 questions.")
-@click.option("--no-train", is_flag=True, help="Score the model as it is: the base line.")
 @click.option(
-    "-o", "directory", type=click.Path(path_type=Path), default="specs", show_default=True
+    "--epochs",
+    type=float,
+    help=f"Epochs to train.  [default: {TrainSpec().num_train_epochs:g}]",
+)
+@benchmarks_option
+@click.option(
+    "--data",
+    metavar="FILE",
+    help=f"Training data, JSONL.  [default: $JOBSPEC_DATA, or {specs_new.DEFAULT_DATA}]",
+)
+@click.option(
+    "--name",
+    help="Name of the spec; in a grid, the prefix of all names.  [default: from model and rate]",
+)
+@click.option(
+    "--set",
+    "settings",
+    metavar="FIELD=VALUE",
+    multiple=True,
+    help="Set any field of the spec, e.g. train.seed=7; may be repeated.",
+)
+@click.option(
+    "--smoke", is_flag=True, help="A run of a few minutes: 1 epoch, 64 rows, 2 questions."
+)
+@click.option("--no-train", is_flag=True, help="Only score the model, e.g. as a baseline.")
+@click.option(
+    "-o",
+    "directory",
+    metavar="DIRECTORY",
+    type=click.Path(path_type=Path),
+    default="specs",
+    show_default=True,
+    help="Where to write the specs.",
 )
 @common
 def new(
@@ -42,14 +85,15 @@ def new(
     no_train: bool,
     **rest: object,
 ) -> None:
-    """Write spec files, one an experiment; several models or rates make their grid.
+    """Write spec files: one experiment, or a grid of several models and learning rates.
 
     \b
     jobspec new --model allenai/Olmo-3-7B-Think
     jobspec new --model Qwen/Qwen3-8B --learning-rate 1e-5 --learning-rate 5e-6
     jobspec new --model ./tiny --smoke --set train.global_batch_size=4
 
-    Nothing is ever overwritten. Prints the paths.
+    It prints the paths of the files and never overwrites one. Each spec contains every field, so
+    that you can edit it; `jobspec enqueue` puts it into the queue.
     """
     request = specs_new.Request(
         models=models,
@@ -61,7 +105,7 @@ def new(
     written = specs_new.write(built, directory)
     for path, fresh in written:
         if not fresh:
-            say(f"{path}: was there already, with the same content")
+            say(f"{path} exists already, with the same content")
     for text in dict.fromkeys(filter(None, map(specs_new.missing_data, built))):
         warn(text)
     if wants_json():

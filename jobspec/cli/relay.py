@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @jobs_argument(required=False)
-@click.option("--watch", is_flag=True, help="Keep sending until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Keep running until Ctrl-C.")
 @click.option(
     "--offline", is_flag=True, help="Write the runs of ended jobs to disk, for `wandb sync`."
 )
-@click.option("--verify", is_flag=True, help="Send nothing; compare what arrived with the files.")
+@click.option(
+    "--verify", is_flag=True, help="Send nothing; compare the rows at W&B with the files."
+)
 @click.option("--settled", is_flag=True, help="Send only rows that no later attempt can replace.")
 @click.option("--project", help="W&B project.  [default: tracking.project of each spec]")
 @click.option("--entity", help="W&B entity.  [default: tracking.entity of each spec]")
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     type=click.FloatRange(0.05),
     default=15.0,
     show_default=True,
-    help="Seconds between two readings of the files.",
+    help="Seconds between two reads of the files, with --watch.",
 )
 @click.option("--grace", type=click.FloatRange(0), default=15.0, hidden=True)
 @click.option("--stall", type=click.FloatRange(0), default=180.0, hidden=True)
@@ -47,13 +49,13 @@ def relay(jobs: tuple[str, ...], **options: Any) -> None:
     """Send the jobs' curves and scores to W&B, each row once.
 
     \b
-    jobspec relay --watch                in tmux, on a login node
-    jobspec relay                        send what there is now, for cron
-    jobspec relay 'qwen3-*' --offline    write runs to disk, for `wandb sync`
+    jobspec relay --watch                keep sending, in tmux on a login node
+    jobspec relay                        send what is new and exit, for cron
+    jobspec relay 'qwen3-*' --offline    write runs for `wandb sync`
     jobspec relay --verify               check that everything arrived
 
     It needs the extra `relay` (pip install 'jobspec[relay]') and an API key in WANDB_API_KEY or
-    ~/.netrc. It may be killed and restarted at any time. Only one relay can run per root.
+    ~/.netrc. You can stop and restart it at any time. Only one relay can run per root.
     """
     queue = open_queue()
 

@@ -13,7 +13,7 @@ from jobspec.results import table as scores
 from jobspec.results.table import ResultRow, Score
 from jobspec.spec import builder
 
-_TRUNCATED = 0.1  # if more answers than this share are cut off, a score means little
+_TRUNCATED = 0.1  # if more than this fraction of answers is cut off, a score means little
 
 
 @click.command()
@@ -47,27 +47,27 @@ def results(jobs: tuple[str, ...], form: str | None) -> None:
     it was scored with the settings of its published scores.
     """
     queue = open_queue()
-    found = scores.rows(queue.select(jobs) if jobs else queue.jobs())
+    rows = scores.rows(queue.select(jobs) if jobs else queue.jobs())
     if wants_json():
-        return emit_struct(scores.Results(root=str(queue.paths.root), results=found))
+        return emit_struct(scores.Results(root=str(queue.paths.root), results=rows))
     if form == "csv":
-        return click.echo(scores.to_csv(found), nl=False)
-    if not found:
+        return click.echo(scores.to_csv(rows), nl=False)
+    if not rows:
         return say("no finished jobs yet: `jobspec status` shows how far they are")
-    made = {None: lambda: _table(found).lines(), "markdown": lambda: markdown(found)}
-    for line in made.get(form, lambda: latex(found))():
+    made = {None: lambda: _table(rows).lines(), "markdown": lambda: markdown(rows)}
+    for line in made.get(form, lambda: latex(rows))():
         click.echo(line)
-    if any(_is_cut_off(score) for row in found for score in row.scores.values()):
+    if any(_is_cut_off(score) for row in rows for score in row.scores.values()):
         say(f"! more than {_TRUNCATED:.0%} of the answers were cut off by length", fg="yellow")
     return None
 
 
-def _table(found: Sequence[ResultRow]) -> Table:
-    names = scores.benchmarks(found)
+def _table(rows: Sequence[ResultRow]) -> Table:
+    names = scores.benchmarks(rows)
     columns = [Column("model"), Column("lr"), Column("epochs", 3, right=True)]
-    columns += [Column(_title(name, found), right=True) for name in names]
+    columns += [Column(_title(name, rows), right=True) for name in names]
     table = Table([*columns, Column("job", 2)])
-    for row in found:
+    for row in rows:
         base = row.learning_rate is None
         table.add(
             Cell(row.model, dim=base),
@@ -108,34 +108,34 @@ def _spell(score: Score, around: str = " {}") -> str:
     return f"{score.value:.3f}" + (around.format(f"[{low:.2f}, {high:.2f}]") if known else "")
 
 
-def _title(name: str, found: Sequence[ResultRow]) -> str:
+def _title(name: str, rows: Sequence[ResultRow]) -> str:
     """The benchmark, with its metric if all rows agree and it is not the usual one."""
-    metrics = {row.scores[name].metric for row in found if name in row.scores}
+    metrics = {row.scores[name].metric for row in rows if name in row.scores}
     metric = metrics.pop() if len(metrics) == 1 else ""
     shown = "" if metric == "math_verify" else metric.replace("avg_at_", "avg@")
     return f"{short(name)} {shown}".rstrip()
 
 
-def markdown(found: Sequence[ResultRow]) -> list[str]:
+def markdown(rows: Sequence[ResultRow]) -> list[str]:
     """The table in GitHub's Markdown."""
-    names = scores.benchmarks(found)
-    titles = " | ".join(_escaped(_title(name, found), r"\|") for name in names)
+    names = scores.benchmarks(rows)
+    titles = " | ".join(_escaped(_title(name, rows), r"\|") for name in names)
     lines = [f"| model | lr | epochs | {titles} |", "| --- | --- | ---: |" + " ---: |" * len(names)]
-    for row in found:
+    for row in rows:
         cells = [_bold(row.scores.get(name), "**{}**", " {}") for name in names]
         facts = [_escaped(row.model, r"\|"), _rate(row), _epochs(row), *cells]
         lines.append(f"| {' | '.join(facts)} |")
     return lines
 
 
-def latex(found: Sequence[ResultRow]) -> list[str]:
+def latex(rows: Sequence[ResultRow]) -> list[str]:
     """The table in LaTeX; needs the package booktabs."""
-    names = scores.benchmarks(found)
-    titles = [_tex(_title(name, found)) for name in names]
+    names = scores.benchmarks(rows)
+    titles = [_tex(_title(name, rows)) for name in names]
     lines = [rf"\begin{{tabular}}{{llr{'r' * len(names)}}}", r"\toprule"]
     lines += [" & ".join(["Model", "LR", "Epochs", *titles]) + r" \\", r"\midrule"]
-    for number, row in enumerate(found):
-        if number and row.model != found[number - 1].model:
+    for number, row in enumerate(rows):
+        if number and row.model != rows[number - 1].model:
             lines.append(r"\midrule")
         cells = [_bold(row.scores.get(name), r"\textbf{{{}}}", r" {{\small {}}}") for name in names]
         lines.append(" & ".join([_tex(row.model), _rate(row), _epochs(row), *cells]) + r" \\")

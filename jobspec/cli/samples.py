@@ -25,7 +25,9 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 @click.command()
 @click.argument("job", shell_complete=complete_jobs)
 @click.option(
-    "--benchmark", help="Which benchmark; of an epoch EPOCH/NAME. [default: the job's only one]"
+    "--benchmark",
+    metavar="NAME",
+    help="Benchmark to show; EPOCH/NAME for an epoch's.  [default: the only one]",
 )
 @click.option("--wrong", is_flag=True, help="Only samples that were graded as wrong.")
 @click.option(
@@ -38,20 +40,20 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
-    help=f"Show at most this many. [default: {_SHOWN}; with --json all]",
+    help=f"Maximum number of samples.  [default: {_SHOWN}; all with --json]",
 )
 @common
 def samples(
     job: str, benchmark: str | None, wrong: bool, ids: tuple[str, ...], limit: int | None
 ) -> None:
-    """Show what a model answered: prompts, responses, the answers read from them, right or wrong.
+    """Show prompts, responses, extracted answers and how they were graded.
 
     \b
     jobspec samples qwen3-8b-lr1e-5 --benchmark aime24 --wrong
-    jobspec samples qwen3-8b-lr1e-5 --benchmark aime24 --question 2024-I-3 --limit 32
+    jobspec samples qwen3-8b-lr1e-5 --benchmark aime24 --question 2024-I-3
     """
-    found = open_queue().job(job)
-    every = _read(evaluated_attempt(found), benchmark)
+    wanted = open_queue().job(job)
+    every = _read(evaluated_attempt(wanted), benchmark)
     _refuse_unknown(ids, every)
     chosen = [
         sample
@@ -59,7 +61,7 @@ def samples(
         if not (wrong and sample.right) and (not ids or sample.question in ids)
     ]
     if wants_json():
-        return emit({"job": found.id, "total": len(chosen), "samples": chosen[:limit]})
+        return emit({"job": wanted.id, "total": len(chosen), "samples": chosen[:limit]})
     shown = chosen[: limit or _SHOWN]
     for line in _lines(shown):
         click.echo(line)
@@ -73,7 +75,7 @@ def _read(attempt: AttemptPaths, benchmark: str | None) -> list[Sample]:
     named = benchmark or (next(iter(directories)) if len(directories) == 1 else None)
     if named not in directories:
         wrong = "name one with --benchmark" if benchmark is None else f"no benchmark `{benchmark}`"
-        raise BenchmarkError(wrong, file=attempt.dir, hint=f"there is {', '.join(directories)}")
+        raise BenchmarkError(wrong, file=attempt.dir, hint=f"the job has {', '.join(directories)}")
     return list(evaluation.samples(directories[named]))
 
 
@@ -108,4 +110,4 @@ def _sample_line(sample: Sample) -> str:
 
 
 def _plain(text: str) -> str:
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)

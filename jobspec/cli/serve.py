@@ -30,7 +30,7 @@ from jobspec.errors import JobspecError
     type=click.FloatRange(0.1),
     default=5.0,
     show_default=True,
-    help="Seconds between looks at the files.",
+    help="Seconds between reads of the files.",
 )
 @common
 def serve(jobs: tuple[str, ...], states: tuple[str, ...], port: int, interval: float) -> None:
@@ -39,10 +39,10 @@ def serve(jobs: tuple[str, ...], states: tuple[str, ...], port: int, interval: f
     \b
     jobspec serve
     jobspec serve 'qwen3-*' --port 8901
-    ssh -L 8901:127.0.0.1:8901 LOGIN-NODE    on your own machine, then open the address there
+    ssh -L 8901:127.0.0.1:8901 LOGIN-NODE    on your own machine
 
-    The page is read-only. Anyone who has the address can see it; without the token in the address
-    the server answers nothing.
+    Open the address in a browser. The page is read-only. Anyone who has the address can see it;
+    without the token in the address the server answers nothing.
     """
     from jobspec.dashboard import page as html
     from jobspec.dashboard.server import Content, Server

@@ -29,6 +29,8 @@ def show(job: str) -> None:
     \b
     jobspec show qwen3-8b-lr1e-5-0123456789
     jobspec show qwen
+
+    JOB is an id or a unique prefix of one.
     """
     queue = open_queue()
     report = status.job_report(queue.job(job), workers.rows(queue))
@@ -58,7 +60,7 @@ def _provenance(manifest: Manifest) -> Table:
     table = Table([Column("provenance"), Column("value")])
     for name, value in msgspec.to_builtins(manifest).items():
         if name == "packages":
-            table.add(name, ", ".join(f"{package} {found}" for package, found in value.items()))
+            table.add(name, ", ".join(f"{package} {release}" for package, release in value.items()))
         elif isinstance(value, dict):
             for inner, fact in cast("dict[str, Any]", value).items():
                 table.add(f"{name}.{inner}", _spelled(fact))

@@ -1,4 +1,4 @@
-"""`jobspec validate`, `enqueue`, `preview`, `schema`: specs on their way into the queue."""
+"""`jobspec validate`, `enqueue`, `preview` and `schema`: check specs and enqueue them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 
 from jobspec.checks import check, rows
 from jobspec.checks.check import CheckedSpec
-from jobspec.cli.common import JSON_KEY, common, current_root, wants_json
+from jobspec.cli.common import JSON_KEY, common, current_root, priority_option, wants_json
 from jobspec.cli.disk import say_disk
 from jobspec.cli.output import complain, duration, emit, emit_struct, interactive, plural, say, warn
 from jobspec.errors import JobspecError
@@ -38,31 +38,38 @@ _specs_argument = click.argument(
 _row_check_option = click.option(
     "--row-check/--no-row-check",
     default=True,
-    help="Render and verify every row with the worker's code. [default: yes]",
+    help="Render and check every row of the data with the worker's code.  [default: --row-check]",
 )
 
 
 @click.command()
 @_specs_argument
 @_row_check_option
-@click.option("--device", help="Also predict memory and hours on such devices: h100-94, a100-80, …")
 @click.option(
-    "--gpus", type=click.IntRange(min=1), help="How many of them. [default: the spec's, or 1]"
+    "--device",
+    metavar="NAME",
+    help="Also predict memory and hours on this GPU, e.g. h100-94 or a100-80.",
+)
+@click.option(
+    "--gpus",
+    type=click.IntRange(min=1),
+    help="Number of GPUs to predict for.  [default: resources.gpus of the spec, or 1]",
 )
 @common
 def validate(
     files: tuple[Path, ...], row_check: bool, device: str | None, gpus: int | None
 ) -> None:
-    """Check specs as enqueue does, and enqueue nothing.
+    """Make all checks of `jobspec enqueue` without enqueueing anything.
 
     \b
     jobspec validate specs/*.json
     jobspec validate specs/qwen3-8b-lr1e-5.json --device h100-94 --gpus 4
 
-    With --device a spec that can't fit is refused, with the settings that would.
+    With --device it refuses a spec that does not fit into the GPUs' memory, and suggests settings
+    that do.
     """
     if gpus is not None and device is None:
-        raise click.UsageError("--gpus goes with --device.")
+        raise click.UsageError("--gpus needs --device.")
     checked = _check_all(files, row_check, None if device is None else find_device(device), gpus)
     if wants_json():
         return emit({"specs": [checked_json(one) for one in checked]})
@@ -74,17 +81,17 @@ def validate(
 @click.command()
 @_specs_argument
 @_row_check_option
-@click.option("--priority", type=click.IntRange(0, 999), default=50, show_default=True)
+@priority_option
 @common
 def enqueue(files: tuple[Path, ...], row_check: bool, priority: int) -> None:
-    """Check specs, then put them into the queue; prints the jobs' ids.
+    """Check specs, put them into the queue, and print the jobs' ids.
 
     \b
     jobspec enqueue specs/*.json
     jobspec enqueue --priority 90 specs/qwen3-8b-lr1e-5.json
 
-    If one of them fails its checks, none is enqueued. A spec that was enqueued before is no
-    second job: its id is printed again.
+    If one spec fails a check, none is enqueued. A spec that was enqueued before is not enqueued
+    again; its id is printed.
     """
     Queue.create(current_root())
     jobs = enqueue_all(_check_all(files, row_check), priority)
@@ -99,24 +106,34 @@ def enqueue(files: tuple[Path, ...], row_check: bool, priority: int) -> None:
     say_disk(disk, room)
     for _, job in jobs:
         if job.already:
-            say(f"{job.id}: was enqueued before, and is {job.state}")
+            say(f"{job.id} was enqueued before and is {job.state}")
         click.echo(job.id)
     return None
 
 
 @click.command()
 @click.argument("file", metavar="SPEC", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--row", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--row",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Line number of the row in the data file.",
+)
 @common
 def preview(file: Path, row: int) -> None:
-    """Show what one row of the data trains: context plain, the trained span marked.
+    """Show one row of the data as the model sees it, with the trained tokens marked.
 
     \b
     jobspec preview specs/qwen3-8b-lr1e-5.json --row 17
+
+    The loss is computed on the marked tokens only. --json also prints token ids and labels.
     """
     completed = check.complete(parsing.load(file), file)
     if completed.data is None:
-        raise JobspecError("trains nothing: there is no row to show", file=file, place="$.train")
+        raise JobspecError(
+            "this spec trains nothing, so there is no row to show", file=file, place="$.train"
+        )
     shown = rows.preview(completed, current_root(), row)
     if wants_json():
         return emit_struct(shown)
@@ -135,7 +152,7 @@ def schema() -> None:
 
 
 def enqueue_all(checked: Sequence[CheckedSpec], priority: int) -> list[tuple[CheckedSpec, Job]]:
-    """Publish what was checked, with the root made where there is none."""
+    """Put checked specs into the queue, and create the root if it does not exist."""
     queue = Queue.create(current_root())
     return [(one, queue.enqueue(one.spec, priority, checked=True)) for one in checked]
 
@@ -143,16 +160,19 @@ def enqueue_all(checked: Sequence[CheckedSpec], priority: int) -> list[tuple[Che
 def _check_all(
     files: Sequence[Path], row_check: bool, device: Device | None = None, gpus: int | None = None
 ) -> list[CheckedSpec]:
-    """Check every file and say what is wrong with each; exit 1 unless all of them pass.
+    """Check every file and report the errors of each; exit with 1 unless all pass.
 
     Args:
-        device: also predict what training takes on `gpus` of these.
+        files: specs.
+        row_check: also render and check the rows of their data.
+        device: also predict memory and hours of training on this device.
+        gpus: the number of devices to predict for.
     """
     checked: list[CheckedSpec] = []
     failed: list[JobspecError] = []
     for file in files:
         try:
-            one = check.check(file, current_root(), rows=row_check, tell=_tell)
+            one = check.check(file, current_root(), rows=row_check, tell=_announce)
             if device is not None:
                 one = check.with_training_estimate(one, current_root(), device, gpus)
             checked.append(one)
@@ -168,14 +188,14 @@ def _check_all(
     return checked
 
 
-def _tell(what: str) -> None:
-    """Say what takes long, where somebody watches."""
+def _announce(what: str) -> None:
+    """Name a slow step before it starts, if stdout is a terminal."""
     if interactive():
         say(f"{what} …")
 
 
 def say_findings(one: CheckedSpec) -> None:
-    """Tell what checking found: warnings, the rows, what scoring will take."""
+    """Print what the checks found: warnings, rows, steps, and the estimates."""
     for warning in one.warnings:
         warn(f"{one.file}: {warning}")
     if one.rows is not None:
@@ -191,7 +211,10 @@ def say_findings(one: CheckedSpec) -> None:
 
 
 def _steps_line(steps: Steps) -> str:
-    """`90 optimizer steps, packed or not; …`: what packing changes is how many passes they take."""
+    """`90 optimizer steps, packed or not; …`, with the micro-batches of an epoch.
+
+    Packing does not change the steps, only the number of micro-batches.
+    """
     line = f"{plural(steps.optimizer_steps, 'optimizer step')}, packed or not"
     if steps.passes is None or steps.packed_passes is None:
         return line
@@ -202,10 +225,10 @@ def _steps_line(steps: Steps) -> str:
 
 
 def _training_lines(training: TrainingEstimate) -> Iterator[str]:
-    """`training needs 58.2 GiB …`, `… hours`: predicted, and from what."""
+    """`training needs 58.2 GiB …`, `training takes 3h …`: the predictions and their basis."""
     where = f"{training.gpus} × {training.device}"
     if training.memory is None or training.memory_gib is None:
-        yield f"memory on {where} can't be predicted: the model's config.json is not at hand"
+        yield f"memory on {where} can't be predicted without the model's config.json"
         return
     parts = training.memory
     yield (
@@ -228,10 +251,10 @@ def _training_lines(training: TrainingEstimate) -> Iterator[str]:
 
 
 def _scoring_line(scoring: EvaluationEstimate) -> str:
-    """`scoring generates 79,298,560 tokens at most, …`: how much, and how long where known."""
+    """`scoring generates 79,298,560 tokens at most, …`: tokens, and hours if they are known."""
     if scoring.tokens_at_most is None:
         unknown = [part.benchmark for part in scoring.benchmarks if part.tokens_at_most is None]
-        return f"how much scoring generates is not known for {', '.join(unknown)}"
+        return f"the number of tokens that scoring generates is not known for {', '.join(unknown)}"
     typical = "typical length not known yet"
     if scoring.typical_tokens is not None:
         typical = f"{scoring.typical_tokens:,} at the lengths measured so far"
@@ -244,26 +267,27 @@ def _scoring_line(scoring: EvaluationEstimate) -> str:
 
 
 def _row_lines(report: RowReport) -> list[str]:
-    taken = f", {report.rows_selected:,} taken" * (0 < report.rows_selected < report.rows_in)
+    sampled = 0 < report.rows_selected < report.rows_in
+    selected = f", {report.rows_selected:,} selected" if sampled else ""
     kept = f"{report.rows_train:,} to train on, {report.rows_eval:,} held out"
-    lines = [f"{plural(report.rows_in, 'row')}{taken}: {kept}"]
+    lines = [f"{plural(report.rows_in, 'row')}{selected}: {kept}"]
     if report.dropped:
         why = ", ".join(f"{n:,} {kind.replace('_', ' ')}" for kind, n in report.dropped.items())
         lines[0] += f", {sum(report.dropped.values()):,} dropped ({why})"
     if report.tokens:
-        share = report.trained_tokens / report.tokens
+        fraction = report.trained_tokens / report.tokens
         lines.append(
-            f"{report.tokens:,} tokens, {report.trained_tokens:,} of them trained ({share:.0%})"
+            f"{report.tokens:,} tokens, {report.trained_tokens:,} of them trained ({fraction:.0%})"
         )
     if report.length_percentiles:
         spread = ", ".join(f"{name} {n:,.0f}" for name, n in report.length_percentiles.items())
-        lines[-1] += f"; a row: {spread}"
+        lines[-1] += f"; tokens per row: {spread}"
     firsts = sorted(report.first_dropped, key=lambda row: row.row)
     return lines + [f"row {row.row}, dropped as {row.kind}: {row.reason}" for row in firsts]
 
 
 def checked_json(one: CheckedSpec) -> dict[str, Any]:
-    """What `validate --json` and `enqueue --json` say of a spec."""
+    """What `validate --json` and `enqueue --json` print about one spec."""
     return {
         "file": str(one.file),
         "id": one.job,
@@ -279,7 +303,7 @@ def checked_json(one: CheckedSpec) -> dict[str, Any]:
 
 
 def _print_row(shown: Preview) -> None:
-    """The rendered row; what is trained is green, or between marks where there are no colours."""
+    """Print the rendered row. Trained text is green on a terminal, and between marks elsewhere."""
     if shown.dropped:
         warn(f"row {shown.row} is not trained on: {shown.dropped}")
     text, trained = shown.text, shown.supervised_text

@@ -114,8 +114,8 @@ def job_table(rows: Sequence[JobRow], jobs: Sequence[Job]) -> Table:
 def state_and_phase(row: JobRow) -> str:
     """The state with progress or duration, like `running train 43%` or `succeeded 2h 05m`."""
     if row.state == State.RUNNING:
-        share = "" if row.progress is None else f"{row.progress:4.0%}"
-        return f"{row.state} {row.phase or 'starting'}{share}"
+        progress = "" if row.progress is None else f"{row.progress:4.0%}"
+        return f"{row.state} {row.phase or 'starting'}{progress}"
     started, ended = workers.age_s(row.started_at), workers.age_s(row.ended_at)
     length = duration(started - ended) if started is not None and ended is not None else ""
     return f"{row.state} {length}".rstrip()
@@ -171,14 +171,13 @@ def _why_requeued(row: JobRow) -> Iterator[str]:
         yield f"attempts {earlier}, {_ended_attempt(last, why)}"
 
 
-def _ended_attempt(past: EndedAttemptRow, why: str | None = None) -> str:
+def _ended_attempt(attempt: EndedAttemptRow, why: str | None = None) -> str:
     """`3: bad node at step 400 on gpu7`."""
-    step = "" if past.step is None else f" at step {past.step:,}"
-    host = f" on {past.host}" if past.host else ""
-    again = ", retried" if past.retried else ""
-    return (
-        f"{past.attempt}: {why or reasons.REASONS.get(past.reason, past.reason)}{step}{host}{again}"
-    )
+    step = "" if attempt.step is None else f" at step {attempt.step:,}"
+    host = f" on {attempt.host}" if attempt.host else ""
+    again = ", retried" if attempt.retried else ""
+    why = why or reasons.REASONS.get(attempt.reason, attempt.reason)
+    return f"{attempt.attempt}: {why}{step}{host}{again}"
 
 
 def _worker_lines(now: Status) -> Iterator[str]:
@@ -186,7 +185,7 @@ def _worker_lines(now: Status) -> Iterator[str]:
     busy = sum(worker.job is not None for worker in live)
     silent = [worker for worker in now.workers if not worker.alive and worker.job]
     yield ""
-    idle = f" ({busy} busy, {len(live) - busy} idle{_mean_share(live)})" if live else ""
+    idle = f" ({busy} busy, {len(live) - busy} idle{_mean_busy(live)})" if live else ""
     yield f"{plural(len(live), 'worker')} alive{idle}" + (
         click.style(f", {len(silent)} silent with a job", fg="yellow") if silent else ""
     )
@@ -204,9 +203,9 @@ def _worker_lines(now: Status) -> Iterator[str]:
         yield click.style(f"quarantined: {host}{f': {why}' if why else ''}", fg="yellow")
 
 
-def _mean_share(live: Sequence[WorkerRow]) -> str:
-    shares = [worker.busy_frac for worker in live if worker.busy_frac is not None]
-    return f"; busy {sum(shares) / len(shares):.0%} of their time" if shares else ""
+def _mean_busy(live: Sequence[WorkerRow]) -> str:
+    busy = [worker.busy_frac for worker in live if worker.busy_frac is not None]
+    return f"; busy {sum(busy) / len(busy):.0%} of their time" if busy else ""
 
 
 def worker_table(rows: Sequence[WorkerRow]) -> Table:

@@ -34,14 +34,14 @@ from jobspec.records.base import State
 @click.option(
     "--timeout",
     type=click.FloatRange(0),
-    help="Seconds to wait at most; then exit with 1.  [default: no limit]",
+    help="Seconds to wait before exiting with 1.  [default: no limit]",
 )
 @click.option(
     "--interval",
     type=click.FloatRange(0.05),
     default=2.0,
     show_default=True,
-    help="Seconds between looks at the queue.",
+    help="Seconds between reads of the queue.",
 )
 @common
 def wait(
@@ -51,11 +51,13 @@ def wait(
     timeout: float | None,
     interval: float,
 ) -> None:
-    """Wait until jobs have ended, by default all jobs. Exits with 0 only if all succeeded.
+    """Wait until jobs have ended, by default all jobs.
 
     \b
     jobspec wait && jobspec results
-    jobspec wait 'qwen3-*' --notify 'mail -s "$JOBSPEC_JOB $JOBSPEC_STATE" me </dev/null'
+    jobspec wait 'qwen3-*' --notify 'echo "$JOBSPEC_JOB $JOBSPEC_STATE"'
+
+    It exits with 0 if all of them succeeded, otherwise with 1.
     """
     queue = open_queue()
     wanted = {job.id for job in chosen_jobs(queue, jobs, states)}

@@ -114,7 +114,7 @@ def test_without_network_it_says_what_could_not_be_fetched(tmp_path: Path) -> No
     for name in ("org/tiny", "org/pickled"):
         assert f"`{name}` can't be downloaded" in done.stderr
     assert done.stderr.count("hint: is this node online") == 2
-    assert "2 specs of 2 not fetched whole" in done.stderr
+    assert "2 specs of 2 not fetched completely" in done.stderr
     assert done.stdout == ""
 
 

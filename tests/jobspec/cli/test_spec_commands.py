@@ -121,7 +121,7 @@ def test_enqueue_twice_is_one_job(place: Path) -> None:
     first = jobspec("enqueue", UNCHECKED, spec, "--root", "r", cwd=place)
     second = jobspec("enqueue", UNCHECKED, spec, "--root", "r", cwd=place)
     assert first.stdout == second.stdout
-    assert "was enqueued before, and is pending" in second.stderr
+    assert "was enqueued before and is pending" in second.stderr
     assert len(Queue(place / "r").jobs()) == 1
 
 
