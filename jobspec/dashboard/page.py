@@ -85,7 +85,8 @@ def _why(run: DashboardRun) -> str:
         why = reasons.why(row.reason, row.reason_count, row.reason_limit)
         return f"{why}: {run.message}" if run.message else why
     return ", ".join(
-        f"{past.attempt}: {reasons.REASONS.get(past.reason, past.reason)}" for past in row.attempts
+        f"{ended.attempt}: {reasons.REASONS.get(ended.reason, ended.reason)}"
+        for ended in row.attempts
     )
 
 

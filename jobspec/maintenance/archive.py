@@ -1,7 +1,7 @@
-"""Copying ended jobs off scratch, with checksums that were read back from the copy.
+"""Copies ended jobs to another directory, with checksums that were verified on the copy.
 
-A copy is made beside its place and moved there when it is whole, so what bears a job's name is
-complete; `sha256sum -c SHA256SUMS` in it says so later, without this program.
+A copy is written under a temporary name and renamed when it is complete, so a directory with a
+job's name is never partial. `sha256sum -c SHA256SUMS` verifies it later without this program.
 """
 
 from __future__ import annotations
@@ -22,14 +22,20 @@ from jobspec.storage.layout import AttemptPaths
 SUMS = "SHA256SUMS"
 _LEFT_OUT = frozenset(
     (AttemptPaths.CHECKPOINTS, AttemptPaths.TRASH)
-)  # resume states: of no use once the job has ended
+)  # checkpoints: of no use once the job has ended
 _MODEL = AttemptPaths.FINAL_MODEL
 _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
 class Archived:
-    """What came of one job: files and bytes in its copy; `already` if it was there, and whole."""
+    """The copy of one job.
+
+    Attributes:
+        files: number of files in the copy.
+        size: bytes of the copy.
+        already: a complete copy existed before.
+    """
 
     job: str
     place: str
@@ -39,45 +45,45 @@ class Archived:
 
 
 def archive(job: Job, destination: Path, *, model: bool = True) -> Archived:
-    """Copy a job that has ended, or look through the copy that is there.
+    """Copy a job that has ended, or verify the copy that exists.
 
     Args:
-        job: it is left as it is.
-        destination: a directory for all jobs; each has one of its own in it.
-        model: whether to copy the trained weights too.
+        job: the job, which is not changed.
+        destination: the directory for all copies; each job gets a directory in it.
+        model: copy the trained weights too.
 
     Raises:
         TransitionRefused: the job has not ended.
-        JobspecError: what lies there is damaged, or of an earlier attempt; or the copy read back
-            differs from what was written.
-        DiskFull, OSError: nothing is left of this copy.
+        JobspecError: the existing copy is damaged or of an earlier attempt, or the new copy does
+            not have the bytes that were written.
+        DiskFull, OSError: the incomplete copy was deleted.
     """
     if job.state not in FINAL:
         raise TransitionRefused(f"`{job.id}` is {job.state}", hint="archive it when it has ended")
-    place = destination / job.id
+    copy_dir = destination / job.id
     wanted = dict(_wanted(job, model))
-    if place.exists():
-        return _compare(job, place, wanted)
+    if copy_dir.exists():
+        return _compare(job, copy_dir, wanted)
     destination.mkdir(parents=True, exist_ok=True)
-    building = tempfiles.beside(place)
+    building = tempfiles.beside(copy_dir)
     try:
-        with fs.disk_full(place):
+        with fs.disk_full(copy_dir):
             size = _copy(wanted, building)
-            building.rename(place)
+            building.rename(copy_dir)
             fs.sync_dir(destination)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
-    return Archived(job.id, str(place), len(wanted), size, already=False)
+    return Archived(job.id, str(copy_dir), len(wanted), size, already=False)
 
 
-def check(place: Path) -> list[str]:
-    """The files of a copy that are missing or differ from its checksums. Raises JobspecError."""
-    return [name for name, digest in _sums(place).items() if _digest(place / name) != digest]
+def check(copy_dir: Path) -> list[str]:
+    """List the files of a copy that are missing or damaged. Raises JobspecError."""
+    return [name for name, digest in _sums(copy_dir).items() if _digest(copy_dir / name) != digest]
 
 
 def _wanted(job: Job, model: bool) -> Iterator[tuple[str, Path]]:
-    """Names in the copy, and the files they are of. Weights are those of the last attempt."""
+    """Yield each name in the copy with its source. Only the last attempt's weights are copied."""
     base, last = job.paths.dir, job.paths.attempt(job.attempt).dir
     for directory, names, files in os.walk(base, followlinks=False):
         here = Path(directory)
@@ -93,7 +99,7 @@ def _wanted(job: Job, model: bool) -> Iterator[tuple[str, Path]]:
 
 
 def _copy(wanted: dict[str, Path], building: Path) -> int:
-    """Copy the files, write their checksums last. Returns the bytes copied."""
+    """Copy the files and finally write their checksums. Returns the bytes copied."""
     sums: dict[str, str] = {}
     size = 0
     for name, source in wanted.items():
@@ -103,14 +109,14 @@ def _copy(wanted: dict[str, Path], building: Path) -> int:
         size += target.stat().st_size
     for name, digest in sums.items():
         if _digest(building / name) != digest:
-            raise JobspecError("reads back differently than it was written", file=building / name)
+            raise JobspecError("does not have the bytes that were written", file=building / name)
     lines = [f"{digest}  {name}\n" for name, digest in sums.items()]
     fs.publish(building / SUMS, "".join(lines).encode())
     return size
 
 
 def _copy_file(source: Path, target: Path) -> str:
-    """Copy and sync one file. Returns the SHA-256 of what was read."""
+    """Copy and sync one file. Returns the SHA-256 of the source."""
     digest = hashlib.sha256()
     with source.open("rb") as read, target.open("wb") as write:
         while block := read.read(_BLOCK):
@@ -121,25 +127,31 @@ def _copy_file(source: Path, target: Path) -> str:
     return digest.hexdigest()
 
 
-def _compare(job: Job, place: Path, wanted: dict[str, Path]) -> Archived:
-    hint = f"move `{place}` away, then archive again"
-    damaged = check(place)
+def _compare(job: Job, copy_dir: Path, wanted: dict[str, Path]) -> Archived:
+    hint = f"move `{copy_dir}` to another name, then archive again"
+    damaged = check(copy_dir)
     if damaged:
-        raise JobspecError(f"{len(damaged)} files are damaged: {damaged[0]}", file=place, hint=hint)
-    sums = _sums(place)
-    # What scratch has lost since is no difference; what it has anew is.
-    fresh = [name for name, path in wanted.items() if sums.get(name) != _digest(path)]
-    if fresh:
-        raise JobspecError(f"the job has changed since: {fresh[0]}", file=place, hint=hint)
-    size = sum((place / name).stat().st_size for name in sums)
-    return Archived(job.id, str(place), len(sums), size, already=True)
+        raise JobspecError(
+            f"{len(damaged)} files are damaged: {damaged[0]}", file=copy_dir, hint=hint
+        )
+    sums = _sums(copy_dir)
+    # Files that were purged from scratch since do not matter; new or changed ones do.
+    changed = [name for name, path in wanted.items() if sums.get(name) != _digest(path)]
+    if changed:
+        raise JobspecError(
+            f"the job has changed since it was copied: {changed[0]}", file=copy_dir, hint=hint
+        )
+    size = sum((copy_dir / name).stat().st_size for name in sums)
+    return Archived(job.id, str(copy_dir), len(sums), size, already=True)
 
 
-def _sums(place: Path) -> dict[str, str]:
+def _sums(copy_dir: Path) -> dict[str, str]:
     try:
-        lines = (place / SUMS).read_text().splitlines()
+        lines = (copy_dir / SUMS).read_text().splitlines()
     except FileNotFoundError as error:
-        raise JobspecError(f"has no {SUMS}: not made by archive", file=place) from error
+        raise JobspecError(
+            f"has no {SUMS}, so it was not made by `jobspec archive`", file=copy_dir
+        ) from error
     return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
 
 

@@ -1,7 +1,8 @@
-"""What jobs take on disk, what they will take, and what of it can go.
+"""Disk usage of jobs, and what of it can be deleted.
 
-What a finished job needs no more: resume states (weights and optimizer, six to eight times the
-size of the weights), trash, half-written weights. Weights, samples, logs and metrics stay.
+A finished job no longer needs its checkpoints (weights and optimizer state, six to eight times the
+size of the weights), its trash and partly written weights. Final weights, samples, logs and metrics
+are kept.
 """
 
 from __future__ import annotations
@@ -35,8 +36,16 @@ PARTS = ("states", "epochs", "model", "eval", "rest")
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """What one job's directory holds, in bytes: resume states and trash, epochs' weights, final
-    weights, samples and scores, everything else. `freeable` is what `gc` would drop."""
+    """The size of each job's directory, in bytes.
+
+    Attributes:
+        states: checkpoints to resume from, and trash.
+        epochs: weights saved after each epoch.
+        model: final weights.
+        eval: samples and scores.
+        rest: everything else.
+        freeable: what `gc` would delete.
+    """
 
     job: str
     state: str
@@ -53,7 +62,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Room(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes free below the root. `quota`: what $JOBSPEC_QUOTA_GIB allows the root to hold."""
+    """Free and total bytes of the root's filesystem; `quota` is from $JOBSPEC_QUOTA_GIB."""
 
     free: int
     total: int
@@ -61,7 +70,7 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def usage(job: Job) -> Usage:
-    """Measure a job's directory. What vanishes meanwhile counts nothing."""
+    """Measure a job's directory. Files that vanish during the scan count as empty."""
     parts: dict[str, int] = dict.fromkeys(PARTS, 0)
     for path, size in _files(job.paths.dir):
         parts[_part(path.relative_to(job.paths.dir))] += size
@@ -74,7 +83,7 @@ def usage(job: Job) -> Usage:
 
 
 def _part(path: Path) -> str:
-    """Which part a file below a job's directory belongs to."""
+    """The part of `PARTS` that a file below a job's directory belongs to."""
     top, _, *inner = [*path.parts, "", ""]
     if top != "attempts":
         return "rest"
@@ -91,10 +100,11 @@ def _part(path: Path) -> str:
 
 
 def droppable(job: Job, *, failed: bool = False) -> list[Path]:
-    """The directories that an ended job needs no more.
+    """List the directories that an ended job no longer needs.
 
     Args:
-        failed: of failed and cancelled jobs too, which then begin anew when they are retried.
+        failed: include checkpoints of failed and cancelled jobs, which then start from scratch
+            when they are retried.
     """
     if job.state in (State.PENDING, State.RUNNING):
         return []
@@ -102,16 +112,16 @@ def droppable(job: Job, *, failed: bool = False) -> list[Path]:
 
 
 def leftovers(job: JobPaths, *, states: bool) -> list[Path]:
-    """The trash of a job's attempts, and with `states` what a resume would need."""
-    found: list[Path] = []
+    """List the trash of a job's attempts and, with `states`, its checkpoints."""
+    directories: list[Path] = []
     for attempt in metrics.attempts(job):
-        found += [attempt.trash] if fs.exists(attempt.trash) else []
-        found += _states(attempt) if states else []
-    return found
+        directories += [attempt.trash] if fs.exists(attempt.trash) else []
+        directories += _states(attempt) if states else []
+    return directories
 
 
 def _states(attempt: AttemptPaths) -> list[Path]:
-    """Resume states, converted ones too, and weights that were never finished."""
+    """List the checkpoints of an attempt, including converted ones and partly written weights."""
     try:
         names = sorted(os.listdir(attempt.checkpoints))  # noqa: PTH208 - dotfiles too
     except (FileNotFoundError, NotADirectoryError):
@@ -125,10 +135,10 @@ def _is_checkpoint(path: Path) -> bool:
 
 
 def drop(path: Path) -> int:
-    """Delete a directory below an attempt, renamed out of readers' sight first.
+    """Delete a directory below an attempt. It is renamed first, so that readers never see a part.
 
     Returns:
-        The bytes freed: 0 where somebody was faster.
+        The bytes freed; 0 if another process deleted it first.
     """
     size = size_of(path)
     attempt = path.parent if path.name == AttemptPaths.TRASH else path.parent.parent
@@ -136,15 +146,15 @@ def drop(path: Path) -> int:
 
 
 def size_of(path: Path) -> int:
-    """Bytes below a path."""
+    """The bytes of all files below a path."""
     return sum(size for _, size in _files(path))
 
 
 def room(root: RootPaths) -> Room:
-    """How much space there is, by the filesystem, and by a quota that it does not tell of."""
-    found = shutil.disk_usage(root.root)
+    """Measure the space on the root's filesystem, and read the quota from the environment."""
+    filesystem = shutil.disk_usage(root.root)
     quota = _quota()
-    return Room(free=found.free, total=found.total, quota=quota)
+    return Room(free=filesystem.free, total=filesystem.total, quota=quota)
 
 
 def _quota() -> int | None:
@@ -154,24 +164,24 @@ def _quota() -> int | None:
 
 
 def cache(root: RootPaths) -> int:
-    """Bytes of the root's cache."""
+    """The bytes in the root's cache."""
     return size_of(root.cache)
 
 
-def total(found: Iterable[Usage]) -> dict[str, int]:
-    """The sum of each part."""
-    every = list(found)
-    return {part: sum(getattr(one, part) for one in every) for part in PARTS}
+def total(usages: Iterable[Usage]) -> dict[str, int]:
+    """Add up each part over several jobs."""
+    every = list(usages)
+    return {part: sum(getattr(each, part) for each in every) for part in PARTS}
 
 
 def _files(path: Path) -> Iterator[tuple[Path, int]]:
-    """Every file below a path with the bytes it takes; links are not followed."""
-    left = [path]
-    while left:
-        with contextlib.suppress(OSError), os.scandir(left.pop()) as entries:
+    """Yield every file below a path with its size. Links are not followed."""
+    unread = [path]
+    while unread:
+        with contextlib.suppress(OSError), os.scandir(unread.pop()) as entries:
             for entry in entries:
                 with contextlib.suppress(OSError):
                     if entry.is_dir(follow_symlinks=False):
-                        left.append(Path(entry.path))
+                        unread.append(Path(entry.path))
                     elif entry.is_file(follow_symlinks=False):
                         yield Path(entry.path), entry.stat(follow_symlinks=False).st_size

@@ -76,7 +76,7 @@ def parse_record(name: str) -> str | None:
 
 def parse_heartbeats(names: Iterable[str]) -> list[Heartbeat]:
     """Parse the heartbeats among the names in `queue/workers/`."""
-    return [beat for name in names if (beat := parse_heartbeat(name)) is not None]
+    return [heartbeat for name in names if (heartbeat := parse_heartbeat(name)) is not None]
 
 
 def write_record(root: RootPaths, worker: str, record: WorkerRecord) -> None:
@@ -165,8 +165,8 @@ class SilenceMonitor:
 def _by_key(heartbeats: Iterable[Heartbeat]) -> dict[tuple[str, str | None], set[int]]:
     """The counters of each worker and job; the key with None has all counters of the worker."""
     by_key: dict[tuple[str, str | None], set[int]] = {}
-    for beat in heartbeats:
-        by_key.setdefault((beat.worker, None), set()).add(beat.counter)
-        if beat.job is not None:
-            by_key.setdefault((beat.worker, beat.job), set()).add(beat.counter)
+    for heartbeat in heartbeats:
+        by_key.setdefault((heartbeat.worker, None), set()).add(heartbeat.counter)
+        if heartbeat.job is not None:
+            by_key.setdefault((heartbeat.worker, heartbeat.job), set()).add(heartbeat.counter)
     return by_key

@@ -139,14 +139,14 @@ def _ended(paths: list[AttemptPaths]) -> Iterator[list[Row]]:
 def _end_of(attempt: AttemptPaths, later: list[list[Row]]) -> str:
     """When an attempt ended, empty while it runs.
 
-    By its end.json; else when its claim was taken away, or its successor wrote its first row.
+    By its end.json; else when its claim was revoked, or its successor wrote its first row.
     """
     end = records.read(attempt.end, End)
     if end is not None and end.ended_at:
         return end.ended_at
-    taken = records.read(attempt.revoked, ClaimRevoked)
+    revoked = records.read(attempt.revoked, ClaimRevoked)
     begun = [str(rows[0].get("time", "~")) for rows in later if rows]
-    return min([*begun, taken.at] if taken is not None and taken.at else begun, default="")
+    return min([*begun, revoked.at] if revoked is not None and revoked.at else begun, default="")
 
 
 def _once(rows: list[Row]) -> Iterator[Row]:

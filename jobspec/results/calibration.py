@@ -1,6 +1,6 @@
-"""Specs that measure published scores again, and whether our scores agree with them.
+"""Makes specs that reproduce published scores, and compares our scores with the published ones.
 
-Both sides answered the same questions, so only the sampling error counts. The error over questions
+Both scores are for the same questions, so only the sampling error counts. The error over questions
 (±11 to 13 points for 30 questions) would accept almost any score.
 """
 
@@ -23,14 +23,16 @@ from jobspec.spec import identity, parsing
 from jobspec.spec.builder import slug
 from jobspec.spec.schema import BenchmarkOverrides, EvalSpec, JobSpec, ModelSpec
 
-_OWN_K = 4  # our samples if the published k is unknown: enough to estimate the sampling error
+_OWN_K = 4  # our number of samples if the published k is unknown; enough for the sampling error
 
 
 class CalibrationRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One model and benchmark in `calibrate --json`; scores, differences, errors in percent.
+    """One model and benchmark in `calibrate --json`. Scores, differences and errors in percent.
 
-    `within`: the difference lies within 1.96 × √(`ours_error`² + `published_error`²); null where
-    an error is not known. `differs`: settings of ours that are not those published.
+    Attributes:
+        within: whether the difference lies within 1.96 × √(`ours_error`² + `published_error`²);
+            null if an error is not known.
+        differs: our settings that differ from the published ones.
     """
 
     model: str
@@ -48,10 +50,10 @@ class CalibrationRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def spec_of(entry: PublishedResult, model: str | None = None) -> JobSpec:
-    """The spec that measures a published result again, with its model and settings.
+    """Make the spec that reproduces a published result, with its model and settings.
 
     Args:
-        model: the model's directory, if it is not found by its hub name.
+        model: the model's directory, to be used instead of its name on the hub.
     """
     overrides = {
         name: BenchmarkOverrides(avg_k=score.k or _OWN_K, max_gen_toks=score.max_gen_toks)
@@ -68,64 +70,66 @@ def spec_of(entry: PublishedResult, model: str | None = None) -> JobSpec:
 
 
 def rows(entry: PublishedResult, job: Job) -> list[CalibrationRow]:
-    """One row for each benchmark. Raises BenchmarkError if scores are missing."""
+    """Compare each benchmark of a published result. Raises BenchmarkError if scores are missing."""
     directories = evaluation.benchmark_dirs(evaluated_attempt(job).eval)
     return [_row(entry, name, job, directories[name]) for name in entry.scores]
 
 
 def _row(entry: PublishedResult, name: str, job: Job, directory: Path) -> CalibrationRow:
-    theirs = entry.scores[name]
-    found = evaluation.outcomes(evaluation.read_scores(directory))
-    ours = 100 * sum(sum(mine) / len(mine) for mine in found.values()) / len(found)
-    ours_error, their_error = _errors(list(found.values()), theirs)
-    difference = ours - theirs.score
+    published = entry.scores[name]
+    outcomes = evaluation.outcomes(evaluation.read_scores(directory))
+    ours = 100 * sum(sum(samples) / len(samples) for samples in outcomes.values()) / len(outcomes)
+    ours_error, published_error = _errors(list(outcomes.values()), published)
+    difference = ours - published.score
     return CalibrationRow(
         model=entry.model,
         variant=entry.variant,
         benchmark=name,
         job=job.id,
         ours=ours,
-        published=theirs.score,
+        published=published.score,
         difference=difference,
         ours_error=ours_error,
-        published_error=their_error,
-        within=_within(difference, ours_error, their_error),
-        differs=_differing(entry, theirs, evaluation.read_plan(directory).protocol),
+        published_error=published_error,
+        within=_within(difference, ours_error, published_error),
+        differs=_differing(entry, published, evaluation.read_plan(directory).protocol),
         source=entry.source,
     )
 
 
 def _errors(
-    found: Sequence[Sequence[bool]], theirs: PublishedScore
+    outcomes: Sequence[Sequence[bool]], published: PublishedScore
 ) -> tuple[float | None, float | None]:
     """The sampling errors of our score and of the published one, in percentage points.
 
-    How hard each question was for the others is not published; our own results stand in for it.
+    The published results have no scores per question, so ours are used for both errors.
     """
-    if any(len(mine) < 2 for mine in found):
+    if any(len(samples) < 2 for samples in outcomes):
         return None, None
-    means = [(sum(mine) / len(mine), len(mine)) for mine in found]
-    draws = (theirs.k or 1) * theirs.runs
-    ours = math.fsum(p * (1 - p) / (k - 1) for p, k in means)
-    their = math.fsum(p * (1 - p) * k / (k - 1) / draws for p, k in means)
-    return 100 * math.sqrt(ours) / len(means), 100 * math.sqrt(their) / len(means)
+    means = [(sum(samples) / len(samples), len(samples)) for samples in outcomes]
+    draws = (published.k or 1) * published.runs
+    our_variance = math.fsum(p * (1 - p) / (k - 1) for p, k in means)
+    published_variance = math.fsum(p * (1 - p) * k / (k - 1) / draws for p, k in means)
+    return 100 * math.sqrt(our_variance) / len(means), 100 * math.sqrt(published_variance) / len(
+        means
+    )
 
 
-def _within(difference: float, ours: float | None, theirs: float | None) -> bool | None:
-    if ours is None or theirs is None:
+def _within(difference: float, ours: float | None, published: float | None) -> bool | None:
+    if ours is None or published is None:
         return None
-    low, high = confidence.normal(difference, math.hypot(ours, theirs))
+    low, high = confidence.normal(difference, math.hypot(ours, published))
     rounding = 0.05  # published to one decimal
     return low - rounding <= 0 <= high + rounding
 
 
 def _differing(
-    entry: PublishedResult, theirs: PublishedScore, used: Mapping[str, Any]
+    entry: PublishedResult, published: PublishedScore, used: Mapping[str, Any]
 ) -> list[str]:
     fields = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "chat_template_kwargs")
     wanted = {field: entry.eval.get(field) for field in fields}
     wanted["chat_template_kwargs"] = wanted["chat_template_kwargs"] or {}
-    wanted |= {"max_gen_toks": theirs.max_gen_toks, "questions": theirs.questions, "shots": 0}
+    wanted |= {"max_gen_toks": published.max_gen_toks, "questions": published.questions, "shots": 0}
     return [
         f"{field} {protocol.spell(used.get(field))} instead of {protocol.spell(value)}"
         for field, value in wanted.items()

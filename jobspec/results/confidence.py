@@ -1,12 +1,15 @@
-"""95 % intervals of averages over n questions of k samples each; pure arithmetic.
+"""95 % confidence intervals of averages over n questions with k samples each.
 
-An average of rights and wrongs lies in [0, 1], and so does its interval here. Student's t and the
-normal interval know of no such bounds: 25 of 26 questions gave 0.882 to 1.041, 26 of 26 no width at
-all. Wilson's score interval (1927) has neither fault. Samples of one question are not independent,
-so it is given the effective number of samples, n divided by the design effect of the clustered
-standard error, and Student's t with n − 1 degrees of freedom in place of the normal quantile, as is
-done for proportions of clustered surveys: Kott 2017, Survey Methodology 43(2); Franco, Little,
-Louis and Slud 2019, Journal of Survey Statistics and Methodology 7(3), who recommend it.
+An average of right and wrong answers lies in [0, 1], and its interval should too. Student's t and
+the normal interval can exceed these bounds: 25 right of 26 gives 0.882 to 1.041, and 26 of 26 gives
+no width at all. Wilson's score interval (1927) has neither problem.
+
+Samples of one question are not independent. Wilson's interval is therefore computed with the
+effective number of samples (n divided by the design effect of the clustered standard error) and
+with the quantile of Student's t with n − 1 degrees of freedom instead of the normal quantile. This
+is the usual method for proportions in clustered surveys: Kott 2017, Survey Methodology 43(2);
+Franco, Little, Louis and Slud 2019, Journal of Survey Statistics and Methodology 7(3), who
+recommend it.
 """
 
 from __future__ import annotations
@@ -41,13 +44,13 @@ def stderr(values: Sequence[float]) -> float | None:
 
 
 def sampling_stderr(counts: Sequence[tuple[int, int]]) -> float | None:
-    """Standard error within questions; None where a question has one sample and can't show it.
+    """The standard error within questions; None if a question has only one sample.
 
     Args:
-        counts: c right answers out of k samples, of each question.
+        counts: for each question, the number c of right answers and the number k of samples.
 
     Returns:
-        √(Σ p(1−p)/(k−1)) / n with p = c/k: each question's variance without bias, added up.
+        √(Σ p(1−p)/(k−1)) / n with p = c/k: the sum of each question's unbiased variance.
     """
     if any(k < 2 for _, k in counts):
         return None
@@ -58,21 +61,21 @@ def sampling_stderr(counts: Sequence[tuple[int, int]]) -> float | None:
 def over_questions(
     mean: float, error: float | None, questions: int | None, k: float | None = None
 ) -> Bounds:
-    """Of a score, had other questions of this kind been asked.
+    """The interval of a score over other questions of this kind.
 
-    The effective number of samples is n · p(1−p)/(n−1) / error². That is n for k = 1, at least n
-    for any numbers from 0 to 1, and at most n · k: samples of one question are not less alike than
-    those of different ones. Where nothing was right, or nothing wrong, it is n, since all samples
-    of a question may go one way.
+    The effective number of samples is n · p(1−p)/(n−1) / error². It equals n for k = 1, is at least
+    n for any values from 0 to 1, and is limited to n · k, because samples of one question are at
+    least as similar as samples of different questions. If all answers are right or all are wrong,
+    it is n, because all samples of a question may agree.
 
     Args:
         error: the standard error over questions, s/√n; None gives no interval.
-        questions: n; None: not known, then the normal quantile is taken.
-        k: samples a question; None: not known.
+        questions: n; if it is None (unknown), the normal quantile is used.
+        k: samples per question; None if unknown.
 
     Returns:
-        Low and high; Student's t interval where `mean` and `error` can't be those of numbers from
-        0 to 1, as with a task that counts words.
+        Low and high. This is Student's t interval if `mean` and `error` are impossible for values
+        from 0 to 1, as for a task that counts words.
     """
     if error is None:
         return None, None
@@ -83,22 +86,22 @@ def over_questions(
     at_least, at_most = (questions or 0), (questions * k if questions and k else math.inf)
     if most == 0:
         return wilson(mean, at_least, quantile) if at_least else (None, None)
-    found = most / error**2 if error else math.inf
-    return wilson(mean, min(max(found, at_least), at_most), quantile)
+    effective = most / error**2 if error else math.inf
+    return wilson(mean, min(max(effective, at_least), at_most), quantile)
 
 
 def over_samples(mean: float, error: float | None, samples: int | None, k: float | None) -> Bounds:
-    """Of a score, had other samples of these same questions been drawn.
+    """The interval of a score over other samples of the same questions.
 
-    Where a question's samples all agree, for every question, `error` is 0 and says nothing. Then
-    each question's own Wilson interval is averaged (Yan and Su 2010, Statistics in
-    Biopharmaceutical Research 2(3), for strata of one size), with m samples in all:
+    If the samples of every question agree, `error` is 0 and gives no width. Then the Wilson
+    intervals of the questions are averaged (Yan and Su 2010, Statistics in Biopharmaceutical
+    Research 2(3), for strata of equal size). With m samples in total this is
     p · m/(m + z²) to 1 − (1−p) · m/(m + z²).
 
     Args:
         error: the standard error within questions; None gives no interval.
-        samples: of all questions together; None: not known.
-        k: samples a question.
+        samples: number of samples of all questions together; None if unknown.
+        k: samples per question.
     """
     if error is None:
         return None, None
@@ -108,12 +111,12 @@ def over_samples(mean: float, error: float | None, samples: int | None, k: float
     if error == 0:
         kept = samples / (samples + _NORMAL**2) if samples else 1.0
         return mean * kept, 1 - (1 - mean) * kept
-    # error² has k − 1 below p(1−p), so that it is without bias.
+    # error² divides by k − 1 to be unbiased; this undoes it.
     return wilson(mean, most / error**2 * (k / (k - 1) if k and k > 1 else 1.0), _NORMAL)
 
 
 def wilson(mean: float, samples: float, quantile: float = _NORMAL) -> tuple[float, float]:
-    """Wilson's score interval of a share of `samples`; a point where those are without end."""
+    """Wilson's score interval of a proportion; a point if `samples` is infinite."""
     ratio = quantile**2 / samples
     centre = (mean + ratio / 2) / (1 + ratio)
     half = math.sqrt(ratio * mean * (1 - mean) + ratio**2 / 4) / (1 + ratio)
@@ -121,10 +124,10 @@ def wilson(mean: float, samples: float, quantile: float = _NORMAL) -> tuple[floa
 
 
 def difference(a: Side, b: Side, correlation: float = 0.0) -> tuple[float, float]:
-    """The interval of B − A from each side's own, within [−1, 1].
+    """The interval of B − A, from the intervals of A and B, within [−1, 1].
 
     Args:
-        correlation: between the two sides, question by question.
+        correlation: of the two scores over questions.
 
     Source: Newcombe 1998, Statistics in Medicine 17, 2635–2650 (paired proportions, by squaring and
         adding Wilson's distances); Zou and Donner 2008, Statistics in Medicine 27, 1693–1702
@@ -141,12 +144,12 @@ def _added(one: float, other: float, correlation: float) -> float:
 
 
 def normal(centre: float, error: float) -> tuple[float, float]:
-    """The normal interval, for what has no bounds."""
+    """The normal interval, for values without bounds."""
     return centre - _NORMAL * error, centre + _NORMAL * error
 
 
 def t_quantile(freedom: int, confidence: float = CONFIDENCE) -> float:
-    """Student's t: the half-width, in standard errors, that holds `confidence` of the mass."""
+    """The quantile of Student's t: the half-width of the interval in standard errors."""
     low, high = 0.0, 1e4
     while high - low > 1e-12 * max(1.0, high):
         middle = (low + high) / 2

@@ -9,10 +9,10 @@ from jobspec.storage.layout import AttemptPaths
 
 
 def evaluated_attempt(job: Job) -> AttemptPaths:
-    """The newest attempt of a job that began an evaluation.
+    """Find the newest attempt of a job that started an evaluation.
 
     Raises:
-        BenchmarkError: no attempt did.
+        BenchmarkError: no attempt did so.
     """
     for number in range(job.attempt, 0, -1):
         attempt = job.paths.attempt(number)

@@ -1,4 +1,4 @@
-"""Scores of finished jobs: a row a job, the base model's beside those tuned from it."""
+"""Scores of finished jobs, one row per job; a base model is listed with its fine-tuned models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 _KEY = re.compile(r"bench/(?P<benchmark>[^/]+)/(?P<metric>[^/]+)")
-# What stands beside a score and is none itself.
+# Metrics of a benchmark that are not its score.
 _BESIDE = re.compile(
     r"stderr|sampling_stderr|.*_frac|mean_response_tokens|pass_at_\d+|maj_at_\d+|.*_stderr"
 )
@@ -27,10 +27,13 @@ _ENDS = ("low", "high", "sampling_low", "sampling_high")
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):
-    """One benchmark's score. `stderr` is over questions, `sampling_stderr` within them.
+    """The score of one benchmark. jobspec/results/confidence.py computes the intervals.
 
-    `low`, `high`: 95 % interval over questions of this kind. `sampling_low`, `sampling_high`: over
-    other samples of these same questions. How they are made: jobspec/results/confidence.py.
+    Attributes:
+        stderr: standard error over questions.
+        sampling_stderr: standard error within questions.
+        low, high: 95 % interval over other questions of this kind.
+        sampling_low, sampling_high: 95 % interval over other samples of these questions.
     """
 
     metric: str
@@ -48,9 +51,12 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One job in `results --json`. `learning_rate` is null for a model scored as it is.
+    """One job in `results --json`.
 
-    `kind`: `tuned`, `base`, or `calibrated`: as it is, with the settings of its published scores.
+    Attributes:
+        learning_rate: null for a model that was not trained.
+        kind: `tuned`; `base`; or `calibrated`, a base model with the settings of its published
+            scores.
     """
 
     job: str
@@ -65,7 +71,7 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
-    """`results --json`, field by field."""
+    """The output of `results --json`."""
 
     schema: int = SCHEMA
     root: str
@@ -73,28 +79,28 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def rows(jobs: Iterable[Job]) -> list[ResultRow]:
-    """The succeeded jobs' scores, by model, the base model's first, then by learning rate.
+    """List the scores of succeeded jobs by model (base model first), then by learning rate.
 
-    The best score of a benchmark is marked, where there is another of the same metric to beat.
+    The best score of a benchmark is marked if another job has a worse one with the same metric.
     """
-    found = [(job, status.result(job)) for job in jobs if job.state is State.SUCCEEDED]
-    made = [_row(job, result) for job, result in found if result is not None]
-    made.sort(key=lambda row: (row.model, row.learning_rate or 0.0, row.name, row.job))
-    return _mark_best(made)
+    results = [(job, status.result(job)) for job in jobs if job.state is State.SUCCEEDED]
+    listed = [_row(job, result) for job, result in results if result is not None]
+    listed.sort(key=lambda row: (row.model, row.learning_rate or 0.0, row.name, row.job))
+    return _mark_best(listed)
 
 
-def benchmarks(found: Sequence[ResultRow]) -> list[str]:
-    """Every benchmark that some row has, in the order of their first mention."""
-    return list(dict.fromkeys(name for row in found for name in row.scores))
+def benchmarks(listed: Sequence[ResultRow]) -> list[str]:
+    """List the benchmarks of all rows, in the order of their first appearance."""
+    return list(dict.fromkeys(name for row in listed for name in row.scores))
 
 
 def scores(
     metrics: Mapping[str, float | None], protocol: Mapping[str, ScoringProtocol] | None = None
 ) -> dict[str, Score]:
-    """The scores among a result's metrics with their intervals, one a benchmark.
+    """Extract the score of each benchmark from a result's metrics, with its intervals.
 
     Args:
-        protocol: the result's own, which says how many questions there were.
+        protocol: the result's protocol, which has the number of questions.
     """
     return {
         name: _score(
@@ -109,14 +115,14 @@ def scores(
 
 
 def main_metrics(metrics: Mapping[str, float | None]) -> dict[str, tuple[str, float]]:
-    """Each benchmark's score alone, with the metric it is: its first that is no error or rate."""
-    made: dict[str, tuple[str, float]] = {}
+    """The metric and value of each benchmark's score: its first metric that is no error or rate."""
+    scores: dict[str, tuple[str, float]] = {}
     for key, value in metrics.items():
         parts = _KEY.fullmatch(key)
         if parts is None or value is None or _BESIDE.fullmatch(parts["metric"]):
             continue
-        made.setdefault(parts["benchmark"], (parts["metric"], value))
-    return made
+        scores.setdefault(parts["benchmark"], (parts["metric"], value))
+    return scores
 
 
 def _score(
@@ -126,7 +132,7 @@ def _score(
     metrics: Mapping[str, float | None],
     protocol: ScoringProtocol,
 ) -> Score:
-    from jobspec.results import confidence  # here, since `status` needs none
+    from jobspec.results import confidence  # imported here, because `status` does not need it
 
     error, noise = metrics.get(prefix + "stderr"), metrics.get(prefix + "sampling_stderr")
     questions, k = _count(protocol.questions, 2), _count(protocol.k, 1)
@@ -148,22 +154,22 @@ def _score(
     )
 
 
-def _count(found: object, least: int) -> int | None:
-    return found if isinstance(found, int) and found >= least else None
+def _count(value: object, least: int) -> int | None:
+    return value if isinstance(value, int) and value >= least else None
 
 
-def to_csv(found: Sequence[ResultRow]) -> str:
-    """A line a job: what it is, every metric under its own key, the intervals of each score."""
+def to_csv(listed: Sequence[ResultRow]) -> str:
+    """Format rows as CSV: the job, every metric under its own key, the intervals of each score."""
     import csv
     import io
 
-    keys = list(dict.fromkeys(key for row in found for key in row.metrics))
-    ends = [(name, end) for name in benchmarks(found) for end in _ENDS]
+    keys = list(dict.fromkeys(key for row in listed for key in row.metrics))
+    ends = [(name, end) for name in benchmarks(listed) for end in _ENDS]
     facts = ["job", "name", "model", "learning_rate", "num_train_epochs", "attempt"]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*facts, *keys, *(f"bench/{name}/{end}" for name, end in ends)])
-    for row in found:
+    for row in listed:
         values = [getattr(row, fact) for fact in facts] + [row.metrics.get(key) for key in keys]
         values += [getattr(row.scores.get(name), end, None) for name, end in ends]
         writer.writerow(["" if value is None else value for value in values])
@@ -191,9 +197,9 @@ def _kind(spec: JobSpec) -> str:
     return "calibrated" if spec.name.startswith("calibrate-") else "base"
 
 
-def _mark_best(made: list[ResultRow]) -> list[ResultRow]:
+def _mark_best(listed: list[ResultRow]) -> list[ResultRow]:
     values: dict[tuple[str, str], list[float]] = {}
-    for row in made:
+    for row in listed:
         for name, score in row.scores.items():
             values.setdefault((name, score.metric), []).append(score.value)
     return [
@@ -206,7 +212,7 @@ def _mark_best(made: list[ResultRow]) -> list[ResultRow]:
                 for name, score in row.scores.items()
             },
         )
-        for row in made
+        for row in listed
     ]
 
 

@@ -227,7 +227,7 @@ class Worker:
             reaping.reap(self.queue, self._scheduler, silent_only=True)
 
     def _is_fit(self) -> bool:
-        """Whether this node may claim; a node that may not is shown, and set aside."""
+        """Whether this node may claim; a node that may not is shown and quarantined."""
         findings = self._fitness.findings()
         note = "; ".join(finding.message for finding in findings)
         mark = self.queue.quarantined_host(self.host)
@@ -273,13 +273,13 @@ class Worker:
 
     def _others_live(self) -> bool:
         if self._others is None:  # once a look, not once a job
-            aside = self.queue.quarantined()
+            quarantined = self.queue.quarantined()
             hosts = {seen.record.host for seen in self.queue.workers() if seen.has_heartbeat}
-            self._others = bool(hosts - {self.host} - aside.keys())
+            self._others = bool(hosts - {self.host} - quarantined.keys())
         return self._others
 
     def quarantine_host(self, host: str | None, job: str) -> None:
-        """Set aside the host where a job failed unexplained that succeeded on this one."""
+        """Quarantine the host where a job failed unexplained that succeeded on this one."""
         if host is not None and host != self.host:
             reason = f"{job} failed there before its first step and succeeded on {self.host}"
             self.queue.quarantine(host, reason, QUARANTINE_S, self.id, certain=False)

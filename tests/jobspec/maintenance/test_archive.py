@@ -66,7 +66,7 @@ def test_a_damaged_copy_and_a_changed_job_are_reported(queue: Queue, tmp_path: P
     data[10] ^= 1
     copy.write_bytes(data)
     (job.paths.attempt(1).dir / "later.txt").write_text("new")
-    with pytest.raises(JobspecError, match=r"changed since: attempts/1/later.txt"):
+    with pytest.raises(JobspecError, match=r"changed since it was copied: attempts/1/later.txt"):
         archive.archive(job, tmp_path / "kept")
 
 
