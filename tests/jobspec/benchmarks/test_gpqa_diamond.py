@@ -21,7 +21,7 @@ from tests.support.commands import jobspec
 from worker.evaluation import benchmark_download, scoring
 from worker.evaluation.math_grader import MathGrader
 
-GPQA = registry.all_benchmarks()[-1]
+(GPQA,) = (each for each in registry.all_benchmarks() if each.name == "gpqa_diamond")
 RIGHT = "Correct Answer"
 WRONG = ("Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
 
