@@ -29,7 +29,7 @@ MIDWAY = "status.ansi"
 _COMMANDS = (
     ("status",),
     ("results",),
-    ("compare", "demo-untrained", "demo-model-lr5e-3"),
+    ("compare", "demo-untrained", "demo-model-lr2e-3"),
     ("du",),
 )
 _TERMINAL = """<!doctype html><meta charset="utf-8"><style>
@@ -41,7 +41,7 @@ _SHADES = {"2": "#a9b1ba", "31": "#ff9d94", "32": "#6fd39c", "33": "#f3b562", "3
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("directory", type=Path, help="where the demo ran, or shall run")
+    parser.add_argument("directory", type=Path, help="where the demo ran or will run")
     parser.add_argument("--demo", action="store_true", help="run the demo there first")
     args = parser.parse_args()
     root = args.directory.absolute() / "root"

@@ -1,7 +1,7 @@
-"""docs/json.md as something to hold output against: its tables, and whether a value fits one.
+"""Compare printed JSON with the lists of fields in docs/json.md.
 
-`### Name` begins the table of an object inside others, ``### `command` `` that of what a command
-prints; its further words are options with which it prints that instead.
+`### Name` begins the list of an object inside others, ``### `command` `` that of a command's
+output. Options in such a title mean: this is printed when the options are given.
 """
 
 from __future__ import annotations
@@ -12,19 +12,31 @@ from pathlib import Path
 from typing import Any
 
 TEXT = (Path(__file__).parents[2] / "docs" / "json.md").read_text()
-_SECTIONS = re.findall(r"^### (.+)\n((?:(?!##).*\n)*)", TEXT, re.MULTILINE)
-# A table's fields in its order, and their types in the document's words, by its title.
-TABLES = {
-    title: dict(re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", text, re.MULTILINE))
-    for title, text in _SECTIONS
-}
-# The type of a field that is left out where it does not apply ends so.
-ABSENT = " or absent"
 # They print a table's object as it is.
 OF_A_STRUCT = {
     "status": "Status", "show": "JobReport", "results": "Results", "demo": "Results",
     "doctor": "Diagnosis",
 }  # fmt: skip
+_SECTIONS = dict(re.findall(r"^### (.+)\n((?:(?!##).*\n)*)", TEXT, re.MULTILINE))
+
+
+def _fields(title: str) -> dict[str, str]:
+    """A list's fields in its order, and their types in the document's words.
+
+    The page says once that every printed object begins with `schema`. A list may include the
+    fields of another.
+    """
+    printed = title.startswith("`") or title in {"Refusals", *OF_A_STRUCT.values()}
+    fields = {"schema": "integer"} if printed else {}
+    pattern = r"^- (?:`(\w+)` \(([^)]+)\)|all fields of (\w+))(?:: .+)?$"
+    for name, kind, other in re.findall(pattern, _SECTIONS[title], re.MULTILINE):
+        fields |= _fields(other) if other else {name: kind}
+    return fields
+
+
+TABLES = {title: _fields(title) for title in _SECTIONS}
+# The type of a field that is left out where it does not apply ends so.
+ABSENT = " or absent"
 _KINDS: dict[str, tuple[type, ...]] = {
     "string": (str,), "integer": (int,), "number": (int, float), "boolean": (bool,),
     "object": (dict,), "null": (type(None),),
