@@ -6,7 +6,7 @@
   "naming" calls have a path to be looked up; reads and closes of what is open are not among them.
 - Claims and commits a second of so many workers, in a few processes, that empty one queue.
 - The herd: so many workers see one new job, or as many jobs as there are workers. All have listed
-  and read before anybody tries (the worst case), or all look at once as they come. Threads of one
+  and read before anybody tries (the worst case), or all list and claim at once. Threads of one
   process, so seconds are upper bounds; calls are counted where `jobspec.storage.fs` calls the
   system.
 """
@@ -229,7 +229,7 @@ def _print_herd(place: Path, sizes: list[int]) -> None:
             for met in (True, False):
                 root = place / f"herd{size}-{jobs}-{met}"
                 found = herd(root, size, jobs, met=met)
-                how = "all have listed" if met else "as they come"
+                how = "all have listed" if met else "at once"
                 rows.append([f"{size}, {jobs} new, {how}", figure(found["first_s"])])
                 rows[-1] += [figure(found["last_s"]), f"{found['tried']:,.0f}"]
                 rows[-1] += [f"{found[kind]:,.0f}" for kind in SHOWN]

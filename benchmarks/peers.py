@@ -132,7 +132,7 @@ class Dirq:
 
 
 class LiteQueue:
-    """litequeue as it comes: SQLite in WAL mode with `synchronous = NORMAL`."""
+    """litequeue by default: SQLite in WAL mode with `synchronous = NORMAL`."""
 
     full = False
 

@@ -153,10 +153,10 @@ def parts_of(attempt: Any, marks: Sequence[dict[str, Any]]) -> list[Part]:
 
 
 def _chain(start: float, marks: Sequence[dict[str, Any]], names: Sequence[str]) -> list[Part]:
-    """From one mark of a process to the next; before the first there is the sitter's start."""
+    """From one mark of a process to the next; the rank launcher starts before the first."""
     found = {row["mark"]: row for row in marks}
     forked = found["interpreter"]["started"]
-    parts, time, cpu = [Part("sitter", forked - start)], forked, 0.0
+    parts, time, cpu = [Part("rank launcher", forked - start)], forked, 0.0
     for name in names:
         if name in found:
             row = found[name]
