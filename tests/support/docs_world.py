@@ -33,7 +33,9 @@ from tests.support.scores import write_evaluation
 from worker.data import tokenizer
 from worker.demo import tiny_model
 
-MODELS = ("allenai/Olmo-3-7B-Think", "allenai/Olmo-3-7B-Instruct", "Qwen/Qwen3-8B")
+MODELS = (
+    "allenai/Olmo-3-7B-Think", "allenai/Olmo-3-7B-Instruct", "Qwen/Qwen3-8B", "Qwen/Qwen3-0.6B",
+)  # fmt: skip
 BUSY = "gpu012-4711-0-0123456789abcdef"
 
 
@@ -144,7 +146,7 @@ def _spec(name: str, rate: float | None = None) -> JobSpec:
     rates = [] if rate is None else [rate]
     (spec,) = builder.build(
         builder.Request(
-            models=MODELS[2:],
+            models=MODELS[2:3],
             learning_rates=rates,
             name=name,
             train=rate is not None,
