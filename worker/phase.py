@@ -1,7 +1,7 @@
-"""What every phase process shares: its spec, its files, its way of ending.
+"""What every phase process shares: its spec, its files, its reports and its exit codes.
 
-A phase is `python -m worker.<phase> ATTEMPT_DIR`. It reports progress, appends metric rows, and
-ends by one of the exit codes below; the loop reads nothing else from it.
+A phase is run as `python -m MODULE ATTEMPT_DIR` (`worker/phases.py`). It reports progress, appends
+metric rows, and exits with one of `exit_codes`. The supervisor reads nothing else from it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ import msgspec
 
 from jobspec.errors import DiskFull, JobspecError, SpecError
 from jobspec.records import base as records
-from jobspec.records import exit_codes
+from jobspec.records import exit_codes, metrics
 from jobspec.records.attempt import PhaseError, Progress
-from jobspec.records.base import Reason, Record
+from jobspec.records.base import R, Reason, Record
+from jobspec.records.metrics import MetricRow, RowOrigin
+from jobspec.records.phases import PhaseInfo
 from jobspec.spec import identity, parsing
 from jobspec.spec import schema as specs
 from jobspec.storage import fs
@@ -33,19 +35,27 @@ from jobspec.storage.layout import AttemptPaths, JobPaths, RootPaths
 from worker.host.disk import can_write
 
 _PROGRESS_EVERY_S = 2.0
-_FULL_WORDS = ("No space left on device", "Disk quota exceeded", "os error 28", "os error 122")
-_MEMORY_WORDS = ("can't allocate memory", "CUDA out of memory", "not enough memory")
+_DISK_FULL_MESSAGES = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "os error 28",
+    "os error 122",
+)
+_OUT_OF_MEMORY_MESSAGES = ("can't allocate memory", "CUDA out of memory", "not enough memory")
 _FLUSH_EVERY_S = 1.0
 
 
 class Phase:
-    """One phase of one attempt: where it reads, where it writes, how it reports.
+    """One phase of one attempt: its files and its reports.
 
     Only the first rank of a phase reports (`reports=False` elsewhere).
     """
 
-    def __init__(self, name: str, attempt_dir: str | Path, *, reports: bool = True) -> None:
-        self.name = name
+    def __init__(
+        self, info: PhaseInfo[Any], attempt_dir: str | Path, *, reports: bool = True
+    ) -> None:
+        self.info = info
+        self.name = info.name
         self.paths = AttemptPaths(Path(attempt_dir).absolute())
         self.job = JobPaths(self.paths.job_dir)
         self.root = RootPaths(self.job.dir.parent.parent)
@@ -61,13 +71,13 @@ class Phase:
 
     @cached_property
     def spec(self) -> specs.JobSpec:
-        """The job's spec, its bytes checked against the job's id. Raises SpecError."""
+        """The job's spec. Raises SpecError if its bytes do not match the job's id."""
         data = self.job.spec.read_bytes()
         if not self.job.job.endswith(f"-{identity.digest(data)}"):
             raise SpecError(
-                "its bytes do not answer to the job's id: it was edited after enqueue",
+                "its content does not match the job's id: it was edited after enqueue",
                 file=self.job.spec,
-                hint="specs are immutable: enqueue a changed copy as a job of its own",
+                hint="specs are immutable: enqueue a changed copy as a new job",
             )
         return parsing.decode(data, file=self.job.spec)
 
@@ -77,7 +87,7 @@ class Phase:
         return time.monotonic() - self._started
 
     def progress(self, done: float, total: float, unit: str, **metrics: float | None) -> None:
-        """Say how far the phase has come; written at most every two seconds, and at the end."""
+        """Report progress. It is written at most every two seconds, and at the end."""
         if not self.reports:
             return
         now = time.monotonic()
@@ -100,60 +110,53 @@ class Phase:
         )
         fs.replace(self.paths.progress, records.encode(report))
 
-    def metric(self, **values: Any) -> None:
+    def metric(self, row: MetricRow) -> None:
         """Add one row to `metrics.jsonl`. Rows are written together, once a second at most."""
         if not self.reports:
             return
         if self._seq is None:
             self._seq = _rows(self.paths.metrics)
-        row = {
-            "attempt": self.paths.number,
-            "seq": self._seq,
-            "time": records.utc_now(),
-            "phase": self.name,
-            **values,
-        }
+        origin = RowOrigin(
+            attempt=self.paths.number, seq=self._seq, time=records.utc_now(), phase=self.name
+        )
         self._seq += 1
-        self._buffer += msgspec.json.encode(row) + b"\n"
+        self._buffer += metrics.encode_row(origin, row)
         if time.monotonic() - self._last_flush >= _FLUSH_EVERY_S:
             self.flush()
 
     def flush(self) -> None:
-        """Write the rows held back so far."""
+        """Write the buffered rows."""
         if self._buffer:
             fs.append(self.paths.metrics, bytes(self._buffer))
             self._buffer.clear()
         self._last_flush = time.monotonic()
 
-    def finish(self, report: Record | dict[str, Any]) -> None:
+    def finish(self, report: Record) -> None:
         """Publish the phase's report. From now on the phase is finished and is not run again."""
+        assert type(report) is self.info.report, f"{self.name} publishes {self.info.report}"
         self.flush()
-        fs.publish(self.paths.done(self.name), records.encode(report))  # type: ignore[arg-type] - dictionaries until training and evaluation have records
+        fs.publish(self.paths.done(self.name), records.encode(report))
 
-    def read_done(self, phase: str) -> dict[str, Any]:
+    def read_report(self, phase: PhaseInfo[R]) -> R:
         """The report that an earlier phase of this attempt published."""
-        return msgspec.json.decode(self.paths.done(phase).read_bytes())
-
-    def read_report(self, phase: str, kind: type[records.R]) -> records.R:
-        """The report that an earlier phase of this attempt published."""
-        return msgspec.json.decode(self.paths.done(phase).read_bytes(), type=kind)
+        return msgspec.json.decode(self.paths.done(phase.name).read_bytes(), type=phase.report)
 
     def fail(
         self, kind: Reason, message: str, *, hint: str | None = None, step: int | None = None
     ) -> None:
-        """Leave word of why this phase gives up."""
+        """Write `error.json`: why this phase ends."""
         error = PhaseError(phase=self.name, kind=kind, message=message, hint=hint, step=step)
         fs.replace(self.paths.error, records.encode(error))
 
 
-def run(name: str, body: Callable[[Phase], int | None]) -> None:
-    """A phase's `main`: parse the one argument, run `body`, exit by the codes of this module."""
-    parser = argparse.ArgumentParser(prog=f"python -m worker.{name}")
+def run(info: PhaseInfo[Any], body: Callable[[Phase], int | None]) -> None:
+    """A phase's `main`: parse its argument, run `body`, exit with a code of `exit_codes`."""
+    parser = argparse.ArgumentParser(prog=f"the {info.name} phase")
     parser.add_argument("attempt_dir", type=Path)
     rank = int(os.environ.get("RANK", "0"))
-    phase = Phase(name, parser.parse_args().attempt_dir, reports=rank == 0)
-    # Until a phase sets handlers of its own, a stop needs no more than leaving: what is finished is
-    # on disk already, and an interrupted native call must not hold the process.
+    phase = Phase(info, parser.parse_args().attempt_dir, reports=rank == 0)
+    # Until a phase installs its own handlers, a stop signal ends the process at once: finished work
+    # is on disk already, and a native call that is still running must not delay the exit.
     for sig in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(sig, lambda signum, frame: os._exit(exit_codes.STOPPED))
     sys.exit(guard(phase, body))
@@ -166,9 +169,9 @@ def guard(phase: Phase, body: Callable[[Phase], int | None]) -> int:
     except Exception as error:
         kind = classify(error)
         if kind is None and not can_write(phase.paths.dir, size=1 << 20):
-            kind = Reason.DISK  # whatever was said, this is what stood behind it
+            kind = Reason.DISK  # a full disk shows as many different errors
         with contextlib.suppress(OSError, DiskFull):
-            _leave_word(phase, error, kind)
+            _report_error(phase, error, kind)
         codes = {
             None: exit_codes.UNEXPLAINED,
             Reason.DISK: exit_codes.DISK_FULL,
@@ -177,8 +180,8 @@ def guard(phase: Phase, body: Callable[[Phase], int | None]) -> int:
         return codes.get(kind, exit_codes.REFUSED)
 
 
-def _leave_word(phase: Phase, error: Exception, kind: Reason | None) -> None:
-    """Say in the log, and in error.json if the class is known, why the phase gives up."""
+def _report_error(phase: Phase, error: Exception, kind: Reason | None) -> None:
+    """Log the error, and write `error.json` if its reason is known."""
     known = isinstance(error, JobspecError)
     message = str(error) if known else _first_line(error)
     hint = getattr(error, "hint", None)
@@ -191,7 +194,7 @@ def _leave_word(phase: Phase, error: Exception, kind: Reason | None) -> None:
 
 
 def classify(error: BaseException) -> Reason | None:
-    """The loss class an exception belongs to; None where only the loop can judge."""
+    """The reason that an exception stands for; None if only the supervisor can tell."""
     if isinstance(error, DiskFull):
         return Reason.DISK
     if isinstance(error, JobspecError):
@@ -200,11 +203,11 @@ def classify(error: BaseException) -> Reason | None:
         return Reason.DISK
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return Reason.OOM
-    # Libraries that write or allocate in C++ say so in words alone.
-    said = str(error)
-    if any(words in said for words in _FULL_WORDS):
+    # Libraries written in C++ raise RuntimeError; only the message tells what happened.
+    message = str(error)
+    if any(text in message for text in _DISK_FULL_MESSAGES):
         return Reason.DISK
-    return Reason.OOM if any(words in said for words in _MEMORY_WORDS) else None
+    return Reason.OOM if any(text in message for text in _OUT_OF_MEMORY_MESSAGES) else None
 
 
 def _first_line(error: BaseException) -> str:

@@ -13,7 +13,10 @@ from typing import Any
 import msgspec
 
 from jobspec.records import phases
+from jobspec.records.base import Record
+from jobspec.records.manifest import EngineSummary, TrainingInputs
 from jobspec.records.phases import PhaseInfo
+from jobspec.records.reports import PrepareReport, TrainReport
 from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import AttemptPaths, PreparedPaths
 from worker.checkpoints import directories, integrity
@@ -32,23 +35,23 @@ class PhaseEntry:
         inputs: earlier phases whose summaries it reads, where they ran.
         outputs: what it leaves beside its summary, and what a later attempt moves to itself.
         all_devices: a rank on each device of the plan; else one rank.
-        in_manifest: its summary has facts for the attempt's manifest.
+        manifest_facts: the fields of the attempt's manifest that its report fills; None: none.
         reused_as: the log line of a later attempt that reuses the finished phase; None: not reused.
-        is_usable: whether a summary of an earlier attempt still holds. Args: it, the root.
+        is_usable: whether a report of an earlier attempt still holds. Args: it, the root.
         is_needed: whether it has anything to do in an attempt, with the plan.
         check: refuses a spec whose phase can't run here. Args: the spec, whether there are GPUs.
         settings: what the manifest has of its configuration. Args: spec, plan, on GPUs.
         finished_event: a row for events.jsonl after its end, with the event's name; or None.
     """
 
-    info: PhaseInfo
+    info: PhaseInfo[Any]
     module: str
-    inputs: tuple[PhaseInfo, ...] = ()
+    inputs: tuple[PhaseInfo[Any], ...] = ()
     outputs: Callable[[AttemptPaths], tuple[Path, ...]] = lambda paths: ()
     all_devices: bool = False
-    in_manifest: bool = False
+    manifest_facts: Callable[[Any], dict[str, Record]] | None = None
     reused_as: str | None = None
-    is_usable: Callable[[dict[str, Any], Path], bool] = lambda summary, root: True
+    is_usable: Callable[[Any, Path], bool] = lambda report, root: True
     is_needed: Callable[[AttemptPaths, BatchPlan | None], bool] = lambda paths, plan: True
     check: Callable[[JobSpec, bool], None] = lambda spec, on_gpu: None
     settings: Callable[[JobSpec, BatchPlan, bool], dict[str, Any]] | None = None
@@ -61,9 +64,17 @@ class PhaseEntry:
         return self.info.name
 
 
-def _rows_are_cached(summary: dict[str, Any], root: Path) -> bool:
+def _rows_are_cached(report: PrepareReport, root: Path) -> bool:
     """Whether the prepared rows are there, complete, and in this version's layout."""
-    return dataset_cache.find(PreparedPaths(root / summary["dir"])) is not None
+    return dataset_cache.find(PreparedPaths(root / report.dir)) is not None
+
+
+def _training_inputs(report: PrepareReport) -> dict[str, Record]:
+    return {"inputs": msgspec.convert(report, TrainingInputs, from_attributes=True)}
+
+
+def _engine_summary(report: TrainReport) -> dict[str, Record]:
+    return {"engine": msgspec.convert(report.engine, EngineSummary, from_attributes=True)}
 
 
 def _has_other_ranks(paths: AttemptPaths, plan: BatchPlan | None) -> bool:
@@ -83,7 +94,7 @@ PHASES = (
     PhaseEntry(
         info=phases.PREPARE,
         module="worker.data.prepare",
-        in_manifest=True,
+        manifest_facts=_training_inputs,
         reused_as="prepared rows of an earlier attempt are kept",
         is_usable=_rows_are_cached,
     ),
@@ -99,7 +110,7 @@ PHASES = (
         inputs=(phases.PREPARE,),
         outputs=lambda paths: (paths.final_model,),
         all_devices=True,
-        in_manifest=True,
+        manifest_facts=_engine_summary,
         reused_as="training had finished: its final_model is kept",
         check=lambda spec, on_gpu: liger.check(spec, on_gpu=on_gpu),
         settings=lambda spec, plan, on_gpu: deepspeed_config(spec, plan.micro, on_gpu=on_gpu),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+
+from jobspec.records.base import UNSET
+from jobspec.records.reports import ScoringProtocol
 
 # The fields that a score depends on. Scores may be compared across versions, engines and dtypes.
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "max_gen_toks")
@@ -34,16 +36,19 @@ class Differing(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.field} {spell(self.a)} and {spell(self.b)}"
 
 
-def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Differing]:
+def differences(a: ScoringProtocol, b: ScoringProtocol) -> list[Differing]:
     """The fields in which two protocols differ; empty if their scores may be compared.
 
     The hash of the prompts is taken after rendering, so it differs between chat templates.
     """
-    return [
-        Differing(field=field, a=a.get(field), b=b.get(field))
-        for field in FIELDS
-        if a.get(field) != b.get(field)
-    ]
+    pairs = ((field, value_of(a, field), value_of(b, field)) for field in FIELDS)
+    return [Differing(field=field, a=one, b=other) for field, one, other in pairs if one != other]
+
+
+def value_of(protocol: ScoringProtocol, field: str) -> Any:
+    """A field's value; None if the protocol does not have it."""
+    value = getattr(protocol, field)
+    return None if value is UNSET else value
 
 
 def spell(value: Any) -> str:

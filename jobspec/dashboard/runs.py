@@ -17,7 +17,8 @@ from jobspec.records import base as records
 from jobspec.records import metrics
 from jobspec.records.base import UNSET, State
 from jobspec.records.manifest import Manifest
-from jobspec.records.reports import EvalReport, ScoringProtocol
+from jobspec.records.phases import EVAL
+from jobspec.records.reports import ScoringProtocol
 from jobspec.results import table
 from jobspec.results.table import Score
 
@@ -132,7 +133,7 @@ def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
 def _by_epoch(
     job: Job, scored: table.ResultRow | None, spec: JobSpec | None
 ) -> Iterator[EpochScores]:
-    report = records.read(job.paths.attempt(job.attempt).done("eval"), EvalReport)
+    report = EVAL.read(job.paths.attempt(job.attempt))
     models = report.checkpoints or () if report is not None else ()
     for model in models:
         if model.epoch is not None:

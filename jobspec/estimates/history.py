@@ -9,8 +9,8 @@ from typing import TypeVar
 from jobspec.errors import JobspecError
 from jobspec.queue.job import Job
 from jobspec.queue.queue import Queue
-from jobspec.records import base as records
 from jobspec.records.base import Record, State
+from jobspec.records.phases import EVAL, TRAIN, PhaseInfo
 from jobspec.records.reports import EvalReport, TrainReport
 from jobspec.storage.layout import RootPaths
 
@@ -22,26 +22,26 @@ _Measured = TypeVar("_Measured", bound=Record)
 
 def trainings(model: str, root: Path) -> Iterator[tuple[str, TrainReport]]:
     """Yield the job id and the measurements of finished jobs that trained this model."""
-    return _measured(model, root, "train", TrainReport)
+    return _measured(model, root, TRAIN)
 
 
 def evaluations(model: str, root: Path) -> Iterator[tuple[str, EvalReport]]:
     """Yield the job id and the measurements of finished jobs that evaluated this model."""
-    return _measured(model, root, "eval", EvalReport)
+    return _measured(model, root, EVAL)
 
 
 def _measured(
-    model: str, root: Path, phase: str, kind: type[_Measured]
+    model: str, root: Path, phase: PhaseInfo[_Measured]
 ) -> Iterator[tuple[str, _Measured]]:
-    """Read the summaries of a phase, those of the newest jobs first."""
+    """Read the reports of a phase, those of the newest jobs first."""
     if not RootPaths(root).format.exists():
         return
     finished = Queue(root).jobs(State.SUCCEEDED)
     for job in sorted(finished, key=lambda job: job.enqueued_at, reverse=True)[:_MAX_JOBS]:
         if _model_of(job) == model:
-            summary = records.read(job.paths.attempt(job.attempt).done(phase), kind)
-            if summary is not None:
-                yield job.id, summary
+            report = phase.read(job.paths.attempt(job.attempt))
+            if report is not None:
+                yield job.id, report
 
 
 def _model_of(job: Job) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from jobspec.records.base import Record
+from jobspec.records.reports import RankChange, Resumed
 
 
 class FileDigest(Record, frozen=True, kw_only=True):
@@ -56,6 +57,33 @@ class CheckpointManifest(Record, frozen=True, kw_only=True):
     def fits(self, world: int) -> bool:
         """Whether `world` ranks can load it as it is. Unsharded states (ZeRO-0) fit any number."""
         return self.converted is not None or self.world == world or self.zero_stage == 0
+
+
+class TrainingProgress(msgspec.Struct, kw_only=True):
+    """What a training run has done so far, over all of its attempts; saved with each checkpoint.
+
+    It is the only record that changes after it was made: a run counts in it.
+
+    Attributes:
+        ended_epochs: epochs whose held-out loss and weights are done, not only their steps.
+        saves_s: seconds each checkpoint took to write.
+    """
+
+    eval_loss_first: float | None = None
+    eval_loss: float | None = None
+    loss: float | None = None
+    tokens: int = 0
+    trained_tokens: int = 0
+    train_s: float = 0.0
+    peak_memory_gib: float | None = None
+    resumed_from: Resumed | None = None
+    saves_s: list[float] = msgspec.field(default_factory=list[float])
+    ended_epochs: int = 0
+    conversions: list[RankChange] = msgspec.field(default_factory=list[RankChange])
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        return self.tokens / self.train_s if self.train_s else None
 
 
 class WriteSpeed(Record, frozen=True, kw_only=True):

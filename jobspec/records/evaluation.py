@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
 from jobspec.errors import BenchmarkError
 from jobspec.records.base import Record
+from jobspec.records.reports import ScoringProtocol
 from jobspec.storage.layout import AttemptPaths, EvaluationPaths
 
 R = TypeVar("R", bound=Record)
@@ -57,7 +58,7 @@ class SamplingPlan(Record, frozen=True, kw_only=True):
     k: int
     chunks: int
     think_end_token: str | None = None
-    protocol: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+    protocol: ScoringProtocol = ScoringProtocol()
 
 
 class SampleScore(Record, frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ import msgspec
 from jobspec.errors import JobspecError
 from jobspec.queue.entries import read_record
 from jobspec.queue.job import Job
-from jobspec.records import metrics
+from jobspec.records import metrics, phases
 from jobspec.records.attempt import ClaimRevoked, End, Result
 from jobspec.records.base import FINAL, State
 from jobspec.records.manifest import Manifest
@@ -251,8 +251,9 @@ def _is_bounded(attempt: AttemptPaths) -> bool:
 
 
 def _settled(job: Job, rows: list[HistoryRow], attempts: list[AttemptPaths]) -> int:
-    """How many rows are final: up to the newest newest resume state; all once training is over."""
-    if job.state in FINAL or any(fs.exists(attempt.done("train")) for attempt in attempts):
+    """How many rows are final: up to the newest checkpoint; all of them once training is over."""
+    trained = any(fs.exists(attempt.done(phases.TRAIN.name)) for attempt in attempts)
+    if job.state in FINAL or trained:
         return len(rows)
     newest = max((_newest_complete_step(attempt.checkpoints) for attempt in attempts), default=-1)
     steps = [row.values.get("train/step", 0) for row in rows]

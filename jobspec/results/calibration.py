@@ -7,9 +7,8 @@ Both scores are for the same questions, so only the sampling error counts. The e
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -17,6 +16,7 @@ from jobspec.benchmarks import protocol
 from jobspec.benchmarks.published import PublishedResult, PublishedScore
 from jobspec.queue.job import Job
 from jobspec.records import evaluation
+from jobspec.records.reports import ScoringProtocol
 from jobspec.results import confidence
 from jobspec.results.evaluations import evaluated_attempt
 from jobspec.spec import identity, parsing
@@ -124,14 +124,14 @@ def _within(difference: float, ours: float | None, published: float | None) -> b
 
 
 def _differing(
-    entry: PublishedResult, published: PublishedScore, used: Mapping[str, Any]
+    entry: PublishedResult, published: PublishedScore, used: ScoringProtocol
 ) -> list[str]:
     fields = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "chat_template_kwargs")
     wanted = {field: entry.eval.get(field) for field in fields}
     wanted["chat_template_kwargs"] = wanted["chat_template_kwargs"] or {}
     wanted |= {"max_gen_toks": published.max_gen_toks, "questions": published.questions, "shots": 0}
     return [
-        f"{field} {protocol.spell(used.get(field))} instead of {protocol.spell(value)}"
+        f"{field} {protocol.spell(found)} instead of {protocol.spell(value)}"
         for field, value in wanted.items()
-        if used.get(field) != value
+        if (found := protocol.value_of(used, field)) != value
     ]

@@ -19,6 +19,7 @@ from jobspec.records.evaluation import (
     SampleScore,
     SamplingPlan,
 )
+from jobspec.records.reports import ScoringProtocol
 from jobspec.storage.layout import EvaluationPaths
 from tests.support.commands import base_spec, succeed
 
@@ -42,7 +43,8 @@ def write_evaluation(directory: Path, right: Mapping[str, Sequence[bool]], **pro
     directory.mkdir(parents=True)
     k = len(next(iter(right.values())))
     facts = PROTOCOL | {"k": k, "questions": len(right)} | protocol
-    plan = SamplingPlan(key="k", benchmark=directory.name, k=k, chunks=1, protocol=facts)
+    protocol_record = msgspec.convert(facts, ScoringProtocol)
+    plan = SamplingPlan(key="k", benchmark=directory.name, k=k, chunks=1, protocol=protocol_record)
     asked = [
         AskedQuestion(id=name, answer="7", prompt=f"user: What is {name}?\n") for name in right
     ]

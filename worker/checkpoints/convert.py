@@ -23,6 +23,7 @@ import msgspec
 
 from jobspec.errors import DiskFull
 from jobspec.records import base as records
+from jobspec.records import phases
 from jobspec.records.checkpoint import CheckpointManifest, Conversion
 from jobspec.records.manifest import Manifest
 from jobspec.records.reports import ConvertReport
@@ -36,7 +37,7 @@ _NOT_COPIED = (CheckpointPaths.MANIFEST, CheckpointPaths.LATEST, "zero_to_fp32.p
 
 
 def main() -> None:
-    run("convert", body)
+    run(phases.CONVERT, body)
 
 
 def body(phase: Phase) -> int:

@@ -19,11 +19,10 @@ import torch.distributed as dist
 from transformers import set_seed
 
 from jobspec.errors import JobspecError
-from jobspec.records.checkpoint import CheckpointManifest, WriteSpeed
+from jobspec.records.checkpoint import CheckpointManifest, TrainingProgress, WriteSpeed
 from jobspec.storage import fs, tempfiles
 from jobspec.storage.layout import CheckpointPaths
 from worker.checkpoints import directories, integrity
-from worker.checkpoints.progress import TrainingProgress
 from worker.phase import Phase
 
 _TEST_BYTES = 1 << 24  # per rank: enough to measure a disk, too little to delay a start

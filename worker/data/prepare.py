@@ -7,12 +7,13 @@ Jobs with the same data, model and settings share the prepared rows (see `pipeli
 
 from __future__ import annotations
 
+from jobspec.records import phases
 from worker.data.pipeline import prepare
 from worker.phase import Phase, run
 
 
 def main() -> None:
-    run("prepare", body)
+    run(phases.PREPARE, body)
 
 
 def body(phase: Phase) -> int:

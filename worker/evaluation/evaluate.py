@@ -11,17 +11,26 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
 
 from jobspec.benchmarks import question_file
 from jobspec.benchmarks.question_file import QuestionSet
 from jobspec.errors import ModelError
 from jobspec.models.directory import find_model
+from jobspec.records import phases
+from jobspec.records.base import UNSET
+from jobspec.records.metrics import ScoresRow
+from jobspec.records.reports import EvalReport, GenerationTiming, ModelScores
 from jobspec.spec.schema import EvalSpec
 from jobspec.storage.layout import AttemptPaths, epoch_of
 from worker.evaluation import benchmark_download
 from worker.inference import children
 from worker.phase import Phase, run
+
+if TYPE_CHECKING:
+    from worker.evaluation.scoring import BenchmarkResult
 
 # Libraries read these when they are imported.
 _ENVIRONMENT = {
@@ -53,7 +62,7 @@ class ModelToScore(NamedTuple):
 def main() -> None:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    run("eval", evaluate)
+    run(phases.EVAL, evaluate)
 
 
 def evaluate(phase: Phase) -> None:
@@ -72,16 +81,19 @@ def evaluate(phase: Phase) -> None:
 
     import_transformers()
     native = NativeTasks([n for n in settings.benchmarks if n not in own], settings, where)
-    reports: list[dict[str, Any]] = []
+    reports: list[EvalReport] = []
     with MathGrader() as math:
         for model in models:
             scoring = _Scoring(phase, settings, model, (len(reports), len(models)))
             reports.append(scoring.run(loaded, native, math))
-            phase.metric(**_position(model), **reports[-1]["metrics"])
-    summary = {**reports[-1], "seconds": round(phase.elapsed_s, 3)}
-    if len(models) > 1:
-        summary["checkpoints"] = curve(models, reports)
-    phase.finish(summary)
+            epoch = UNSET if model.epoch is None else model.epoch
+            phase.metric(ScoresRow(epoch=epoch, metrics=reports[-1].metrics))
+    report = msgspec.structs.replace(
+        reports[-1],
+        seconds=round(phase.elapsed_s, 3),
+        checkpoints=model_scores(models, reports) if len(models) > 1 else UNSET,
+    )
+    phase.finish(report)
 
 
 def find_models(phase: Phase) -> list[ModelToScore]:
@@ -102,7 +114,7 @@ def find_models(phase: Phase) -> list[ModelToScore]:
         )
     assert spec.eval is not None
     epochs = _epochs(phase.paths.checkpoints) if spec.eval.checkpoints == "all" else []
-    return [*epochs, ModelToScore("final", final, phase.read_done("train").get("epochs"))]
+    return [*epochs, ModelToScore("final", final, phase.read_report(phases.TRAIN).epochs)]
 
 
 def _epochs(checkpoints: Path) -> list[ModelToScore]:
@@ -115,38 +127,39 @@ def _epochs(checkpoints: Path) -> list[ModelToScore]:
     return sorted(found, key=lambda model: model.epoch or 0)
 
 
-def curve(
-    models: Sequence[ModelToScore], reports: Sequence[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """The scores of the epochs in order, each with the benchmarks on which it is the best."""
-    mains = reports[-1]["main"]
+def model_scores(
+    models: Sequence[ModelToScore], reports: Sequence[EvalReport]
+) -> tuple[ModelScores, ...]:
+    """The scores of each model in order, with the metrics for which it is the best."""
+    mains = reports[-1].main
     best = {
-        metric: max(range(len(reports)), key=lambda i: reports[i]["metrics"][metric])
+        metric: max(range(len(reports)), key=lambda i: reports[i].metrics[metric] or 0.0)
         for metric in mains
     }
-    return [
-        {
-            "name": model.name,
-            "epoch": model.epoch,
-            "metrics": report["metrics"],
-            "best_of": [metric for metric in mains if best[metric] == i],
-        }
+    return tuple(
+        ModelScores(
+            name=model.name,
+            epoch=model.epoch,
+            metrics=report.metrics,
+            best_of=tuple(metric for metric in mains if best[metric] == i),
+        )
         for i, (model, report) in enumerate(zip(models, reports, strict=True))
-    ]
+    )
 
 
-def report_of(results: Sequence[Any]) -> dict[str, Any]:
-    """The results of one model, under the names used in `eval.json`."""
-    return {
-        "metrics": {
+def report_of(results: Sequence[BenchmarkResult], timing: GenerationTiming) -> EvalReport:
+    """The results of one model, with the names used in `eval.json`."""
+    return EvalReport(
+        metrics={
             f"bench/{result.benchmark}/{name}": value
             for result in results
             for name, value in result.metrics.items()
         },
-        "main": [f"bench/{result.benchmark}/{next(iter(result.metrics))}" for result in results],
-        "intervals": {result.benchmark: result.intervals for result in results},
-        "protocol": {result.benchmark: result.protocol for result in results},
-    }
+        main=tuple(f"bench/{each.benchmark}/{next(iter(each.metrics))}" for each in results),
+        intervals={result.benchmark: result.intervals for result in results},
+        protocol={result.benchmark: result.protocol for result in results},
+        timing=timing,
+    )
 
 
 class _Scoring:
@@ -160,7 +173,7 @@ class _Scoring:
         self.model = model
         self.place = place
 
-    def run(self, loaded: Sequence[QuestionSet], native: Any, math: Any) -> dict[str, Any]:
+    def run(self, loaded: Sequence[QuestionSet], native: Any, math: Any) -> EvalReport:
         import torch
 
         from worker.evaluation.lm_eval_model import load_tokenizer
@@ -190,7 +203,7 @@ class _Scoring:
         finally:
             session.close()
         results += native.run(choice, tokenizer, self._progress)
-        return report_of(results) | {"timing": session.timing}
+        return report_of(results, session.timing)
 
     def _earlier(self) -> list[Path]:
         """The directories in which earlier attempts left samples of this model, newest first."""
@@ -200,10 +213,6 @@ class _Scoring:
     def _progress(self, done: int, total: int) -> None:
         index, count = self.place
         self.phase.progress(index * total + done, count * total, "samples")
-
-
-def _position(model: ModelToScore) -> dict[str, Any]:
-    return {} if model.epoch is None else {"epoch": model.epoch}
 
 
 if __name__ == "__mp_main__":  # a process that vLLM has spawned imports this module first

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from jobspec.errors import BenchmarkError
+from jobspec.records.reports import ScoringProtocol
 from jobspec.spec.benchmark_settings import sampling
 from jobspec.spec.schema import EvalSpec
 from worker.evaluation import lm_eval_engines
@@ -95,7 +96,7 @@ class NativeTasks:
             benchmark=name,
             metrics={metric.split(",")[0]: value, "stderr": _stderr(numbers, metric)},
             intervals={},
-            protocol=self._protocol(name, found, chat) | {"metric": metric} | choice.facts(),
+            protocol=choice.add_facts(self._protocol(name, found, metric, chat)),
         )
 
     def _overridden(self, name: str) -> dict[str, Any] | None:
@@ -111,17 +112,20 @@ class NativeTasks:
         }
         return {"do_sample": given["temperature"] > 0, **given} if "temperature" in given else given
 
-    def _protocol(self, name: str, found: Mapping[str, Any], chat: bool) -> dict[str, Any]:
+    def _protocol(
+        self, name: str, found: Mapping[str, Any], metric: str, chat: bool
+    ) -> ScoringProtocol:
         config = found["configs"].get(name, {})
-        return {
-            "protocol": "lm-eval",
-            "task_version": found["versions"].get(name),
-            "shots": found["n-shot"].get(name),
-            "chat_template": chat,
-            "generation_kwargs": config.get("generation_kwargs"),
-            "questions": found["n-samples"].get(name),
-            "lm_eval_version": importlib.metadata.version("lm_eval"),
-        }
+        return ScoringProtocol(
+            protocol="lm-eval",
+            task_version=found["versions"].get(name),
+            shots=found["n-shot"].get(name),
+            chat_template=chat,
+            generation_kwargs=config.get("generation_kwargs"),
+            questions=found["n-samples"].get(name),
+            lm_eval_version=importlib.metadata.version("lm_eval"),
+            metric=metric,
+        )
 
 
 def _main_metric(numbers: Mapping[str, Any]) -> tuple[str, float]:

@@ -8,17 +8,21 @@ if there is one. Each file is replaced atomically. Prints the changes as JSON.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import msgspec
+from msgspec.structs import replace
 
 from jobspec.benchmarks import registry
 from jobspec.errors import BenchmarkError, JobspecError
+from jobspec.records import base as records
 from jobspec.records import evaluation, exit_codes
+from jobspec.records.answers import ErrorAnswer, ErrorDetails, Rescored
+from jobspec.records.attempt import Result
+from jobspec.records.base import UNSET, Record
+from jobspec.records.phases import EVAL
+from jobspec.records.reports import EvalReport, ModelScores
 from jobspec.storage import fs
 from jobspec.storage.layout import AttemptPaths, EvaluationPaths
 from worker.evaluation import scoring
@@ -26,11 +30,8 @@ from worker.evaluation.math_grader import MathGrader
 from worker.evaluation.scoring import BenchmarkResult
 
 
-def rescore(attempt: AttemptPaths) -> dict[str, Any]:
-    """Score everything again.
-
-    Returns:
-        `{"benchmarks": [names], "changed": {metric: [before, now]}}`.
+def rescore(attempt: AttemptPaths) -> Rescored:
+    """Score every benchmark of an attempt again.
 
     Raises:
         BenchmarkError: there are no samples, or not all of them.
@@ -41,15 +42,17 @@ def rescore(attempt: AttemptPaths) -> dict[str, Any]:
     with MathGrader() as math:
         results = {name: _score(path, math) for name, path in found.items()}
     finals = [result for name, result in results.items() if "/" not in name]
-    before = _read(attempt.done("eval"))
+    before = EVAL.read(attempt) or EvalReport()
     metrics = _metrics(finals)
-    old = before.get("metrics", {})
-    changed = {k: [old.get(k), v] for k, v in metrics.items() if old.get(k) != v}
-    _replace(attempt.done("eval"), _summary(before, results, metrics))
-    result = _read(attempt.result)
-    if result:
-        _replace(attempt.result, {**result, "metrics": {**result.get("metrics", {}), **metrics}})
-    return {"benchmarks": list(found), "changed": changed}
+    old = before.metrics
+    changed = {name: (old.get(name), v) for name, v in metrics.items() if old.get(name) != v}
+    report = _merged(before, results, metrics)
+    fs.publish(attempt.done(EVAL.name), records.encode(report))
+    result = records.read(attempt.result, Result)
+    if result is not None:
+        result = replace(result, metrics=report.metrics)
+        fs.publish(attempt.result, records.encode(result))
+    return Rescored(benchmarks=tuple(found), changed=changed)
 
 
 def _score(directory: Path, math: MathGrader) -> BenchmarkResult:
@@ -74,34 +77,26 @@ def _metrics(results: Sequence[BenchmarkResult]) -> dict[str, float | None]:
     return {f"bench/{r.benchmark}/{name}": v for r in results for name, v in r.metrics.items()}
 
 
-def _summary(
-    before: dict[str, Any], results: dict[str, BenchmarkResult], metrics: dict[str, float | None]
-) -> dict[str, Any]:
-    """`eval.json` with the new numbers. The results of lm-eval's own tasks are kept."""
-    finals = {name: result for name, result in results.items() if "/" not in name}
-    intervals = {result.benchmark: result.intervals for result in finals.values()}
-    protocol = {result.benchmark: result.protocol for result in finals.values()}
-    summary = {
-        **before,
-        "metrics": {**before.get("metrics", {}), **metrics},
-        "intervals": {**before.get("intervals", {}), **intervals},
-        "protocol": {**before.get("protocol", {}), **protocol},
-    }
-    for epoch in summary.get("checkpoints", []):
-        mine = [r for name, r in results.items() if name.rpartition("/")[0] == epoch["name"]]
-        epoch["metrics"] |= metrics if epoch["name"] == "final" else _metrics(mine)
-    return summary
+def _merged(
+    before: EvalReport, results: dict[str, BenchmarkResult], metrics: dict[str, float | None]
+) -> EvalReport:
+    """The report with the new numbers. The results of lm-eval's own tasks are kept."""
+    finals = [result for name, result in results.items() if "/" not in name]
 
+    def with_new(model: ModelScores) -> ModelScores:
+        mine = [r for name, r in results.items() if name.rpartition("/")[0] == model.name]
+        new = metrics if model.name == "final" else _metrics(mine)
+        return replace(model, metrics=model.metrics | new)
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-
-
-def _replace(path: Path, value: dict[str, Any]) -> None:
-    fs.publish(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+    return replace(
+        before,
+        metrics=before.metrics | metrics,
+        intervals=before.intervals | {each.benchmark: each.intervals for each in finals},
+        protocol=before.protocol | {each.benchmark: each.protocol for each in finals},
+        checkpoints=tuple(with_new(model) for model in before.checkpoints)
+        if before.checkpoints
+        else UNSET,
+    )
 
 
 def main() -> int:
@@ -110,16 +105,13 @@ def main() -> int:
     )
     parser.add_argument("attempt_dir", type=Path)
     try:
-        changes = rescore(AttemptPaths(parser.parse_args().attempt_dir.absolute()))
+        answer: Record = rescore(AttemptPaths(parser.parse_args().attempt_dir.absolute()))
     except JobspecError as error:
         hint = f"\nhint: {error.hint}" if error.hint else ""
         sys.stderr.write(f"rescore: {error}{hint}\n")
-        fields = ("message", "hint", "file", "place")
-        refused = {"error": {field: getattr(error, field) for field in fields}}
-        sys.stdout.write(json.dumps(refused) + "\n")
-        return exit_codes.REFUSED
-    sys.stdout.write(json.dumps(changes) + "\n")
-    return 0
+        answer = ErrorAnswer(error=ErrorDetails.of(error))
+    sys.stdout.buffer.write(records.encode_line(answer))
+    return exit_codes.REFUSED if isinstance(answer, ErrorAnswer) else exit_codes.DONE
 
 
 if __name__ == "__main__":

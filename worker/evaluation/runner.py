@@ -14,6 +14,7 @@ from jobspec.benchmarks.question_file import QuestionSet
 from jobspec.errors import ModelError, TemplateError
 from jobspec.records import evaluation
 from jobspec.records.evaluation import AskedQuestion, Generation, QuestionScore, SamplingPlan
+from jobspec.records.reports import GenerationTiming, ScoringProtocol
 from jobspec.spec.benchmark_settings import sampling as sampling_settings
 from jobspec.spec.schema import EvalSpec
 from jobspec.storage import fs
@@ -58,7 +59,7 @@ class ModelEvaluation:
         self.tags = think_tags(settings.think_end_token)
         self._engine: Engine | None = None
         self._length = 0
-        self.timing: dict[str, float] = {"tokens": 0, "generate_s": 0.0}
+        self.timing = GenerationTiming()
         self._runs: dict[str, _BenchmarkRun] = {}
 
     def run(self, benchmarks: Sequence[QuestionSet], math: MathGrader) -> list[BenchmarkResult]:
@@ -155,7 +156,7 @@ class ModelEvaluation:
         stores = [self._open(run) for run in runs]
         listed = [(store, run.chunks) for store, run in zip(stores, runs, strict=True)]
         drawn = generate(self.engine, listed, self.report)
-        self.timing = {"tokens": drawn.tokens, "generate_s": round(drawn.seconds, 3)}
+        self.timing = GenerationTiming(tokens=drawn.tokens, generate_s=round(drawn.seconds, 3))
         samples = dict(zip(self._runs, drawn.samples, strict=True))
         for name, run in self._runs.items():
             refuse_copies(samples[name], run.sampling)
@@ -232,26 +233,26 @@ class ModelEvaluation:
         ]
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
-    def _protocol(self, run: _BenchmarkRun) -> dict[str, Any]:
-        """The settings that a score depends on, for the record beside it."""
+    def _protocol(self, run: _BenchmarkRun) -> ScoringProtocol:
+        """The settings that a score depends on; they are stored with it."""
         texts = msgspec.json.encode([[question.id, question.prompt] for question in run.asked])
-        return {
-            "protocol": self.settings.protocol,
-            "shots": run.settings.shots(run.benchmark),
-            "chat_template": self._chat(),
-            "chat_template_kwargs": self.settings.chat_template_kwargs,
-            "prompt_sha256": hashlib.sha256(texts).hexdigest(),
-            "k": run.settings.k,
+        protocol = ScoringProtocol(
+            protocol=self.settings.protocol,
+            shots=run.settings.shots(run.benchmark),
+            chat_template=self._chat(),
+            chat_template_kwargs=self.settings.chat_template_kwargs,
+            prompt_sha256=hashlib.sha256(texts).hexdigest(),
+            k=run.settings.k,
             **msgspec.structs.asdict(run.sampling),
-            "think_end_token": self.settings.think_end_token,
-            "opens_think": run.opens_think,
-            "stop_after_thinking": run.settings.stops(run.benchmark),
-            "questions": len(run.asked),
-            "benchmark_sha256": run.questions.sha256,
-            "lm_eval_version": importlib.metadata.version("lm_eval"),
-            "math_verify_version": importlib.metadata.version("math-verify"),
-            **self.choice.facts(),
-        }
+            think_end_token=self.settings.think_end_token,
+            opens_think=run.opens_think,
+            stop_after_thinking=run.settings.stops(run.benchmark),
+            questions=len(run.asked),
+            benchmark_sha256=run.questions.sha256,
+            lm_eval_version=importlib.metadata.version("lm_eval"),
+            math_verify_version=importlib.metadata.version("math-verify"),
+        )
+        return self.choice.add_facts(protocol)
 
     def _result(self, run: _BenchmarkRun, found: Mapping[str, Any]) -> BenchmarkResult:
         """lm-eval's numbers under our names. Publishes the scores beside the samples."""

@@ -7,7 +7,6 @@ leaves on disk.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import msgspec
 
@@ -19,6 +18,7 @@ from jobspec.records.evaluation import (
     SampleScore,
     SamplingPlan,
 )
+from jobspec.records.reports import ScoringProtocol
 from jobspec.results import confidence
 from worker.evaluation.graders import GRADERS
 from worker.evaluation.math_grader import Judgement, MathGrader
@@ -34,7 +34,7 @@ class BenchmarkResult(msgspec.Struct, frozen=True, kw_only=True):
     benchmark: str
     metrics: dict[str, float | None]
     intervals: dict[str, tuple[float | None, float | None]]
-    protocol: dict[str, Any]
+    protocol: ScoringProtocol
 
 
 def score(
@@ -49,7 +49,7 @@ def score(
     after it. A sample cut off by length counts as having no answer, whatever its text says.
     """
     tags = think_tags(plan.think_end_token)
-    stops = tuple(plan.protocol.get("stop_after_thinking", ()))
+    stops = plan.protocol.stop_after_thinking or ()
     texts = [[_readable(question, row, tags, stops) for row in rows] for question, rows in asked]
     questions = [question for question, _ in asked]
     judgements = GRADERS[benchmark.grader](benchmark, questions, texts, math)

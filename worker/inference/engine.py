@@ -14,6 +14,7 @@ import msgspec
 from jobspec.errors import ModelError
 from jobspec.models import config
 from jobspec.records.evaluation import Generation
+from jobspec.records.reports import ScoringProtocol
 from jobspec.spec.schema import ModelSpec
 from jobspec.version import installed_version
 from worker.inference.requests import SampleChunk, Sampling
@@ -106,16 +107,17 @@ class EngineChoice(msgspec.Struct, frozen=True, kw_only=True):
         """The engine's line in the table of engines."""
         return ENGINES[self.name]
 
-    def facts(self) -> dict[str, Any]:
-        """The engine, its versions and its device, for the record beside each score."""
-        return {
-            "engine": self.name,
-            "engine_versions": {
+    def add_facts(self, protocol: ScoringProtocol) -> ScoringProtocol:
+        """The protocol with the engine, its versions and its device."""
+        return msgspec.structs.replace(
+            protocol,
+            engine=self.name,
+            engine_versions={
                 package: installed_version(package) for package in self.entry.versions
             },
-            "dtype": self.weights.dtype,
-            "device": "cuda" if self.devices else "cpu",
-        }
+            dtype=self.weights.dtype,
+            device="cuda" if self.devices else "cpu",
+        )
 
     def rows(self, sampling: Sampling, longest_prompt: int) -> int:
         """Samples in a chunk; depends on the model and the settings, not on the machine."""

@@ -12,16 +12,15 @@ from typing import Any
 import msgspec
 
 from jobspec.errors import JobspecError
-from jobspec.records import phases
+from jobspec.records import base as records
+from jobspec.records.base import Record
+from jobspec.records.manifest import CodeVersion, Manifest, PlannedBatch, Seeds, UsedDevices
 from jobspec.spec.schema import JobSpec
 from jobspec.version import code_version, package_versions
 from worker.host.devices import WorkerDevices
 from worker.launch.plan import BatchPlan
 
 _DRIVER = re.compile(r"Kernel Module(?: for \S+)?\s+([\d.]+)")
-# Of the prepare phase's report, what says which rows were trained on and how they were rendered.
-_INPUTS = ("key", "data_sha256", "template_sha256", "tokenizer_sha256", "rows_train", "rows_eval")
-_ENGINE = ("class", "zero_stage", "optimizer", "dtype", "attention", "kernels")  # of the train's
 
 
 def manifest(
@@ -29,51 +28,44 @@ def manifest(
     plan: BatchPlan | None,
     worker: str,
     spec: JobSpec,
-    summaries: Mapping[str, dict[str, Any]] | None = None,
+    finished: Mapping[str, Record] | None = None,
     *,
     deepspeed: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Facts of this attempt: versions, code, host, devices, inputs, how the batch is spread.
+) -> Manifest:
+    """The provenance of this attempt: versions, code, host, devices, inputs, batch.
 
     Args:
-        summaries: those of the phases that have finished, by the phase's name. Prepare's has the
-            inputs; train's says which engine and kernels ran.
-        deepspeed: DeepSpeed's configuration, where there is training.
+        finished: fields that the reports of finished phases fill (`PhaseEntry.manifest_facts`).
+        deepspeed: DeepSpeed's configuration if the job trains.
     """
-    prepared = (summaries or {}).get(phases.PREPARE.name)
-    trained = (summaries or {}).get(phases.TRAIN.name)
-    train = spec.train
-    return {
-        "worker": worker,
-        "host": platform.node(),
-        "python": platform.python_version(),
-        "kernel": platform.release(),
-        "packages": package_versions(),
-        "code": code_version(),
-        "image": image(),
-        "image_sha256": image_digest(image()),
-        "device": {"kind": devices.kind, "name": devices.name, "count": devices.count},
-        "driver": driver(),
-        "seeds": {
-            "train": train.seed if train is not None else None,
-            "eval": spec.eval.seed if spec.eval is not None else None,
-        },
-        "inputs": {name: prepared[name] for name in _INPUTS if name in prepared}
-        if prepared is not None
-        else {},
-        "engine": {name: trained.get("engine", {}).get(name) for name in _ENGINE}
-        if trained is not None
-        else {},
-        "deepspeed": deepspeed,
-        "plan": None
-        if plan is None
-        else {
-            "world_size": plan.world,
-            "nodes": plan.nodes,
-            "per_device_train_batch_size": plan.micro,
-            "gradient_accumulation_steps": plan.accumulation,
-        },
-    }
+    return Manifest(
+        worker=worker,
+        host=platform.node(),
+        python=platform.python_version(),
+        kernel=platform.release(),
+        packages=package_versions(),
+        code=msgspec.convert(code_version(), CodeVersion),
+        image=image(),
+        image_sha256=image_digest(image()),
+        device=UsedDevices(kind=devices.kind, name=devices.name, count=devices.count),
+        driver=driver(),
+        seeds=Seeds(
+            train=spec.train.seed if spec.train is not None else None,
+            eval=spec.eval.seed if spec.eval is not None else None,
+        ),
+        deepspeed=deepspeed,
+        plan=_planned_batch(plan) if plan is not None else None,
+        **(finished or {}),  # type: ignore[arg-type] - the table of phases names the fields
+    )
+
+
+def _planned_batch(plan: BatchPlan) -> PlannedBatch:
+    return PlannedBatch(
+        world_size=plan.world,
+        nodes=plan.nodes,
+        per_device_train_batch_size=plan.micro,
+        gradient_accumulation_steps=plan.accumulation,
+    )
 
 
 def image() -> str | None:
@@ -106,15 +98,16 @@ def driver(said: Path = Path("/proc/driver/nvidia/version")) -> str | None:
 
 
 def planned_rows(manifest: Path, world: int) -> int | None:
-    """Rows a micro-batch has by an attempt's manifest; None where there is none.
+    """The rows of a micro-batch according to an attempt's manifest. None if there is no manifest.
 
     Raises:
-        JobspecError: another number of ranks runs than was planned.
+        JobspecError: the number of ranks is not the planned one.
     """
-    try:
-        plan = msgspec.json.decode(manifest.read_bytes())["plan"]
-    except FileNotFoundError:
+    found = records.read(manifest, Manifest)
+    if found is None or found.plan is None:
         return None
-    if plan["world_size"] != world:
-        raise JobspecError(f"{world} ranks run, {plan['world_size']} were planned", file=manifest)
-    return plan["per_device_train_batch_size"]
+    if found.plan.world_size != world:
+        raise JobspecError(
+            f"{world} ranks run, {found.plan.world_size} were planned", file=manifest
+        )
+    return found.plan.per_device_train_batch_size

@@ -8,15 +8,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from jobspec.errors import ClaimLost, DiskFull, JobspecError
 from jobspec.queue.claim import Claim
 from jobspec.records import base as records
 from jobspec.records import exit_codes
 from jobspec.records.attempt import AttemptEvent, End, PhaseTime, Result
-from jobspec.records.base import UNSET, Reason
-from jobspec.records.reports import EvalReport, PrepareReport, TrainReport
+from jobspec.records.base import UNSET, Reason, Record
+from jobspec.records.phases import EVAL, PREPARE, TRAIN
+from jobspec.records.reports import EvalReport
 from jobspec.storage import fs
 from jobspec.storage.layout import AttemptPaths
 from worker import phases
@@ -102,24 +101,25 @@ class Attempt:
             return outcome
         if (row := phase.finished_event(self._paths, self._plan)) is not None:
             self._event(**row)
-        if phase.in_manifest:
+        if phase.manifest_facts is not None:
             self._write_manifest()  # again, with what is known now
         return None
 
     def _write_manifest(self) -> None:
         worker, plan = self._worker, self._plan
         on_gpu = worker.devices.on_gpu
-        summaries: dict[str, dict[str, Any]] = {}
+        finished: dict[str, Record] = {}
         deepspeed: dict[str, Any] | None = None
         for phase in phases.of(self._spec):
-            if phase.in_manifest and self._paths.done(phase.name).exists():
-                summaries[phase.name] = _read_json(self._paths.done(phase.name))
+            report = phase.info.read(self._paths) if phase.manifest_facts else None
+            if phase.manifest_facts is not None and report is not None:
+                finished |= phase.manifest_facts(report)
             if phase.settings is not None and plan is not None:
                 deepspeed = phase.settings(self._spec, plan, on_gpu)
         facts = manifest.manifest(
-            worker.devices, plan, worker.id, self._spec, summaries, deepspeed=deepspeed
+            worker.devices, plan, worker.id, self._spec, finished, deepspeed=deepspeed
         )
-        fs.publish(self._paths.manifest, msgspec.json.format(msgspec.json.encode(facts), indent=2))
+        fs.publish(self._paths.manifest, records.encode(facts))
 
     def _phase(self, phase: PhaseEntry) -> PhaseOutcome | None:
         """Run one phase. None if it finished."""
@@ -234,14 +234,14 @@ class Attempt:
         )
 
     def _result(self, end: End) -> Result:
-        evaluated = records.read(self._paths.done("eval"), EvalReport) or EvalReport()
+        evaluated = EVAL.read(self._paths) or EvalReport()
         return Result(
             job=self._claim.job,
             attempt=self._claim.attempt,
             metrics=evaluated.metrics,
             protocol=evaluated.protocol,
-            train=records.read(self._paths.done("train"), TrainReport) or UNSET,
-            prepare=records.read(self._paths.done("prepare"), PrepareReport) or UNSET,
+            train=TRAIN.read(self._paths) or UNSET,
+            prepare=PREPARE.read(self._paths) or UNSET,
             overhead_s=end.overhead_s,
             phases=end.phases,
         )
@@ -316,7 +316,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return msgspec.json.decode(path.read_bytes())

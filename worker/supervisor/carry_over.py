@@ -7,10 +7,8 @@ in place: directories are renamed into the new attempt first and checked afterwa
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import msgspec
-
+from jobspec.records import base as records
 from jobspec.storage import fs
 from jobspec.storage.layout import AttemptPaths, JobPaths, epoch_of
 from worker.checkpoints import directories
@@ -43,16 +41,16 @@ def carry_over(job: JobPaths, attempt: AttemptPaths, root: Path) -> list[str]:
 def _reuse(
     phase: PhaseEntry, earlier: list[AttemptPaths], attempt: AttemptPaths, root: Path
 ) -> bool:
-    """Carry a finished phase over: its outputs first, its summary last. False if there is none."""
-    summaries = (_read(paths.done(phase.name)) for paths in earlier)
-    usable = (data for data in summaries if data and phase.is_usable(_decoded(data), root))
-    summary = next(usable, None)
-    if summary is None:
+    """Carry a finished phase over: its outputs first, its report last. False if there is none."""
+    reports = (phase.info.read(paths) for paths in earlier)
+    usable = (report for report in reports if report and phase.is_usable(report, root))
+    report = next(usable, None)
+    if report is None:
         return False
     for number, target in enumerate(phase.outputs(attempt)):
         if not any(fs.move_once(phase.outputs(paths)[number], target) for paths in earlier):
             return False
-    fs.publish(attempt.done(phase.name), summary)
+    fs.publish(attempt.done(phase.name), records.encode(report))
     return True
 
 
@@ -63,14 +61,3 @@ def _collect_epochs(earlier: list[AttemptPaths], attempt: AttemptPaths) -> None:
             source, target = paths.checkpoints / name, attempt.checkpoints / name
             if epoch_of(source) is not None and not target.exists():
                 fs.move_once(source, target)
-
-
-def _decoded(summary: bytes) -> dict[str, Any]:
-    return msgspec.json.decode(summary, type=dict[str, Any])
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes() or None
-    except FileNotFoundError:
-        return None

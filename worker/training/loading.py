@@ -27,7 +27,7 @@ def load_tokenizer(model: ModelSpec, chat_template: str) -> Any:
     return tokenizer
 
 
-def load_model(spec: JobSpec, eos_token_ids: list[int]) -> Any:
+def load_model(spec: JobSpec, eos_token_ids: tuple[int, ...]) -> Any:
     """The model with the attention that it will be trained with.
 
     Args:
@@ -51,7 +51,7 @@ def load_model(spec: JobSpec, eos_token_ids: list[int]) -> Any:
         varlen_attention.settle(loaded, model.attn_implementation)
         if train.sequence_parallel > 1:
             varlen_attention.share(loaded.config, train.sequence_parallel)
-        loaded.generation_config.eos_token_id = eos_token_ids
+        loaded.generation_config.eos_token_id = list(eos_token_ids)
         return loaded
     except OSError as error:
         raise ModelError(

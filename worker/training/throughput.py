@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
@@ -14,6 +14,7 @@ import torch
 from jobspec.estimates import memory
 from jobspec.estimates.memory import Memory
 from jobspec.models import decoder_shape
+from jobspec.records.reports import MemoryUse
 from jobspec.spec.schema import JobSpec
 from worker.training.dataset import Schedule
 from worker.training.flops import FlopModel
@@ -55,8 +56,20 @@ def peak_memory_gib() -> float:
     return 0.0
 
 
+class StepRates(NamedTuple):
+    """The fields of a `StepRow` that say how fast a step was."""
+
+    step_s: float
+    tokens_per_second: float
+    tokens_per_second_per_device: float
+    mfu: float | None
+    hfu: float | None
+    peak_memory_gib: float
+    data_wait_share: float
+
+
 class Rates:
-    """Speed and use of the devices, from a step's work and its seconds."""
+    """Computes the speed of a step and the utilization of the devices from its tokens."""
 
     def __init__(
         self, flops: FlopModel, devices: int, peak: float | None, *, recomputed: bool
@@ -70,20 +83,20 @@ class Rates:
         self._peak = peak * devices if peak else None
         self._recomputed = recomputed
 
-    def of(self, step: StepRecord, step_s: float) -> dict[str, float | None]:
-        """A step's part of its metric row."""
+    def of(self, step: StepRecord, step_s: float) -> StepRates:
+        """The speed and utilization of one step."""
         speed = sum(step.lengths) / step_s
         needed = self._flops.step(step.lengths, step.trained_tokens)
         again = self._flops.recomputed(step.lengths, step.trained_tokens, layers=self._recomputed)
-        return {
-            "step_s": step_s,
-            "tokens_per_second": speed,
-            "tokens_per_second_per_device": speed / self._devices,
-            "mfu": needed / step_s / self._peak if self._peak else None,
-            "hfu": (needed + again) / step_s / self._peak if self._peak else None,
-            "peak_memory_gib": step.peak_memory_gib,
-            "data_wait_share": step.wait_s / step_s,
-        }
+        return StepRates(
+            step_s=step_s,
+            tokens_per_second=speed,
+            tokens_per_second_per_device=speed / self._devices,
+            mfu=needed / step_s / self._peak if self._peak else None,
+            hfu=(needed + again) / step_s / self._peak if self._peak else None,
+            peak_memory_gib=step.peak_memory_gib,
+            data_wait_share=step.wait_s / step_s,
+        )
 
 
 def forecast(spec: JobSpec, config: Any, schedule: Schedule, base_gib: float) -> Memory | None:
@@ -114,13 +127,13 @@ def forecast(spec: JobSpec, config: Any, schedule: Schedule, base_gib: float) ->
     return memory.predict(found, setting)
 
 
-def compared(predicted: Memory | None, measured_gib: float | None) -> dict[str, Any] | None:
-    """A prediction beside what was measured, for the attempt's record."""
+def memory_use(predicted: Memory | None, measured_gib: float | None) -> MemoryUse | None:
+    """The prediction next to the measurement, for the phase's report."""
     if predicted is None or measured_gib is None:
         return None
-    return {
-        "predicted_gib": predicted.total,
-        "measured_gib": measured_gib,
-        "ratio": predicted.total / measured_gib,
-        "parts": msgspec.structs.asdict(predicted),
-    }
+    return MemoryUse(
+        predicted_gib=predicted.total,
+        measured_gib=measured_gib,
+        ratio=predicted.total / measured_gib,
+        parts=msgspec.structs.asdict(predicted),
+    )

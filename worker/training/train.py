@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 
-from jobspec.records import exit_codes
+from jobspec.records import exit_codes, phases
 from worker.imports import lean
 from worker.phase import Phase, run
 
@@ -31,7 +31,7 @@ with lean.lean(adapters=lean.wants_adapters(sys.argv)):
 
 
 def main() -> None:
-    run("train", body)
+    run(phases.TRAIN, body)
 
 
 def body(phase: Phase) -> int:

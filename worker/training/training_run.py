@@ -18,12 +18,15 @@ import torch.distributed as dist
 
 from jobspec.errors import JobspecError
 from jobspec.models import devices
-from jobspec.records import exit_codes
+from jobspec.records import exit_codes, phases
+from jobspec.records.checkpoint import TrainingProgress
+from jobspec.records.metrics import EvalLossRow, ResumeRow, StepRow
+from jobspec.records.reports import TrainingEngine, TrainReport
 from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import PreparedPaths, SplitPaths, partial_of
 from worker.checkpoints import directories
 from worker.checkpoints.distributed import DistributedCheckpoints
-from worker.checkpoints.progress import TrainingProgress
+from worker.checkpoints.progress import restore_progress
 from worker.kernels import liger, varlen_attention
 from worker.launch.manifest import planned_rows
 from worker.phase import Phase
@@ -37,7 +40,7 @@ from worker.training.flops import FlopModel
 from worker.training.loading import load_model, load_tokenizer
 from worker.training.records import StepRecord
 from worker.training.stop_flag import StopFlag
-from worker.training.throughput import Rates, compared, forecast, peak_memory_gib
+from worker.training.throughput import Rates, forecast, memory_use, peak_memory_gib
 from worker.training.trainer import RowTrainer
 from worker.training.trainer_arguments import trainer_arguments
 
@@ -55,7 +58,7 @@ class TrainingRun:
         self.base_gib = peak_memory_gib()
         self.world = dist.get_world_size()
         self.rank = dist.get_rank()
-        self.prepared = phase.read_done("prepare")
+        self.prepared = phase.read_report(phases.PREPARE)
         planned = planned_rows(phase.paths.manifest, self.world)
         self.micro_batch_size = planned or self.train.per_device_train_batch_size
         self.deepspeed_config = deepspeed_config(
@@ -71,7 +74,7 @@ class TrainingRun:
         directory = None
         if self.resumed is not None:
             checkpoint, manifest = self.resumed
-            self.progress = TrainingProgress.read(checkpoint, manifest, self.world)
+            self.progress = restore_progress(checkpoint, manifest, self.world)
             directory = str(checkpoint.dir)
         try:
             self.trainer.train(resume_from_checkpoint=directory)
@@ -86,9 +89,9 @@ class TrainingRun:
 
     def _trainer(self) -> RowTrainer:
         model_spec, prepared = self.spec.model, self.prepared
-        tokenizer = load_tokenizer(model_spec, prepared["inference_chat_template"])
-        rows = PreparedPaths(self.phase.root.root / prepared["dir"])
-        evaluation = self._schedule(rows.eval) if prepared["rows_eval"] else None
+        tokenizer = load_tokenizer(model_spec, prepared.inference_chat_template)
+        rows = PreparedPaths(self.phase.root.root / prepared.dir)
+        evaluation = self._schedule(rows.eval) if prepared.rows_eval else None
         schedule = self._schedule(rows.train)
         # Before the model is loaded: with ZeRO-3 the arguments make loading shard the weights.
         arguments = trainer_arguments(
@@ -99,7 +102,7 @@ class TrainingRun:
             steps_per_epoch=schedule.steps_per_epoch,
             on_gpu=self.on_gpu,
         )
-        model = load_model(self.spec, prepared["eos_token_ids"])
+        model = load_model(self.spec, prepared.eos_token_ids)
         self.kernels = liger.apply(model, self.train.use_liger_kernel, on_gpu=self.on_gpu)
         try:
             trainer = RowTrainer(
@@ -163,21 +166,21 @@ class TrainingRun:
         if hasattr(optimizer, "gradient_accumulation_steps"):
             optimizer.gradient_accumulation_steps = 2
 
-    def engine(self) -> dict[str, Any]:
-        """What trained: for the summary and the manifest."""
+    def engine(self) -> TrainingEngine:
+        """The engine that trained, for the report and the manifest."""
         engine = self.trainer.model_wrapped
-        return {
-            "class": type(engine).__name__,
-            "zero_stage": engine.zero_optimization_stage(),
-            "world_size": self.world,
-            "device": torch.cuda.get_device_name() if self.on_gpu else "cpu",
-            "optimizer": type(self.trainer.optimizer.optimizer).__name__,
-            "dtype": self.spec.model.dtype,
-            "kernels": self.kernels,
-            "attn_implementation": self.trainer.model.config._attn_implementation,
-            "attention": varlen_attention.ran(),
-            "deepspeed_config": self.deepspeed_config,
-        }
+        return TrainingEngine(
+            name=type(engine).__name__,
+            zero_stage=engine.zero_optimization_stage(),
+            world_size=self.world,
+            device=torch.cuda.get_device_name() if self.on_gpu else "cpu",
+            optimizer=type(self.trainer.optimizer.optimizer).__name__,
+            dtype=self.spec.model.dtype,
+            kernels=self.kernels,
+            attn_implementation=self.trainer.model.config._attn_implementation,
+            attention=varlen_attention.ran(),
+            deepspeed_config=self.deepspeed_config,
+        )
 
     def on_train_begin(self) -> None:
         """Before the first step: say where this attempt begins, and measure the untrained loss."""
@@ -187,7 +190,8 @@ class TrainingRun:
         if self.resumed is not None:
             optimizer, seed = self.trainer.optimizer, self.train.seed
             self.checkpoints.finish_loading(*self.resumed, optimizer, seed)
-            self.phase.metric(resumed_from=progress.resumed_from, step=state.global_step)
+            assert progress.resumed_from is not None
+            self.phase.metric(ResumeRow(resumed_from=progress.resumed_from, step=state.global_step))
             ended, into = divmod(state.global_step, self.trainer.schedule.steps_per_epoch)
             if not into and progress.ended_epochs < ended:
                 self.on_epoch_end()  # its steps were done, its loss and weights were not
@@ -202,7 +206,8 @@ class TrainingRun:
         loss = self.trainer.evaluate().get("eval_loss")
         if loss is not None:
             state = self.trainer.state
-            self.phase.metric(step=state.global_step, epoch=state.epoch or 0.0, eval_loss=loss)
+            row = EvalLossRow(step=state.global_step, epoch=state.epoch or 0.0, eval_loss=loss)
+            self.phase.metric(row)
         return loss
 
     def on_step(self, step: StepRecord, step_s: float) -> None:
@@ -216,7 +221,7 @@ class TrainingRun:
         progress.train_s += step_s
         progress.peak_memory_gib = max(progress.peak_memory_gib or 0.0, step.peak_memory_gib)
         rates = self.rates.of(step, step_s)
-        self.phase.metric(
+        row = StepRow(
             step=step.step,
             epoch=trainer.state.epoch,
             loss=step.loss,
@@ -224,15 +229,16 @@ class TrainingRun:
             grad_norm=trainer.grad_norm,
             num_tokens=progress.tokens,
             trained_tokens=progress.trained_tokens,
-            **rates,
+            **rates._asdict(),
         )
+        self.phase.metric(row)
         self.phase.progress(
             step.step,
             trainer.state.max_steps,
             "steps",
             loss=step.loss,
             eval_loss=progress.eval_loss,
-            tokens_per_second=rates["tokens_per_second"],
+            tokens_per_second=rates.tokens_per_second,
         )
         if step.save and step.step < trainer.state.max_steps:
             self.save_checkpoint()
@@ -287,14 +293,14 @@ class TrainingRun:
         )
         if self.rank == 0:
             self.phase.progress(state.max_steps, state.max_steps, "steps", loss=progress.loss)
-            summary = {
-                "model_dir": "final_model",
-                "steps": state.global_step,
-                "epochs": state.epoch,
-                "engine": self.engine(),
-                **msgspec.to_builtins(progress),
-                "memory": compared(predicted, progress.peak_memory_gib),
-                "tokens_per_second": progress.tokens_per_second,
-            }
-            self.phase.finish(summary)
+            report = TrainReport(
+                model_dir=self.phase.paths.final_model.name,
+                steps=state.global_step,
+                epochs=state.epoch,
+                engine=self.engine(),
+                memory=memory_use(predicted, progress.peak_memory_gib),
+                tokens_per_second=progress.tokens_per_second,
+                **msgspec.structs.asdict(progress),
+            )
+            self.phase.finish(report)
         dist.barrier()

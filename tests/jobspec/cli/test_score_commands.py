@@ -15,6 +15,7 @@ from jobspec.errors import SpecError
 from jobspec.queue.queue import Queue
 from jobspec.records.attempt import Result
 from jobspec.records.base import Reason
+from jobspec.records.reports import ScoringProtocol
 from jobspec.results import calibration, confidence
 from jobspec.spec import builder
 from tests.support.commands import base_spec, claim_next, ended, jobspec, jobspec_json
@@ -93,7 +94,10 @@ def test_other_k_is_refused_too(queue: Queue) -> None:
 
 
 def test_scores_of_different_versions_may_be_compared() -> None:
-    assert protocol.differences({"engine": "hf", "k": 1}, {"engine": "vllm", "k": 1}) == []
+    assert (
+        protocol.differences(ScoringProtocol(engine="hf", k=1), ScoringProtocol(engine="vllm", k=1))
+        == []
+    )
 
 
 def test_compare_only_what_both_have(queue: Queue) -> None:

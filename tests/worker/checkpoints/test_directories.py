@@ -9,6 +9,7 @@ import pytest
 
 from jobspec.errors import DiskFull
 from jobspec.records import base as records
+from jobspec.records import phases
 from jobspec.records.checkpoint import CheckpointManifest, Conversion, FileDigest, WriteSpeed
 from jobspec.storage.layout import CheckpointPaths, JobPaths
 from tests.support.checkpoints import make_checkpoint
@@ -184,7 +185,7 @@ def test_a_conversion_without_enough_space_writes_nothing(job):
     huge = {**manifest.files, "x_optim_states.pt": FileDigest(size=1 << 62, sha256="")}
     too_large = msgspec.structs.replace(manifest, files=huge)
     with pytest.raises(DiskFull, match="are free") as caught:
-        convert.convert(Phase("convert", job.attempt(1).dir), checkpoint, too_large)
+        convert.convert(Phase(phases.CONVERT, job.attempt(1).dir), checkpoint, too_large)
     assert "as many devices as before" in (caught.value.hint or "")
     assert [each.name for each in checkpoint.dir.parent.iterdir()] == ["step-10"]
 

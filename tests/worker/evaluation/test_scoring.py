@@ -13,6 +13,7 @@ from jobspec.benchmarks import registry
 from jobspec.benchmarks.benchmark import Benchmark, Question
 from jobspec.benchmarks.question_file import QuestionSet
 from jobspec.records.evaluation import AskedQuestion, Generation, QuestionScore, SamplingPlan
+from jobspec.records.reports import ScoringProtocol
 from jobspec.results import confidence
 from tests.support.evaluations import DATA, needs_data
 from worker.evaluation import scoring
@@ -38,7 +39,12 @@ AIME, MATH = known("aime24"), known("math500")
 
 def plan(k: int, **protocol: Any) -> SamplingPlan:
     return SamplingPlan(
-        key="", benchmark="b", k=k, chunks=0, think_end_token="</think>", protocol=protocol
+        key="",
+        benchmark="b",
+        k=k,
+        chunks=0,
+        think_end_token="</think>",
+        protocol=ScoringProtocol(**protocol),
     )
 
 
@@ -155,7 +161,7 @@ def test_an_aime_answer_is_an_integer_written_out(grader: MathGrader) -> None:
 def test_stop_strings_of_the_stock_protocol_cut_the_answer_only(grader: MathGrader) -> None:
     text = "<think>Problem: hm</think>\\boxed{70}\nProblem: next \\boxed{1}"
     rows = [(asked(), drawn([text]))]
-    stock = plan(1, stop_after_thinking=["Problem:"])
+    stock = plan(1, stop_after_thinking=("Problem:",))
     assert scoring.score(AIME, stock, rows, grader)[0].correct == 1
     assert scoring.score(AIME, plan(1), rows, grader)[0].correct == 0
 

@@ -12,9 +12,13 @@ import pytest
 
 from jobspec import version
 from jobspec.queue.queue import Queue
+from jobspec.records.base import Record
+from jobspec.records.manifest import Manifest, Seeds
+from jobspec.records.reports import PrepareReport, TrainingEngine, TrainReport
 from jobspec.spec.schema import DataSpec, EvalSpec, JobSpec, ModelSpec, TrainSpec
 from jobspec.storage import fs
 from tests.support.commands import base_spec, claim_next, jobspec, jobspec_json
+from worker import phases
 from worker.host.devices import WorkerDevices
 from worker.launch import manifest
 from worker.launch.plan import BatchPlan, plan_batch
@@ -27,7 +31,17 @@ SPEC = JobSpec(
     train=TrainSpec(seed=7, zero_stage=3),
     eval=EvalSpec(seed=9),
 )
-PREPARED = {"key": "k", "data_sha256": "d" * 64, "template_sha256": "t" * 64, "rows_train": 5}
+PREPARED = PrepareReport(key="k", data_sha256="d" * 64, template_sha256="t" * 64, rows_train=5)
+
+
+def finished(**reports: Record) -> dict[str, Record]:
+    """What the reports of finished phases say, by the table of phases."""
+    fields: dict[str, Record] = {}
+    for name, report in reports.items():
+        facts = phases.named(name).manifest_facts
+        assert facts is not None
+        fields |= facts(report)
+    return fields
 
 
 def test_it_holds_what_is_needed_to_do_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,22 +49,27 @@ def test_it_holds_what_is_needed_to_do_it_again(monkeypatch: pytest.MonkeyPatch)
     devices = WorkerDevices(4, "cuda", name="H100")
     plan = plan_batch(SPEC, devices)
     settings = deepspeed_config(SPEC, plan.micro, on_gpu=True)
-    summaries = {"prepare": PREPARED}
-    facts = manifest.manifest(devices, plan, "w", SPEC, summaries, deepspeed=settings)
-    assert facts["seeds"] == {"train": 7, "eval": 9}
-    assert facts["inputs"] == PREPARED
-    assert facts["deepspeed"] == settings
-    assert facts["plan"]["world_size"] == 4
-    assert facts["device"]["name"] == "H100"
-    assert facts["image_sha256"] == "e" * 64
-    assert facts["packages"]["msgspec"] == msgspec.__version__
-    assert facts["code"].keys() in ({"commit", "dirty"}, set[str]())
-    assert msgspec.json.decode(msgspec.json.encode(facts)) == facts
+    facts = manifest.manifest(
+        devices, plan, "w", SPEC, finished(prepare=PREPARED), deepspeed=settings
+    )
+    assert facts.seeds == Seeds(train=7, eval=9)
+    inputs = msgspec.to_builtins(facts.inputs)
+    prepared = msgspec.to_builtins(PREPARED)
+    assert inputs == {name: prepared[name] for name in inputs}
+    assert len(inputs) == 6
+    assert facts.deepspeed == settings
+    assert facts.plan is not None and facts.plan.world_size == 4
+    assert facts.device.name == "H100"
+    assert facts.image_sha256 == "e" * 64
+    assert facts.packages["msgspec"] == msgspec.__version__
+    assert msgspec.to_builtins(facts.code).keys() in ({"commit", "dirty"}, set[str]())
+    assert msgspec.json.decode(msgspec.json.encode(facts), type=Manifest) == facts
 
 
 def test_before_the_rows_are_prepared_nothing_is_said_of_them() -> None:
     facts = manifest.manifest(WorkerDevices(1), None, "w", SPEC)
-    assert facts["inputs"] == facts["engine"] == {}
+    written = msgspec.to_builtins(facts)
+    assert written["inputs"] == written["engine"] == {}
 
 
 def test_the_driver_is_read_where_there_is_one(tmp_path: Path) -> None:
@@ -79,14 +98,14 @@ def test_show_prints_the_newest_attempts(tmp_path: Path) -> None:
     queue = Queue.create(tmp_path / "root")
     job = queue.enqueue(base_spec())
     claim = claim_next(queue)
-    engine = {"class": "DeepSpeedEngine", "attention": "flash-attn 3 3.0.0", "kernels": None}
+    engine = TrainingEngine(name="DeepSpeedEngine", attention="flash-attn 3 3.0.0")
     plan = BatchPlan(2, 1, 4)
     facts = manifest.manifest(
         WorkerDevices(2),
         plan,
         "w",
         SPEC,
-        {"prepare": PREPARED, "train": {"steps": 3, "engine": engine}},
+        finished(prepare=PREPARED, train=TrainReport(steps=3, engine=engine)),
     )
     fs.publish(claim.dir.manifest, msgspec.json.encode(facts))
     said = jobspec("show", job.id, "--root", queue.paths.root).stdout
@@ -100,7 +119,9 @@ def test_show_prints_the_newest_attempts(tmp_path: Path) -> None:
         "msgspec",
     ):
         assert expected in said
-    assert jobspec_json("show", job.id, "--root", queue.paths.root)["manifest"] == facts
+    assert jobspec_json("show", job.id, "--root", queue.paths.root)[
+        "manifest"
+    ] == msgspec.to_builtins(facts)
     fs.publish(claim.dir.manifest, b'{"torn')
     assert jobspec_json("show", job.id, "--root", queue.paths.root)["manifest"] is None
 
