@@ -54,7 +54,7 @@ class Candidates:
         notes = {parse(State.PENDING, name): note for name, note in self._notes.items()}
         return {entry.ticket.job: note for entry, note in notes.items() if entry is not None}
 
-    def candidates(
+    def select(
         self,
         fits: Callable[[JobSpec], bool],
         now: Callable[[Ticket], bool] = lambda ticket: True,
@@ -103,7 +103,7 @@ class Candidates:
                     break
 
     def recently_read(self, entry: Entry) -> bytes | None:
-        """The ticket's bytes, if they were read and valid since `candidates` was last called."""
+        """The ticket's bytes, if they were read and valid since `select` was last called."""
         name, data = self._read
         return data if name == entry.name else None
 

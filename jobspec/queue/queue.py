@@ -178,7 +178,7 @@ class Queue:
             if claim is not None:
                 return claim
         self.was_held = False
-        for number, entry in enumerate(self._candidates.candidates(fits, now, reuse=True)):
+        for number, entry in enumerate(self._candidates.select(fits, now, reuse=True)):
             if number == 0 and fs.exists(self.paths.hold):
                 self.was_held = True
                 return None
@@ -194,7 +194,7 @@ class Queue:
 
     def has_work(self, fits: Callable[[JobSpec], bool] = lambda spec: True) -> bool:
         """Whether a worker should stay: a pending job fits, or a running one may be requeued."""
-        pending = next(self._candidates.candidates(fits), None) is not None
+        pending = next(self._candidates.select(fits), None) is not None
         return pending or bool(in_state(self.paths, State.RUNNING))
 
     @property

@@ -1,7 +1,7 @@
-"""Every filesystem call of every transition fails once, or succeeds and says otherwise.
+"""Each filesystem call of each transition fails once, or succeeds but reports an error.
 
-An error is never taken for an answer: the call raises or gets by, nothing is lost or doubled, and
-the same call made again afterwards gets where it wanted to.
+The call must raise or succeed, no job may be lost or duplicated, and calling it again afterwards
+must succeed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from jobspec.errors import ClaimLost, DiskFull, JobspecError, TransitionRefused
 from tests.faults.test_kill import TRANSITIONS, build, check, check_corrupt
 from tests.support.queues import CALLS, Fault, fails_with, fast_dir, faulty, hidden, loses_reply
 
-# ENOSPC has a path of its own; all other errors share one, so that two of them stand for each
-# call, and the remaining two for the calls on which the protocol turns.
+# ENOSPC is handled separately and all other errors alike, so every call is tested with two errors.
+# The calls that decide the protocol are tested with two more.
 EVERYWHERE = (errno.ENOSPC, errno.EIO)
-AT_THE_TURN = (errno.ESTALE, errno.EPERM)
-_TURN = frozenset({"rename", "listdir", "lstat", "mkdir"})
+AT_DECISIONS = (errno.ESTALE, errno.EPERM)
+_DECIDING_CALLS = frozenset({"rename", "listdir", "lstat", "mkdir"})
 
 
 @pytest.fixture
@@ -31,8 +31,8 @@ def base() -> Iterator[Path]:
         yield path
 
 
-def torment(base: Path, transition: str, fault: Fault, only: frozenset[str]) -> int:
-    """Let each call fail in turn; how many there were."""
+def fail_each_call(base: Path, transition: str, fault: Fault, only: frozenset[str]) -> int:
+    """Let each call fail in turn. Returns the number of calls."""
     prepare, act = TRANSITIONS[transition]
     index = 0
     while True:
@@ -51,7 +51,7 @@ def torment(base: Path, transition: str, fault: Fault, only: frozenset[str]) -> 
                     assert error.file and error.hint
         if not calls.fired:
             return index
-        with contextlib.suppress(TransitionRefused, ClaimLost):  # it had got there after all
+        with contextlib.suppress(TransitionRefused, ClaimLost):  # it had succeeded after all
             act(world)
         assert [path for path in hidden(root) if path.name.startswith(".tmp-")] == []
         if transition == "claim corrupt":
@@ -65,18 +65,18 @@ def torment(base: Path, transition: str, fault: Fault, only: frozenset[str]) -> 
 @pytest.mark.parametrize("number", EVERYWHERE, ids=errno.errorcode.get)
 @pytest.mark.parametrize("transition", TRANSITIONS)
 def test_an_error_at_every_call(transition: str, number: int, base: Path) -> None:
-    assert torment(base, transition, fails_with(number), CALLS - {"close"}) > 0
+    assert fail_each_call(base, transition, fails_with(number), CALLS - {"close"}) > 0
 
 
-@pytest.mark.parametrize("number", AT_THE_TURN, ids=errno.errorcode.get)
+@pytest.mark.parametrize("number", AT_DECISIONS, ids=errno.errorcode.get)
 @pytest.mark.parametrize("transition", TRANSITIONS)
 def test_an_error_at_each_step_of_the_protocol(transition: str, number: int, base: Path) -> None:
-    torment(base, transition, fails_with(number), _TURN)
+    fail_each_call(base, transition, fails_with(number), _DECIDING_CALLS)
 
 
 @pytest.mark.parametrize("transition", TRANSITIONS)
 def test_a_lost_reply_at_every_rename(transition: str, base: Path) -> None:
-    """The rename happened, its reply was lost, and the repeated call was told ENOENT."""
+    """The rename happened, its reply was lost, and the repeated call gets ENOENT."""
     prepare, act = TRANSITIONS[transition]
     index = 0
     while True:
@@ -87,7 +87,7 @@ def test_a_lost_reply_at_every_rename(transition: str, base: Path) -> None:
         with faulty(index, loses_reply, frozenset({"rename"})) as calls:
             result = act(world)
         if transition in ("claim", "claim damaged ticket", "claim purged directory"):
-            assert result is not None, "a winner thought that it had lost"
+            assert result is not None, "a worker won but returned no claim"
         if not calls.fired:
             break
         if transition == "claim corrupt":

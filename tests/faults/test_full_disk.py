@@ -1,4 +1,4 @@
-"""A disk that is really full: nothing half-written, beats go on, work does once there is space."""
+"""A full disk: no partial files, heartbeats continue, and work continues once there is space."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.queues import V, W, entries, hidden, score_spec
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    """A filesystem of one MiB of its own."""
+    """A separate filesystem of one MiB."""
     if os.geteuid() != 0 or shutil.which("mount") is None:
         pytest.skip("needs root to mount a small filesystem")
     command = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=0755", "tmpfs", str(tmp_path)]

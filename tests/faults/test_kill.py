@@ -1,8 +1,8 @@
-"""`kill -9` at every filesystem call of every transition, then the queue is opened anew.
+"""`kill -9` at each filesystem call of each transition; then the queue is opened again.
 
-What must hold then: every job has exactly one entry (an enqueue that had not begun to publish has
-none), the transition or its opposite can be done, work goes on to its end, and after `fsck` no
-temporary name is left. Nothing is cleaned up by hand.
+Every job must have exactly one entry (none if its enqueue was killed before it was published), the
+transition or its opposite must be possible, all jobs must run to their end, and `fsck` must leave
+no temporary files. Nothing is cleaned up by hand.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ def build(root: Path) -> World:
     queue = Queue.create(root)
     queue.heartbeat(W, WorkerRecord(worker=W))
     ids = dict[str, str]()
-    for verdict in ("failed", "succeeded"):
-        ids[verdict] = queue.enqueue(score_spec(verdict)).id
+    for state in ("failed", "succeeded"):
+        ids[state] = queue.enqueue(score_spec(state)).id
         claim = queue.claim(W)
         assert claim is not None
         claim.dir.final_model.mkdir()
-        claim.finish(verdict, {"metrics": {}})  # type: ignore[arg-type] # one of the literals
+        claim.finish(state, {"metrics": {}})  # type: ignore[arg-type] # one of the literals
     queue.enqueue(score_spec("running"))
     claim = queue.claim(W)
     assert claim is not None
@@ -77,7 +77,7 @@ def unpublish(world: World) -> None:
 
 
 def exhaust(world: World) -> None:
-    """All but one of the losses that the running job may have."""
+    """Use up the retry budget of the running job except for one loss."""
     for attempt in range(2, 6):
         world.queue.reap(worker=W, now=True)
         claim = world.queue.claim(W, fits=lambda spec: spec.name == "running")
@@ -91,7 +91,7 @@ def finished_but_for_the_commit(world: World) -> None:
 
 
 def nothing(world: World) -> None:
-    """The world as it is."""
+    """Prepare nothing."""
 
 
 Step = Callable[[World], object]
@@ -157,19 +157,19 @@ def base() -> Iterator[Path]:
 
 
 def check(root: Path, known: set[str], transition: str) -> None:
-    """Open the queue anew and do everything that is left, as if nothing had happened."""
+    """Open the queue again and run all remaining jobs."""
     queue = Queue(root)
-    for job in queue.jobs():  # a verdict is moved only when all that it stands for is there
+    for job in queue.jobs():  # a final state needs its files
         attempt = job.paths.attempt(job.attempt)
         if job.state is State.SUCCEEDED:
             assert records.read(attempt.result, Result) is not None
         if job.state is State.SUCCEEDED or (transition == "finish failed" and job.state in FINAL):
             assert records.read(attempt.end, End) is not None
     repairs = queue.fsck()
-    found = entries(queue)
-    assert known <= found.keys(), f"lost: {known - found.keys()}"
-    assert all(len(states) == 1 for states in found.values()), f"doubled: {found}"
-    assert {job.id: [job.state.value] for job in queue.jobs()} == found
+    states = entries(queue)
+    assert known <= states.keys(), f"lost: {known - states.keys()}"
+    assert all(len(each) == 1 for each in states.values()), f"duplicated: {states}"
+    assert {job.id: [job.state.value] for job in queue.jobs()} == states
     assert repairs.hopeless == []
     assert [name for name in hidden(root) if name.name.startswith(".tmp-")] == []
     queue.enqueue(score_spec("new"))
@@ -213,19 +213,19 @@ def test_killed_at_every_call(transition: str, torn: bool, base: Path) -> None:
             check(root, known, transition)
         shutil.rmtree(root)
         index += 1
-    assert index > 1, "the transition made no call at all: the harness is broken"
+    assert index > 1, "the transition made no call: the harness is broken"
 
 
 def check_corrupt(root: Path, world: World) -> None:
-    """A job of which nothing good is left ends as failed, by whoever claims it next."""
+    """A job without a valid copy of its spec fails when it is claimed next."""
     queue = Queue(root)
     queue.fsck()
     for worker in (V, V):
         queue.reap(worker=worker, now=True)
         while (claim := queue.claim(worker)) is not None:
             claim.finish("succeeded")
-    found = queue.job(world.pending)
-    assert (found.state, found.reason) == ("failed", Reason.CORRUPT)
+    job = queue.job(world.pending)
+    assert (job.state, job.reason) == ("failed", Reason.CORRUPT)
     assert len(entries(queue)[world.pending]) == 1
 
 
@@ -244,7 +244,7 @@ def test_killed_at_every_call_of_create(base: Path) -> None:
 
 
 def test_a_ticket_is_never_partly_written(base: Path) -> None:
-    """Every name that ever appears in a state's directory holds the spec's bytes."""
+    """Every file that ever appears in a state's directory has the bytes of the spec."""
     index, killed = 0, True
     while killed:
         queue = Queue.create(base / str(index))

@@ -1,4 +1,4 @@
-"""Several processes at one queue: each race has one winner, and stopped processes come too late."""
+"""Races of several processes: each has one winner, and a stopped process loses its claim."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def test_many_processes_that_enqueue_one_spec_make_one_job(queue: Queue) -> None
     root = queue.paths.root
 
     def enqueue() -> list[tuple[str, bool]]:
-        mine = Queue(root)
-        jobs = [mine.enqueue(score_spec(f"job{number}")) for number in range(30)]
+        own = Queue(root)
+        jobs = [own.enqueue(score_spec(f"job{number}")) for number in range(30)]
         return [(job.id, job.already) for job in jobs]
 
-    told = race([enqueue] * 4)
-    assert all([job for job, _ in each] == [job for job, _ in told[0]] for each in told)
-    made = Counter(job for each in told for job, already in each if not already)
+    returned = race([enqueue] * 4)
+    assert all([job for job, _ in each] == [job for job, _ in returned[0]] for each in returned)
+    made = Counter(job for each in returned for job, already in each if not already)
     assert set(made.values()) == {1} and len(made) == 30
     assert set(entries(queue)) == set(made)
     assert all(states == ["pending"] for states in entries(queue).values())
@@ -61,15 +61,15 @@ def test_every_job_is_claimed_once_while_others_enqueue(queue: Queue) -> None:
     root = queue.paths.root
 
     def enqueue() -> list[Any]:
-        mine = Queue(root)
+        own = Queue(root)
         for number in range(60):
-            mine.enqueue(score_spec(f"job{number}"))
+            own.enqueue(score_spec(f"job{number}"))
         return []
 
     def work(worker: str) -> list[str]:
-        mine, done = Queue(root), list[str]()
+        own, done = Queue(root), list[str]()
         while len(Queue(root).jobs(State.SUCCEEDED)) < 60:
-            claim = mine.claim(worker)
+            claim = own.claim(worker)
             if claim is not None:
                 claim.finish("succeeded", {"metrics": {}})
                 done.append(claim.job)
@@ -85,22 +85,22 @@ def test_eight_processes_racing_for_two_hundred_jobs_claim_each_once(queue: Queu
         queue.enqueue(score_spec(f"job{number}"))
     root = queue.paths.root
     workers = [f"w-{number:016x}" for number in range(8)]
-    told = race([lambda worker=worker: claim_all(root, worker) for worker in workers])
-    claims = Counter(job for each in told for job, _ in each)
+    returned = race([lambda worker=worker: claim_all(root, worker) for worker in workers])
+    claims = Counter(job for each in returned for job, _ in each)
     assert len(claims) == 200 and set(claims.values()) == {1}
     holders = {job.id: job.worker for job in queue.jobs(State.RUNNING)}
     assert holders == {
-        job: worker for worker, each in zip(workers, told, strict=True) for job, _ in each
+        job: worker for worker, each in zip(workers, returned, strict=True) for job, _ in each
     }
 
 
 def test_processes_under_one_worker_id_claim_each_job_once(queue: Queue) -> None:
-    """Slurm requeues a job under its old name while the old process still runs."""
+    """Slurm requeues a job with the same name while the old process still runs."""
     for number in range(100):
         queue.enqueue(score_spec(f"job{number}"))
     root = queue.paths.root
-    told = race([lambda: claim_all(root, W)] * 4)
-    claims = Counter(job for each in told for job, _ in each)
+    returned = race([lambda: claim_all(root, W)] * 4)
+    claims = Counter(job for each in returned for job, _ in each)
     assert len(claims) == 100 and set(claims.values()) == {1}
 
 
@@ -109,8 +109,8 @@ def test_concurrent_commit_reap_and_cancel_have_one_outcome(queue: Queue) -> Non
     jobs = [queue.enqueue(score_spec(f"job{number}")).id for number in range(60)]
 
     def commit() -> list[str]:
-        mine = Queue(root)
-        claims = [mine.claim(W) for _ in jobs]
+        own = Queue(root)
+        claims = [own.claim(W) for _ in jobs]
         (root / "claimed").touch()
         done = list[str]()
         for claim in claims:
@@ -127,11 +127,11 @@ def test_concurrent_commit_reap_and_cancel_have_one_outcome(queue: Queue) -> Non
             pass
         return act(Queue(root))
 
-    def cancel(mine: Queue) -> list[str]:
+    def cancel(own: Queue) -> list[str]:
         cancelled = list[str]()
         for job in reversed(jobs):
             try:
-                cancelled.append(mine.cancel(job).id)
+                cancelled.append(own.cancel(job).id)
             except TransitionRefused:
                 continue
         return cancelled
@@ -139,17 +139,17 @@ def test_concurrent_commit_reap_and_cancel_have_one_outcome(queue: Queue) -> Non
     done, reaped, cancelled = race(
         [
             commit,
-            lambda: after_the_claims(lambda mine: mine.reap(worker=W, now=True)),
+            lambda: after_the_claims(lambda own: own.reap(worker=W, now=True)),
             lambda: after_the_claims(cancel),
         ]
     )
-    found = {job.id: job for job in queue.jobs()}
+    by_id = {job.id: job for job in queue.jobs()}
     assert all(len(states) == 1 for states in entries(queue).values())
-    assert {job for job in found if found[job].state is State.SUCCEEDED} == set(done)
-    assert {job for job in found if found[job].state is State.CANCELLED} == set(cancelled)
+    assert {job for job in by_id if by_id[job].state is State.SUCCEEDED} == set(done)
+    assert {job for job in by_id if by_id[job].state is State.CANCELLED} == set(cancelled)
     assert not set(done) & set(cancelled)
-    # Beside those given back, a reaper may have committed what was finished but for that.
-    again = {job for job in found if found[job].attempt == 2}
+    # A reaper requeues jobs, or commits those that were finished except for the commit.
+    again = {job for job in by_id if by_id[job].attempt == 2}
     assert again <= set(reaped) <= again | set(done)
 
 
@@ -164,9 +164,9 @@ def test_concurrent_repairs_and_claims_make_every_entry_once(queue: Queue) -> No
         Queue(root).fsck()
         return []
 
-    told = race([repair, repair, lambda: claim_all(root, W), lambda: claim_all(root, V)])
-    told.append(claim_all(root, W))
-    claims = Counter(job for each in told for job, _ in each)
+    returned = race([repair, repair, lambda: claim_all(root, W), lambda: claim_all(root, V)])
+    returned.append(claim_all(root, W))
+    claims = Counter(job for each in returned for job, _ in each)
     assert len(claims) == 40 and set(claims.values()) == {1}
     assert all(states == ["running"] for states in entries(queue).values())
 
@@ -176,20 +176,20 @@ def test_a_scan_while_jobs_move_sees_every_job_once(queue: Queue) -> None:
     jobs = {queue.enqueue(score_spec(f"job{number}")).id for number in range(20)}
 
     def move(worker: str) -> list[Any]:
-        mine = Queue(root)
+        own = Queue(root)
         for _ in range(250):
-            claim = mine.claim(worker)
+            claim = own.claim(worker)
             if claim is not None:
-                claim.requeue("disk")  # the reason without a budget
+                claim.requeue("disk")  # this reason has no budget
         (root / worker).touch()
         return []
 
     def read() -> list[Any]:
         wrong = list[Any]()
         while not ((root / W).exists() and (root / V).exists()):
-            found = [job.id for job in Queue(root).jobs()]
-            if sorted(found) != sorted(jobs):
-                wrong.append(sorted(jobs ^ set(found)))
+            ids = [job.id for job in Queue(root).jobs()]
+            if sorted(ids) != sorted(jobs):
+                wrong.append(sorted(jobs ^ set(ids)))
         return wrong
 
     assert race([lambda: move(W), lambda: move(V), read])[2] == []
@@ -198,7 +198,7 @@ def test_a_scan_while_jobs_move_sees_every_job_once(queue: Queue) -> None:
 def test_an_attempt_stopped_during_its_commit_either_commits_or_loses_its_claim(
     queue: Queue,
 ) -> None:
-    """SIGSTOP in the middle of `finish`; the job is reaped and done by another; SIGCONT."""
+    """SIGSTOP in the middle of `finish`; the job is reaped and run by another worker; SIGCONT."""
     index, first_won, second_won, code = 0, 0, 0, 0
     while code is not None:
         job = queue.enqueue(score_spec(f"job{index}"))
@@ -218,25 +218,25 @@ def test_an_attempt_stopped_during_its_commit_either_commits_or_loses_its_claim(
             claim.finish("succeeded", {"metrics": {"attempt": 1.0}})
 
         code = stopped_at(index, finish, other)
-        found = queue.job(job.id)
-        result = records.read(found.paths.result, Result)
-        assert found.state is State.SUCCEEDED and len(entries(queue)[job.id]) == 1
-        assert result is not None and result.metrics == {"attempt": float(found.attempt)}
-        assert str(found.paths.final_model.readlink()) == f"attempts/{found.attempt}/final_model"
-        assert code in (None, found.attempt - 1), "a fenced attempt thought that it had committed"
-        first_won += found.attempt == 1
-        second_won += found.attempt == 2
+        ended = queue.job(job.id)
+        result = records.read(ended.paths.result, Result)
+        assert ended.state is State.SUCCEEDED and len(entries(queue)[job.id]) == 1
+        assert result is not None and result.metrics == {"attempt": float(ended.attempt)}
+        assert str(ended.paths.final_model.readlink()) == f"attempts/{ended.attempt}/final_model"
+        assert code in (None, ended.attempt - 1), "a fenced attempt reported a commit"
+        first_won += ended.attempt == 1
+        second_won += ended.attempt == 2
         index += 1
     assert first_won > 1 and second_won > 5
 
 
 def test_a_claim_stopped_at_any_call_is_claimed_by_one_worker(queue: Queue) -> None:
-    """SIGSTOP in the middle of `claim`; another takes the job if it can; SIGCONT."""
+    """SIGSTOP in the middle of `claim`; another worker claims the job if it can; SIGCONT."""
     index, code = 0, 0
     while code is not None:
         root = queue.paths.root / "worlds" / str(index)
-        mine = Queue.create(root)
-        job = mine.enqueue(score_spec())
+        own = Queue.create(root)
+        job = own.enqueue(score_spec())
         claims = list[Any]()
 
         def claim(root: Path = root) -> None:
@@ -250,13 +250,13 @@ def test_a_claim_stopped_at_any_call_is_claimed_by_one_worker(queue: Queue) -> N
                 claims.append(queue.claim(V))
 
         code = stopped_at(index, claim, other)
-        (told,) = root.glob("claimed-*")
+        (marker,) = root.glob("claimed-*")
         held = [each for each in claims if each is not None]
-        found = mine.job(job.id)
-        assert found.state is State.RUNNING and len(entries(mine)[job.id]) == 1
-        assert found.worker == (V if held else W)
-        if held and told.name != "claimed-0":
-            # It may think it has attempt 1, which is fenced: attempt 2 is another's.
-            assert told.name == "claimed-1" and held[0].attempt == 2
+        ended = own.job(job.id)
+        assert ended.state is State.RUNNING and len(entries(own)[job.id]) == 1
+        assert ended.worker == (V if held else W)
+        if held and marker.name != "claimed-0":
+            # It may have returned attempt 1, which is fenced off by attempt 2.
+            assert marker.name == "claimed-1" and held[0].attempt == 2
         index += 1
     assert index > 10

@@ -1,9 +1,9 @@
-"""A state machine over the real queue, against a model in a few dictionaries.
+"""A state machine that compares the real queue with a simple model.
 
-Several workers claim, beat, commit, give back, freeze, die and come back; a reaper looks when it
-likes, on a clock of its own; people enqueue, cancel, retry, prioritize, hold, purge and repair.
-After every step each job is in exactly one state, the one the model has, at its attempt; what
-succeeded is the work of one attempt.
+Several workers claim, send heartbeats, commit, requeue, freeze, die and continue. A reaper reads at
+any time on its own clock. Users enqueue, cancel, retry, prioritize, hold, purge and repair. After
+each step every job must be in exactly one state, with the state and attempt of the model, and the
+result of a succeeded job must be from a single attempt.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Job:
         self.reasons: list[str] = []  # since the last retry
 
     def lose(self, reason: str) -> None:
-        """An attempt ends without a verdict."""
+        """An attempt ends without a final state."""
         self.holder = None
         self.reasons.append(reason)
         if self.is_used_up():
@@ -70,7 +70,7 @@ class Job:
 
 
 class Worker:
-    """The model of one worker process: what it believes, and what others have seen of it."""
+    """The model of one worker process: its queue object and its claim."""
 
     def __init__(self, name: str, root: Path) -> None:
         self.name = name
@@ -94,14 +94,14 @@ class QueueMachine(RuleBasedStateMachine):
         self.stale: list[Claim] = []
         self.on_hold = False
         self.silence: dict[tuple[str, str], float] = {}
-        self.last_look: float | None = None
+        self.last_read: float | None = None
         self.moved: set[tuple[str, str]] = set()
 
     def teardown(self) -> None:
         if hasattr(self, "directory"):
             self.directory.cleanup()
 
-    # People
+    # Users
 
     @rule(target=jobs, number=st.integers(0, 5), priority=st.integers(0, 999))
     def enqueue(self, number: int, priority: int):
@@ -157,11 +157,11 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(job=jobs)
     def purge_and_repair(self, job: str) -> None:
-        """A scratch purge takes the entry; `fsck` brings it back."""
+        """A scratch purge deletes the entry; `fsck` restores it."""
         model = self.model[job]
         (entry,) = self.root.glob(f"queue/*/*-{job}.*")
         if model.state in ("cancelled", "failed") or "failed" in model.reasons[-1:]:
-            return  # what their attempts say of it is tested by example
+            return  # these depend on end.json and are tested elsewhere
         entry.unlink()
         assert self.queue.fsck().rebuilt == [job]
         if model.state == "running":
@@ -169,7 +169,7 @@ class QueueMachine(RuleBasedStateMachine):
             model.attempt += 1
             model.reasons.append("lost")
         elif model.state == "pending":
-            # A second purge before anybody began gives a number of its own, and costs no budget.
+            # A second purge before the attempt began uses up a number, but no retry budget.
             attempt = self.queue.job(job).attempt
             assert attempt - model.attempt in (0, 1)
             model.attempt = attempt
@@ -193,25 +193,25 @@ class QueueMachine(RuleBasedStateMachine):
         worker.claim = claim
 
     @rule(name=st.sampled_from(WORKERS))
-    def beat(self, name: str) -> None:
+    def send_heartbeat(self, name: str) -> None:
         worker = self.workers[name]
         job = None if worker.claim is None else worker.claim.job
         worker.queue.heartbeat(name, job=job)
         if job is not None:
             self.moved.add((name, job))
 
-    @rule(name=st.sampled_from(WORKERS), verdict=st.sampled_from(FINAL))
-    def finish(self, name: str, verdict: State) -> None:
+    @rule(name=st.sampled_from(WORKERS), state=st.sampled_from(FINAL))
+    def finish(self, name: str, state: State) -> None:
         worker = self.workers[name]
         if worker.claim is not None:
             claim, worker.claim = worker.claim, None
-            self._commit(claim, verdict)
+            self._commit(claim, state)
 
     @rule(
         name=st.sampled_from(WORKERS),
         reason=st.sampled_from(["preempted", "walltime", "node", "oom", "disk", "failed"]),
     )
-    def give_back(self, name: str, reason: str) -> None:
+    def requeue(self, name: str, reason: str) -> None:
         worker = self.workers[name]
         if worker.claim is None:
             return
@@ -230,30 +230,30 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(WORKERS))
     def die(self, name: str) -> None:
-        """kill -9, and a new process under the same name."""
+        """kill -9, and a new process with the same worker id."""
         worker = self.workers[name]
         if worker.claim is not None:
-            self.stale.append(worker.claim)  # or was it only frozen? it may come back below
+            self.stale.append(worker.claim)  # perhaps it was only frozen, and continues below
         self.workers[name] = Worker(name, self.root)
 
     @precondition(lambda self: self.stale)
-    @rule(verdict=st.sampled_from(FINAL), data=st.data())
-    def a_frozen_worker_goes_on(self, verdict: State, data: st.DataObject) -> None:
+    @rule(state=st.sampled_from(FINAL), data=st.data())
+    def a_frozen_worker_continues(self, state: State, data: st.DataObject) -> None:
         index = data.draw(st.integers(0, len(self.stale) - 1))
-        self._commit(self.stale.pop(index), verdict)
+        self._commit(self.stale.pop(index), state)
 
-    def _commit(self, claim: Claim, verdict: State) -> None:
+    def _commit(self, claim: Claim, state: State) -> None:
         held = self._holds(claim)
         assert claim.held() is held
         result = {"metrics": {"attempt": float(claim.attempt)}}
         try:
-            claim.finish(verdict, result)
+            claim.finish(state, result)
         except ClaimLost:
             assert not held
         else:
             model = self.model[claim.job]
-            assert held or (model.state, model.attempt) == (verdict, claim.attempt)
-            model.state, model.holder = verdict.value, None
+            assert held or (model.state, model.attempt) == (state, claim.attempt)
+            model.state, model.holder = state.value, None
 
     def _holds(self, claim: Claim) -> bool:
         model = self.model[claim.job]
@@ -275,16 +275,16 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def reap_for_a_lease(self) -> None:
-        """A reader that polls as it should, while nobody beats."""
+        """A reader that polls regularly, while no worker sends heartbeats."""
         for _ in range(8):
             self._reap_once()
             self.clock.now += HEARTBEAT_S
 
     def _reap_once(self) -> None:
         gap = 0.0
-        if self.last_look is not None:
-            gap = min(max(self.clock.now - self.last_look, 0.0), 2 * HEARTBEAT_S)
-        self.last_look = self.clock.now
+        if self.last_read is not None:
+            gap = min(max(self.clock.now - self.last_read, 0.0), 2 * HEARTBEAT_S)
+        self.last_read = self.clock.now
         running = {
             (model.holder, job): model
             for job, model in self.model.items()
@@ -305,19 +305,19 @@ class QueueMachine(RuleBasedStateMachine):
         for job in expected:
             self.model[job].lose("lost")
 
-    # What always holds
+    # Invariants
 
     @invariant()
-    def every_job_is_in_one_state_and_it_is_the_models(self) -> None:
+    def every_job_is_in_the_state_of_the_model(self) -> None:
         if not hasattr(self, "model"):
             return
         assert entries(self.queue) == {job: [model.state] for job, model in self.model.items()}
-        found = {job.id: job for job in self.queue.jobs()}
+        by_id = {job.id: job for job in self.queue.jobs()}
         for job, model in self.model.items():
-            assert (found[job].attempt, found[job].worker) == (model.attempt, model.holder)
+            assert (by_id[job].attempt, by_id[job].worker) == (model.attempt, model.holder)
 
     @invariant()
-    def what_succeeded_is_the_work_of_one_attempt(self) -> None:
+    def a_result_is_from_one_attempt(self) -> None:
         if not hasattr(self, "model"):
             return
         for job, model in self.model.items():

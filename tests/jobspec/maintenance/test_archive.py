@@ -1,4 +1,4 @@
-"""Results off scratch, and the queue after a purge: real files, copied, damaged, deleted."""
+"""Archives of jobs, and the queue after a purge, with real files."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def trained(queue: Queue) -> Job:
 def test_a_copy_can_be_verified_with_sha256sum(queue: Queue, tmp_path: Path) -> None:
     job = trained(queue)
     before = {path: path.stat().st_mtime_ns for path in job.paths.dir.rglob("*")}
-    (told,) = jobspec_json("archive", job.id, tmp_path / "kept", "--root", queue.paths.root)[
+    (archived,) = jobspec_json("archive", job.id, tmp_path / "kept", "--root", queue.paths.root)[
         "archived"
     ]
-    place = Path(told["place"])
+    place = Path(archived["place"])
     checked = ["sha256sum", "--check", "--strict", "SHA256SUMS"]
     subprocess.run(checked, cwd=place, check=True, capture_output=True)
     names = {str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()}
@@ -42,7 +42,7 @@ def test_a_copy_can_be_verified_with_sha256sum(queue: Queue, tmp_path: Path) -> 
         "attempts/1/final_model/model.safetensors",
     } < names
     assert "attempts/1/eval/a b.jsonl" in names and not any("checkpoints" in n for n in names)
-    assert told["files"] == len(names) - 1  # SHA256SUMS itself
+    assert archived["files"] == len(names) - 1  # SHA256SUMS itself
     assert before == {path: path.stat().st_mtime_ns for path in job.paths.dir.rglob("*")}
     again = jobspec("archive", job.id, tmp_path / "kept", "--root", queue.paths.root)
     assert "already there and intact" in again.stdout
@@ -91,18 +91,18 @@ def test_a_job_that_has_not_ended_is_refused(queue: Queue, tmp_path: Path) -> No
 def test_a_glob_copies_ended_jobs_and_names_the_others(queue: Queue, tmp_path: Path) -> None:
     ended, root = trained(queue), ("--root", queue.paths.root)
     waits = queue.enqueue(base_spec(notes="waits"))
-    told = jobspec("archive", "qwen3-*", tmp_path / "kept", *root)
+    done = jobspec("archive", "qwen3-*", tmp_path / "kept", *root)
     assert [path.name for path in (tmp_path / "kept").iterdir()] == [ended.id]
-    assert f"1 job skipped, not ended yet: {waits.id}" in told.stderr and ended.id in told.stdout
-    # Named beside the glob, it is wanted for itself: that it can't be had is an error.
-    told = jobspec("archive", "qwen3-*", waits.id, tmp_path / "kept", *root, "--json", code=1)
-    found = json.loads(told.stdout)
-    assert (found["left"], len(found["archived"]), len(found["errors"])) == ([], 1, 1)
-    assert found["errors"][0]["message"] == f"`{waits.id}` is pending"
+    assert f"1 job skipped, not ended yet: {waits.id}" in done.stderr and ended.id in done.stdout
+    # A job that is named in addition to the glob must be archived, so this is an error.
+    done = jobspec("archive", "qwen3-*", waits.id, tmp_path / "kept", *root, "--json", code=1)
+    output = json.loads(done.stdout)
+    assert (output["left"], len(output["archived"]), len(output["errors"])) == ([], 1, 1)
+    assert output["errors"][0]["message"] == f"`{waits.id}` is pending"
 
 
 def test_after_a_purge_the_queue_has_the_remaining_jobs(queue: Queue, tmp_path: Path) -> None:
-    """A centre deletes what was not read for months: entries, records, one job wholly."""
+    """A site deletes files that were not read for months: entries, records, one job completely."""
     ended = trained(queue)
     archive.archive(ended, tmp_path / "kept")
     waiting = queue.enqueue(base_spec(notes="waits"))
@@ -112,9 +112,9 @@ def test_after_a_purge_the_queue_has_the_remaining_jobs(queue: Queue, tmp_path: 
             entry.unlink()
     for name in ("spec.json", "enqueue.json"):
         (gone.paths.dir / name).unlink()
-    told = json.loads(jobspec("fsck", "--json", "--root", queue.paths.root).stdout)
-    assert sorted(told["rebuilt"]) == sorted([ended.id, waiting.id])
-    assert told["hopeless"] == [gone.id]
+    repairs = json.loads(jobspec("fsck", "--json", "--root", queue.paths.root).stdout)
+    assert sorted(repairs["rebuilt"]) == sorted([ended.id, waiting.id])
+    assert repairs["hopeless"] == [gone.id]
     states = {job.id: job.state.value for job in queue.jobs()}
     assert states == {ended.id: "succeeded", waiting.id: "pending"}
     assert archive.check(tmp_path / "kept" / ended.id) == []

@@ -1,4 +1,4 @@
-"""gc, du and what enqueue says of the disk: on real directories, and against real resume states."""
+"""`gc`, `du` and the disk need that `enqueue` prints, with real directories and checkpoints."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.commands import (
 
 
 def fill(attempt: AttemptPaths) -> None:
-    """What training leaves, each file of another size."""
+    """The files of a training, each of a different size."""
     for number, name in enumerate(
         (
             *("checkpoints/step-20/optim.pt", "checkpoints/step-20.universal/optim.pt"),
@@ -49,7 +49,7 @@ KEPT = 11110000
 
 
 def finished(queue: Queue, spec: JobSpec, reason: Reason | None) -> Claim:
-    """A job that left all that, and succeeded, failed or runs yet."""
+    """A job with these files that succeeded, failed or still runs."""
     claim = enqueue_and_claim(queue, spec)
     fill(claim.dir)
     if reason is Reason.SUCCEEDED:
@@ -107,13 +107,13 @@ def test_du_lists_the_parts(queue: Queue, tmp_path: Path) -> None:
     (queue.paths.cache / "hub").mkdir(parents=True, exist_ok=True)
     (queue.paths.cache / "hub" / "blob").write_bytes(bytes(5000))
     (queue.paths.cache / "hub" / "link").symlink_to("blob")
-    found = jobspec_json("du", "--root", queue.paths.root, JOBSPEC_QUOTA_GIB="0.5")
-    (large, small) = found["jobs"]
+    usage = jobspec_json("du", "--root", queue.paths.root, JOBSPEC_QUOTA_GIB="0.5")
+    (large, small) = usage["jobs"]
     parts = large["job"]
     assert (parts["states"], parts["epochs"], parts["model"]) == (DROPPED, 10**4, 10**5)
     assert parts["eval"] == 10**6 and parts["rest"] > 10**7 and parts["freeable"] == DROPPED
     assert large["total"] >= KEPT + DROPPED and small["total"] < 10**5
-    assert found["cache"] == 5000 and found["room"]["quota"] == 2**29
+    assert usage["cache"] == 5000 and usage["room"]["quota"] == 2**29
     shown = jobspec("du", "--root", queue.paths.root, JOBSPEC_QUOTA_GIB="0.5")
     assert "of the quota of 512 MiB used" in shown.stdout and "1.1 KiB" in shown.stderr
 
@@ -123,7 +123,7 @@ def test_files_that_vanish_during_the_scan_count_as_empty(queue: Queue, tmp_path
     assert disk.drop(queue.paths.job("x-0123456789").attempt(1).trash) == 0
 
 
-# --- what it will take
+# --- disk need
 
 
 def spec(model: str, **train: Any) -> JobSpec:
@@ -146,10 +146,10 @@ def test_the_disk_space_of_qwen3_8b(tmp_path: Path) -> None:
 
 def test_several_jobs_and_models_of_unknown_size(tmp_path: Path) -> None:
     specs = [base_spec(), spec("no/such"), spec("Qwen/Qwen3-8B"), spec("Qwen/Qwen3-8B")]
-    found = together(specs, tmp_path)
+    need = together(specs, tmp_path)
     one = footprint(specs[-1], tmp_path)
-    assert one is not None and (found.stays, found.peak) == (2 * one.stays, 2 * one.peak)
-    assert found.unknown == ["no/such"]
+    assert one is not None and (need.stays, need.peak) == (2 * one.stays, 2 * one.peak)
+    assert need.unknown == ["no/such"]
 
 
 def test_enqueue_prints_the_disk_need_and_warns_if_space_is_short(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_enqueue_prints_the_disk_need_and_warns_if_space_is_short(tmp_path: Path
     done = jobspec(*arguments)
     assert "disk: " in done.stderr and "when done, up to" in done.stderr and "free" in done.stderr
     again = json.loads(jobspec(*arguments, "--json").stdout)
-    assert again["disk"] == {"stays": 0, "peak": 0, "unknown": []}  # no second job
+    assert again["disk"] == {"stays": 0, "peak": 0, "unknown": []}  # the job exists already
     assert again["room"]["free"] > 0
 
 

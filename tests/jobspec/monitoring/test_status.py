@@ -1,5 +1,4 @@
-"""jobspec.monitoring.status and jobspec.results.table: what status, show and results tell, from
-real queues."""
+"""What `status`, `show` and `results` print, from real queues."""
 
 from __future__ import annotations
 
@@ -187,7 +186,7 @@ def test_what_a_workers_row_shows(queue: Queue) -> None:
     assert look(queue).workers[0].state == "busy"
     queue.drain(WORKER)
     assert look(queue).workers[0].state == "draining"
-    assert look(queue).workers[0].busy_frac is None  # a worker of a version that does not count
+    assert look(queue).workers[0].busy_frac is None  # a worker of a version that does not report it
 
 
 def test_attempts_and_why_each_ended(queue: Queue) -> None:
@@ -195,7 +194,7 @@ def test_attempts_and_why_each_ended(queue: Queue) -> None:
     claim.end(ended(Reason.WALLTIME, step=400))
     claim.requeue("walltime")
     claim_next(queue)
-    queue.reap(worker=WORKER, now=True)  # it left no word; its claim says where it was
+    queue.reap(worker=WORKER, now=True)  # it has no end.json; its claim.json names the host
     row = only_row(queue)
     assert [(a.attempt, a.reason, a.step, a.host) for a in row.attempts] == [
         (1, "walltime", 400, "gpu012"),
@@ -220,13 +219,13 @@ def test_the_report_of_one_job(queue: Queue) -> None:
     claim.end(ended(Reason.PREEMPTED, message="stopped by Slurm", step=400))
     claim.requeue("preempted")
     again = claim_next(queue)
-    told = status.job_report(queue.job(again.job))
-    first, second = told.attempts
+    report = status.job_report(queue.job(again.job))
+    first, second = report.attempts
     assert (first.reason, first.message, first.step) == ("preempted", "stopped by Slurm", 400)
     assert (first.wall_s, first.overhead_s) == (3659.0, 0.75)
     assert [phase.phase for phase in first.phases] == ["prepare", "train"]
     assert (second.attempt, second.reason, second.worker) == (2, None, WORKER)
-    assert told.spec == base_spec()
+    assert report.spec == base_spec()
 
 
 # Results
@@ -241,18 +240,18 @@ def three_jobs(queue: Queue) -> list[results.ResultRow]:
 
 
 def test_the_base_models_row_comes_first(queue: Queue) -> None:
-    found = three_jobs(queue)
-    assert [row.learning_rate for row in found] == [None, 5e-6, 1e-5]
-    assert {row.model for row in found} == {"Qwen/Qwen3-8B"}
+    rows = three_jobs(queue)
+    assert [row.learning_rate for row in rows] == [None, 5e-6, 1e-5]
+    assert {row.model for row in rows} == {"Qwen/Qwen3-8B"}
 
 
 def test_scores_are_separated_from_other_metrics(queue: Queue) -> None:
-    found = three_jobs(queue)
-    assert results.benchmarks(found) == ["minerva_math500", "aime24"]
-    score = found[2].scores["aime24"]
+    rows = three_jobs(queue)
+    assert results.benchmarks(rows) == ["minerva_math500", "aime24"]
+    score = rows[2].scores["aime24"]
     assert (score.metric, score.value, score.stderr) == ("avg_at_32", 0.75, 0.061)
     assert (score.sampling_stderr, score.truncated_frac) == (0.012, 0.3)
-    assert found[2].scores["minerva_math500"].metric == "math_verify"
+    assert rows[2].scores["minerva_math500"].metric == "math_verify"
 
 
 def test_the_best_of_each_benchmark_is_marked(queue: Queue) -> None:
@@ -284,10 +283,10 @@ def test_csv_has_every_metric(queue: Queue) -> None:
 
 def test_csv_has_the_same_intervals_as_json(queue: Queue) -> None:
     succeed(queue, msgspec.structs.replace(tuned_spec(), eval=None), {"train_loss": 0.5})
-    found = three_jobs(queue)
-    for row, line in zip(found, csv.DictReader(io.StringIO(results.to_csv(found))), strict=True):
+    rows = three_jobs(queue)
+    for row, line in zip(rows, csv.DictReader(io.StringIO(results.to_csv(rows))), strict=True):
         for name in ("minerva_math500", "aime24"):
             for end in ("low", "high", "sampling_low", "sampling_high"):
                 expected = getattr(row.scores.get(name), end, None)
                 assert line[f"bench/{name}/{end}"] == ("" if expected is None else str(expected))
-    assert found[0].scores["aime24"].low is not None and not found[-1].scores
+    assert rows[0].scores["aime24"].low is not None and not rows[-1].scores

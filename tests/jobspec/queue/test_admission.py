@@ -1,4 +1,4 @@
-"""What is set aside: workers that drain, queues on hold, hosts in quarantine."""
+"""Draining workers, queues on hold and quarantined hosts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_hold_is_read_only_if_a_job_could_be_claimed(queue: Queue) -> None:
     with faulty(0, fails_with(errno.EIO), only=frozenset({"lstat"})) as fault:
         assert queue.claim(W, fits=lambda spec: False) is None
     assert not fault.fired and not queue.was_held
-    assert queue.claim(V) is None and not queue.was_held  # what fits nobody is remembered
+    assert queue.claim(V) is None and not queue.was_held  # the job that does not fit is remembered
     other = Queue(queue.paths.root)
     assert other.claim(V) is None and other.was_held
     other.release()

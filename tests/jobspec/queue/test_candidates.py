@@ -1,4 +1,4 @@
-"""pick.py: one long listing serves several claims, and forgets nothing and nobody for long."""
+"""Candidates: claims in a deep queue reuse one listing, and new jobs are still seen soon."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ MANY = 300
 
 @dataclass
 class Pending:
-    """A directory of pending names, a picker over it, and a clock that only tests move."""
+    """A directory of pending names, its candidates, and a clock that only tests move."""
 
     root: RootPaths
     now_s: float = 1000.0
     listings: int = 0
-    picker: Candidates = field(init=False)
+    candidates: Candidates = field(init=False)
 
     def __post_init__(self) -> None:
         self.root.state(State.PENDING).mkdir(parents=True)
-        self.picker = Candidates(self.root, owned=True, clock=lambda: self.now_s)
+        self.candidates = Candidates(self.root, owned=True, clock=lambda: self.now_s)
 
     def add(self, number: int, rank: int = 949) -> Ticket:
-        # Without bytes: such an entry is offered all the same, for its claimer heals or ends it.
+        # The file is empty. Such an entry is offered too, because the claim repairs or ends it.
         ticket = Ticket(rank, f"20261122T{number:012d}Z", f"job-{number:010x}")
         (self.root.state(State.PENDING) / ticket.name).touch()
         return ticket
 
-    def look(self) -> Iterator[Entry]:
-        return self.picker.candidates(lambda spec: True, reuse=True)
+    def offered(self) -> Iterator[Entry]:
+        return self.candidates.select(lambda spec: True, reuse=True)
 
-    def take(self) -> Ticket:
-        """What a claim does: the first that is offered, moved away."""
+    def claim(self) -> Ticket:
+        """Do as a claim does: move the first entry that is offered."""
         with faulty(-1, fails_with(0), only=frozenset({"listdir"})) as counted:
-            entry = next(self.look())
+            entry = next(self.offered())
         self.listings += counted.count
         entry.path(self.root).unlink()
         return entry.ticket
@@ -59,20 +59,20 @@ def pending() -> Iterator[Pending]:
 
 def test_claims_in_a_deep_queue_reuse_a_listing(pending: Pending) -> None:
     made = [pending.add(number) for number in range(MANY)]
-    taken = [pending.take() for _ in range(MANY)]
+    claimed = [pending.claim() for _ in range(MANY)]
     assert pending.listings == 1
-    assert sorted(taken) == made
-    places = [made.index(ticket) - at for at, ticket in enumerate(taken)]
-    assert max(map(abs, places)) <= 100  # oldest first, but for the random start
+    assert sorted(claimed) == made
+    offsets = [made.index(ticket) - at for at, ticket in enumerate(claimed)]
+    assert max(map(abs, offsets)) <= 100  # oldest first, except for the random start
 
 
 def test_a_short_listing_is_made_for_every_claim(pending: Pending) -> None:
     for number in range(10):
         pending.add(number)
     first = pending.add(10, rank=1)
-    assert pending.take() == first
+    assert pending.claim() == first
     second = pending.add(11, rank=1)
-    assert pending.take() == second
+    assert pending.claim() == second
     assert pending.listings == 2
 
 
@@ -81,13 +81,13 @@ def test_new_jobs_are_claimed_after_two_seconds_or_when_the_listing_is_used_up(
 ) -> None:
     for number in range(MANY):
         pending.add(number)
-    pending.take()
+    pending.claim()
     urgent = pending.add(MANY, rank=1)
-    assert pending.take() != urgent
+    assert pending.claim() != urgent
     pending.now_s += 2.0
-    assert pending.take() == urgent
+    assert pending.claim() == urgent
     last = pending.add(MANY + 1)
-    assert [pending.take() for _ in range(MANY - 1)][-1] == last
+    assert [pending.claim() for _ in range(MANY - 1)][-1] == last
     assert pending.listings == 3
 
 
@@ -96,27 +96,27 @@ def test_an_entry_refused_for_now_is_asked_about_again(pending: Pending) -> None
     later = set(made[3:20])
     seen: list[Ticket] = []
     for _ in range(MANY - len(later)):
-        offered = pending.picker.candidates(
+        offered = pending.candidates.select(
             lambda spec: True, lambda ticket: ticket not in later, reuse=True
         )
         entry = next(offered)
         entry.path(pending.root).unlink()
         seen.append(entry.ticket)
-    none_now = pending.picker.candidates(lambda spec: True, lambda ticket: False, reuse=True)
-    assert next(none_now, None) is None  # and it ends
+    none_now = pending.candidates.select(lambda spec: True, lambda ticket: False, reuse=True)
+    assert next(none_now, None) is None  # the loop ends
     assert sorted(seen + sorted(later)) == made
-    assert {pending.take() for _ in later} == later
+    assert {pending.claim() for _ in later} == later
 
 
 def test_many_misses_on_a_listing_lead_to_a_new_one(pending: Pending) -> None:
     for number in range(MANY):
         pending.add(number)
-    pending.take()
+    pending.claim()
     left = sorted(path.name for path in pending.root.state(State.PENDING).iterdir())
-    for name in left[:200]:  # others were here
+    for name in left[:200]:  # claimed by others
         (pending.root.state(State.PENDING) / name).unlink()
     tries = 0
-    for entry in pending.look():
+    for entry in pending.offered():
         tries += 1
         if entry.path(pending.root).exists():
             break
@@ -126,30 +126,30 @@ def test_many_misses_on_a_listing_lead_to_a_new_one(pending: Pending) -> None:
 def test_has_work_never_uses_an_old_listing(pending: Pending) -> None:
     for number in range(MANY):
         pending.add(number)
-    pending.take()
+    pending.claim()
     for path in pending.root.state(State.PENDING).iterdir():
         path.unlink()
-    assert next(pending.picker.candidates(lambda spec: True), None) is None
+    assert next(pending.candidates.select(lambda spec: True), None) is None
 
 
 def test_has_work_does_not_change_the_next_claim(pending: Pending) -> None:
     for number in range(MANY):
         pending.add(number)
     urgent = pending.add(MANY, rank=1)
-    seen = next(pending.picker.candidates(lambda spec: True))
-    assert pending.take() == seen.ticket == urgent
+    seen = next(pending.candidates.select(lambda spec: True))
+    assert pending.claim() == seen.ticket == urgent
 
 
 def test_a_lost_race_doubles_the_window(pending: Pending) -> None:
     made = [pending.add(number).name for number in range(40)]
 
     def second() -> int:
-        offered = pending.look()
+        offered = pending.offered()
         next(offered)
         return made.index(next(offered).name)
 
-    found = {second() for _ in range(60)}
-    assert 9 <= max(found) <= 16  # half of these 16 are none of the first 8, less the one offered
+    seconds = {second() for _ in range(60)}
+    assert 9 <= max(seconds) <= 16  # half of these 16 are not among the first 8
 
 
 def test_a_failing_filesystem_is_not_mistaken_for_an_unreadable_entry(
@@ -160,24 +160,24 @@ def test_a_failing_filesystem_is_not_mistaken_for_an_unreadable_entry(
         faulty(0, fails_with(errno.EIO), only=frozenset({"open"})),
         pytest.raises(OSError, match="Input/output error"),
     ):
-        next(pending.look())
-    assert next(pending.look(), None) is not None
+        next(pending.offered())
+    assert next(pending.offered(), None) is not None
 
 
 def test_an_entry_that_comes_back_is_checked_again(pending: Pending) -> None:
-    """As when its claimer found the disk full: it stands there under the same name."""
+    """As after a claim on a full disk, which leaves an entry with the same name."""
     spec = JobSpec(name="x", model=ModelSpec(name="m"), train=None)
     data = canonical(spec)
     ticket = Ticket(949, "20261122T000000000001Z", job_id("x", data))
-    place, asked = pending.root.state(State.PENDING) / ticket.name, list[JobSpec]()
+    entry, asked = pending.root.state(State.PENDING) / ticket.name, list[JobSpec]()
 
     def look() -> None:
-        assert not list(pending.picker.candidates(lambda spec: bool(asked.append(spec))))
+        assert not list(pending.candidates.select(lambda spec: bool(asked.append(spec))))
 
     for _ in range(2):
-        place.write_bytes(data)
+        entry.write_bytes(data)
         look()
         look()
-        place.unlink()
+        entry.unlink()
         look()
     assert len(asked) == 2

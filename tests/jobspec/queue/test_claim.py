@@ -1,4 +1,4 @@
-"""Claims: what is taken, what is left, and what a lost reply or a full disk makes of it."""
+"""Claims: which job is claimed, holds, lost replies and full disks."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_two_processes_under_one_worker_id_do_not_both_win(queue: Queue) -> None
     twin = Queue(queue.paths.root)
     first = queue.claim(W)
     assert first is not None
-    # What the twin sees if the rename it makes comes second: ENOENT, and "its own" target there.
+    # What the twin sees if its rename comes second: ENOENT, and "its own" target exists.
     second = first.entry
     pending = queue.paths.state(State.PENDING) / second.ticket.name
     assert not pending.exists()
@@ -171,7 +171,7 @@ def test_a_claim_on_a_full_disk_leaves_the_job_pending(queue: Queue) -> None:
 def test_a_claim_on_a_disk_that_filled_up_after_its_attempt_began_is_kept(queue: Queue) -> None:
     job = queue.enqueue(score_spec())
     shutil.rmtree(job.paths.dir)
-    # The first write is the attempt's, the second that of the spec put back.
+    # The first write is for the attempt, the second restores the spec.
     with faulty(1, fails_with(errno.ENOSPC), only=frozenset({"write"})), pytest.raises(DiskFull):
         queue.claim(W)
     assert entries(queue) == {job.id: ["running"]}
@@ -204,7 +204,7 @@ def test_unrelated_file_names_are_ignored(queue: Queue) -> None:
     strays = [
         ".nfs000000000000001",
         "README",
-        real.replace("949-", "٩٤٩-"),  # digits, but not ours
+        real.replace("949-", "٩٤٩-"),  # digits, but not ASCII
         real.replace(".1.json", ".0.json"),
         real.replace(".1.json", ".01.json"),
         real.replace(".1.json", f".1.{W}.json"),

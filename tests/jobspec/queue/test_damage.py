@@ -1,4 +1,4 @@
-"""Tickets and specs that are damaged, edited, purged, odd or somebody else's."""
+"""Tickets and specs that are damaged, edited, purged, unreadable or owned by another user."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_damaged_ticket_is_restored_from_the_job(queue: Queue, damage: bytes) 
 
 def test_a_ticket_damaged_after_it_was_read_is_restored(queue: Queue) -> None:
     queue.enqueue(score_spec())
-    assert queue.claim(W, now=lambda ticket: False) is None  # from here on it knows the spec
+    assert queue.claim(W, now=lambda ticket: False) is None  # the spec is remembered from here on
     next(queue.paths.state(State.PENDING).iterdir()).write_bytes(b"{")
     claim = queue.claim(W)
     assert claim is not None
@@ -53,7 +53,7 @@ def test_an_edited_spec_is_kept_under_another_name_and_restored(queue: Queue) ->
     job = queue.enqueue(score_spec())
     job.paths.spec.chmod(0o644)
     job.paths.spec.write_bytes(canonical(score_spec(notes="edited")))
-    assert queue.job(job.id).spec == score_spec()  # the ticket's, whose hash is in the id
+    assert queue.job(job.id).spec == score_spec()  # from the ticket, whose hash is in the id
     claim = queue.claim(W)
     assert claim is not None and claim.spec == score_spec()
     assert job.paths.spec.read_bytes() == canonical(score_spec())
@@ -78,11 +78,11 @@ def test_a_spec_damaged_everywhere_fails_as_corrupt(queue: Queue) -> None:
     job.paths.spec.chmod(0o644)
     job.paths.spec.write_bytes(b"{")
     assert queue.claim(W) is None
-    found = queue.job(job.id)
-    assert (found.state, found.reason) == ("failed", Reason.CORRUPT)
-    assert found.end is not None and found.end.hint and found.end.worker == W
+    now = queue.job(job.id)
+    assert (now.state, now.reason) == ("failed", Reason.CORRUPT)
+    assert now.end is not None and now.end.hint and now.end.worker == W
     with pytest.raises(JobspecError, match="damaged"):
-        _ = found.spec
+        _ = now.spec
 
 
 def test_a_later_versions_spec_is_left_pending_with_a_note(queue: Queue) -> None:
@@ -105,7 +105,7 @@ def test_a_later_versions_spec_that_looked_damaged_is_pending_again(queue: Queue
     entry = queue.paths.state(State.PENDING) / f"900-20261122T124057123456Z-{job}.1.json"
     entry.touch()
 
-    def arrives(ticket: Ticket) -> bool:  # between the look and the claim
+    def arrives(ticket: Ticket) -> bool:  # between the read and the claim
         entry.write_bytes(data)
         return True
 
@@ -141,7 +141,7 @@ def test_an_unreadable_entry_does_not_block_the_others(queue: Queue, what: str) 
         entry.symlink_to("/etc/hostname") if what == "link" else entry.mkdir()
     claims = [queue.claim(W), queue.claim(W)]
     names = {claim.spec.name for claim in claims if claim is not None}
-    if what == "others' spec":  # its ticket is good, so the job's own copy is remade from that
+    if what == "others' spec":  # its ticket is valid, so spec.json is restored from it
         assert names == {"odd", "sound"}
         assert odd.paths.spec.stat().st_uid == os.geteuid()
     else:

@@ -1,4 +1,4 @@
-"""How an attempt ends: its commit, its requeue, and the fence around both."""
+"""How an attempt ends: commit, requeue, and what happens after the claim is lost."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def test_finish_leaves_result_end_and_links(queue: Queue) -> None:
     assert claim is not None
     claim.dir.final_model.mkdir()
     claim.finish("succeeded", Result(job=claim.job, attempt=1, metrics={"bench/x": 0.5}))
-    found = queue.job(job.id)
-    assert (found.state, found.reason) == ("succeeded", Reason.SUCCEEDED)
-    assert found.end is not None and found.end.worker == W
-    assert str(found.paths.result.readlink()) == "attempts/1/result.json"
-    assert str(found.paths.final_model.readlink()) == "attempts/1/final_model"
-    result = records.read(found.paths.result, Result)
+    now = queue.job(job.id)
+    assert (now.state, now.reason) == ("succeeded", Reason.SUCCEEDED)
+    assert now.end is not None and now.end.worker == W
+    assert str(now.paths.result.readlink()) == "attempts/1/result.json"
+    assert str(now.paths.final_model.readlink()) == "attempts/1/final_model"
+    result = records.read(now.paths.result, Result)
     assert result is not None and result.metrics == {"bench/x": 0.5}
     assert claim.held() is False
 
@@ -49,9 +49,9 @@ def test_finish_keeps_an_end_that_was_written_before(queue: Queue) -> None:
     assert claim is not None
     claim.end(End(reason=Reason.OOM, message="needs 90 GiB", hint="use ZeRO-3"))
     claim.finish("failed")
-    found = queue.job(job.id)
-    assert (found.state, found.reason) == ("failed", Reason.OOM)
-    assert found.end is not None and found.end.message == "needs 90 GiB"
+    now = queue.job(job.id)
+    assert (now.state, now.reason) == ("failed", Reason.OOM)
+    assert now.end is not None and now.end.message == "needs 90 GiB"
 
 
 def test_a_commit_makes_a_purged_directory_again(queue: Queue) -> None:
@@ -68,8 +68,8 @@ def test_requeue_makes_the_next_attempt(queue: Queue) -> None:
     claim = queue.claim(W)
     assert claim is not None
     assert claim.requeue("preempted") is State.PENDING
-    found = queue.job(job.id)
-    assert (found.state, found.attempt, found.reason) == ("pending", 2, Reason.PREEMPTED)
+    now = queue.job(job.id)
+    assert (now.state, now.attempt, now.reason) == ("pending", 2, Reason.PREEMPTED)
     again = queue.claim(V)
     assert again is not None and again.attempt == 2
     assert stems(job.paths.attempts) == ["1", "2"]
@@ -78,7 +78,7 @@ def test_requeue_makes_the_next_attempt(queue: Queue) -> None:
 
 @pytest.mark.parametrize("verb", ["finish", "requeue"])
 def test_a_stopped_attempt_that_continues_is_fenced_off(queue: Queue, verb: str) -> None:
-    """Attempt 1 is stopped between its last look and its commit; attempt 2 commits; 1 goes on."""
+    """Attempt 1 is stopped after its last check; attempt 2 commits; attempt 1 continues."""
     job = queue.enqueue(score_spec())
     first = queue.claim(W)
     assert first is not None and first.held() is True
@@ -95,7 +95,7 @@ def test_a_stopped_attempt_that_continues_is_fenced_off(queue: Queue, verb: str)
         else:
             first.requeue("walltime")
     after = {path: path.lstat().st_ino for path in queue.paths.root.rglob("*")}
-    assert after == before  # not even a word in its own directory
+    assert after == before  # not even in its own directory
     assert entries(queue) == {job.id: ["succeeded"]}
     assert str(job.paths.final_model.readlink()) == "attempts/2/final_model"
     assert json.loads(job.paths.result.read_bytes())["metrics"] == {"a": 2.0}
@@ -121,7 +121,7 @@ def test_a_commit_counts_even_if_its_reply_is_lost(queue: Queue) -> None:
     with faulty(0, loses_reply, only=frozenset({"rename"})):
         claim.finish("succeeded")
     assert entries(queue) == {job.id: ["succeeded"]}
-    claim.finish("succeeded")  # and asking again changes nothing
+    claim.finish("succeeded")  # calling it again changes nothing
     assert entries(queue) == {job.id: ["succeeded"]}
 
 
@@ -134,10 +134,10 @@ def test_an_io_error_does_not_count_as_a_lost_claim(queue: Queue, number: int) -
     for call in ("listdir", "lstat"):
         with faulty(0, fails_with(number), only=frozenset({call})) as fault:
             if call == "lstat":
-                claim.entry.path(queue.paths).rename(queue.paths.root / "aside")
+                claim.entry.path(queue.paths).rename(queue.paths.root / "elsewhere")
             assert claim.held() is None
             assert fault.fired
-    (queue.paths.root / "aside").rename(claim.entry.path(queue.paths))
+    (queue.paths.root / "elsewhere").rename(claim.entry.path(queue.paths))
     with faulty(0, fails_with(number), only=frozenset({"rename"})), pytest.raises(OSError) as got:
         claim.finish("succeeded")
     assert got.value.errno == number

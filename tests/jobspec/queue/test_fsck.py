@@ -1,4 +1,4 @@
-"""fsck: entries come back once, whoever repairs, and nothing else changes."""
+"""fsck: each missing entry is restored once, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def test_a_ticket_purged_while_its_job_ran_becomes_the_next_attempt(queue: Queue
     assert claim is not None
     only_entry(queue).unlink()
     queue.fsck()
-    found = queue.job(job.id)
-    assert (found.state, found.attempt) == ("pending", 2)
+    now = queue.job(job.id)
+    assert (now.state, now.attempt) == ("pending", 2)
     assert claim.held() is False
 
 
@@ -75,12 +75,12 @@ def test_a_ticket_can_be_purged_again_and_again(queue: Queue) -> None:
     assert queue.job(job.id).attempt == 5
 
 
-@pytest.mark.parametrize("verdict", ["succeeded", "failed", "cancelled"])
-def test_an_ended_jobs_entry_is_restored_in_its_final_state(queue: Queue, verdict) -> None:
+@pytest.mark.parametrize("state", ["succeeded", "failed", "cancelled"])
+def test_an_ended_jobs_entry_is_restored_in_its_final_state(queue: Queue, state) -> None:
     job = queue.enqueue(score_spec())
     claim = queue.claim(W)
     assert claim is not None
-    claim.finish(verdict, {"metrics": {}} if verdict == "succeeded" else None)
+    claim.finish(state, {"metrics": {}} if state == "succeeded" else None)
     entry = only_entry(queue)
     for _ in range(2):
         entry.unlink()
@@ -130,7 +130,7 @@ def test_a_job_without_any_good_copy_is_reported(queue: Queue) -> None:
 
 
 def test_entries_of_earlier_attempts_are_deleted(queue: Queue) -> None:
-    """As after a snapshot was rolled back: the later attempt is the job."""
+    """As after a snapshot was rolled back: the later attempt counts."""
     job = queue.enqueue(score_spec())
     entry = only_entry(queue)
     claim = queue.claim(W)
@@ -148,18 +148,18 @@ def test_only_temporary_files_of_dead_writers_are_deleted(queue: Queue) -> None:
     if child == 0:
         from jobspec.storage import tempfiles
 
-        for place in (queue.paths.root / "x", queue.paths.workers / "y", job.paths.dir / "z"):
-            tempfiles.beside(place).touch()
+        for path in (queue.paths.root / "x", queue.paths.workers / "y", job.paths.dir / "z"):
+            tempfiles.beside(path).touch()
         os._exit(0)
     os.waitpid(child, 0)
-    mine = queue.paths.jobs / ".nfs0001"
-    mine.touch()
+    unrelated = queue.paths.jobs / ".nfs0001"
+    unrelated.touch()
     assert len(queue.fsck().swept) == 3
-    assert hidden(queue.paths.root) == [mine]
+    assert hidden(queue.paths.root) == [unrelated]
 
 
 def test_two_repairs_at_once_make_one_entry(queue: Queue, monkeypatch) -> None:
-    """The second repair looked before the first one moved, and moves after a worker claimed."""
+    """The second repair reads before the first one moves, and moves after a worker's claim."""
     job = queue.enqueue(score_spec())
     only_entry(queue).unlink()
     real = fsck._repair

@@ -1,4 +1,4 @@
-"""What `Queue` does with jobs, one process at a time: enqueue, cancel, retry, prioritize, look."""
+"""Enqueueing, cancelling, retrying, prioritizing and listing jobs in one process."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_prioritize_renames_the_entry(queue: Queue) -> None:
     assert claim is not None and claim.job == second.id
 
 
-# Looking
+# Listing
 
 
 def test_jobs_by_state_id_prefix_and_glob(queue: Queue) -> None:
@@ -155,7 +155,7 @@ def test_a_queue_without_changes_is_scanned_twice(queue: Queue) -> None:
 
 
 def test_the_later_of_two_sightings_of_a_job_wins(queue: Queue) -> None:
-    """A job caught on the move can be seen twice."""
+    """A job that moves during a scan can be seen twice."""
     job = queue.enqueue(score_spec())
     entry = next(queue.paths.state(State.PENDING).iterdir())
     running = queue.paths.state(State.RUNNING) / entry.name.replace(".json", f".{W}.json")
@@ -174,7 +174,7 @@ def test_a_job_that_moves_back_during_a_scan_is_found(queue: Queue, monkeypatch)
     def list_then_move(path: Path) -> list[str]:
         names = real(path)
         if path.name == "pending" and moves:
-            moves.pop()()  # between the reading of pending/ and that of running/
+            moves.pop()()  # between reading pending/ and running/
         return names
 
     monkeypatch.setattr(fs, "list_dir", list_then_move)

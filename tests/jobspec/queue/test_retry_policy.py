@@ -1,4 +1,4 @@
-"""Loss budgets: how often a job comes back, by the reason it was lost for."""
+"""Retry budgets: how often a job is retried for each reason."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def claim_of(queue: Queue) -> Claim:
 
 
 def attempts_until_failed(queue: Queue, reason: str, work=lambda paths: None) -> int:
-    """Lose attempt after attempt for this reason; how many there were, at most 12."""
+    """Lose attempts for this reason until the job fails. Returns their number, at most 12."""
     for count in range(1, 13):
         claim = claim_of(queue)
         work(claim.dir)
@@ -44,7 +44,7 @@ def attempts_until_failed(queue: Queue, reason: str, work=lambda paths: None) ->
     return 0
 
 
-def seal(paths: AttemptPaths) -> None:
+def save_checkpoint(paths: AttemptPaths) -> None:
     step = paths.checkpoints / f"step-{paths.number}"
     step.mkdir(parents=True)
     fs.publish(step / "COMPLETE", b'{"attempt": %d, "step": 1}' % paths.number)
@@ -78,27 +78,27 @@ def test_other_reasons_do_not_use_up_a_budget(queue: Queue) -> None:
 
 @pytest.mark.parametrize("reason", ["preempted", "walltime"])
 def test_a_job_that_makes_progress_is_never_failed(queue: Queue, reason: str) -> None:
-    assert attempts_until_failed(queue, reason, seal) == 0
+    assert attempts_until_failed(queue, reason, save_checkpoint) == 0
 
 
 def test_a_checkpoint_counts_for_the_attempt_that_wrote_it(queue: Queue) -> None:
-    """Later attempts take a checkpoint over by renaming it into their own directory."""
+    """Later attempts carry a checkpoint over by renaming it into their own directory."""
     claim = claim_of(queue)
-    seal(claim.dir)
-    taken = claim.dir.checkpoints / "step-1"
+    save_checkpoint(claim.dir)
+    checkpoint = claim.dir.checkpoints / "step-1"
     claim.requeue("walltime")
     for _ in range(2):
         claim = claim_of(queue)
         claim.dir.checkpoints.mkdir()
-        taken = taken.rename(claim.dir.checkpoints / "step-1")
+        checkpoint = checkpoint.rename(claim.dir.checkpoints / "step-1")
         assert claim.requeue("walltime") is State.PENDING
     assert claim_of(queue).requeue("walltime") is State.FAILED
 
 
-def test_a_checkpoint_carried_over_counts_for_the_attempt_that_wrote_it(queue: Queue) -> None:
-    """Else status counts attempts without progress while the next one trains on from them."""
+def test_a_checkpoint_carried_over_by_the_running_attempt_still_counts(queue: Queue) -> None:
+    """Otherwise status would report attempts without progress while the next one resumes."""
     before = claim_of(queue)
-    seal(before.dir)
+    save_checkpoint(before.dir)
     before.requeue("walltime")
     paths, after = queue.jobs()[0].paths, claim_of(queue).dir
     before.dir.checkpoints.rename(after.checkpoints)
@@ -142,13 +142,13 @@ def test_a_retry_resets_every_budget(queue: Queue) -> None:
     back = queue.retry(job.id)
     assert (back.attempt, back.reason) == (6, None)
     assert attempts_until_failed(queue, "lost") == 5
-    past = retry_policy.history(job.paths, 10)
-    assert [each.attempt for each in past] == [6, 7, 8, 9, 10]
+    ended = retry_policy.history(job.paths, 10)
+    assert [each.attempt for each in ended] == [6, 7, 8, 9, 10]
 
 
 def test_an_attempt_that_said_it_finished_but_never_committed_was_lost(queue: Queue) -> None:
     claim = claim_of(queue)
-    claim.end(End(reason=Reason.SUCCEEDED))  # but no result.json: its word is incomplete
+    claim.end(End(reason=Reason.SUCCEEDED))  # but there is no result.json
     queue.reap(worker=W, now=True)
     job = queue.jobs()[0]
     assert (job.state, job.attempt) == ("pending", 2)

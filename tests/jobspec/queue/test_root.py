@@ -1,4 +1,4 @@
-"""Roots: what is opened, and what is refused as none, as unsafe or as somebody else's."""
+"""Roots: creating and opening them, and refusing missing, unsafe or foreign ones."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_root_that_is_not_writable_is_refused() -> None:
     with fast_dir() as base:
         queue = Queue.create(base / "root")
         queue.paths.queue.chmod(0o555)
-        if os.geteuid() == 0:  # root may write everywhere, so somebody else looks
+        if os.geteuid() == 0:  # root may write everywhere, so another user tries
             base.chmod(0o755)
             for path in [queue.paths.root, *queue.paths.root.rglob("*")]:
                 os.chown(path, 65534, 65534)

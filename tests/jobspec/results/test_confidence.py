@@ -1,4 +1,4 @@
-"""Intervals of scores and of differences, against published values and by hand; at every edge."""
+"""Intervals of scores and differences, compared with published values and edge cases."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_error_over_samples() -> None:
     expected = math.sqrt((3 / 16 + 4 / 16) / 3) / 3
     assert confidence.sampling_stderr([(1, 4), (2, 4), (4, 4)]) == pytest.approx(expected)
     assert confidence.sampling_stderr([(1, 2), (0, 2)]) == pytest.approx(math.sqrt(1 / 4) / 2)
-    # Of unequal numbers of samples each is weighed by its own: 1/4 of 2, 2/9 of 3.
+    # Each question is weighted by its own number of samples: 1/4 of 2, 2/9 of 3.
     unequal = math.sqrt(1 / 4 + 2 / 9 / 2) / 2
     assert confidence.sampling_stderr([(1, 2), (1, 3)]) == pytest.approx(unequal)
     assert confidence.sampling_stderr([(4, 4), (0, 4)]) == 0.0
@@ -76,11 +76,11 @@ def test_correlation_narrows_a_difference() -> None:
 
 def test_one_sample_per_question_gives_wilsons_interval_with_students_t() -> None:
     means = [1.0] * 9 + [0.0] * 3
-    found = confidence.over_questions(0.75, confidence.stderr(means), 12, 1)
-    assert found == pytest.approx(confidence.wilson(0.75, 12, confidence.t_quantile(11)))
+    interval = confidence.over_questions(0.75, confidence.stderr(means), 12, 1)
+    assert interval == pytest.approx(confidence.wilson(0.75, 12, confidence.t_quantile(11)))
     # By hand: t = 2.200985, t²/12 = 0.403695; centre 0.951847/1.403695,
     # half √(0.403695 · 0.1875 + 0.403695²/4)/1.403695.
-    assert found == pytest.approx((0.435010, 0.921192), abs=2e-6)
+    assert interval == pytest.approx((0.435010, 0.921192), abs=2e-6)
 
 
 def test_samples_that_differ_within_questions_raise_the_effective_number() -> None:
@@ -88,16 +88,16 @@ def test_samples_that_differ_within_questions_raise_the_effective_number() -> No
     # sample, it would be 0.1875/11: three times as much, so that 12 questions are worth 36.
     error = confidence.stderr([0.5, 1.0] * 6)
     assert error == pytest.approx(math.sqrt(0.75 / 132))
-    found = confidence.over_questions(0.75, error, 12, 8)
-    assert found == pytest.approx(confidence.wilson(0.75, 36, confidence.t_quantile(11)))
-    # They are never worth more than the samples there are.
+    interval = confidence.over_questions(0.75, error, 12, 8)
+    assert interval == pytest.approx(confidence.wilson(0.75, 36, confidence.t_quantile(11)))
+    # The effective number is never more than the number of samples.
     fewer = confidence.over_questions(0.75, error, 12, 2)
     assert fewer == pytest.approx(confidence.wilson(0.75, 24, confidence.t_quantile(11)))
 
 
 @pytest.mark.parametrize("k", [1, 4, 32])
 def test_all_answers_right_or_all_wrong(k: int) -> None:
-    # 0 of 30 questions: t²/(30 + t²), t = 2.045230; however often each was asked.
+    # 0 of 30 questions: t²/(30 + t²), t = 2.045230; for any number of samples.
     none = confidence.over_questions(0.0, 0.0, 30, k)
     assert none == pytest.approx((0.0, 0.122370), abs=1e-6)
     assert confidence.over_questions(1.0, 0.0, 30, k) == pytest.approx(
@@ -108,25 +108,25 @@ def test_all_answers_right_or_all_wrong(k: int) -> None:
 
 def test_samples_within_questions() -> None:
     # One question of two, k = 4, has 2 right: error² = (¼/3)/4 = 1/48; 4/3 · 48 · 3/16 = 12.
-    found = confidence.over_samples(0.25, math.sqrt(1 / 48), 8, 4)
-    assert found == pytest.approx(confidence.wilson(0.25, 12))
+    interval = confidence.over_samples(0.25, math.sqrt(1 / 48), 8, 4)
+    assert interval == pytest.approx(confidence.wilson(0.25, 12))
 
 
 @pytest.mark.parametrize("right", [0, 13, 25, 26])
 def test_samples_that_all_agree_still_give_an_interval(right: int) -> None:
     p, kept = right / 26, 104 / (104 + Z**2)
-    found = confidence.over_samples(p, 0.0, 104, 4)
-    assert found == pytest.approx((p * kept, 1 - (1 - p) * kept))
+    interval = confidence.over_samples(p, 0.0, 104, 4)
+    assert interval == pytest.approx((p * kept, 1 - (1 - p) * kept))
     if right in (0, 26):
-        assert found == pytest.approx(confidence.wilson(p, 104))
+        assert interval == pytest.approx(confidence.wilson(p, 104))
 
 
 def test_unknown_numbers_of_questions_and_samples() -> None:
     assert confidence.over_questions(0.5, None, 1, 4) == (None, None)
     assert confidence.over_samples(0.5, None, 4, 1) == (None, None)
-    # Of an lm-eval task nobody says how many questions there were.
-    found = confidence.over_questions(0.5, 0.05, None)
-    assert found == pytest.approx(confidence.wilson(0.5, 100))
+    # For lm-eval's own tasks the number of questions is unknown.
+    interval = confidence.over_questions(0.5, 0.05, None)
+    assert interval == pytest.approx(confidence.wilson(0.5, 100))
     assert confidence.over_questions(0.0, 0.0, None) == (None, None)
 
 
