@@ -26,12 +26,12 @@ _UNTOUCHED = re.compile(r"`[^`]*`|!?\[[^\]]*\]\([^)]*\)|!?\[[^\]]*\](?:\[[^\]]*\
 
 def terms() -> dict[str, str]:
     """Every term of the glossary and its anchor."""
-    return dict(
-        (term, anchor)
+    return {
+        term: anchor
         for anchor, term in re.findall(
             r'^\| <a id="([\w-]+)"></a>(.+?) \|', GLOSSARY.read_text(), re.MULTILINE
         )
-    )
+    }
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
