@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import msgspec
 
 from jobspec.queue.entries import read_bytes, read_record
+from jobspec.records import base as records
 from jobspec.records import phases
 from jobspec.records.attempt import End, Result
 from jobspec.records.base import Reason, State
+from jobspec.records.checkpoint import CheckpointManifest
 from jobspec.storage import fs
 from jobspec.storage.layout import AttemptPaths, CheckpointPaths, JobPaths
 
@@ -156,9 +155,9 @@ def _checkpoint_writers(job: JobPaths, ended: Sequence[EndedAttempt]) -> set[int
         checkpoints = job.attempt(attempt).checkpoints
         for name in fs.list_names(checkpoints):
             data = read_bytes(CheckpointPaths(checkpoints / name).manifest)
-            writer = _field(data, "attempt")
             if data is not None:
-                writers.add(writer if isinstance(writer, int) else attempt)
+                manifest = records.parse(data, CheckpointManifest)
+                writers.add(manifest.attempt if manifest is not None else attempt)
     return writers
 
 
@@ -169,10 +168,3 @@ def _has_finished_work(paths: AttemptPaths) -> bool:
     if any(fs.exists(paths.done(phase)) for phase in phases.KEEPING if phase not in kept):
         return True
     return any(fs.list_names(paths.eval / name) for name in fs.list_names(paths.eval))
-
-
-def _field(data: bytes | None, name: str) -> Any:
-    try:
-        return msgspec.json.decode(data or b"{}", type=dict[str, Any]).get(name)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None

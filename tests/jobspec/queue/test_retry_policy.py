@@ -12,8 +12,9 @@ from jobspec.queue.queue import Queue
 from jobspec.records import base as records
 from jobspec.records.attempt import End, PhaseTime
 from jobspec.records.base import Reason, State
+from jobspec.records.checkpoint import CheckpointManifest
 from jobspec.storage import fs
-from jobspec.storage.layout import AttemptPaths
+from jobspec.storage.layout import AttemptPaths, CheckpointPaths
 from tests.support.queues import W, score_spec
 
 
@@ -47,7 +48,8 @@ def attempts_until_failed(queue: Queue, reason: str, work=lambda paths: None) ->
 def save_checkpoint(paths: AttemptPaths) -> None:
     step = paths.checkpoints / f"step-{paths.number}"
     step.mkdir(parents=True)
-    fs.publish(step / "COMPLETE", b'{"attempt": %d, "step": 1}' % paths.number)
+    manifest = CheckpointManifest(attempt=paths.number, step=1, world=1, zero_stage=2)
+    fs.publish(CheckpointPaths(step).manifest, records.encode(manifest))
 
 
 @pytest.mark.parametrize(
