@@ -59,7 +59,7 @@ def archive(jobs: tuple[str, ...], destination: Path, no_model: bool) -> None:
 
 def _ready(matched: Sequence[Job], patterns: Sequence[str]) -> tuple[list[Job], list[str]]:
     """The jobs to archive, and the ids of jobs that match only a glob and have not ended."""
-    named = selectors.some(matched, [each for each in patterns if not selectors.is_glob(each)])
+    named = selectors.find_all(matched, [each for each in patterns if not selectors.is_glob(each)])
     asked = {job.id for job in named}
     ready = [job for job in matched if job.state in FINAL or job.id in asked]
     return ready, [job.id for job in matched if job not in ready]

@@ -74,7 +74,7 @@ class _View:
         everything = self._queue.jobs()
         wanted = everything
         if self._patterns:
-            wanted = selectors.some(everything, self._patterns)
+            wanted = selectors.find_all(everything, self._patterns)
         if self._states:
             wanted = [job for job in wanted if job.state.value in self._states]
         selection = report.select(wanted, self._limit)

@@ -43,10 +43,8 @@ class Candidates:
         self._specs: dict[str, JobSpec] = {}
         self._unfit: set[str] = set()
         self._notes: dict[str, str] = {}
-        self._read: tuple[str, bytes] = (
-            "",
-            b"",
-        )  # name and bytes of the last valid ticket
+        # Name and bytes of the last ticket that was read and valid.
+        self._read: tuple[str, bytes] = "", b""
 
     @property
     def notes(self) -> dict[str, str]:

@@ -100,7 +100,7 @@ class Queue:
 
     def job(self, selector: str) -> Job:
         """Find the job with this id or unique prefix. Raises JobNotFound."""
-        return selectors.one(self.jobs(), selector)
+        return selectors.find_one(self.jobs(), selector)
 
     def select(self, patterns: Iterable[str], state: State | str | None = None) -> list[Job]:
         """List the jobs that match ids, unique prefixes or globs; without patterns, all jobs.
@@ -113,7 +113,7 @@ class Queue:
         """
         wanted = None if state is None else State(state)
         jobs, given = self.jobs(), list(patterns)
-        chosen = selectors.some(jobs, given) if given else jobs
+        chosen = selectors.find_all(jobs, given) if given else jobs
         return [job for job in chosen if wanted is None or job.state is wanted]
 
     # Transitions

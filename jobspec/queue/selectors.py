@@ -9,7 +9,7 @@ from jobspec.errors import JobNotFound
 from jobspec.queue.job import Job
 
 
-def one(jobs: Iterable[Job], selector: str) -> Job:
+def find_one(jobs: Iterable[Job], selector: str) -> Job:
     """Find the job with this id or unique prefix. Raises JobNotFound."""
     matches = [job for job in jobs if job.id.startswith(selector)]
     matches = [job for job in matches if job.id == selector] or matches
@@ -24,7 +24,7 @@ def one(jobs: Iterable[Job], selector: str) -> Job:
     return matches[0]
 
 
-def some(jobs: Sequence[Job], patterns: Iterable[str]) -> list[Job]:
+def find_all(jobs: Sequence[Job], patterns: Iterable[str]) -> list[Job]:
     """Find the jobs that match any pattern, without duplicates. Raises JobNotFound for no match."""
     chosen: dict[str, Job] = {}
     for pattern in patterns:
@@ -40,7 +40,7 @@ def is_glob(pattern: str) -> bool:
 
 def _matching(jobs: Sequence[Job], pattern: str) -> list[Job]:
     if not is_glob(pattern):
-        return [one(jobs, pattern)]
+        return [find_one(jobs, pattern)]
     matches = [job for job in jobs if fnmatch.fnmatchcase(job.id, pattern)]
     if not matches:
         raise JobNotFound(f"no job `{pattern}`", hint="`jobspec status` lists them")

@@ -1,7 +1,7 @@
-"""What the queue's tests share: small specs, a fast directory, and a filesystem that fails on cue.
+"""Helpers for tests of the queue: small specs, a fast directory, and filesystem calls that fail.
 
-`jobspec.storage.fs` is the only module that calls the system for the queue's sake, by `os.<call>`.
-Replacing that one name counts the calls, kills the process at one of them, or makes one fail.
+The queue makes system calls only through `os.<call>` in `jobspec.storage.fs`. Replacing `os` there
+counts the calls, kills the process at one of them, or makes one fail.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jobspec.records.base import State
 from jobspec.spec.schema import JobSpec, ModelSpec
 from jobspec.storage import fs
 
-# What reaches the disk or the directory tree; getpid and the like are not among them.
+# Calls that reach the filesystem.
 CALLS = frozenset(
     {
         *("open", "close", "read", "write", "pread", "fstat", "fchmod", "fsync", "ftruncate"),
@@ -53,7 +53,7 @@ def score_spec(name: str = "job", notes: str = "") -> JobSpec:
 
 @contextlib.contextmanager
 def fast_dir() -> Iterator[Path]:
-    """A directory in memory where there is one: the tests below fsync thousands of times."""
+    """A directory in memory if possible, because the tests call fsync thousands of times."""
     memory = Path("/dev/shm")
     usable = memory.is_dir() and os.access(memory, os.W_OK)
     path = Path(tempfile.mkdtemp(prefix="jobspec-test-", dir=memory if usable else None))
@@ -90,7 +90,7 @@ class FaultyOs:
 
 @contextlib.contextmanager
 def faulty(index: int, fault: Fault, only: frozenset[str] = CALLS) -> Iterator[FaultyOs]:
-    """Let the `index`-th call made by `jobspec.storage.fs` in this block go wrong."""
+    """Let the `index`-th call made by `jobspec.storage.fs` in this block fail."""
     proxy = FaultyOs(index, fault, only)
     fs.os = proxy  # type: ignore[assignment] # the point of this helper
     try:
@@ -100,7 +100,7 @@ def faulty(index: int, fault: Fault, only: frozenset[str] = CALLS) -> Iterator[F
 
 
 def fails_with(number: int) -> Fault:
-    """The call isn't made, and says this errno."""
+    """The call is not made and fails with this errno."""
 
     def fault(name: str, args: Sequence[Any], call: Callable[[], Any]) -> Any:
         raise OSError(number, os.strerror(number), name)
@@ -109,7 +109,7 @@ def fails_with(number: int) -> Fault:
 
 
 def loses_reply(name: str, args: Sequence[Any], call: Callable[[], Any]) -> Any:
-    """The call is made, but says ENOENT, as a repeated rename does on a network filesystem."""
+    """The call is made but reports ENOENT, as a repeated rename does on a network filesystem."""
     call()
     raise FileNotFoundError(2, "lost reply", name)
 
@@ -125,10 +125,10 @@ def killed_at(index: int, body: Callable[[], object], *, torn: bool = False) -> 
     Args:
         index: which call, from 0.
         body: what the child does.
-        torn: a write at that place is half done first.
+        torn: if that call is a write, half of it is done first.
 
     Returns:
-        False if the child finished first: there are no more calls.
+        False if the child finished before, because there are no more calls.
     """
 
     def child_body() -> None:
@@ -149,28 +149,28 @@ def dies_torn(name: str, args: Sequence[Any], call: Callable[[], Any]) -> Any:
 
 
 def entries(queue: Queue) -> dict[str, list[str]]:
-    """For each job, the states it has an entry in: read from the disk, name by name."""
-    found: dict[str, list[str]] = {}
+    """For each job, the states in which it has an entry, read from file names."""
+    states: dict[str, list[str]] = {}
     for state in State:
         for path in sorted(queue.paths.state(state).iterdir()):
             if not path.name.startswith("."):
                 job = path.name[len("949-20261122T000000000000Z-") :].split(".")[0]
-                found.setdefault(job, []).append(state.value)
-    return found
+                states.setdefault(job, []).append(state.value)
+    return states
 
 
 def stems(path: Path) -> list[str]:
-    """The names in a directory, temporary ones too."""
+    """The names in a directory, including temporary ones."""
     return sorted(each.name for each in path.iterdir())
 
 
 def hidden(root: Path) -> list[Path]:
-    """Temporary names left anywhere below the root."""
+    """Temporary files anywhere below the root."""
     return sorted(path for path in root.rglob(".*"))
 
 
 def race(bodies: Sequence[Callable[[], Any]]) -> list[Any]:
-    """Run the bodies in processes of their own, started at once; what they return (JSON)."""
+    """Run the bodies in one process each, started together. Returns their results (JSON)."""
     start, starter = os.pipe()
     with tempfile.TemporaryDirectory() as scratch:
         answers = [Path(scratch) / str(number) for number in range(len(bodies))]
@@ -179,7 +179,7 @@ def race(bodies: Sequence[Callable[[], Any]]) -> list[Any]:
             for body, answer in zip(bodies, answers, strict=True)
         ]
         os.close(start)
-        os.close(starter)  # end of file for everybody
+        os.close(starter)  # all children read end of file and start
         codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
         assert codes == [0] * len(bodies), codes
         return [json.loads(answer.read_bytes()) for answer in answers]
@@ -194,7 +194,9 @@ def _racer(start: int, starter: int, body: Callable[[], Any], answer: Path) -> N
 def fork(body: Callable[..., object], *args: Any) -> int:
     """A child that runs `body` and never returns into pytest."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # other tests' threads; we touch none
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # threads of other tests, which the child does not use
         child = os.fork()
     if child == 0:
         code = 1
@@ -211,7 +213,7 @@ def fork(body: Callable[..., object], *args: Any) -> int:
 def stopped_at(
     index: int, body: Callable[[], object], meanwhile: Callable[[], object]
 ) -> int | None:
-    """Run `body` in a child that is stopped (SIGSTOP) at its `index`-th call, then goes on.
+    """Run `body` in a child that is stopped (SIGSTOP) at its `index`-th call and continues later.
 
     Returns:
         The child's exit code: 0 if `body` returned, 1 if it raised; None if it ended before.
