@@ -131,7 +131,7 @@ def _differing(
     wanted["chat_template_kwargs"] = wanted["chat_template_kwargs"] or {}
     wanted |= {"max_gen_toks": published.max_gen_toks, "questions": published.questions, "shots": 0}
     return [
-        f"{field} {protocol.spell(found)} instead of {protocol.spell(value)}"
+        f"{field} {protocol.spell(ours)} instead of {protocol.spell(value)}"
         for field, value in wanted.items()
-        if (found := protocol.value_of(used, field)) != value
+        if (ours := protocol.value_of(used, field)) != value
     ]
