@@ -65,7 +65,7 @@ def test_a_model_on_a_gpu_trains_by_one_kernel() -> None:
     model = AutoModelForCausalLM.from_config(
         config, dtype=torch.bfloat16, attn_implementation=varlen_attention.choose("auto")
     ).cuda()
-    varlen_attention.settle(model)
+    varlen_attention.configure(model)
     rows = [torch.randint(2, 61, (length,)) for length in (7, 12)]
     line = pack(rows, [row.clone() for row in rows])
     line = {k: v.cuda() if isinstance(v, torch.Tensor) else v for k, v in line.items()}

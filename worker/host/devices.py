@@ -1,4 +1,4 @@
-"""The devices a worker runs ranks on: the GPUs of its nodes, or processes on their CPUs."""
+"""The devices on which a worker runs ranks: the GPUs of its nodes, or processes on their CPUs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from worker.host import gpus
 
 @dataclass(frozen=True)
 class WorkerDevices:
-    """What a worker runs ranks on: `count` GPUs, or `count` CPU processes, on each of its nodes."""
+    """The devices of a worker: `count` GPUs or `count` CPU processes on each of its nodes."""
 
     count: int
     kind: str = "cpu"
@@ -30,21 +30,22 @@ class WorkerDevices:
 
 
 def visible_devices(wanted: int | None = None) -> WorkerDevices:
-    """The GPUs this process may use, else processes on the CPU.
+    """The GPUs that this process may use; without GPUs, processes on the CPU.
 
     Args:
-        wanted: take this many; default all GPUs, or two processes on the CPU (one on one core).
+        wanted: how many to use. Default: all GPUs, or two processes on the CPU (one on one core).
 
     Raises:
-        JobspecError: fewer GPUs than wanted.
+        JobspecError: there are fewer GPUs than `wanted`.
     """
-    found = gpus.answering()  # where the driver fails, no job is taken: see `missing_gpus`
-    if found:
-        if wanted is not None and wanted > len(found):
+    # If the driver fails, `missing_gpus` keeps the worker from claiming.
+    visible = gpus.answering()
+    if visible:
+        if wanted is not None and wanted > len(visible):
             raise JobspecError(
-                f"{wanted} GPUs asked for, {len(found)} are visible",
-                hint="ask for fewer, or give the job more: nvidia-smi -L and CUDA_VISIBLE_DEVICES",
+                f"{wanted} GPUs were requested, but {len(visible)} are visible",
+                hint="request fewer, or allocate more: nvidia-smi -L, CUDA_VISIBLE_DEVICES",
             )
-        return WorkerDevices(wanted or len(found), "cuda", found[0].name, found[0].memory_gib)
+        return WorkerDevices(wanted or len(visible), "cuda", visible[0].name, visible[0].memory_gib)
     cores = len(os.sched_getaffinity(0))
     return WorkerDevices(wanted or min(2, cores))

@@ -1,4 +1,4 @@
-"""Where this node can write: free space, quotas, and the worker's node-local directory."""
+"""Whether this node can write to the root, and the worker's node-local directory."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from pathlib import Path
 from worker.host import scheduler_env
 
 SOCKET_PATH_MAX = 107  # sun_path holds 108 bytes with its final NUL: unix(7)
-ENGINE_SOCKET_LEN = 64  # the longest name seen below TMPDIR: an evaluation engine's IPC socket
+ENGINE_SOCKET_LEN = (
+    64  # the longest known name below TMPDIR: the IPC socket of an evaluation engine
+)
 
 
 def can_write(root: Path, size: int = 1 << 24) -> bool:
-    """Whether 16 MiB can be written below `root`: a quota shows in nothing else."""
+    """Whether `size` bytes can be written below `root`. Only a write shows an exceeded quota."""
     probe = root / f".probe-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         with probe.open("wb") as stream:

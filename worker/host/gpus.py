@@ -1,4 +1,4 @@
-"""The NVIDIA GPUs this process may use, asked of the driver (NVML) without importing torch."""
+"""The NVIDIA GPUs that this process may use, read with NVML and without importing torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jobspec.errors import JobspecError
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU this process may use, as NVML shows it."""
+    """One GPU that this process may use, as NVML reports it."""
 
     name: str
     memory_gib: float
@@ -22,14 +22,14 @@ class Gpu:
 
 
 class GpuError(JobspecError):
-    """A driver is there and fails: a device is lost, or the library is not the driver's."""
+    """The driver is installed but fails: a device is lost, or its library has another version."""
 
 
 def visible() -> list[Gpu]:
-    """The GPUs `CUDA_VISIBLE_DEVICES` leaves; none without a driver, or where none was given.
+    """The GPUs that `CUDA_VISIBLE_DEVICES` allows; none without a driver or without an allocation.
 
     Raises:
-        GpuError: the driver is there and fails.
+        GpuError: the driver is installed but fails.
     """
     masked = os.environ.get("CUDA_VISIBLE_DEVICES")
     if masked == "":
@@ -43,7 +43,7 @@ def visible() -> list[Gpu]:
 
 
 def answering() -> list[Gpu]:
-    """`visible()`, and none where the driver fails."""
+    """Like `visible()`, but an empty list if the driver fails."""
     try:
         return visible()
     except GpuError:
@@ -51,7 +51,7 @@ def answering() -> list[Gpu]:
 
 
 def cuda_of_driver() -> tuple[int, int] | None:
-    """The newest CUDA version the driver knows; None without a driver that answers."""
+    """The newest CUDA version that the driver supports; None without a working driver."""
     try:
         with _nvml() as nvml:
             if nvml is None:
@@ -64,8 +64,8 @@ def cuda_of_driver() -> tuple[int, int] | None:
 
 @contextmanager
 def _nvml() -> Iterator[Any]:
-    """NVML, ready; None on a node without NVIDIA's driver. Its errors become GpuErrors."""
-    nvml: Any = importlib.import_module("pynvml")  # its errors' codes have no type
+    """Initialized NVML; None on a node without NVIDIA's driver. Its errors become GpuErrors."""
+    nvml: Any = importlib.import_module("pynvml")  # the codes of its errors have no type
 
     try:
         nvml.nvmlInit()
@@ -73,7 +73,7 @@ def _nvml() -> Iterator[Any]:
         none = (
             nvml.NVML_ERROR_LIBRARY_NOT_FOUND,
             nvml.NVML_ERROR_DRIVER_NOT_LOADED,
-            nvml.NVML_ERROR_NO_PERMISSION,  # a job without GPUs on a node that has some
+            nvml.NVML_ERROR_NO_PERMISSION,  # a job without GPUs on a node with GPUs
         )
         if error.value not in none:
             raise _failed(error) from error
@@ -81,15 +81,15 @@ def _nvml() -> Iterator[Any]:
         return
     try:
         yield nvml
-    except nvml.NVMLError as error:  # a device that fell off the bus
+    except nvml.NVMLError as error:  # e.g. a device that fell off the bus
         raise _failed(error) from error
     finally:
         nvml.nvmlShutdown()
 
 
 def _failed(error: Exception) -> GpuError:
-    hint = "nvidia-smi on this node says more; CUDA_VISIBLE_DEVICES= works without GPUs"
-    return GpuError(f"the GPUs' driver fails: {error}", hint=hint)
+    hint = "run nvidia-smi on this node; CUDA_VISIBLE_DEVICES= runs without GPUs"
+    return GpuError(f"the GPU driver fails: {error}", hint=hint)
 
 
 def _gpu(nvml: Any, handle: Any) -> Gpu:
@@ -98,7 +98,7 @@ def _gpu(nvml: Any, handle: Any) -> Gpu:
             handle, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
         )
     except nvml.NVMLError:
-        errors = 0  # ECC is off, or not there
+        errors = 0  # ECC is off or not supported
     memory = float(nvml.nvmlDeviceGetMemoryInfo(handle).total)
     return Gpu(str(nvml.nvmlDeviceGetName(handle)), memory / 2**30, int(errors))
 
@@ -107,4 +107,4 @@ def _chosen(masked: str, count: int) -> list[int]:
     entries = [entry.strip() for entry in masked.split(",") if entry.strip()]
     if all(entry.isdigit() for entry in entries):
         return [int(entry) for entry in entries if int(entry) < count]
-    return list(range(min(len(entries), count)))  # UUIDs: as many as are named
+    return list(range(min(len(entries), count)))  # UUIDs: only their number is used

@@ -1,4 +1,4 @@
-"""Is this node fit to take a job? Checked before every claim; a node that is not takes none."""
+"""Preflight: checks before every claim whether this node is fit to run a job."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SITE_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One check that failed, in words, with what to do. `of_node`: another node may do better."""
+    """A failed check, with a hint. `of_node`: the same check may pass on another node."""
 
     check: str
     message: str
@@ -43,7 +43,7 @@ class Finding:
 
 
 class Fitness:
-    """Is this node fit? Remembers for a minute what is costly to ask."""
+    """Runs the checks, and keeps the results of expensive ones for one or ten minutes."""
 
     def __init__(self, root: Path, tmp: Path) -> None:
         self._root = root
@@ -55,7 +55,7 @@ class Fitness:
         self._unfit_since: float | None = None
 
     def findings(self) -> list[Finding]:
-        """What makes the node unfit now; an empty list if nothing."""
+        """The checks that fail now; an empty list if the node is fit."""
         now = time.monotonic()
         if now - self._asked_at > _ASK_EVERY_S:
             self._asked_at = now
@@ -68,42 +68,46 @@ class Fitness:
                 *skewed_clock(self._root),
                 *unallocatable_gpus(),
             ]
-        found = [*self._site, *self._rare, *check(self._root, self._tmp)]
-        if not any(finding.of_node for finding in found):
+        findings = [*self._site, *self._rare, *check(self._root, self._tmp)]
+        if not any(finding.of_node for finding in findings):
             self._unfit_since = None
         elif self._unfit_since is None:
             self._unfit_since = now
-        return found
+        return findings
 
     def forget(self) -> None:
-        """Ask anew at the next look: a job has just failed."""
+        """Run all checks again next time, because a job has just failed."""
         self._asked_at = self._rarely_at = float("-inf")
 
     @property
     def unfit_s(self) -> float:
-        """Seconds the node has been unfit without a break."""
+        """Seconds for which the node has been unfit without interruption."""
         return 0.0 if self._unfit_since is None else time.monotonic() - self._unfit_since
 
 
 def missing_gpus(env: Mapping[str, str] = os.environ) -> list[Finding]:
-    """GPUs that do not answer though a driver is there, or Slurm gave them, or with bad memory."""
+    """GPUs that fail, that Slurm allocated but are missing, or whose memory has errors."""
     promised = scheduler_env.read(env).gpus_on_node
     try:
         found = gpus.visible()
     except gpus.GpuError as error:
-        return [Finding("gpu", error.message, error.hint or "see the driver")]
+        return [Finding("gpu", error.message, error.hint or "check the GPU driver")]
     if promised is not None and promised > len(found):
-        message = f"CUDA unavailable: Slurm gave {promised} GPUs, {len(found)} answer"
-        return [Finding("gpu", message, "nvidia-smi on this node says more")]
+        message = f"CUDA unavailable: Slurm allocated {promised} GPUs, but {len(found)} answer"
+        return [Finding("gpu", message, "run nvidia-smi on this node")]
     broken = [gpu for gpu in found if gpu.uncorrected_errors]
     return [
-        Finding("ecc", f"{gpu.name} has uncorrectable memory errors", "tell the site's staff")
+        Finding(
+            "ecc",
+            f"{gpu.name} has uncorrectable memory errors",
+            "report it to the cluster's administrators",
+        )
         for gpu in broken
     ]
 
 
 def unallocatable_gpus() -> list[Finding]:
-    """GPUs that answer but on which nothing can be allocated: tried with torch, in a process."""
+    """GPUs on which memory can't be allocated. A child process tries it with torch."""
     if not gpus.answering():
         return []
     try:
@@ -115,51 +119,51 @@ def unallocatable_gpus() -> list[Finding]:
             timeout=_ALLOCATE_TIMEOUT_S,
         )
     except subprocess.TimeoutExpired:
-        return [Finding("gpu", "a GPU does not answer an allocation", "nvidia-smi says more")]
+        return [Finding("gpu", "allocating memory on a GPU hangs", "run nvidia-smi")]
     if done.returncode == 0:
         return []
-    said = done.stderr.strip().splitlines() or ["no word"]
-    return [Finding("gpu", f"CUDA can't allocate: {said[-1][:200]}", "nvidia-smi says more")]
+    said = done.stderr.strip().splitlines() or ["no message"]
+    return [Finding("gpu", f"CUDA can't allocate: {said[-1][:200]}", "run nvidia-smi")]
 
 
 def wrong_versions() -> list[Finding]:
-    """Packages other than the project asks for, or a driver older than torch's CUDA."""
-    found = [
-        Finding("versions", words, "make the environment or the image anew from this version")
-        for words in versions.unmet_requirements()
+    """Packages that do not meet the requirements, or a driver older than torch's CUDA."""
+    findings = [
+        Finding("versions", message, "rebuild the environment or the image from this version")
+        for message in versions.unmet_requirements()
     ]
     mismatch = versions.vllm_mismatch()
     if mismatch is not None:
         hint = "pip install --force-reinstall 'jobspec[vllm]', or pip uninstall vllm"
-        found.append(Finding("vllm", mismatch, hint))
+        findings.append(Finding("vllm", mismatch, hint))
     driver = gpus.cuda_of_driver()
     if driver is not None and gpus.answering():
-        words = versions.cuda_disagreement(driver, versions.cuda_of_torch())
-        if words is not None:
+        message = versions.cuda_disagreement(driver, versions.cuda_of_torch())
+        if message is not None:
             hint = "install the torch build for this driver, or use nodes with a newer one"
-            found.append(Finding("driver", words, hint))
-    return found
+            findings.append(Finding("driver", message, hint))
+    return findings
 
 
 def wrong_root(root: Path) -> list[Finding]:
-    """A root that is not, or no longer, a queue of this version's layout that may be trusted."""
+    """A root that is not a queue of this version's layout, or that must not be trusted."""
     try:
         open_root(RootPaths(root), group=group_allowed())
     except RootError as error:
-        return [Finding("layout", str(error), error.hint or "see the root", of_node=False)]
+        return [Finding("layout", str(error), error.hint or "look at the root", of_node=False)]
     except OSError:
-        return []  # it does not answer: no verdict, and the claim will say so
+        return []  # the root does not answer; the claim will report it
     return []
 
 
 def skewed_clock(root: Path, clock: Callable[[], float] = time.time) -> list[Finding]:
-    """A clock far from the filesystem's: tickets sort and marks expire by it."""
+    """A clock that differs from the filesystem's. Tickets are sorted and marks expire by time."""
     probe = root / f".probe-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         probe.touch()
         skew_s = probe.stat().st_mtime - clock()
     except OSError:
-        return []  # not of the clock; whether the root can be written is another check
+        return []  # another check tells whether the root is writable
     finally:
         with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)
@@ -168,11 +172,11 @@ def skewed_clock(root: Path, clock: Callable[[], float] = time.time) -> list[Fin
     message = (
         f"this clock is {abs(skew_s):.0f} s {'behind' if skew_s > 0 else 'ahead of'} the root's"
     )
-    return [Finding("clock", message, "let the site's staff set it")]
+    return [Finding("clock", message, "ask the cluster's administrators to set it")]
 
 
 def site_check(env: Mapping[str, str] = os.environ) -> list[Finding]:
-    """The site's own check: the program `JOBSPEC_PREFLIGHT` names must exit 0 within a minute."""
+    """The site's own check: the program in `JOBSPEC_PREFLIGHT` must exit with 0 within a minute."""
     program = env.get("JOBSPEC_PREFLIGHT")
     if not program:
         return []
@@ -190,24 +194,26 @@ def site_check(env: Mapping[str, str] = os.environ) -> list[Finding]:
 
 
 def check(root: Path, tmp: Path, *, min_free_gib: float = 1.0) -> list[Finding]:
-    """What makes this node unfit now; an empty list if nothing."""
-    found: list[Finding] = []
+    """Check the node-local directory and the free space."""
+    findings: list[Finding] = []
     if disk.too_long_for_sockets(tmp):
-        found.append(
+        findings.append(
             Finding(
                 "tmpdir",
                 f"TMPDIR `{tmp}` is too long for a socket",
-                "set a short one, as /tmp/$USER",
+                "set a short one, e.g. /tmp/$USER",
             )
         )
-    for name, place in (("root", root), ("tmpdir", tmp)):
-        free_gib = shutil.disk_usage(place).free / 2**30
+    for name, directory in (("root", root), ("tmpdir", tmp)):
+        free_gib = shutil.disk_usage(directory).free / 2**30
         if free_gib < min_free_gib:
-            message = f"{free_gib:.1f} GiB are free on `{place}`"
-            found.append(Finding(name, message, "make room there", of_node=name != "root"))
+            message = f"only {free_gib:.1f} GiB are free on `{directory}`"
+            findings.append(Finding(name, message, "free some space there", of_node=name != "root"))
     try:
         with tempfile.TemporaryFile(dir=tmp) as probe:
             probe.write(b"0" * 4096)
     except OSError as error:
-        found.append(Finding("tmpdir", f"`{tmp}` can't be written: {error.strerror}", "mend it"))
-    return found
+        findings.append(
+            Finding("tmpdir", f"`{tmp}` is not writable: {error.strerror}", "set $TMPDIR")
+        )
+    return findings

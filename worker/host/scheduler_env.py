@@ -1,4 +1,4 @@
-"""What the scheduler says about this process, as typed values: the only reader of `SLURM_*`."""
+"""Reads the scheduler's `SLURM_*` variables into typed values. No other module reads them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 
 @dataclass(frozen=True)
 class SchedulerEnv:
-    """The array element this process runs in. Without a scheduler every field has its default.
+    """The array element in which this process runs. Without a scheduler, all fields are defaults.
 
     Attributes:
-        job: the number of the array element itself.
-        restart_count: 0 on its first run.
+        job: the job id of the array element itself.
+        restart_count: 0 in its first run.
         ends_at: seconds since 1970.
-        nodes: those it may start ranks on: all of the job's from the batch script, else one.
+        nodes: on how many it may start ranks: all nodes if the batch script started it, else one.
         gpus_on_node: the GPUs that were allocated on this node.
         process_rank: this process's number in its job step.
         node_name: the name by which the scheduler knows this node.
@@ -37,14 +37,14 @@ class SchedulerEnv:
     tmpdir: str | None = None
 
     def time_left_s(self, now: float | None = None) -> float:
-        """Seconds until Slurm ends the job; infinite where it does not say."""
+        """Seconds until Slurm ends the job; infinite without a known end."""
         if self.ends_at is None:
             return float("inf")
         return self.ends_at - (time.time() if now is None else now)
 
     @property
     def element(self) -> str | None:
-        """What people call it: `4711_3` in an array. `job` is an element's own number."""
+        """The id that users see: `4711_3` in an array. `job` is the element's own job id."""
         return f"{self.array_job}_{self.array_task}" if self.array_job else self.job
 
     @property
@@ -61,7 +61,7 @@ def read(env: Mapping[str, str] = os.environ) -> SchedulerEnv:
     Source: sbatch(1), OUTPUT ENVIRONMENT VARIABLES. SLURM_RESTART_COUNT is unset on the first run.
     """
     end, gpus = env.get("SLURM_JOB_END_TIME", ""), env.get("SLURM_GPUS_ON_NODE", "")
-    # A worker that `srun` started is one of several, or was given one node of several on purpose.
+    # A worker that `srun` started uses one node: it is one of several, or was given one node.
     in_a_step = (env.get("SLURM_STEP_ID") or "batch") != "batch"
     return SchedulerEnv(
         job=env.get("SLURM_JOB_ID"),

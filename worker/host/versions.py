@@ -1,4 +1,4 @@
-"""Do this node's driver and libraries go together? Asked without importing torch."""
+"""Checks without importing torch whether the driver and the installed packages fit together."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ _CUDA = re.compile(r"^cuda\b.*=\s*['\"](\d+)\.(\d+)", re.MULTILINE)
 
 
 def unmet_requirements(requirements: Iterable[str] | None = None) -> list[str]:
-    """The packages that are missing or of another version than this project asks for, in words.
+    """One message for each package that is missing or has an unsupported version.
 
     Args:
-        requirements: as in a package's metadata; default those of `jobspec[worker]` as installed,
-            none where it runs from a directory without having been installed.
+        requirements: as in a package's metadata. Default: those of the installed
+            `jobspec[worker]`; none if jobspec is not installed.
     """
     if requirements is None:
         try:
             requirements = importlib.metadata.requires("jobspec") or []
         except importlib.metadata.PackageNotFoundError:
             requirements = []
-    said = (_unmet(Requirement(each)) for each in requirements)
-    return [words for words in said if words is not None]
+    messages = (_unmet(Requirement(each)) for each in requirements)
+    return [message for message in messages if message is not None]
 
 
 def _unmet(wanted: Requirement) -> str | None:
     if wanted.marker is not None and not wanted.marker.evaluate({"extra": "worker"}):
         return None
     try:
-        found = importlib.metadata.version(canonicalize_name(wanted.name))
+        installed = importlib.metadata.version(canonicalize_name(wanted.name))
     except importlib.metadata.PackageNotFoundError:
         return f"{wanted.name} is not installed"
-    if wanted.specifier.contains(found, prereleases=True):
+    if wanted.specifier.contains(installed, prereleases=True):
         return None
-    return f"{wanted.name} is {found}, not {wanted.specifier}"
+    return f"{wanted.name} is {installed}, not {wanted.specifier}"
 
 
 def vllm_mismatch() -> str | None:
-    """Why the vLLM here can't run: half installed, or built for another torch; None if it can.
+    """Why the installed vLLM can't run; None if it can, or if there is no vLLM.
 
-    vLLM's compiled parts fit one release of torch, which its metadata names.
+    vLLM's compiled code works only with the release of torch that its metadata requires.
     """
     package = importlib.util.find_spec("vllm")
     distribution = next((name for name in VLLM_DISTRIBUTIONS if _installed(name)), None)
     if package is None and distribution is None:
         return None
     if package is None or package.origin is None or distribution is None:
-        return "vLLM is only half installed"
+        return "vLLM is only partly installed"
     torch = _installed("torch")
     wanted = [
         requirement
@@ -76,29 +76,30 @@ def _installed(distribution: str) -> str | None:
 
 
 def cuda_of_torch() -> tuple[int, int] | None:
-    """The CUDA version the installed torch was built for; None for a CPU build, or no torch."""
+    """The CUDA version that torch was built for; None for a CPU build or without torch."""
     spec = importlib.util.find_spec("torch")
-    places = spec.submodule_search_locations if spec is not None else None
-    for place in places or []:
-        version = Path(place, "version.py")
-        if version.exists() and (found := _CUDA.search(version.read_text())):
-            return int(found[1]), int(found[2])
+    directories = spec.submodule_search_locations if spec is not None else None
+    for directory in directories or []:
+        version = Path(directory, "version.py")
+        if version.exists() and (match := _CUDA.search(version.read_text())):
+            return int(match[1]), int(match[2])
     return None
 
 
 def cuda_disagreement(driver: tuple[int, int], built: tuple[int, int] | None) -> str | None:
-    """Why torch can't run on this driver, if it can't.
+    """Why torch can't run on this driver; None if it can.
 
-    A driver runs what was built for its own major version of CUDA or an earlier one (NVIDIA, CUDA
-    Compatibility: minor version compatibility).
+    A driver runs programs built for its own major version of CUDA or an earlier one.
+
+    Source: NVIDIA, CUDA Compatibility, minor version compatibility.
 
     Args:
-        driver: the newest CUDA version the driver knows.
-        built: the CUDA version torch was built for; None for a CPU build.
+        driver: the newest CUDA version that the driver supports.
+        built: the CUDA version that torch was built for; None for a CPU build.
     """
     if built is None:
-        return "there are GPUs, and this torch is a CPU build"
+        return "there are GPUs, but torch is a CPU build"
     if driver[0] >= built[0]:
         return None
     known, wants = (".".join(map(str, version)) for version in (driver, built))
-    return f"the driver knows CUDA {known}, this torch is built for {wants}"
+    return f"the driver supports CUDA {known}, but torch was built for {wants}"

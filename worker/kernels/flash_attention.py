@@ -1,11 +1,11 @@
-"""Which kernel runs rows laid end to end on a GPU: FlashAttention where installed, else torch's.
+"""Chooses the kernel for packed rows on a GPU: FlashAttention if installed, otherwise torch's.
 
-The packages' own public function is called, not torch's registry of them (`torch.nn.attention`,
-`activate_flash_attention_impl`): that one turns over all attention of the process, calls private
-operators whose arguments must be those of its own day, and raises where a kernel can't serve.
+It calls the public function of the packages instead of torch's registry (`torch.nn.attention`,
+`activate_flash_attention_impl`). The registry changes all attention of the process, calls private
+operators whose arguments differ between versions, and raises if a kernel can't be used.
 
-A kernel is used only after it has run a few small rows, forwards and backwards, with the model's
-heads, on the device that will train, and agreed with attention by its definition (see `trouble`).
+A kernel is used only after a test: it runs a few small rows forwards and backwards, with the
+model's heads on the training device, and must agree with plain attention in float32 (`trouble`).
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from jobspec.errors import SpecError
-from worker.kernels.liger import BRINGS
+from worker.kernels.liger import ATTENTION_PACKAGES
 
 # (query, key, value, bounds, longest, scale, window) -> out. Tensors [tokens, heads, head_dim],
-# bounds int32 [rows + 1]; the window as in `attention.segments`, None for none.
+# bounds int32 [rows + 1]; the window as in `varlen_attention.segments`.
 Run = Callable[
     [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int, float | None, int | None],
     torch.Tensor,
 ]
-# FlashAttention 3 before a torch varlen that is FlashAttention 2, which needs its package only
-# where torch's can't be used.
+# Fastest first. Torch's varlen attention is FlashAttention 2; the package of that name comes last,
+# for devices and versions on which torch's can't be used.
 _ORDER = ("flash_attention_3", "flash_attention_4", "torch", "flash_attention_2")
-_ROWS = (3, 70, 1, 40)  # tokens of the rows a kernel is tried with
+_ROWS = (3, 70, 1, 40)  # tokens of the rows with which a kernel is tested
 _WINDOW = 9
-# Norm of the difference by that of what is expected. All steps in bfloat16, more roundings than a
-# kernel has, are at 0.006; a window off by one is at 0.28, the usual scale at 0.17.
-_MOST_OFF = 0.02
+# Limit of the relative error (by norms). With every operation rounded to bfloat16, more than any
+# kernel does, it is 0.006; with a window that is off by one 0.28, with the wrong scale 0.17.
+_MAX_ERROR = 0.02
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A way to run rows: `name` with its version, as it is recorded."""
+    """A kernel. `name` includes its version and is recorded in the manifest."""
 
     name: str
     run: Run
@@ -50,10 +50,10 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Heads:
-    """What a kernel must be able to do for a model.
+    """The attention heads of a model, which a kernel must support.
 
     Source: torch/nn/attention/varlen.py and sdp_utils.cpp, `check_head_dim_size_flash`;
-    hopper/flash_api.cpp: 16 bits, heads of at most 256 in eighths.
+    hopper/flash_api.cpp: 16-bit types, head dimensions up to 256 that are multiples of 8.
     """
 
     device: torch.device
@@ -65,7 +65,7 @@ class Heads:
 
     @property
     def usual(self) -> bool:
-        """Whether any kernel could run them."""
+        """Whether any kernel supports them."""
         sixteen = self.dtype in (torch.bfloat16, torch.float16)
         return sixteen and self.size <= 256 and self.size % 8 == 0
 
@@ -75,11 +75,11 @@ class _Package:
     module: str
     distribution: str
     shown: str
-    majors: range  # of the compute capabilities it has kernels for
+    majors: range  # major compute capabilities for which it has kernels
     no_window: tuple[int | None, int | None] = (-1, -1)
 
     def kernel(self) -> Kernel:
-        """Raises ImportError or OSError where it is missing or built for another torch."""
+        """The kernel. Raises ImportError or OSError if it is missing or built for another torch."""
         try:
             version = metadata.version(self.distribution)
         except metadata.PackageNotFoundError as error:
@@ -90,14 +90,17 @@ class _Package:
 
 _PACKAGES = {
     "flash_attention_2": _Package(
-        "flash_attn", BRINGS["flash_attention_2"][0], "flash-attn 2", range(8, 13)
+        "flash_attn", ATTENTION_PACKAGES["flash_attention_2"][0], "flash-attn 2", range(8, 13)
     ),
     "flash_attention_3": _Package(
-        "flash_attn_interface", BRINGS["flash_attention_3"][0], "flash-attn 3", range(9, 10)
+        "flash_attn_interface",
+        ATTENTION_PACKAGES["flash_attention_3"][0],
+        "flash-attn 3",
+        range(9, 10),
     ),
     "flash_attention_4": _Package(
         "flash_attn.cute",
-        BRINGS["flash_attention_4"][0],
+        ATTENTION_PACKAGES["flash_attention_4"][0],
         "flash-attn 4",
         range(9, 11),
         (None, None),
@@ -110,13 +113,14 @@ def choose(asked: str, heads: Heads) -> Kernel | None:
     """The kernel to train with.
 
     Args:
-        asked: a name of `NAMES`, or `auto`: the fastest of those that are right.
+        asked: one of `NAMES`, or `auto` for the fastest kernel that passes the test.
+        heads: the model's.
 
     Returns:
-        None, with `auto` alone: no kernel can run these.
+        None if no kernel can be used; only with `auto`.
 
     Raises:
-        SpecError: the one that was asked for can't; with the reason.
+        SpecError: the requested kernel can't be used; with the reason.
     """
     reasons: list[str] = []
     for kernel in _candidates(asked, heads, reasons):
@@ -129,12 +133,12 @@ def choose(asked: str, heads: Heads) -> Kernel | None:
     raise SpecError(
         f"`{asked}` can't train this model on this device: {'; '.join(reasons)}",
         place="$.model.attn_implementation",
-        hint='"auto" takes the fastest that can',
+        hint='"auto" chooses the fastest kernel that can',
     )
 
 
 def _candidates(asked: str, heads: Heads, reasons: list[str]) -> Iterator[Kernel]:
-    """Those installed and made for the device, best first; what is against the others is added."""
+    """Installed kernels for the device, fastest first; `reasons` gets why others can't run."""
     major = capability(heads.device)
     if major is None or not heads.usual:
         reasons.append(f"{heads.dtype} with heads of {heads.size} on {heads.device.type}")
@@ -151,16 +155,16 @@ def _candidates(asked: str, heads: Heads, reasons: list[str]) -> Iterator[Kernel
 
 
 def capability(device: torch.device) -> int | None:
-    """The generation of a GPU: 8 is Ampere, 9 Hopper, 10 Blackwell; None for what is none."""
+    """A GPU's major compute capability (8 Ampere, 9 Hopper, 10 Blackwell); None for a CPU."""
     return torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else None
 
 
 def _torchs(major: int) -> Kernel:
-    """Torch's own variable-length attention: FlashAttention 2, without a package."""
+    """Torch's own variable-length attention, which is FlashAttention 2."""
     from torch.nn.attention.varlen import varlen_attn  # not before torch 2.10
 
     if major < 8:
-        raise ImportError(f"torch's own has no kernels for compute capability {major}")
+        raise ImportError(f"torch's attention has no kernels for compute capability {major}")
     accepted = tuple(inspect.signature(varlen_attn).parameters)
     return Kernel(
         f"torch varlen {torch.__version__}",
@@ -181,8 +185,8 @@ def _torch_varlen(
 ) -> torch.Tensor:
     """Call `varlen_attn` with the parameters it accepts; they differ between torch 2.10 and 2.13.
 
-    2.10 has `is_causal` and neither scale nor window. 2.11 has both, and serves grouped heads
-    without the `enable_gqa` that later versions require for them.
+    2.10 has `is_causal` but neither scale nor window. 2.11 has both, and supports grouped heads
+    without `enable_gqa`, which later versions require.
     """
     options: dict[str, Any] = {}
     if "window_size" in accepted:
@@ -191,7 +195,7 @@ def _torch_varlen(
     elif window is None:
         options["is_causal"] = True
     else:
-        raise NotImplementedError("torch's own attention has no windows before torch 2.11")
+        raise NotImplementedError("torch's varlen attention has no windows before torch 2.11")
     if "scale" in accepted:
         options["scale"] = scale
     elif scale is not None:
@@ -212,7 +216,7 @@ def _packaged(
     scale: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    # By name: 2, 3 and 4 have these in different places. What is left out has no dropout.
+    # Keyword arguments, because versions 2, 3 and 4 order them differently. Dropout is off.
     out = called(
         q=q,
         k=k,
@@ -225,27 +229,29 @@ def _packaged(
         causal=True,
         window_size=package.no_window if window is None else (window - 1, 0),
     )
-    # 4, and 3 in its first versions, give the softmax's normalizers too.
+    # Version 4, and early versions of 3, also return the normalizers of the softmax.
     return out[0] if isinstance(out, tuple) else out
 
 
 def trouble(kernel: Kernel, heads: Heads) -> str | None:
-    """What is wrong with a kernel's values or gradients on a few small rows; None if nothing.
+    """Test a kernel's values and gradients on small rows. Returns what is wrong, or None.
 
-    Not to be called within a forward pass: it runs a backward pass of its own. Leaves the random
-    state alone.
+    Do not call it within a forward pass, because it runs a backward pass. It does not change the
+    random state.
     """
     try:
         with torch.autocast(heads.device.type, enabled=False):
             for window in (None, _WINDOW) if heads.windowed else (None,):
-                if off := _most_off(kernel.run, heads, window):
+                if off := _error_of(kernel.run, heads, window):
                     return off
-    except Exception as error:  # whatever a package made for another torch, driver or GPU raises
+    except (
+        Exception
+    ) as error:  # a package built for another torch, driver or GPU may raise anything
         return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     return None
 
 
-def _most_off(run: Run, heads: Heads, window: int | None) -> str | None:
+def _error_of(run: Run, heads: Heads, window: int | None) -> str | None:
     tokens = sum(_ROWS)
     draw = torch.Generator(heads.device).manual_seed(0)
     q, k, v, grad = (
@@ -255,18 +261,18 @@ def _most_off(run: Run, heads: Heads, window: int | None) -> str | None:
         for count in (heads.count, heads.shared, heads.shared, heads.count)
     )
     ends = torch.tensor([0, *_ROWS], device=heads.device).cumsum(0).to(torch.int32)
-    # Not what the kernel would take by itself, so that one that ignores it is seen.
+    # Not the default scale, so that a kernel that ignores the scale fails.
     scale = 1.3 * heads.size**-0.5
-    found = run(q, k, v, ends, max(_ROWS), scale, window)
-    right = _by_definition(q, k, v, scale, window)
+    actual = run(q, k, v, ends, max(_ROWS), scale, window)
+    expected = _by_definition(q, k, v, scale, window)
     pairs = zip(
-        (found, *torch.autograd.grad(found, (q, k, v), grad.detach())),
-        (right, *torch.autograd.grad(right, (q, k, v), grad.detach().to(right.dtype))),
+        (actual, *torch.autograd.grad(actual, (q, k, v), grad.detach())),
+        (expected, *torch.autograd.grad(expected, (q, k, v), grad.detach().to(expected.dtype))),
         strict=True,
     )
     for name, (a, b) in zip(("output", "dq", "dk", "dv"), pairs, strict=True):
         off = ((a.float() - b.float()).norm() / b.float().norm()).item()
-        if not off < _MOST_OFF:  # NaN is off too
+        if not off < _MAX_ERROR:  # also true for NaN
             return f"{name} is off by {off:.1%}{'' if window is None else ' with a window'}"
     return None
 
@@ -274,7 +280,7 @@ def _most_off(run: Run, heads: Heads, window: int | None) -> str | None:
 def _by_definition(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int | None
 ) -> torch.Tensor:
-    """All scores of the line at once, those beyond a row or a window left out, in float32."""
+    """Attention in float32, with a mask that allows only keys of the same row and window."""
     row = torch.repeat_interleave(torch.tensor(_ROWS)).to(q.device)
     back = (at := torch.arange(len(row), device=q.device))[:, None] - at
     seen = (row[:, None] == row) & (back >= 0) & (back < (window or len(row)))

@@ -1,4 +1,4 @@
-"""Kernels that are packages of their own: whether they are here, and Liger's put into a model."""
+"""Optional kernel packages: checks that they are installed, and applies Liger to a model."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, Literal
 from jobspec.errors import JobspecError, SpecError
 from jobspec.spec.schema import JobSpec
 
-# Distribution and package that bring each attention a spec may name; the others are torch's.
-BRINGS = {
+# The distribution and module of each attention that is not part of torch.
+ATTENTION_PACKAGES = {
     "flash_attention_2": ("flash-attn", "flash_attn"),
     "flash_attention_3": ("flash-attn-3", "flash_attn_interface"),
     "flash_attention_4": ("flash-attn-4", "flash_attn"),
@@ -19,25 +19,25 @@ BRINGS = {
 
 
 def check(spec: JobSpec, *, on_gpu: bool) -> None:
-    """Refuse a job whose attention names a package that is not here, before anything is done.
+    """Refuse a job whose attention needs a package or a GPU that this worker does not have.
 
     Raises:
-        SpecError: naming the package, or the GPU that is missing.
+        SpecError: with the missing package, or because there is no GPU.
     """
     asked = spec.model.attn_implementation
-    if spec.train is None or asked not in BRINGS:
+    if spec.train is None or asked not in ATTENTION_PACKAGES:
         return
-    distribution, module = BRINGS[asked]
+    distribution, module = ATTENTION_PACKAGES[asked]
     if not on_gpu or not _installed(distribution, module):
         raise SpecError(
             f"`{asked}` needs {f'the package `{distribution}`' if on_gpu else 'a GPU'}",
             place="$.model.attn_implementation",
-            hint='install it on the workers, or set "auto": the fastest attention that is there',
+            hint='install it on the workers, or set "auto" for the fastest attention available',
         )
 
 
 def _installed(distribution: str, module: str) -> bool:
-    """Whether a module is here and is this distribution's: 2 and 4 share the name `flash_attn`."""
+    """Whether the module is installed by this distribution. FlashAttention 2 and 4 use one name."""
     try:
         metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -46,15 +46,15 @@ def _installed(distribution: str, module: str) -> bool:
 
 
 def apply(model: Any, wanted: bool | Literal["auto"], *, on_gpu: bool) -> str | None:
-    """Put Liger's layer kernels into `model`, by default on a GPU where they are installed.
+    """Apply Liger's layer kernels to `model`; with "auto", on a GPU if they are installed.
 
-    The loss is TRL's chunked one either way, so that logits are never whole.
+    The loss is always TRL's chunked one, which never holds all logits at once.
 
     Returns:
-        `liger <version>`, or None where the model's own layers run.
+        `liger <version>`, or None if the model's own layers are used.
 
     Raises:
-        JobspecError: the spec says true, and they can't be had.
+        JobspecError: the spec requires the kernels, but they can't be used here.
     """
     if wanted is False or (wanted == "auto" and not on_gpu):
         return None

@@ -1,11 +1,12 @@
-"""Attention over rows that lie one after the other in one line, each row seeing itself alone.
+"""Attention over packed rows: the rows are concatenated, and each row attends only to itself.
 
-Registered with Transformers as `segments`. Rows are told apart by `cu_seq_lens_q`, the positions at
-which they begin, so no mask is ever made: on a GPU one kernel runs them all (flash.py has which);
-elsewhere each row is computed by itself, faster than any mask.
+Registered with Transformers as `segments`. `cu_seq_lens_q` gives the start of each row, so no mask
+is needed. On a GPU one variable-length kernel runs all rows (see `flash_attention`). On a CPU each
+row is computed separately, which is faster than attention with a mask.
 
-With sequence parallelism (Ulysses) a line's tokens lie on the devices of a group. Around attention
-an all-to-all gives each device all tokens of some heads instead; the bounds are the whole line's.
+With sequence parallelism (Ulysses), the tokens of a pack are sharded over the devices of a group.
+For attention, an all-to-all gives each device all tokens of some heads. `cu_seq_lens_q` always
+describes the whole pack.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ from jobspec.errors import SpecError
 from worker.kernels import flash_attention
 
 NAME = "segments"
-# By window, dtype and device, that of the longest row so far: a shorter row's is its corner.
+# The mask of the longest row so far, by window, dtype and device; a shorter row uses its corner.
 _masks: dict[tuple[int, torch.dtype, torch.device], torch.Tensor] = {}
-_BEYOND = ("softcap", "dropout")  # what some models ask of attention and this one has not
+_UNSUPPORTED = ("softcap", "dropout")  # options of attention that some models use
 _BY_ROW = "rows by sdpa"
 
 
 @dataclass
 class _Runs:
-    """What this process runs rows with, for which heads, and what has run so far."""
+    """The kernel of this process, the heads it was tested for, and what has run so far."""
 
     kernel: flash_attention.Kernel | None = None
     heads: flash_attention.Heads | None = None
-    # The names, as keys: torch.compile traces an assignment to a dictionary's key.
+    # A dictionary instead of a set, because torch.compile can trace an assignment to a key.
     ran: dict[str, None] = field(default_factory=dict[str, None])
 
 
@@ -44,28 +45,29 @@ _runs = _Runs()
 
 
 def register() -> str:
-    """Make `segments` an attention implementation Transformers knows. Returns its name."""
+    """Register `segments` with Transformers. Returns its name."""
     ALL_ATTENTION_FUNCTIONS.register(NAME, segments)
     return NAME
 
 
-def share(config: Any, size: int) -> None:
-    """Let `segments` run lines whose tokens lie on `size` ranks, next to each other. All call it.
+def enable_sequence_parallel(config: Any, size: int) -> None:
+    """Let `segments` run packs whose tokens are sharded over `size` ranks. All ranks call it.
 
     Args:
-        config: the model's; its heads must be a multiple of `size`, those of keys a multiple or a
-            divisor of it.
+        config: the model's. Its number of heads must be a multiple of `size`, and its number of
+            key-value heads a multiple or a divisor.
+        size: ranks per group.
 
     Raises:
-        SpecError: they are not.
+        SpecError: the model's attention or its numbers of heads do not allow it.
     """
-    # Imported here: no run without sequence parallelism needs it.
+    # Imported here because only sequence parallelism needs it.
     from deepspeed.runtime.sequence_parallel.ulysses_sp import UlyssesSPAttentionHF
 
     text = config.get_text_config()
     if config._attn_implementation != NAME:
         raise SpecError(
-            f"`{text.model_type}` needs attention of its own, which sees one device's tokens alone",
+            f"`{text.model_type}` needs its own attention, which can't use sequence parallelism",
             place="$.train.sequence_parallel",
             hint="set it to 1",
         )
@@ -73,11 +75,11 @@ def share(config: Any, size: int) -> None:
     shared = getattr(text, "num_key_value_heads", None) or heads
     if heads % size or (shared % size and size % shared):
         raise SpecError(
-            f"`{size}` devices can't share {heads} attention heads with {shared} of keys evenly",
+            f"`{size}` devices can't divide {heads} attention heads and {shared} key-value heads",
             place="$.train.sequence_parallel",
-            hint=f"a divisor of {heads} that is a divisor or a multiple of {shared} can",
+            hint=f"choose a divisor of {heads} that is a divisor or a multiple of {shared}",
         )
-    dealt = UlyssesSPAttentionHF(
+    sharded = UlyssesSPAttentionHF(
         attn=segments,
         batch_size=1,
         attn_head_count=heads,
@@ -87,18 +89,18 @@ def share(config: Any, size: int) -> None:
         process_group=_group(size),
         seq_length_is_variable=True,
     )
-    ALL_ATTENTION_FUNCTIONS.register(NAME, dealt)
+    ALL_ATTENTION_FUNCTIONS.register(NAME, sharded)
 
 
 def _group(size: int) -> Any:
-    """This rank's group; every rank makes every group, in the same order."""
+    """This rank's group. Every rank creates all groups in the same order, as torch requires."""
     starts = range(0, dist.get_world_size(), size)
     groups = [dist.new_group(list(range(start, start + size))) for start in starts]
     return groups[dist.get_rank() // size]
 
 
 def choose(asked: str) -> str:
-    """The attention to load a model with: rows without padding, by default and by FlashAttention.
+    """The attention to load a model with: `segments` for "auto" and all FlashAttentions.
 
     Args:
         asked: the spec's `attn_implementation`.
@@ -106,17 +108,21 @@ def choose(asked: str) -> str:
     return register() if asked == "auto" or asked in flash_attention.NAMES else asked
 
 
-def settle(model: Any, asked: str = "auto") -> None:
-    """Give a model whose attention does more than `segments` its own again; it is then padded.
+def configure(model: Any, asked: str = "auto") -> None:
+    """Choose and test the kernel for a loaded model, or restore the model's own attention.
 
-    Gemma 2 caps attention's logits, gpt-oss adds sinks to them; some are trained with dropout.
-    For others, on a GPU, the kernel is chosen and tried: see `flash.choose`.
+    Some models need attention that `segments` does not implement: Gemma 2 caps the attention
+    logits, gpt-oss adds sinks to them, and some are trained with dropout. They are padded instead.
+
+    Args:
+        model: the loaded model.
+        asked: the spec's `attn_implementation`.
 
     Raises:
-        SpecError: the kernel that was asked for can't run this model here.
+        SpecError: the requested kernel can't run this model here.
     """
     text = model.config.get_text_config()
-    more = (
+    needs_more = (
         getattr(text, "attn_logit_softcapping", None) is not None
         or getattr(text, "attention_dropout", 0.0) > 0
         or text.model_type == "gpt_oss"
@@ -124,7 +130,7 @@ def settle(model: Any, asked: str = "auto") -> None:
     _runs.kernel, _runs.heads, _runs.ran = None, None, {}
     if model.config._attn_implementation != NAME:
         return
-    if more:
+    if needs_more:
         model.set_attn_implementation("eager" if asked == "auto" else asked)
         return
     _runs.heads = _heads(text, model.dtype)
@@ -144,7 +150,7 @@ def _heads(text: Any, dtype: torch.dtype) -> flash_attention.Heads:
 
 
 def ran() -> str | None:
-    """What has computed attention since the model was settled; None if not `segments`."""
+    """What computed attention since `configure`; None if it was not `segments`."""
     return ", ".join(sorted(_runs.ran)) or None
 
 
@@ -161,20 +167,20 @@ def segments(
     """Causal attention within each row.
 
     Args:
-        query: [1, heads, tokens, head_dim]; key and value likewise, perhaps with fewer heads.
-        attention_mask: must be None: rows are told apart by their bounds.
-        sliding_window: keys a query sees, itself included; None for all of its row's before it.
-        kwargs: `cu_seq_lens_q` int32 [rows + 1] and `max_length_q`, the longest row's tokens;
-            `row_lengths` saves reading them off a device.
+        query: [1, heads, tokens, head_dim]; key and value too, perhaps with fewer heads.
+        attention_mask: must be None; `cu_seq_lens_q` separates the rows.
+        sliding_window: number of keys that a query attends to, including its own; None for all.
+        kwargs: `cu_seq_lens_q` int32 [rows + 1] and `max_length_q`, the tokens of the longest row;
+            `row_lengths` avoids reading the lengths back from a device.
 
     Returns:
         [1, tokens, heads, head_dim], and None for the weights.
     """
     bounds = kwargs.get("cu_seq_lens_q")
-    if unknown := [name for name in _BEYOND if kwargs.get(name)]:
-        raise ValueError(f"`segments` attention has no {', '.join(unknown)}")
+    if unknown := [name for name in _UNSUPPORTED if kwargs.get(name)]:
+        raise ValueError(f"`segments` attention does not support {', '.join(unknown)}")
     if bounds is None or attention_mask is not None or query.shape[0] != 1:
-        raise ValueError("`segments` attention runs rows laid end to end, with bounds and no mask")
+        raise ValueError("`segments` attention needs packed rows with `cu_seq_lens_q` and no mask")
     longest = int(kwargs["max_length_q"])
     window = None if sliding_window is None or sliding_window >= longest else sliding_window
     if (kernel := _kernel_for(query)) is not None:
@@ -187,7 +193,7 @@ def segments(
 
 
 def _kernel_for(query: torch.Tensor) -> flash_attention.Kernel | None:
-    """The kernel that was tried, if with such heads."""
+    """The tested kernel, if it was tested for these heads."""
     heads = _runs.heads
     tried = heads is not None and (heads.device.type, heads.dtype, heads.size) == (
         query.device.type,
@@ -205,7 +211,7 @@ def _by_row(
     scaling: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    # Split, not sliced: the gradient of each slice would be a whole line of zeros but for its row.
+    # Split instead of sliced: the gradient of a slice is as large as the whole pack.
     parts = zip(lengths, *(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
     rows = [
         scaled_dot_product_attention(
@@ -223,7 +229,7 @@ def _by_row(
 
 
 def _window_mask(length: int, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
-    """What to add to a row's scores: 0 within the window, else -inf; a view, not to be written."""
+    """What to add to a row's scores: 0 within the window, else -inf. Do not modify it."""
     if window is None or window >= length:
         return None
     known = _masks.get((window, like.dtype, like.device))

@@ -16,7 +16,7 @@ def phase_command(
     """The command that runs a phase's ranks under a rank launcher.
 
     Args:
-        module: the phase's, as `worker.phases` has it.
+        module: the phase's module in `worker.phases`.
     """
     launcher = [sys.executable, "-m", "worker.process.rank_launcher", "--ranks", str(ranks)]
     launcher += ["--port", str(port), "--parent", str(os.getpid()), "--isolation", isolation]
@@ -25,7 +25,7 @@ def phase_command(
 
 @dataclass(frozen=True)
 class NodeLayout:
-    """Ranks on several nodes, `ranks` on each; `tmp` is made on all of them, local to each."""
+    """Several nodes with `ranks` ranks each. Each node creates its own local directory `tmp`."""
 
     nodes: int
     ranks: int

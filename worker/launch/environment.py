@@ -1,4 +1,4 @@
-"""The environment of a phase: the worker's own without what would steer it, caches in the root."""
+"""The environment of a phase: the worker's, without variables that could change the run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from jobspec.storage.layout import RootPaths
 from worker.host.devices import WorkerDevices
 
-# What a launcher, a scheduler step or a login shell left behind must not steer a phase.
+# Variables of a launcher, a scheduler step or a login shell that would change a phase.
 _SCRUBBED = ("ACCELERATE_", "TORCHELASTIC_", "DEEPSPEED_", "DS_", "FSDP_", "PYTORCH_LIGHTNING_")
 _SCRUBBED_NAMES = frozenset(
     (
@@ -28,12 +28,14 @@ def phase_environment(
     devices: WorkerDevices,
     ranks: int = 1,
 ) -> dict[str, str]:
-    """A phase's whole environment: the worker's own, scrubbed, with every cache in its place.
+    """The complete environment of a phase: the worker's without `_SCRUBBED`, and all cache paths.
 
     Args:
         base: the worker's environment.
+        root: of the queue; it contains the caches of models and data.
         tmp: a short node-local directory, for sockets and compile caches.
-        ranks: processes that share this node's cores.
+        devices: the worker's; without GPUs, they are hidden from the phase.
+        ranks: processes among which this node's cores are divided.
     """
     kept = {
         name: value

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-# `worker.process.coordinator` does everything else. Every option is spelled out, because variables
-# of the batch script would set those that are not.
+# Every option is given, because variables of the batch script would set the others.
+# `worker.process.coordinator` does the rest.
 SRUN = (
     "srun --nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 --export=ALL --overlap "
     "--cpu-bind=none --kill-on-bad-exit=0 --wait=0 --unbuffered"

@@ -1,4 +1,4 @@
-"""How the spec's global batch is spread over the devices. Reads no file and starts no process."""
+"""Distributes a spec's global batch over the devices. Reads no file and starts no process."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from worker.host.devices import WorkerDevices
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How the fixed global batch is spread: `world` ranks on `nodes` nodes, the same number on
-    each; `world` / sequence_parallel × `accumulation` × `micro` rows."""
+    """How the global batch is distributed over the ranks.
+
+    `world` / sequence_parallel × `accumulation` × `micro` is the number of its rows. Each of the
+    `nodes` has the same number of ranks.
+    """
 
     world: int
     micro: int
@@ -26,66 +29,68 @@ class BatchPlan:
 
 
 def plan_batch(spec: JobSpec, devices: WorkerDevices, *, max_rows: int | None = None) -> BatchPlan:
-    """Spread the spec's global batch over the devices.
+    """Distribute the spec's global batch over the devices.
 
-    Without `resources.gpus` the most devices that divide the batch are used.
+    Without `resources.gpus` it uses the largest number of devices that divides the batch.
 
     Args:
-        max_rows: rows a micro-batch may have, where more were seen not to fit into memory.
+        spec: its global batch, `resources.gpus` and `train.sequence_parallel`.
+        devices: the worker's.
+        max_rows: limit of rows per micro-batch, after larger ones ran out of memory.
 
     Raises:
-        SpecError: the spec wants devices that are not there, or that do not divide the batch.
+        SpecError: the spec needs more devices than there are, or they do not divide the batch.
     """
     train = spec.train or TrainSpec()
     micro = min(train.per_device_train_batch_size, max_rows or train.per_device_train_batch_size)
     while train.global_batch_size % micro:
         micro -= 1
-    share, degree = train.global_batch_size // micro, train.sequence_parallel
+    micros, degree = train.global_batch_size // micro, train.sequence_parallel
     if degree > devices.total:
         raise SpecError(
-            f"wants groups of {degree} devices, {devices.total} are here",
+            f"needs groups of {degree} devices, but this worker has {devices.total}",
             place="$.train.sequence_parallel",
         )
-    wanted = spec.resources.gpus or _most(devices, share, degree)
+    wanted = spec.resources.gpus or _most(devices, micros, degree)
     if wanted > devices.total:
         raise SpecError(
-            f"wants {wanted} devices, {devices.total} are here", place="$.resources.gpus"
+            f"needs {wanted} devices, but this worker has {devices.total}", place="$.resources.gpus"
         )
     nodes = _nodes(wanted, devices)
-    if nodes is None or wanted % degree or share % (wanted // degree):
+    if nodes is None or wanted % degree or micros % (wanted // degree):
         raise _uneven(train, devices, wanted, micro)
-    return BatchPlan(wanted, micro, share // (wanted // degree), nodes)
+    return BatchPlan(wanted, micro, micros // (wanted // degree), nodes)
 
 
 def _nodes(world: int, devices: WorkerDevices) -> int | None:
-    """The fewest nodes that so many ranks can be spread over evenly; None where none can."""
+    """The smallest number of nodes over which the ranks divide evenly; None if there is none."""
     fitting = (n for n in range(1, devices.nodes + 1) if world % n == 0)
     return next((n for n in fitting if world // n <= devices.count), None)
 
 
-def _most(devices: WorkerDevices, share: int, degree: int) -> int:
-    """The most ranks that leave none idle: one group's, if nothing else does."""
+def _most(devices: WorkerDevices, micros: int, degree: int) -> int:
+    """The largest number of ranks among which the micro-batches divide evenly."""
     groups = range(1, devices.total // degree + 1)
-    even = (n * degree for n in groups if share % n == 0 and _nodes(n * degree, devices))
+    even = (n * degree for n in groups if micros % n == 0 and _nodes(n * degree, devices))
     return max(even, default=degree)
 
 
 def _uneven(train: TrainSpec, devices: WorkerDevices, world: int, micro: int) -> SpecError:
-    """Why so many ranks can't share the batch, or the nodes, evenly."""
+    """The error if the batch or the nodes do not divide evenly by the number of ranks."""
     rows, degree, place = train.global_batch_size, train.sequence_parallel, "$.resources.gpus"
     if world % degree:
         return SpecError(
-            f"groups of {degree} can't be made of {world} devices",
+            f"{world} devices can't be divided into groups of {degree}",
             place="$.train.sequence_parallel",
-            hint="choose a divisor of the devices",
+            hint="choose a divisor of the number of devices",
         )
     if _nodes(world, devices) is None:
         return SpecError(
-            f"`{world}` devices can't be taken evenly from {devices.nodes} × {devices.count}",
+            f"`{world}` devices can't be spread evenly over {devices.nodes} × {devices.count}",
             place=place,
-            hint="choose as many on each node",
+            hint="choose a number that is the same on each node",
         )
-    groups = f" with {degree} devices a row" if degree > 1 else ""
+    groups = f" with {degree} devices per row" if degree > 1 else ""
     return SpecError(
         f"`{world}` devices do not divide {rows} rows a step into micro-batches of {micro}{groups}",
         place=place,

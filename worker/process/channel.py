@@ -1,4 +1,4 @@
-"""A TCP connection that carries small messages, a JSON object a line. Standard library only."""
+"""A TCP connection for small messages, one JSON object per line. Standard library only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         connection.settimeout(10.0)
-        with contextlib.suppress(OSError):  # not every kernel takes these
+        with contextlib.suppress(OSError):  # some kernels do not support these options
             for name, value in _KEEPALIVE:
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNHEARD_MS)
@@ -32,7 +32,7 @@ class Connection:
 
     @property
     def here(self) -> str:
-        """This end's address, as the peer reached it."""
+        """This end's address, as the peer sees it."""
         return _plain(self._socket.getsockname()[0])
 
     @property

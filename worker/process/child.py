@@ -1,4 +1,4 @@
-"""A phase as a child process: a rank launcher in a session of its own, with its own log."""
+"""Runs a phase as a child process: a rank launcher in its own session, with its own log."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 class Child:
-    """A running phase. Its log is appended to, since a resumed attempt may run a phase twice."""
+    """A running phase. It appends to its log, because a phase may be run more than once."""
 
     def __init__(self, command: list[str], env: Mapping[str, str], log: Path) -> None:
         self.started = time.monotonic()
@@ -40,12 +40,12 @@ class Child:
         return code if code >= 0 else 128 - code
 
     def stop(self) -> None:
-        """Ask the phase to checkpoint and exit; the rank launcher passes it on to every rank."""
+        """Ask the phase to checkpoint and exit; the rank launcher tells all ranks."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGUSR2)
 
     def kill(self) -> None:
-        """Kill the rank launcher and with it every process of the phase; wait until it is gone."""
+        """Kill the rank launcher and with it all processes of the phase; wait for its end."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

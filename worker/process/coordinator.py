@@ -37,7 +37,7 @@ from worker.process.rank_launcher import GRACE_S, die_with_parent
 
 SECRET = "JOBSPEC_NODE_SECRET"
 _TICK_S = 0.05
-_LAST_MESSAGES_S = 2.0  # for messages that nodes sent just before the launcher ended
+_LAST_MESSAGES_S = 2.0  # wait for messages that nodes sent just before the launcher ended
 
 
 @dataclass
@@ -52,7 +52,7 @@ class NodeConnection:
 
 
 class Coordinator:
-    """The nodes of one phase, from the launcher's start to the last one's end."""
+    """The nodes of one phase, from the start of the launcher to the end of the last node."""
 
     def __init__(self, command: list[str], args: argparse.Namespace) -> None:
         self._count = args.nodes
@@ -87,8 +87,8 @@ class Coordinator:
         try:
             while not self._has_ended():
                 self._listen_to_all()
-                self._pass_stop_on()
-                self._look_at_launcher()
+                self._forward_stop()
+                self._check_launcher()
             return self._failed or 0
         finally:
             self._end_all()
@@ -117,7 +117,7 @@ class Coordinator:
             if known is None:
                 self._greet(source)
             else:
-                self._hear(known)
+                self._receive(known)
 
     def _greet(self, link: Connection) -> None:
         """Accept a connection as a node if it sends the secret; close it otherwise."""
@@ -141,8 +141,8 @@ class Coordinator:
     def _go(self) -> None:
         """Number the nodes, and send each the address of rank 0.
 
-        Only addresses that were seen to work are used: the one from which the first node reached
-        this process or, if both are on one host, the one by which each node did.
+        Only addresses known to work are used: the one from which the first node connected or, if
+        that node is on this host, the one to which each node connected.
         """
         self._nodes.sort(key=lambda node: (node.order, node.host))
         first = self._nodes[0]
@@ -151,7 +151,7 @@ class Coordinator:
             address = None if near else first.link.there
             node.link.send(go=number, nodes=self._count, address=address, port=first.port)
 
-    def _hear(self, node: NodeConnection) -> None:
+    def _receive(self, node: NodeConnection) -> None:
         for message in node.link.receive():
             if "exit" in message:
                 node.code = int(message["exit"])
@@ -162,14 +162,14 @@ class Coordinator:
             self._fail(exit_codes.NODE_LOST, f"{node.host} disconnected", 0.0)
 
     def _fail(self, code: int, why: str, grace_s: float) -> None:
-        """The first failure counts; the others get `grace_s` to end by themselves."""
+        """Record the first failure, and give the other ranks `grace_s` to end by themselves."""
         self._deadline = min(self._deadline, time.monotonic() + grace_s)
         if self._failed is None:
             self._failed = code
             if why:
                 sys.stderr.write(f"coordinator: {why}\n")
 
-    def _pass_stop_on(self) -> None:
+    def _forward_stop(self) -> None:
         if not self._asked_to_stop:
             return
         self._asked_to_stop = False
@@ -178,7 +178,7 @@ class Coordinator:
         for node in self._nodes:
             node.link.send(stop=True)
 
-    def _look_at_launcher(self) -> None:
+    def _check_launcher(self) -> None:
         if self._failed is not None or self._launcher.poll() is None:
             return
         self._launcher_ended = min(self._launcher_ended, time.monotonic())
@@ -208,7 +208,7 @@ def _listen() -> socket.socket:
 
 
 def _own_names() -> list[str]:
-    """The names by which other nodes may reach this one, the likeliest first."""
+    """The names by which other nodes may reach this one, the most likely first."""
     names = [socket.gethostname(), scheduler_env.read().node_name]
     return list(dict.fromkeys(name for name in names if name))
 
@@ -217,7 +217,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the command line, run the nodes, and exit with their code."""
     parser = argparse.ArgumentParser(prog="python -m worker.process.coordinator")
     parser.add_argument("--nodes", type=int, required=True)
-    parser.add_argument("--launcher", required=True, help="{nodes} in it becomes their number")
+    parser.add_argument("--launcher", required=True, help="command; {nodes} in it is replaced")
     parser.add_argument("--parent", type=int, default=os.getppid(), help="PID of the worker")
     parser.add_argument(
         "--patience", type=float, default=600.0, help="seconds for all nodes to connect"

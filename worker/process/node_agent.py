@@ -3,8 +3,8 @@
     python -m worker.process.node_agent --head HOST:PORT,... --ranks R --tmp DIR --log FILE --
     COMMAND ARG...
 
-It runs only while it is connected to the coordinator: when the connection closes, for whatever
-reason, its ranks are killed. Rank 0's node writes to `--log` itself, node k to `<log>.node<k>.log`.
+It runs only while it is connected to the coordinator. When the connection closes for any reason,
+its ranks are killed. Rank 0's node writes to `--log` itself, node k to `<log>.node<k>.log`.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _CONNECT_S = 10.0
 
 
 def main() -> None:
-    """Parse the command line, run this node's ranks, exit 0 once their code was sent.
+    """Parse the command line, run this node's ranks, and exit with 0 once their code was sent.
 
-    A launcher might end the other nodes for any other exit code before they have ended themselves.
+    With any other exit code, a launcher might kill the other nodes before they end themselves.
     """
     parser = argparse.ArgumentParser(prog="python -m worker.process.node_agent")
     parser.add_argument("--head", required=True)
@@ -52,12 +52,12 @@ def main() -> None:
         signal.signal(sig, signal.SIG_IGN)  # no rank runs yet; the coordinator sends stops
     secret = os.environ.pop(SECRET, "")
     link = connect(args.head.split(","), _CONNECT_S)
-    made = own_directory(args.tmp)
+    created = make_directory(args.tmp)
     try:
-        link.send(secret=secret, **about_me())
+        link.send(secret=secret, **describe_node())
         sys.exit(NodeRanks(link, args).run())
     finally:
-        if made:
+        if created:
             shutil.rmtree(args.tmp, ignore_errors=True)
 
 
@@ -76,10 +76,11 @@ class NodeRanks:
         self._asked_to_stop = True  # schedulers signal every process of a step
 
     def run(self) -> int:
-        """Returns 0 if the ranks have ended and the coordinator has their exit code.
+        """Run until the ranks end or the connection closes. Returns the exit code.
 
-        Otherwise this process's exit makes the rank launcher kill them and all they started. If
-        the launcher were killed from here, a subreaper would leave its daemons behind.
+        It is 0 if the ranks have ended and the coordinator has their exit code. Otherwise the exit
+        of this process makes the rank launcher kill the ranks and everything they started. Killing
+        the launcher from here could leave daemons running, if it is a subreaper.
         """
         while self._link.open:
             if self._child is not None and (code := self._child.wait(0)) is not None:
@@ -115,38 +116,38 @@ class NodeRanks:
         return Child([*launcher, "--", *args.command], os.environ, log)
 
 
-def connect(places: list[str], timeout_s: float) -> Connection:
-    """Connect to the coordinator at the first of its names that answers."""
+def connect(addresses: list[str], timeout_s: float) -> Connection:
+    """Connect to the coordinator at the first of its addresses that accepts."""
     deadline = time.monotonic() + timeout_s
     while True:
-        for place in places:
-            host, _, port = place.rpartition(":")
+        for address in addresses:
+            host, _, port = address.rpartition(":")
             with contextlib.suppress(OSError):
                 return Connection(socket.create_connection((host, int(port)), timeout=10.0))
         if time.monotonic() > deadline:
             sys.stderr.write(
-                f"node {socket.gethostname()}: no coordinator at {', '.join(places)}\n"
+                f"node {socket.gethostname()}: no coordinator at {', '.join(addresses)}\n"
             )
             sys.exit(exit_codes.NODE_LOST)
         time.sleep(0.2)
 
 
-def about_me() -> dict[str, Any]:
-    """This node's name and order, a free port in case it runs rank 0, and what makes it unfit."""
+def describe_node() -> dict[str, Any]:
+    """This node's name and order, a free port for rank 0, and why the node is unfit, if it is."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         port = probe.getsockname()[1]
-    # The scheduler's order keeps neighbours together; other launchers leave the batch step's 0.
+    # The scheduler's order keeps neighbouring nodes together. Without a scheduler it is 0.
     order = scheduler_env.read().process_rank
     unfit = "; ".join(finding.message for finding in missing_gpus())
     return {"host": socket.gethostname(), "order": order, "port": port, "unfit": unfit or None}
 
 
-def own_directory(path: Path) -> bool:
-    """Create the worker's node-local directory here too. Returns whether it did not exist.
+def make_directory(path: Path) -> bool:
+    """Create the worker's node-local directory on this node. Returns whether it is new.
 
     Raises:
-        PermissionError: it belongs to another user.
+        PermissionError: the directory belongs to another user.
     """
     try:
         path.mkdir(mode=0o700, parents=True)

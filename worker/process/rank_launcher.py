@@ -1,16 +1,16 @@
-"""Starts a phase's ranks and ends them when the worker ends. Standard library only.
+"""Starts a phase's ranks, and ends them when the worker ends. Standard library only.
 
     python -m worker.process.rank_launcher --ranks 2 [--port P] -- COMMAND ARG...
 
-With `--first`, `--world` and `--address`, its ranks are those of one of several nodes.
+`--first`, `--world` and `--address` are for a phase on several nodes.
 
-Where the kernel allows it, ranks run in a PID namespace of their own. Its first process dies with
-this one, this one dies with the worker (PR_SET_PDEATHSIG), and the kernel then kills everything in
-the namespace, including sessions and daemons. Elsewhere this process is a subreaper that kills all
-its descendants before it exits, and each rank sets PDEATHSIG itself.
+If the kernel allows it, the ranks run in their own PID namespace. This process dies with the worker
+(PR_SET_PDEATHSIG), the first process of the namespace dies with this one, and the kernel then kills
+everything in the namespace, including sessions and daemons. Otherwise this process is a subreaper
+that kills all its descendants before it exits, and each rank sets PDEATHSIG itself.
 
-Each SIGTERM or SIGUSR2 is passed to the ranks as SIGUSR2 and does not end this process: a launcher
-killed by its own signal would leave orphans. The exit code is 0, or that of the first rank that
+SIGTERM and SIGUSR2 are forwarded to the ranks as SIGUSR2 and do not end this process, because a
+launcher that dies first would leave orphans. The exit code is 0, or that of the first rank that
 failed.
 
 Source: prctl(2), pid_namespaces(7), unshare(2).
@@ -40,15 +40,15 @@ _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWPID = 0x20000000
 _MS_REC_PRIVATE = 0x4000 | 0x40000
 
-GRACE_S = 10.0  # how long the other ranks may take to exit after one has failed
+GRACE_S = 10.0  # time for the other ranks to exit after one has failed
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def die_with_parent(sig: int, parent: int) -> None:
-    """Ask the kernel for `sig` when the parent ends.
+    """Let the kernel send `sig` to this process when its parent ends.
 
-    RACE: the parent may have died before the call; then it is no longer our parent.
+    RACE: if the parent has died before the call, this process has another parent already.
     """
     _libc.prctl(_PR_SET_PDEATHSIG, sig, 0, 0, 0)
     if os.getppid() != parent:
@@ -56,7 +56,7 @@ def die_with_parent(sig: int, parent: int) -> None:
 
 
 def enter_pid_namespace() -> bool:
-    """Create a PID namespace for this process's next children; False where not allowed."""
+    """Create a PID namespace for the next children of this process; False if not allowed."""
     uid, gid = os.getuid(), os.getgid()
     if _libc.unshare(_CLONE_NEWPID | _CLONE_NEWNS) == 0:
         return True
@@ -71,7 +71,7 @@ def enter_pid_namespace() -> bool:
 
 
 def mount_own_proc() -> None:
-    """Mount a /proc of the new namespace. Some containers refuse it, and nothing depends on it."""
+    """Mount the new namespace's /proc. Some containers refuse this, and nothing depends on it."""
     _libc.mount(b"none", b"/", None, _MS_REC_PRIVATE, None)
     _libc.mount(b"proc", b"/proc", b"proc", 0, None)
 
@@ -121,7 +121,7 @@ class Ranks:
 
 @dataclass(frozen=True)
 class RankRange:
-    """Which of all ranks run on this node, and the address of rank 0. By default all of them."""
+    """Which ranks run on this node, and the address of rank 0. By default all ranks."""
 
     first: int = 0
     world: int | None = None
@@ -134,7 +134,7 @@ ALL_RANKS = RankRange()
 def rank_environment(
     rank: int, count: int, port: int, span: RankRange = ALL_RANKS
 ) -> dict[str, str]:
-    """The variables torch.distributed's `env://` rendezvous reads, for rank `rank` of this node."""
+    """The environment of rank `rank` of this node, as torch's `env://` rendezvous reads it."""
     return {
         **os.environ,
         "RANK": str(span.first + rank),
@@ -168,7 +168,7 @@ def _run_in_namespace(command: list[str], args: argparse.Namespace) -> int:
     die_with_parent(signal.SIGKILL, args.parent)
     init = os.fork()
     if init == 0:
-        # In the namespace the parent's PID always reads 0, so only PDEATHSIG reports its death.
+        # In the namespace, getppid() is always 0, so only PDEATHSIG reports the parent's death.
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         mount_own_proc()
         ranks = Ranks(command, args)
@@ -203,7 +203,7 @@ def _handle(handler: Callable[[int, FrameType | None], None]) -> None:
 
 
 def _kill_descendants() -> None:
-    """Kill children until none is left: the children of a killed process become ours."""
+    """Kill children until none is left. The children of a killed process become ours."""
     children = Path("/proc/thread-self/children")
     while pids := children.read_text().split():
         for pid in pids:
@@ -224,7 +224,7 @@ def _reap_orphans(ranks: set[int]) -> None:
 
 
 def _exit_code(code: int) -> int:
-    """A shell's spelling of an exit by signal: 128 + its number."""
+    """The exit code as a shell reports it: 128 + the number of a signal."""
     return code if code >= 0 else 128 - code
 
 

@@ -1,4 +1,4 @@
-"""One attempt of one job: its phases as child processes, their stops and ends, the commit."""
+"""Runs one attempt of a job: starts its phases as child processes, stops them, and commits."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from worker.supervisor.worker import Worker
 
 _TICK_S = 0.1
-_PORTS_TRIED = 3  # between looking for a free port and its use another process may take it
+_PORT_TRIES = 3  # RACE: another process may bind a free port before the phase does
 
 
 class Attempt:
-    """Runs a claim's phases to their end and commits what came of them."""
+    """Runs the phases of a claimed job and commits the outcome."""
 
     def __init__(self, worker: Worker, claim: Claim) -> None:
         self._worker = worker
@@ -53,10 +53,10 @@ class Attempt:
         self._history = read_history(worker.queue.paths.job(claim.job), claim.attempt)
         self._first_step_s: float | None = None
         self._stop_cost_s = 0.0
-        self._next_save_look = 0.0
+        self._next_cost_check = 0.0
 
     def run(self) -> AttemptOutcome:
-        """Run the phases that are left, then commit. Never raises for what a job does wrong."""
+        """Run the remaining phases, then commit. Errors of the job are committed, not raised."""
         try:
             return self._commit(self._phases())
         except ClaimLost as error:
@@ -90,7 +90,7 @@ class Attempt:
         return PhaseOutcome(Reason.SUCCEEDED)
 
     def _finish(self, phase: PhaseEntry) -> PhaseOutcome | None:
-        """Run a phase unless it is finished or not needed. None if the next one can begin."""
+        """Run a phase unless it is finished or not needed. None if the next phase can start."""
         if self._paths.done(phase.name).exists():
             self._times.append(PhaseTime(phase=phase.name, kept=True))
             return None
@@ -102,7 +102,7 @@ class Attempt:
         if (row := phase.finished_event(self._paths, self._plan)) is not None:
             self._event(**row)
         if phase.manifest_facts is not None:
-            self._write_manifest()  # again, with what is known now
+            self._write_manifest()  # again, with facts from this phase's summary
         return None
 
     def _write_manifest(self) -> None:
@@ -122,21 +122,23 @@ class Attempt:
         fs.publish(self._paths.manifest, records.encode(facts))
 
     def _phase(self, phase: PhaseEntry) -> PhaseOutcome | None:
-        """Run one phase. None if it finished."""
+        """Run one phase. None if it succeeded."""
         ranks = self._plan.world if self._plan is not None and phase.all_devices else 1
-        self._worker.beat(job=self._claim.job, attempt=self._claim.attempt, phase=phase.name)
+        self._worker.send_heartbeat(
+            job=self._claim.job, attempt=self._claim.attempt, phase=phase.name
+        )
         self._check_claim()
         self._event("start", phase=phase.name, ranks=ranks)
         self._paths.error.unlink(missing_ok=True)
         tried = 1
-        while (code := self._run(phase, ranks)) == exit_codes.PORT_IN_USE and tried < _PORTS_TRIED:
+        while (code := self._run(phase, ranks)) == exit_codes.PORT_IN_USE and tried < _PORT_TRIES:
             tried += 1
         if code == exit_codes.DONE and self._paths.done(phase.name).exists():
             return None
         return self._classify(phase.name, code)
 
     def _run(self, phase: PhaseEntry, ranks: int) -> int | None:
-        """Run a phase's ranks. Returns their exit code; None if they had to be killed."""
+        """Run a phase's ranks. Returns their exit code; None if they were killed."""
         command, environment = self._command(phase, ranks), self._environment(ranks)
         child = Child(command, environment, self._paths.log(phase.name))
         try:
@@ -148,18 +150,18 @@ class Attempt:
         return code
 
     def _watch(self, child: Child, phase: PhaseEntry) -> int | None:
-        """Beat, look for the claim, pass stops on, and see that something moves.
+        """Wait for a phase: send heartbeats, check the claim, forward stops, detect a hang.
 
         Returns:
-            The exit code; None if the phase had to be killed.
+            The exit code; None if the phase must be killed.
 
         Raises:
-            ClaimLost: the claim is gone; the phase is killed by the caller.
+            ClaimLost: another worker has the job; the caller kills the phase.
         """
         worker, asked_at = self._worker, None
-        movement = _Movement(self._paths, phase.name)
+        activity = _Activity(self._paths, phase.name)
         while (code := child.wait(_TICK_S)) is None:
-            self._beat()
+            self._send_heartbeat()
             if phase.info.trains and self._first_step_s is None and self._paths.metrics.exists():
                 self._first_step_s = self._wall_s
             if worker.time_left_s() < self._stop_margin_s(phase):
@@ -171,28 +173,28 @@ class Attempt:
             stopping_s = 0.0 if asked_at is None else time.monotonic() - asked_at
             if worker.signals.at_once or stopping_s > worker.options.grace_s:
                 return None
-            if movement.still_s() > worker.options.stall_s:
+            if activity.idle_s() > worker.options.stall_s:
                 self._event("stall", phase=phase.name)
                 return None
         return code
 
     def _stop_margin_s(self, phase: PhaseEntry) -> float:
-        """How long before the worker's end a stop must begin: a step and a save, twice over."""
+        """How long before the worker's end a stop must start: twice a step and a save."""
         if not phase.info.trains:
             return self._worker.options.stop_margin_s
         now = time.monotonic()
-        if now >= self._next_save_look:
+        if now >= self._next_cost_check:
             self._stop_cost_s = stop_cost_s(self._paths)
-            self._next_save_look = now + (60.0 if self._stop_cost_s else 5.0)
+            self._next_cost_check = now + (60.0 if self._stop_cost_s else 5.0)
         return max(self._worker.options.stop_margin_s, 2 * self._stop_cost_s)
 
-    def _beat(self) -> None:
+    def _send_heartbeat(self) -> None:
         try:
-            self._worker.beat()
+            self._worker.send_heartbeat()
             if time.monotonic() >= self._next_claim_check:
                 self._check_claim()
         except OSError:
-            return  # the root does not answer: unknown is not gone, so the phase goes on
+            return  # the root does not answer; the claim may still be held, so go on
 
     def _check_claim(self) -> None:
         self._next_claim_check = time.monotonic() + self._worker.queue.format.heartbeat_s
@@ -267,7 +269,7 @@ class Attempt:
         )
 
     def _nodes(self, ranks: int) -> int:
-        """How many nodes a phase's ranks are on: one rank is always on this one."""
+        """The number of nodes that run a phase's ranks. A single rank always runs on this node."""
         return self._plan.nodes if self._plan is not None and ranks > 1 else 1
 
     def _environment(self, ranks: int) -> dict[str, str]:
@@ -284,24 +286,24 @@ class Attempt:
         fs.append(self._paths.events, records.encode_line(row))
 
 
-class _Movement:
-    """Whether a phase still does something: a log line, a metric, a progress report."""
+class _Activity:
+    """Tells whether a phase still writes to its log, its metrics or its progress file."""
 
     def __init__(self, paths: AttemptPaths, phase: str) -> None:
         self._files = (paths.log(phase), paths.metrics, paths.progress)
         self._seen: tuple[Any, ...] = ()
-        self._moved = time.monotonic()
+        self._changed_at = time.monotonic()
         self._next = 0.0
 
-    def still_s(self) -> float:
-        """Seconds since anything moved, looked at every ten seconds at most."""
+    def idle_s(self) -> float:
+        """Seconds since one of the files last changed; they are read at most every ten seconds."""
         now = time.monotonic()
         if now >= self._next:
             self._next = now + 10.0
             seen = tuple(_stamp(file) for file in self._files)
             if seen != self._seen:
-                self._seen, self._moved = seen, now
-        return now - self._moved
+                self._seen, self._changed_at = seen, now
+        return now - self._changed_at
 
 
 def _stamp(file: Path) -> tuple[int, int, int] | None:

@@ -1,4 +1,4 @@
-"""What a job's earlier attempts say about the next: where it failed, what fits, how long."""
+"""What earlier attempts tell: where a job failed, which micro-batch fits, what a start costs."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from jobspec.records.metrics import tail
 from jobspec.storage.layout import AttemptPaths, JobPaths
 from worker.checkpoints import directories, integrity
 
-_STEPS_LOOKED_AT = 20
+_STEPS_READ = 20
 _TAIL_BYTES = 65536
 
 
 @dataclass(frozen=True)
 class AttemptHistory:
-    """Facts of a job's earlier attempts.
+    """Facts from a job's earlier attempts.
 
     Attributes:
-        failed_on: the host where the last attempt failed before its first step, unexplained.
-        micro: rows a micro-batch may have, after attempts that ran out of memory; None: any.
+        failed_on: the host where the last attempt failed before its first step, without a reason.
+        micro: limit of rows per micro-batch after running out of memory; None for no limit.
         state: the manifest of the newest checkpoint; None if there is none to resume from.
-        useful_s: the seconds below which another attempt would bring nothing; None if not known.
+        useful_s: seconds that another attempt needs to make progress; None if not known.
     """
 
     failed_on: str | None = None
@@ -38,7 +38,7 @@ class AttemptHistory:
 
 
 def read_history(job: JobPaths, attempt: int) -> AttemptHistory:
-    """Read what attempts before `attempt` left."""
+    """Read the files of all attempts before `attempt`."""
     earlier = [job.attempt(number) for number in range(1, attempt)]
     if not earlier:
         return AttemptHistory()
@@ -52,7 +52,7 @@ def read_history(job: JobPaths, attempt: int) -> AttemptHistory:
 
 
 def _micro(earlier: list[AttemptPaths]) -> int | None:
-    """Half of the smallest micro-batch that did not fit."""
+    """Half of the smallest micro-batch that ran out of memory."""
     too_large: list[int] = []
     for paths in earlier:
         end = records.read(paths.end, End)
@@ -66,17 +66,17 @@ def _micro(earlier: list[AttemptPaths]) -> int | None:
 def _state(earlier: list[AttemptPaths]) -> CheckpointManifest | None:
     if any(paths.done(phases.TRAIN.name).exists() for paths in earlier):
         return None
-    found = [
+    manifests = [
         manifest
         for paths in earlier
         for checkpoint in directories.list_checkpoints(paths)
         if (manifest := integrity.read_manifest(checkpoint)) is not None
     ]
-    return max(found, key=lambda each: (each.step, each.converted is not None), default=None)
+    return max(manifests, key=lambda each: (each.step, each.converted is not None), default=None)
 
 
 def _useful_s(earlier: list[AttemptPaths]) -> float | None:
-    """From claim to a step that is saved: start, one step, and a save twice over to be safe."""
+    """Seconds from the claim to the first saved step; a save counts twice, for safety."""
     step_s = [s for paths in earlier if (s := step_s_of(paths.metrics)) is not None]
     if not step_s:
         return None
@@ -92,12 +92,12 @@ def _useful_s(earlier: list[AttemptPaths]) -> float | None:
 
 
 def stop_cost_s(attempt: AttemptPaths) -> float:
-    """Seconds from a stop's signal to its complete checkpoint: the rest of a step, and a save."""
+    """Seconds from a stop signal to a complete checkpoint: the rest of a step, and a save."""
     return directories.expected_save_s(attempt) + (step_s_of(attempt.metrics) or 0.0)
 
 
 def step_s_of(metrics: Path) -> float | None:
-    """The median seconds of the last steps; None before the first."""
-    rows = list(tail(metrics, _TAIL_BYTES))[-_STEPS_LOOKED_AT:]
+    """The median duration of the last steps; None before the first step."""
+    rows = list(tail(metrics, _TAIL_BYTES))[-_STEPS_READ:]
     seen = [step_s for row in rows if (step_s := row.get("step_s"))]
     return statistics.median(seen) if seen else None

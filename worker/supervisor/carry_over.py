@@ -1,7 +1,7 @@
-"""What a new attempt carries over from earlier ones: finished phases, weights, checkpoints.
+"""Carries over finished phases, weights and checkpoints from earlier attempts to a new one.
 
-RACE: an attempt that was reaped may still run and write in its own directory. So nothing is used
-in place: directories are renamed into the new attempt first and checked afterwards.
+RACE: a reaped attempt may still run and write to its own directory. So nothing is used in place:
+directories are first renamed into the new attempt and then checked.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from worker.phases import PHASES, PhaseEntry
 
 
 def carry_over(job: JobPaths, attempt: AttemptPaths, root: Path) -> list[str]:
-    """Make `attempt` start where the earlier ones ended.
+    """Let `attempt` start where the earlier attempts ended.
 
     Returns:
-        A line for people about each thing that was carried over or found damaged.
+        A log line about each item that was carried over or was damaged.
     """
     if attempt.number == 1:
         return []

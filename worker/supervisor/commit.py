@@ -1,4 +1,4 @@
-"""Commits an attempt: its end and result are written, then its claim moves to the next state."""
+"""Commits an attempt: writes its end and result, then moves its claim to the next state."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class AttemptOutcome:
 
 
 def require_claim(claim: Claim) -> None:
-    """Raise ClaimLost if the claim is gone for sure."""
+    """Raise ClaimLost if the claim is certainly lost."""
     if claim.held() is False:
         raise ClaimLost(f"attempt {claim.attempt} of `{claim.job}` no longer holds its claim")
 
 
 class Commit:
-    """Writes the outcome of one attempt, however long the root does not answer."""
+    """Writes the outcome of one attempt, and retries as long as the root does not answer."""
 
     def __init__(self, worker: Worker, claim: Claim, failed_on: str | None) -> None:
         self._worker = worker
@@ -46,10 +46,12 @@ class Commit:
         """Write why the attempt ended, then move the claim.
 
         Args:
-            result: what the job came to, if it succeeded.
+            outcome: how the phases ended.
+            end: the record of the attempt's end.
+            result: the job's result, if it succeeded.
 
         Raises:
-            ClaimLost: the claim is gone.
+            ClaimLost: another worker has the job.
         """
         while True:
             if self._must_leave():
@@ -67,14 +69,14 @@ class Commit:
                 self._wait_for_root()
 
     def _must_leave(self) -> bool:
-        """Whether a stop was asked for so long ago that the commit can't be waited for."""
+        """Whether a stop was requested so long ago that there is no time for another retry."""
         signals = self._worker.signals
         return signals.at_once or signals.asked_s() > self._worker.options.grace_s
 
     def _wait_for_root(self) -> None:
         time.sleep(1.0)
         with contextlib.suppress(OSError):
-            self._worker.beat()
+            self._worker.send_heartbeat()
 
     def _move(self, outcome: PhaseOutcome, end: End, result: Result | None) -> State:
         if outcome.reason is Reason.SUCCEEDED:
@@ -85,7 +87,7 @@ class Commit:
         if not outcome.again:
             self._claim.finish(State.FAILED, end=end)
             return State.FAILED
-        # `finish` checks by itself, and recognizes a commit of its own; `end` does neither.
+        # `finish` checks the claim itself and recognizes its own earlier commit; `end` does not.
         require_claim(self._claim)
         if outcome.reason is Reason.DISK:
             self._worker.hold_for_space(outcome.message)
@@ -93,7 +95,7 @@ class Commit:
         return self._claim.requeue(outcome.reason)
 
     def _drop_states(self) -> None:
-        """Delete optimizer states and trash: nothing resumes a job that succeeded."""
+        """Delete checkpoints and trash, because a job that succeeded is never resumed."""
         with contextlib.suppress(OSError):
             for path in disk.leftovers(self._worker.queue.paths.job(self._claim.job), states=True):
                 disk.drop(path)

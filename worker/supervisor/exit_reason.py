@@ -1,4 +1,4 @@
-"""Why a phase ended, and what follows: the loss classes of an attempt."""
+"""Classifies why a phase ended, and decides whether another attempt may help."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jobspec.storage.layout import AttemptPaths
 from worker.launch.plan import BatchPlan
 
 _NEAR_END_S = 900.0
-_SAID = {
+_REPORTED = {
     exit_codes.REFUSED: Reason.FAILED,
     exit_codes.DISK_FULL: Reason.DISK,
     exit_codes.OUT_OF_MEMORY: Reason.OOM,
@@ -22,7 +22,7 @@ _SAID = {
 
 @dataclass(frozen=True)
 class PhaseOutcome:
-    """Why the phases ended. `again` says that another attempt may do better, budget permitting."""
+    """Why the phases ended. `again`: another attempt may succeed, if the retry budget allows it."""
 
     reason: Reason
     message: str = ""
@@ -36,7 +36,7 @@ class PhaseOutcome:
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What a judgement needs beside the exit code."""
+    """What `classify_exit` needs besides the exit code."""
 
     spec: JobSpec
     plan: BatchPlan | None
@@ -47,30 +47,32 @@ class Circumstances:
 
 
 def classify_exit(phase: str, code: int | None, about: Circumstances) -> PhaseOutcome:
-    """The class of a phase's end that was not its finish.
+    """Classify the end of a phase that did not finish.
 
     Args:
-        code: the exit code; None if the phase had to be killed.
+        phase: its name.
+        code: the exit code; None if the worker killed the phase.
+        about: the state of the attempt and its worker.
     """
-    if code in _SAID:
+    if code in _REPORTED:
         error = records.read(about.paths.error, PhaseError) or PhaseError(
-            phase=phase, kind=_SAID[code], message=f"{phase} ended for {_SAID[code]}"
+            phase=phase, kind=_REPORTED[code], message=f"{phase} ended: {_REPORTED[code]}"
         )
         return _refused(phase, code, error, about)
     if about.stopping:
         reason = Reason.WALLTIME if about.time_left_s < _NEAR_END_S else Reason.PREEMPTED
-        kept = "its state is saved" if code == exit_codes.STOPPED else "it was cut off"
+        kept = "its state is saved" if code == exit_codes.STOPPED else "its state is not saved"
         return PhaseOutcome(reason, f"stopped during {phase}: {kept}", None, phase, code)
     if code == exit_codes.STOPPED:
         return PhaseOutcome(Reason.PREEMPTED, f"{phase} was stopped by a signal", None, phase, code)
     if code == exit_codes.NODE_LOST:
         message = f"{phase} lost a node: {_last_line(about.paths, phase)}"
         return PhaseOutcome(
-            Reason.NODE, message, "`sinfo -R` may say what became of it", phase, code
+            Reason.NODE, message, "`sinfo -R` may say what happened to it", phase, code
         )
     if code is None:
-        message = f"{phase} hung: no step, no sample, no log line for {about.stall_s:.0f} s"
-        return PhaseOutcome(Reason.NODE, message, "its log ends where it hung", phase)
+        message = f"{phase} hung: no step, sample or log line for {about.stall_s:.0f} s"
+        return PhaseOutcome(Reason.NODE, message, "the end of its log shows where", phase)
     if code == exit_codes.KILLED:
         killed = PhaseError(phase=phase, kind=Reason.OOM, message=f"{phase} was killed (SIGKILL)")
         return _refused(phase, code, killed, about)
@@ -78,7 +80,7 @@ def classify_exit(phase: str, code: int | None, about: Circumstances) -> PhaseOu
 
 
 def _refused(phase: str, code: int, error: PhaseError, about: Circumstances) -> PhaseOutcome:
-    """Bad input is final, memory gets one more try if it can help, a full disk is waited for."""
+    """Bad input is final; out of memory is retried with smaller micro-batches, all else as is."""
     kind, message, hint = error.kind, error.message, error.hint
     again = kind not in (Reason.FAILED, Reason.OOM)
     if kind is Reason.OOM:
@@ -86,21 +88,21 @@ def _refused(phase: str, code: int, error: PhaseError, about: Circumstances) -> 
         again = micro > 1
         if again:
             message += (
-                f"; tried once more with {max(1, micro // 2)} rows a micro-batch, not {micro}"
+                f"; retried with {max(1, micro // 2)} rows per micro-batch instead of {micro}"
             )
         hint = None if again else hint or settings_that_fit(about.spec, phase)
     return PhaseOutcome(kind, message, hint, phase, code, error.step, again=again)
 
 
 def _unexplained(phase: str, code: int, about: Circumstances) -> PhaseOutcome:
-    """An end without a word: before the first step or sample it may be the host's doing."""
+    """A failure without a reason. Before the first step or sample, the host may be the cause."""
     tail = _last_line(about.paths, phase)
     progress = records.read(about.paths.progress, Progress)
     begun = progress is not None and progress.phase == phase and progress.done > 0
     return PhaseOutcome(
         Reason.FAILED,
         f"{phase} exited {code}: {tail}",
-        f"`jobspec logs {about.paths.job_dir.name} --phase {phase}` has all it said",
+        f"`jobspec logs {about.paths.job_dir.name} --phase {phase}` shows its whole log",
         phase,
         code,
         again=not begun,
@@ -109,7 +111,7 @@ def _unexplained(phase: str, code: int, about: Circumstances) -> PhaseOutcome:
 
 
 def settings_that_fit(spec: JobSpec, phase: str) -> str:
-    """What of a spec can be changed so that it needs less memory, the mildest first."""
+    """Settings of a spec that reduce memory, those with the least side effects first."""
     train = spec.train
     if not phases.trains(phase) or train is None:
         return "use devices with more memory, or a smaller eval.max_gen_toks"
@@ -120,7 +122,9 @@ def settings_that_fit(spec: JobSpec, phase: str) -> str:
         (train.lora is None, 'train.lora={"r": 16}'),
         (True, f"train.max_length below {train.max_length}"),
     ]
-    return "these need less: " + ", ".join(change for helps, change in changes if helps)
+    return "these settings need less memory: " + ", ".join(
+        change for helps, change in changes if helps
+    )
 
 
 def _last_line(paths: AttemptPaths, phase: str) -> str:

@@ -1,7 +1,7 @@
-"""How an idle worker waits for work: notified where the filesystem is local, else polling gently.
+"""How an idle worker waits for jobs: by notifications on a local filesystem, otherwise by polling.
 
-inotify sees this machine's changes only, so on a network filesystem notifications are not even a
-hint, and the pending directory is listed after 2 s, rising to 30 s, with jitter.
+inotify reports only changes made on this machine, so it is useless on a network filesystem. There
+the pending directory is listed after 2 s at first, later every 30 s, with jitter.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ LONGEST_S = 30.0
 
 
 class IdleWait:
-    """Waits between two looks at the queue.
+    """Waits between two searches for a job.
 
     Args:
-        paths: the root's.
-        poll: never by notifications, whatever the filesystem.
+        paths: paths of the root.
+        poll: poll on every filesystem.
     """
 
     def __init__(self, paths: RootPaths, *, poll: bool = False) -> None:
@@ -32,23 +32,23 @@ class IdleWait:
         self.reset()
 
     def reset(self) -> None:
-        """There was work: begin anew with short waits."""
+        """A job was found: start again with short waits."""
         self._wait_s = FIRST_S
         self._since = time.monotonic()
 
     @property
     def idle_s(self) -> float:
-        """Seconds since there last was work."""
+        """Seconds since the last job."""
         return time.monotonic() - self._since
 
     def next_wait_s(self) -> float:
-        """How long to wait before the next look; each wait is longer than the one before."""
+        """How long to wait before the next search; each wait is longer than the last."""
         wait_s = self._wait_s * random.uniform(0.7, 1.3)
         self._wait_s = min(LONGEST_S, self._wait_s * 1.5)
         return wait_s
 
     def wait(self, seconds: float) -> bool:
-        """Wait up to `seconds`. True if something was seen to change in `pending/`."""
+        """Wait up to `seconds`. True if `pending/` is known to have changed."""
         if self._changes is None:
             time.sleep(max(0.0, seconds))
             return False

@@ -1,4 +1,4 @@
-"""What signals asked a worker for."""
+"""Stops that signals requested from a worker."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from types import FrameType
 
 @dataclass
 class Signals:
-    """The requests so far. A repeated signal changes nothing; a second SIGINT means at once.
+    """The requests so far. A repeated signal changes nothing, but a second SIGINT stops at once.
 
     Attributes:
-        requeue: the worker's time ends, so the batch script should requeue the array element.
+        stop: end the current phase with a checkpoint, and leave.
+        requeue: the time limit is near, so the batch script should requeue the array element.
+        at_once: kill the phase.
     """
 
     stop: bool = False
@@ -22,17 +24,17 @@ class Signals:
     _asked_at: float = 0.0
 
     def run_out(self) -> None:
-        """The worker's own time ends: treated like SIGUSR2."""
+        """Stop because the worker's time limit is near, as SIGUSR2 does."""
         if not self.stop:
             self._asked_at = time.monotonic()
             self.stop = self.requeue = True
 
     def asked_s(self) -> float:
-        """Seconds since a stop was first asked for; 0 without one."""
+        """Seconds since the first request to stop; 0 without one."""
         return time.monotonic() - self._asked_at if self.stop else 0.0
 
     def install(self) -> None:
-        """Handle SIGTERM, SIGINT and SIGUSR2. NCCL uses SIGUSR1."""
+        """Handle SIGTERM, SIGINT and SIGUSR2. SIGUSR1 is left to NCCL."""
         for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
             signal.signal(sig, self._on_signal)
 

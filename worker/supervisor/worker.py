@@ -1,7 +1,7 @@
-"""The worker: preflight → claim, or wait → phases → commit → again. Never imports torch.
+"""The worker's main loop: preflight, claim a job or wait, run its phases, commit. No torch.
 
-One thread does it all: the same loop that watches a phase beats the heart, so a worker whose loop
-hangs falls silent and its job is given to another.
+A single thread does all of this. The loop that watches a phase also sends the heartbeats, so a
+worker whose loop hangs stops sending them, and another worker gets its job.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _SPACE_HOLD = "disk:"
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """How a worker behaves. Times in seconds; `None` means without limit."""
+    """Options of a worker. Times are in seconds; `None` means no limit."""
 
     drain: bool = False
     max_jobs: int | None = None
@@ -76,7 +76,7 @@ class Worker:
         self.tmp = disk.short_tmp()
         self._started_at = records.utc_now()
         self._started = time.monotonic()
-        self._next_beat = 0.0
+        self._next_heartbeat = 0.0
         self._next_record = 0.0
         self._busy_s = 0.0
         self._busy_since: float | None = None
@@ -90,14 +90,14 @@ class Worker:
         self._fitness = preflight.Fitness(self.root, self.tmp)
 
     def run(self) -> int:
-        """Work until told or left to stop. Returns the process's exit code."""
+        """Run jobs until there is a reason to stop. Returns the process's exit code."""
         self.signals.install()
         what = f"{self.devices.count} × {self.devices.name or 'cpu'}"
         if self.devices.nodes > 1:
             what = f"{self.devices.nodes} nodes, each {what}"
         say(f"worker {self.id}: {what}, root {self.root}")
         try:
-            self.beat()
+            self.send_heartbeat()
             return self._work()
         finally:
             self.queue.retire(self.id)
@@ -107,8 +107,10 @@ class Worker:
     def root(self) -> Path:
         return self.queue.paths.root
 
-    def beat(self, **shown: Any) -> None:
-        """Beat if it is time, with the worker's record if what it shows has changed, or is old.
+    def send_heartbeat(self, **shown: Any) -> None:
+        """Send a heartbeat if one is due.
+
+        The worker's record goes with it if `shown` changes the record, or if the record is old.
 
         Raises:
             OSError: the root does not answer.
@@ -123,28 +125,28 @@ class Worker:
         if changed or now >= self._next_record:
             self._next_record = now + _RECORD_EVERY_S
             self.queue.heartbeat(self.id, self._record(), job=job)
-        elif now >= self._next_beat:
+        elif now >= self._next_heartbeat:
             self.queue.heartbeat(self.id, job=job)
         else:
             return
-        self._next_beat = now + self.queue.format.heartbeat_s
+        self._next_heartbeat = now + self.queue.format.heartbeat_s
 
     def _busy_until(self, now: float) -> float:
-        """Seconds with a job so far."""
+        """Seconds for which the worker has had a job, up to `now`."""
         return self._busy_s + (0.0 if self._busy_since is None else now - self._busy_since)
 
     @property
-    def next_beat_in_s(self) -> float:
-        return max(0.0, self._next_beat - time.monotonic())
+    def next_heartbeat_in_s(self) -> float:
+        return max(0.0, self._next_heartbeat - time.monotonic())
 
     def time_left_s(self) -> float:
-        """Seconds this worker still has, by Slurm or by `--time-limit`."""
+        """Seconds until this worker must end, according to Slurm or `--time-limit`."""
         limit = self.options.time_limit_s
         own = float("inf") if limit is None else limit - (time.monotonic() - self._started)
         return min(own, self.scheduler.time_left_s())
 
     def fits(self, spec: JobSpec) -> bool:
-        """Whether this worker's devices can do a job."""
+        """Whether a job can run on this worker's devices."""
         wants = spec.resources
         if wants.gpu_memory_gib is not None and self.devices.on_gpu:
             if (self.devices.memory_gib or 0) < wants.gpu_memory_gib:
@@ -174,7 +176,7 @@ class Worker:
             self._finished += 1
             state = outcome.state or "given up"
             say(f"{claim.job} attempt {claim.attempt}: {state}, {outcome.message}")
-            self.beat(job=None, attempt=None, phase=None)
+            self.send_heartbeat(job=None, attempt=None, phase=None)
             self._back_off(outcome)
 
     def _reason_to_leave(self, waiter: IdleWait) -> int | None:
@@ -185,7 +187,7 @@ class Worker:
         if options.max_jobs is not None and self._finished >= options.max_jobs:
             return exit_codes.DONE
         if self.time_left_s() < options.min_claim_s:
-            say("too little time is left to begin a job")
+            say("not enough time is left to start a job")
             return exit_codes.WORKER_REQUEUE if self._work_remains() else exit_codes.DONE
         if self.queue.saw_drain(self.id):
             return exit_codes.DONE
@@ -197,15 +199,15 @@ class Worker:
         return None
 
     def _work_remains(self) -> bool:
-        """Whether jobs wait that this worker could do, or claims run that may yet fall to it."""
+        """Whether there are jobs that this worker could run now, or might get later."""
         try:
             return self.queue.has_work(self.fits)
         except OSError:
-            return True  # the root does not answer: unknown is not nothing
+            return True  # the root does not answer, so there may be jobs
 
     def _claim(self) -> Claim | None:
         try:
-            self._reap()  # first: its listing also shows whether this worker is to drain
+            self._reap()  # first, because its listing also shows whether this worker should drain
             if self.queue.saw_drain(self.id) or not self._is_fit():
                 return None
             self._others = None
@@ -220,14 +222,14 @@ class Worker:
         return None
 
     def _reap(self) -> None:
-        """Take back what the dead hold; whom Slurm knows to be dead is not waited for."""
+        """Put the jobs of dead workers back; at once if Slurm reports that a worker has ended."""
         self.queue.reap()
         if time.monotonic() >= self._next_scheduler_check:
             self._next_scheduler_check = time.monotonic() + 2 * self.queue.format.heartbeat_s
             reaping.reap(self.queue, self._scheduler, silent_only=True)
 
     def _is_fit(self) -> bool:
-        """Whether this node may claim; a node that may not is shown and quarantined."""
+        """Whether this node may claim jobs. An unfit node says why and is quarantined."""
         findings = self._fitness.findings()
         note = "; ".join(finding.message for finding in findings)
         mark = self.queue.quarantined_host(self.host)
@@ -237,30 +239,30 @@ class Worker:
         if not broken:
             self._mark_again_s = 1.0
         if broken and mark is None and time.monotonic() >= self._next_mark:
-            # Asked ever more rarely: it may be refused, and reads every worker's record.
+            # Less and less often: it may be refused, and each try reads all worker records.
             self._mark_again_s = min(2 * self._mark_again_s, _MARK_EVERY_S)
             self._next_mark = time.monotonic() + self._mark_again_s
             self.queue.quarantine(self.host, broken[0], QUARANTINE_S, self.id, certain=False)
-        self.beat(note=note or None)
+        self.send_heartbeat(note=note or None)
         return not note
 
     def _may_acquire(self, ticket: Ticket) -> bool:
-        """Whether to take a job now: enough time is left, and it did not fail here just before."""
+        """Whether to claim this job: enough time is left, and it did not just fail on this host."""
         history = self._history(ticket)
         if self.time_left_s() < (history.useful_s or self.options.min_claim_s):
             return False
         if history.state is not None and not self._has_room(ticket, history):
-            return False  # to convert its state: a worker with as many devices needs none
+            return False  # a worker with the checkpoint's number of devices need not convert it
         return history.failed_on != self.host or not self._others_live()
 
     def _has_room(self, ticket: Ticket, history: AttemptHistory) -> bool:
-        """Whether the resume state fits this worker's ranks, or there is space to convert it."""
+        """Whether the checkpoint fits this worker's ranks, or there is space to convert it."""
         assert history.state is not None
         try:
             spec = parsing.load(self.queue.paths.job(ticket.job).spec)
             world = plan_batch(spec, self.devices, max_rows=history.micro).world
         except JobspecError:
-            return True  # whoever claims it will say what is wrong
+            return True  # the attempt will report what is wrong
         free = shutil.disk_usage(self.root).free
         return history.state.fits(world) or history.state.conversion_space < free
 
@@ -272,27 +274,27 @@ class Worker:
         return self._histories[ticket]
 
     def _others_live(self) -> bool:
-        if self._others is None:  # once a look, not once a job
+        if self._others is None:  # read once per search for a job, not once per job
             quarantined = self.queue.quarantined()
             hosts = {seen.record.host for seen in self.queue.workers() if seen.has_heartbeat}
             self._others = bool(hosts - {self.host} - quarantined.keys())
         return self._others
 
     def quarantine_host(self, host: str | None, job: str) -> None:
-        """Quarantine the host where a job failed unexplained that succeeded on this one."""
+        """Quarantine the host where a job failed unexplained before it succeeded here."""
         if host is not None and host != self.host:
             reason = f"{job} failed there before its first step and succeeded on {self.host}"
             self.queue.quarantine(host, reason, QUARANTINE_S, self.id, certain=False)
 
     def hold_for_space(self, why: str) -> None:
-        """The root is full: let everybody wait, nobody drain, until there is space again."""
+        """Put the queue on hold while the root is full. Workers wait until there is space again."""
         try:
             self.queue.hold(reason=why, by=f"{_SPACE_HOLD}{self.id}")
         except OSError as error:
             say(f"the queue can't be put on hold: {error}")
 
     def _try_release(self) -> bool:
-        """End a hold for space once a write of some size succeeds again."""
+        """Release a hold for space once a large write succeeds again."""
         hold = self.queue.on_hold()
         if hold is None or not hold.by.startswith(_SPACE_HOLD) or not disk.can_write(self.root):
             return False
@@ -302,12 +304,12 @@ class Worker:
     def _idle(self, waiter: IdleWait) -> None:
         until = time.monotonic() + waiter.next_wait_s()
         while time.monotonic() < until and not self.signals.stop:
-            self.beat()
-            if waiter.wait(min(until - time.monotonic(), self.next_beat_in_s, 1.0)):
+            self.send_heartbeat()
+            if waiter.wait(min(until - time.monotonic(), self.next_heartbeat_in_s, 1.0)):
                 return
 
     def _back_off(self, outcome: AttemptOutcome) -> None:
-        """After failures within seconds, wait ever longer, so that no host eats the queue."""
+        """Wait longer after each quick failure, so that a bad host can't fail the whole queue."""
         if outcome.state is State.SUCCEEDED or outcome.wall_s > _FAST_S:
             self._failures = 0
             return
@@ -315,7 +317,7 @@ class Worker:
         self._fitness.forget()
         until = time.monotonic() + random.uniform(0.5, 1.5) * min(60.0, 2.0**self._failures)
         while time.monotonic() < until and not self.signals.stop:
-            self.beat()
+            self.send_heartbeat()
             time.sleep(min(0.2, max(0.0, until - time.monotonic())))
 
     def _record(self) -> WorkerRecord:
@@ -339,5 +341,5 @@ class Worker:
 
 
 def say(message: str) -> None:
-    """A line in the worker's own log."""
+    """Print a line to the worker's log."""
     print(f"{records.utc_now()} {message}", file=sys.stderr, flush=True)  # noqa: T201 - the log

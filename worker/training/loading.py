@@ -48,9 +48,9 @@ def load_model(spec: JobSpec, eos_token_ids: tuple[int, ...]) -> Any:
             trust_remote_code=model.trust_remote_code,
             use_safetensors=True,
         )
-        varlen_attention.settle(loaded, model.attn_implementation)
+        varlen_attention.configure(loaded, model.attn_implementation)
         if train.sequence_parallel > 1:
-            varlen_attention.share(loaded.config, train.sequence_parallel)
+            varlen_attention.enable_sequence_parallel(loaded.config, train.sequence_parallel)
         loaded.generation_config.eos_token_id = list(eos_token_ids)
         return loaded
     except OSError as error:

@@ -49,7 +49,7 @@ def test_packages_of_other_versions_are_named():
 def test_a_driver_older_than_torchs_cuda_is_named():
     assert versions.cuda_disagreement((13, 0), (13, 2)) is None
     assert versions.cuda_disagreement((14, 0), (13, 2)) is None
-    assert "knows CUDA 12.8, this torch is built for 13.0" in str(
+    assert "supports CUDA 12.8, but torch was built for 13.0" in str(
         versions.cuda_disagreement((12, 8), (13, 0))
     )
     assert "CPU build" in str(versions.cuda_disagreement((12, 8), None))

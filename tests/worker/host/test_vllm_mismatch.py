@@ -52,4 +52,4 @@ def test_a_vllm_for_this_torch_is_fit(packages: Path) -> None:
 def test_a_half_installed_vllm_is_refused_and_none_is_no_matter(packages: Path) -> None:
     assert versions.vllm_mismatch() is None
     install(packages, "vllm", "torch", package=False)
-    assert versions.vllm_mismatch() == "vLLM is only half installed"
+    assert versions.vllm_mismatch() == "vLLM is only partly installed"

@@ -153,11 +153,11 @@ def test_a_compiled_layer_records_its_kernel(have: Have) -> None:
     model = AutoModelForCausalLM.from_config(
         config, attn_implementation=varlen_attention.choose("auto")
     )
-    varlen_attention.settle(model)
+    varlen_attention.configure(model)
     rows = [torch.randint(2, 60, (length,)) for length in (3, 17)]
     line = pack(rows, [row.clone() for row in rows])
     expected = model(**line, use_cache=False).loss
-    varlen_attention.settle(model)
+    varlen_attention.configure(model)
     for layer in model.model.layers:
         layer.compile(backend="eager", fullgraph=True)
     torch.testing.assert_close(model(**line, use_cache=False).loss, expected)
@@ -290,7 +290,7 @@ def test_a_model_trains_with_it_as_by_row_and_what_ran_is_known(config: object, 
 
     by_row, gradients = losses()
     assert varlen_attention.ran() == "rows by sdpa"
-    varlen_attention.settle(model, TWO)
+    varlen_attention.configure(model, TWO)
     assert varlen_attention.ran() is None
     loss, found = losses()
     assert varlen_attention.ran() == SHOWN[TWO]
@@ -336,7 +336,7 @@ def test_a_job_that_names_attention_that_is_not_here_fails_before_anything_is_do
     job = queue.enqueue(JobSpec(name="x", model=model, data=rows)).paths.attempt(1)
     worker = Worker(queue, WorkerOptions(), WorkerDevices(1))
     try:
-        worker.beat()
+        worker.send_heartbeat()
         claim = queue.claim(worker.id)
         assert claim is not None
         assert Attempt(worker, claim).run().state is State.FAILED

@@ -65,7 +65,7 @@ def loss_and_gradients(inputs: dict[str, Any]) -> dict[str, Any]:
     """The summed loss of a line, or of a part of it, and the gradient of every weight."""
     made = model()
     if dist.is_initialized():
-        varlen_attention.share(made.config, DEGREE)
+        varlen_attention.enable_sequence_parallel(made.config, DEGREE)
     labels = inputs.pop("shift_labels")
     logits = made(**inputs, use_cache=False).logits
     loss = torch.nn.functional.cross_entropy(logits[0], labels[0], reduction="sum")
@@ -77,7 +77,7 @@ def kept(tokens: int, part: Shard) -> int:
     """Bytes that a rank's forward pass keeps for the backward pass, weights and masks aside."""
     made = model()
     if part.count > 1:
-        varlen_attention.share(made.config, part.count)
+        varlen_attention.enable_sequence_parallel(made.config, part.count)
     weights = {weight.untyped_storage().data_ptr() for weight in made.parameters()}
     storages: dict[int, int] = {}
 
@@ -168,6 +168,6 @@ def test_a_part_keeps_the_lines_positions_bounds_and_next_tokens() -> None:
 
 
 def test_heads_that_do_not_come_out_even_are_refused() -> None:
-    with pytest.raises(SpecError, match="`3` devices can't share 4 attention heads") as caught:
-        varlen_attention.share(model().config, 3)
+    with pytest.raises(SpecError, match="`3` devices can't divide 4 attention heads") as caught:
+        varlen_attention.enable_sequence_parallel(model().config, 3)
     assert caught.value.place == "$.train.sequence_parallel"

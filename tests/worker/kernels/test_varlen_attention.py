@@ -97,11 +97,11 @@ def test_a_family_whose_attention_does_more_keeps_its_own():
     line = pack([torch.tensor([2, 3])], [torch.tensor([2, 3])])
     with pytest.raises(ValueError, match="no softcap"):
         capped(**line, use_cache=False)
-    varlen_attention.settle(capped)
-    varlen_attention.settle(plain)
+    varlen_attention.configure(capped)
+    varlen_attention.configure(plain)
     assert capped.config._attn_implementation == "eager"
-    with pytest.raises(SpecError, match="`gemma2` needs attention of its own"):
-        varlen_attention.share(capped.config, 2)
+    with pytest.raises(SpecError, match="`gemma2` needs its own attention"):
+        varlen_attention.enable_sequence_parallel(capped.config, 2)
     assert plain.config._attn_implementation == varlen_attention.NAME
     rows = pad([torch.tensor([2, 3, 4]), torch.tensor([5])], [torch.tensor([2, 3, 4])] * 2, 0)
     assert capped(**rows, use_cache=False).loss.isfinite()

@@ -47,7 +47,7 @@ def test_devices_that_do_not_divide_the_batch_are_refused_by_name():
     with pytest.raises(SpecError, match="`3` devices do not divide") as caught:
         plan_batch(spec(gpus=3), WorkerDevices(4))
     assert caught.value.place == "$.resources.gpus"
-    with pytest.raises(SpecError, match="wants 8 devices, 4 are here"):
+    with pytest.raises(SpecError, match="needs 8 devices, but this worker has 4"):
         plan_batch(spec(gpus=8), WorkerDevices(4))
 
 
@@ -82,11 +82,18 @@ def test_nodes_and_groups_of_devices_share_the_batch(nodes, count, gpus, setting
 @pytest.mark.parametrize(
     ("nodes", "count", "gpus", "settings", "place", "words"),
     [
-        (2, 4, 7, {}, "resources.gpus", "`7` devices can't be taken evenly from 2 × 4"),
-        (2, 4, 9, {}, "resources.gpus", "wants 9 devices, 8 are here"),
+        (2, 4, 7, {}, "resources.gpus", "`7` devices can't be spread evenly over 2 × 4"),
+        (2, 4, 9, {}, "resources.gpus", "needs 9 devices, but this worker has 8"),
         (1, 2, None, {"sequence_parallel": 4}, "train.sequence_parallel", "groups of 4 devices"),
-        (1, 8, 6, {"sequence_parallel": 4}, "train.sequence_parallel", "can't be made of 6"),
-        (1, 8, 6, {"sequence_parallel": 2}, "resources.gpus", "8 rows a step .* 2 devices a row"),
+        (
+            1,
+            8,
+            6,
+            {"sequence_parallel": 4},
+            "train.sequence_parallel",
+            "6 devices can't be divided into groups of 4",
+        ),
+        (1, 8, 6, {"sequence_parallel": 2}, "resources.gpus", "8 rows a step .* 2 devices per row"),
     ],
 )
 def test_what_does_not_come_out_even_is_refused(nodes, count, gpus, settings, place, words):

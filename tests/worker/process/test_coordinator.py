@@ -180,7 +180,7 @@ def test_nothing_outlives_what_was_killed(nodes: Nodes, killed: str, isolation: 
 def test_a_node_without_its_gpus_is_named_before_anything_starts(nodes: Nodes) -> None:
     assert nodes.run("0:0", "0:0", each="env SLURM_GPUS_ON_NODE=1") == exit_codes.NODE_LOST
     said = (nodes.dir / "train.log").read_text()
-    assert f"{socket.gethostname()} is unfit: CUDA unavailable: Slurm gave 1 GPUs" in said
+    assert f"{socket.gethostname()} is unfit: CUDA unavailable: Slurm allocated 1 GPUs" in said
     assert not (nodes.dir / "up0").exists()
 
 
@@ -207,9 +207,9 @@ def test_who_does_not_know_the_secret_is_no_node(nodes: Nodes) -> None:
 
 
 def test_somebody_elses_directory_is_not_written_to(tmp_path: Path) -> None:
-    assert node_agent.own_directory(tmp_path / "a" / "t") is True
+    assert node_agent.make_directory(tmp_path / "a" / "t") is True
     assert (tmp_path / "a" / "t").stat().st_mode & 0o777 == 0o700
-    assert node_agent.own_directory(tmp_path / "a" / "t") is False
+    assert node_agent.make_directory(tmp_path / "a" / "t") is False
     (tmp_path / "link").symlink_to(tmp_path / "a")
     with pytest.raises(PermissionError, match="belongs to another user"):
-        node_agent.own_directory(tmp_path / "link")
+        node_agent.make_directory(tmp_path / "link")

@@ -41,7 +41,7 @@ def test_bad_input_is_final_and_says_itself_why(about):
 def test_memory_is_tried_again_while_the_micro_batch_can_be_halved(about, code):
     again = classify_exit("train", code, about(micro=4))
     assert (again.reason, again.again, again.exit_code) == (Reason.OOM, True, code)
-    assert "2 rows a micro-batch" in again.message
+    assert "2 rows per micro-batch" in again.message
     final = classify_exit("train", code, about(micro=1))
     assert (final.reason, final.again) == (Reason.OOM, False)
     assert "train.zero_stage=3" in (final.hint or "")
@@ -61,8 +61,8 @@ def test_a_full_disk_is_known_by_the_code_alone(about):
 def test_a_stop_near_the_end_of_the_time_is_the_walltimes(about, left_s, reason):
     outcome = classify_exit("train", exit_codes.STOPPED, about(stopping=True, left_s=left_s))
     assert (outcome.reason, outcome.again) == (reason, True)
-    assert "saved" in outcome.message
-    assert "cut off" in classify_exit("train", None, about(stopping=True)).message
+    assert "is saved" in outcome.message
+    assert "is not saved" in classify_exit("train", None, about(stopping=True)).message
 
 
 def test_a_hang_is_the_nodes(about):

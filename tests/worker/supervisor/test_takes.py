@@ -108,7 +108,7 @@ def test_a_job_refused_for_its_input_keeps_its_checkpoints(tmp_path: Path) -> No
     ).write_text("abc")
     worker = Worker(queue, WorkerOptions(), WorkerDevices(2))
     try:
-        worker.beat()
+        worker.send_heartbeat()
         claim = queue.claim(worker.id)
         assert claim is not None
         assert Attempt(worker, claim).run().state is State.FAILED

@@ -47,7 +47,7 @@ def test_a_phase_is_started_again_at_another_port_three_times_at_most(
     job = queue.enqueue(score_spec())
     worker = Worker(queue, WorkerOptions(), WorkerDevices(1))
     try:
-        worker.beat()
+        worker.send_heartbeat()
         claim = queue.claim(worker.id)
         assert claim is not None
         Attempt(worker, claim).run()
