@@ -1,4 +1,4 @@
-# make demo: install into .venv and run the whole way from spec to score.  make test: all tests.
+# make demo: install into .venv, then train and score a tiny model.  make test: all tests.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin

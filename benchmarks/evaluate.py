@@ -141,7 +141,7 @@ def _ours(place: Path, model: Path, tokens: int, name: str, *, engines: int) -> 
 
 
 def _timed(command: list[str], env: dict[str, str], *, cores: int) -> tuple[float, float]:
-    """Wall and CPU seconds of a command held to so many cores."""
+    """Wall and CPU seconds of a command on this number of cores."""
     allowed = sorted(os.sched_getaffinity(0))[:cores]
     env["OMP_NUM_THREADS"] = str(cores)
     before, started = os.times(), time.monotonic()

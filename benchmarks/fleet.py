@@ -1,11 +1,11 @@
 """What a fleet asks of the root: `python -m benchmarks.fleet [--workers 1,10,100,1000]`.
 
-- Calls a minute of one worker among so many, idle and with a job: its real loop and its real
-  attempt, without the phase's processes, counted by strace (as benchmarks/idle.py does; the clock
-  is moved forward, notifications are off). The others' beats, records and claims lie in the root.
-  "naming" calls have a path to be looked up; reads and closes of what is open are not among them.
-- Claims and commits a second of so many workers, in a few processes, that empty one queue.
-- The herd: so many workers see one new job, or as many jobs as there are workers. All have listed
+- Calls a minute of one worker in a fleet, idle and with a job. Its real loop and attempt run,
+  without the processes of phases, and strace counts (as in benchmarks/idle.py; the clock is moved
+  forward, notifications are off). The root holds the others' heartbeats, records and claims.
+  "naming" calls contain a path; reads and closes of open files are not counted there.
+- Claims and commits a second of a fleet of workers, in a few processes, that empty one queue.
+- The herd: all workers see one new job, or as many jobs as there are workers. All have listed
   and read before anybody tries (the worst case), or all list and claim at once. Threads of one
   process, so seconds are upper bounds; calls are counted where `jobspec.storage.fs` calls the
   system.
@@ -99,14 +99,14 @@ def _print_calls(place: Path, sizes: list[int]) -> None:
 
 
 def idle_calls(root: Path, others: int) -> Counter[str]:
-    """Calls a minute of an idle worker, by kind, among so many idle workers."""
+    """Calls a minute of an idle worker, by kind, among `others` idle workers."""
     queue = Queue.create(root)
     _live(queue, others - 1)
     return _traced(root, "benchmarks.idle", "--worker", str(root), "--minutes", str(MINUTES))
 
 
 def busy_calls(root: Path, others: int) -> Counter[str]:
-    """Calls a minute of a worker with a job, by kind, among so many that have one too."""
+    """Calls a minute of a worker with a job, by kind, among `others` workers with jobs."""
     queue = Queue.create(root)
     for number in range(others - 1):
         queue.enqueue(_spec(number))
@@ -145,7 +145,7 @@ def _count(trace: Path, root: Path) -> Counter[str]:
 
 
 def _busy(root: Path, minutes: float) -> None:
-    """Be a worker with one job, whose only phase lasts for the warm-up and then so many minutes."""
+    """Be a worker with one job, whose only phase lasts for the warm-up and `minutes` more."""
     from worker.host import preflight
     from worker.host.devices import WorkerDevices
     from worker.supervisor import attempt, worker
@@ -238,7 +238,7 @@ def _print_herd(place: Path, sizes: list[int]) -> None:
 
 
 def herd(root: Path, size: int, jobs: int, *, met: bool) -> dict[str, float]:
-    """Let so many workers see new jobs at once.
+    """Let all workers see new jobs at once.
 
     Args:
         met: nobody tries to claim before all have listed and read what is pending.
@@ -281,7 +281,7 @@ def herd(root: Path, size: int, jobs: int, *, met: bool) -> dict[str, float]:
 
 
 def _everywhere(size: int, act: Callable[[list[str]], dict[str, float]]) -> list[dict[str, float]]:
-    """Let so many workers act, spread over a few processes; what each process said."""
+    """Let workers act, spread over a few processes; what each process returned."""
     count = min(PROCESSES, size)
     parts = [[f"w{n}-{n:016x}" for n in range(part, size, count)] for part in range(count)]
     with ProcessPoolExecutor(count, mp_context=_FORK) as pool:

@@ -114,7 +114,7 @@ class Clock:
 
 
 def _idle(root: Path, minutes: float, *, real: bool) -> None:
-    """Be an idle worker for the warm-up and then for so many minutes."""
+    """Be an idle worker for the warm-up and `minutes` more."""
     from worker.host import preflight
     from worker.host.devices import WorkerDevices
     from worker.supervisor import idle
@@ -152,7 +152,7 @@ def mark(name: str) -> None:
 
 
 def claims_per_second(root: Path, seconds: float, waiting: int) -> float:
-    """Claims and commits a second of one worker, while so many others poll the same queue."""
+    """Claims and commits a second of one worker, while others poll the same queue."""
     queue, claims, spent_s = Queue.create(root), 0, 0.0
     with _waiting(root, waiting):
         while spent_s < seconds:
@@ -171,7 +171,7 @@ def claims_per_second(root: Path, seconds: float, waiting: int) -> float:
 
 @contextlib.contextmanager
 def _waiting(root: Path, count: int) -> Iterator[None]:
-    """So many workers that can take nothing, in a few processes, each polling in its own time."""
+    """Idle workers in a few processes, each of which polls independently."""
     children: list[int] = []
     ready, told = os.pipe()
     for part in range(min(_PROCESSES, count)):

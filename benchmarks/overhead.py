@@ -44,7 +44,7 @@ class Tool(Protocol):
     """Something that runs jobs of no work."""
 
     def __call__(self, count: int) -> None:
-        """Submit so many and return when all are done."""
+        """Submit `count` jobs and return when all are done."""
 
 
 def main() -> None:

@@ -28,11 +28,13 @@ from jobspec.spec.identity import canonical
 from jobspec.spec.schema import JobSpec, ModelSpec
 
 SIZE = 1024
-STALE_S = 1.0  # after so long without a word a job's worker is taken for dead, where one can say so
+STALE_S = (
+    1.0  # a worker counts as dead after this time without a heartbeat, in queues that support it
+)
 _BUSY_S = 120.0
 
 
-class Way(Protocol):
+class PeerQueue(Protocol):
     """One process's view of a queue; made in that process."""
 
     def enqueue(self, number: int) -> None: ...
@@ -43,8 +45,8 @@ class Way(Protocol):
 
     def commit(self, claimed: Any) -> None: ...
 
-    def beat(self, claimed: Any) -> None:
-        """Say that the claim's holder lives, where there is a way to."""
+    def heartbeat(self, claimed: Any) -> None:
+        """Send a heartbeat for the claim, if this queue has heartbeats."""
 
     def recover(self) -> None:
         """Take back what has been claimed for `STALE_S`, as far as this queue can."""
@@ -84,7 +86,7 @@ class Ours:
     def commit(self, claimed: Claim) -> None:
         claimed.finish("succeeded", self._result)
 
-    def beat(self, claimed: Claim) -> None:
+    def heartbeat(self, claimed: Claim) -> None:
         self._queue.heartbeat(self._worker, job=claimed.job)
 
     def recover(self) -> None:
@@ -121,7 +123,7 @@ class Dirq:
     def commit(self, claimed: str) -> None:
         self._queue.remove(claimed)
 
-    def beat(self, claimed: str) -> None:
+    def heartbeat(self, claimed: str) -> None:
         pass
 
     def recover(self) -> None:
@@ -154,7 +156,7 @@ class LiteQueue:
     def commit(self, claimed: str) -> None:
         self._queue.done(claimed)
 
-    def beat(self, claimed: str) -> None:
+    def heartbeat(self, claimed: str) -> None:
         pass
 
     def recover(self) -> None:
@@ -187,7 +189,7 @@ class Huey:
     def commit(self, claimed: None) -> None:
         pass
 
-    def beat(self, claimed: None) -> None:
+    def heartbeat(self, claimed: None) -> None:
         pass
 
     def recover(self) -> None:
@@ -238,7 +240,7 @@ class Floor:
         if self.dirs:
             self._sync(self._at["done"])
 
-    def beat(self, claimed: str) -> None:
+    def heartbeat(self, claimed: str) -> None:
         pass
 
     def recover(self) -> None:
@@ -275,7 +277,7 @@ class FloorDirs(Floor):
     dirs = True
 
 
-WAYS: dict[str, Callable[[Path], Way]] = {
+PEERS: dict[str, Callable[[Path], PeerQueue]] = {
     "floor": Floor,
     "floor + dirs": FloorDirs,
     "ours": Ours,
@@ -296,14 +298,14 @@ def installed(name: str) -> bool:
 
 def main() -> None:
     name, place, what, count = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-    way = WAYS[name](place)
+    peer = PEERS[name](place)
     for number in range(count):
         if what == "enqueue":
-            way.enqueue(number)
+            peer.enqueue(number)
             continue
-        claimed = way.claim()
+        claimed = peer.claim()
         assert claimed is not None
-        way.commit(claimed[1])
+        peer.commit(claimed[1])
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from typing import Any
 
 from benchmarks import depth, survive
 from benchmarks.common import NOT_INSTALLED, figure, machine, table, turns
-from benchmarks.peers import PACKAGE_OF, WAYS, installed
+from benchmarks.peers import PACKAGE_OF, PEERS, installed
 
 PROCESSES, PLACES = (1, 2, 4, 8), ("disk", "network")
 FAILED = float("nan")
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=150)
     parser.add_argument("--runs", type=int, default=1, help="in turn; their medians count")
     parser.add_argument("--processes", type=int, nargs="+", default=PROCESSES)
-    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--ways", nargs="+", choices=list(PEERS), default=list(PEERS))
     parser.add_argument("--root", type=Path, help="where on the local disk [default: temporary]")
     parser.add_argument("--where", nargs="+", choices=PLACES, default=PLACES)
     parser.add_argument("--depth", action="store_true")
@@ -115,7 +115,7 @@ def _cell(rates: dict[str, dict[str, float]], name: str, what: str) -> str:
 
 
 def rate(name: str, mounts: Sequence[Path], jobs: int, processes: int) -> dict[str, float]:
-    """Jobs a second of one queue, by so many processes; `wrong` of them came not once."""
+    """Jobs a second of one queue; `wrong` of them were not claimed exactly once."""
     place = f"{name.replace(' ', '')}-{processes}-{time.monotonic_ns()}"
     shares = [range(first, jobs, processes) for first in range(processes)]
     places = [mounts[number % len(mounts)] / place for number in range(processes)]
@@ -143,23 +143,23 @@ Body = Callable[[Callable[[], float]], Any]
 
 
 def _make(name: str, place: Path, start: Callable[[], float]) -> None:
-    WAYS[name](place)
+    PEERS[name](place)
     start()
 
 
 def _enqueue(name: str, place: Path, numbers: range, start: Callable[[], float]) -> Any:
-    way = WAYS[name](place)
+    peer = PEERS[name](place)
     began = start()
     for number in numbers:
-        way.enqueue(number)
+        peer.enqueue(number)
     return len(numbers), time.monotonic() - began
 
 
 def _drain(name: str, place: Path, start: Callable[[], float]) -> Any:
-    way, numbers = WAYS[name](place), list[int]()
+    peer, numbers = PEERS[name](place), list[int]()
     began = ended = start()
-    while (claimed := way.claim()) is not None:
-        way.commit(claimed[1])
+    while (claimed := peer.claim()) is not None:
+        peer.commit(claimed[1])
         numbers.append(claimed[0])
         ended = time.monotonic()
     return numbers, ended - began

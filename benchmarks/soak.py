@@ -2,13 +2,12 @@
 
     python -m benchmarks.soak --workers 200 --jobs 10000 --minutes 10 --lease-s 20
 
-Worker processes claim, beat, reap, wait `--work-s` on average, write a result and commit; now and
-then they give a job back, and with `--work-s` every twentieth job takes two leases. A tormentor
-kills and replaces them, or stops them for up to two and a half leases, so that some come back after
-their jobs were given to others. In the end nothing may be lost (a job without an entry), doubled
-(two entries, or two commits, of one job) or stuck (nothing moves any more although jobs are left),
-and no job taken from a worker that was never silent. Workers keep a ledger of commits outside the
-root, where none hides.
+Worker processes claim, send heartbeats, reap, wait `--work-s` on average, write a result and
+commit. Sometimes they give a job back, and with `--work-s` every twentieth job takes two leases.
+Another process kills and replaces workers, or suspends them for up to two and a half leases, so
+that some continue after their jobs were reaped. At the end no job may be lost (no entry), doubled
+(two entries or commits) or stuck (no progress although jobs are left), and no job may have been
+taken from a worker that kept sending heartbeats. Workers log their commits outside the root.
 """
 
 from __future__ import annotations
@@ -220,7 +219,7 @@ class _Crowd:
 
 
 class _Worker:
-    """One worker process: beats, reaps, claims, waits, commits, for ever."""
+    """One worker process: sends heartbeats, reaps, claims, waits, commits, for ever."""
 
     def __init__(self, plan: Plan, root: Path, ledgers: Path) -> None:
         random.seed()
@@ -228,14 +227,14 @@ class _Worker:
         self._queue = Queue(root)
         self._id = new_worker_id("soak")
         self._ledger = (ledgers / self._id).open("a")
-        self._beaten = -math.inf
+        self._heartbeat_at = -math.inf
         self._longest_gap_s = 0.0
         self._idle_s = plan.lease_s / 100
 
     def live(self) -> None:
         while True:
             with contextlib.suppress(OSError):  # a mount that doesn't answer: look again
-                self._beat(None)
+                self._heartbeat(None)
                 self._longest_gap_s = 0.0  # from here on it may hold a claim
                 claim = self._queue.claim(self._id)
                 if claim is None:
@@ -247,19 +246,19 @@ class _Worker:
                 with contextlib.suppress(ClaimLost):
                     self._work(claim)
                     continue
-                gap_s = max(self._longest_gap_s, time.monotonic() - self._beaten)
+                gap_s = max(self._longest_gap_s, time.monotonic() - self._heartbeat_at)
                 alive = gap_s < ALIVE_LEASES * self._plan.lease_s
                 self._note("fenced-alive" if alive else "fenced", claim)
 
     def _work(self, claim: Claim) -> None:
-        self._beat(claim.job, now=True)
+        self._heartbeat(claim.job, now=True)
         work_s = random.expovariate(1.0) * self._plan.work_s
         if work_s > 0 and random.random() < LONG_FRAC:
             work_s = LONG_LEASES * self._plan.lease_s
         end = time.monotonic() + work_s
         while (now := time.monotonic()) < end:
             time.sleep(min(end - now, self._plan.lease_s / BEATS_A_LEASE))
-            self._beat(claim.job)
+            self._heartbeat(claim.job)
             if claim.held() is False:
                 raise ClaimLost("taken away")
         if random.random() < GIVEN_BACK_FRAC:
@@ -269,12 +268,12 @@ class _Worker:
         claim.finish("succeeded", {"metrics": {"attempt": float(claim.attempt)}})
         self._note("commit", claim)
 
-    def _beat(self, job: str | None, *, now: bool = False) -> None:
-        # From start to start, so that a stop within a beat, or within what follows, counts too.
+    def _heartbeat(self, job: str | None, *, now: bool = False) -> None:
+        # From start to start, so that a suspension during the heartbeat or after it counts too.
         start = time.monotonic()
-        gap_s = start - self._beaten
+        gap_s = start - self._heartbeat_at
         if now or gap_s >= self._plan.lease_s / BEATS_A_LEASE:
-            self._beaten = start
+            self._heartbeat_at = start
             self._longest_gap_s = max(self._longest_gap_s, gap_s)
             self._queue.heartbeat(self._id, job=job)
             self._queue.reap()

@@ -2,10 +2,10 @@
 
     python -m benchmarks.status --root /scratch/somewhere
 
-Makes a root with 200 running jobs, each of a worker of its own with progress, metrics and a beat,
-and 10,000, then 100,000 finished ones; runs the command several times each and prints wall time
-and processor time (least and median, s) and the most resident memory (MiB). Of the finished jobs
-only the queue entries are made, since `status` opens the newest twelve alone.
+Creates a root with 200 running jobs, each with a worker, progress, metrics and a heartbeat, and
+10,000, then 100,000 finished jobs. Runs the command several times and prints wall time and
+processor time (minimum and median, s) and the maximum resident memory (MiB). Finished jobs consist
+of queue entries only, because `status` opens only the newest twelve.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def run_one(queue: Queue, number: int) -> None:
-    """A job in training, with a worker that beats."""
+    """A job in training, with a worker that is alive."""
     worker = f"gpu{number:03d}-4711-{number}-{number:016x}"
     queue.heartbeat(worker)
     queue.enqueue(JobSpec(name=f"run-{number}", model=ModelSpec(name="some/model"), train=None))

@@ -3,7 +3,7 @@
 Every figure is counted, none is read from a documentation:
 
 - *worker*: workers are killed (SIGKILL) in mid-job; then the queue's own means take their jobs back
-  (`Way.recover`), and one process does what is left. Lost are jobs that nobody got any more.
+  (`PeerQueue.recover`), and one process does what is left. Lost are jobs that nobody got any more.
 - *enqueuer*: enqueuers are killed at a random moment. Lost are jobs whose enqueueing had returned,
   torn those that came without all of their bytes.
 - *slow*, *stopped*: workers live, but work for longer than a dead one is waited for, or are
@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.common import NOT_INSTALLED, table
-from benchmarks.peers import STALE_S, WAYS, Way, installed
+from benchmarks.peers import PEERS, STALE_S, PeerQueue, installed
 
 KILLS, HOLDERS, TRACED = 20, 5, 20
 _LATEST_S = 0.03
@@ -50,10 +50,10 @@ def _row(place: Path, name: str) -> list[str]:
         root = Path(scratch)
         return [
             name,
-            workers_killed(name, root / "workers").words(),
-            enqueuers_killed(name, root / "enqueuers").words(),
-            held_up(name, root / "slow", stopped=False).words(),
-            held_up(name, root / "stopped", stopped=True).words(),
+            workers_killed(name, root / "workers").summary(),
+            enqueuers_killed(name, root / "enqueuers").summary(),
+            held_up(name, root / "slow", stopped=False).summary(),
+            held_up(name, root / "stopped", stopped=True).summary(),
             *fsyncs(name, root / "calls"),
         ]
 
@@ -75,7 +75,7 @@ class Outcome:
     def doubled(self) -> int:
         return sum(count > 1 for count in self.got.values())
 
-    def words(self) -> str:
+    def summary(self) -> str:
         parts = {"lost": self.lost, "doubled": self.doubled, "torn": self.torn}
         parts["robbed"] = self.robbed
         bad = [f"{count} {what}" for what, count in parts.items() if count]
@@ -84,14 +84,14 @@ class Outcome:
 
 def workers_killed(name: str, place: Path) -> Outcome:
     """Each of `KILLS` workers claims a job and is killed before it commits."""
-    way = WAYS[name](place)
+    peer = PEERS[name](place)
     for number in range(KILLS):
-        way.enqueue(number)
+        peer.enqueue(number)
     for _ in range(KILLS):
         holder = _Holder(name, place)
         holder.kill()
-    way.recover()
-    return _do_the_rest(WAYS[name](place), Outcome(KILLS))
+    peer.recover()
+    return _do_the_rest(PEERS[name](place), Outcome(KILLS))
 
 
 def enqueuers_killed(name: str, place: Path) -> Outcome:
@@ -108,7 +108,7 @@ def enqueuers_killed(name: str, place: Path) -> Outcome:
         with os.fdopen(readable, "rb") as stream:
             rest = stream.read()
         acked |= {int(rest[at : at + 8]) for at in range(0, len(rest), 8)}
-    found = _do_the_rest(WAYS[name](place), Outcome(len(acked)))
+    found = _do_the_rest(PEERS[name](place), Outcome(len(acked)))
     # A job whose enqueueing had not returned may have come or not: both are right.
     found.got = Counter({number: count for number, count in found.got.items() if number in acked})
     return found
@@ -116,15 +116,15 @@ def enqueuers_killed(name: str, place: Path) -> Outcome:
 
 def held_up(name: str, place: Path, *, stopped: bool) -> Outcome:
     """Workers that live come to their commit after their jobs would have been given to others."""
-    way = WAYS[name](place)
+    peer = PEERS[name](place)
     for number in range(HOLDERS):
-        way.enqueue(number)
-    holders = [_Holder(name, place, beating=not stopped) for _ in range(HOLDERS)]
+        peer.enqueue(number)
+    holders = [_Holder(name, place, sends_heartbeats=not stopped) for _ in range(HOLDERS)]
     for holder in holders:
         if stopped:
             os.kill(holder.pid, signal.SIGSTOP)
-    way.recover()
-    found = _do_the_rest(WAYS[name](place), Outcome(HOLDERS))
+    peer.recover()
+    found = _do_the_rest(PEERS[name](place), Outcome(HOLDERS))
     found.robbed = 0 if stopped else len(found.got)
     for holder in holders:
         if stopped:
@@ -152,26 +152,28 @@ def _traced(name: str, place: Path, what: str, jobs: int) -> int:
         return len(_FSYNC.findall(trace.read()))
 
 
-def _do_the_rest(way: Way, found: Outcome) -> Outcome:
+def _do_the_rest(peer: PeerQueue, found: Outcome) -> Outcome:
     while True:
         try:
-            claimed = way.claim()
+            claimed = peer.claim()
         except ValueError:
             found.torn += 1
             continue
         if claimed is None:
             return found
-        way.commit(claimed[1])
+        peer.commit(claimed[1])
         found.got[claimed[0]] += 1
 
 
 class _Holder:
     """A process that has claimed a job, and commits when told, or is killed."""
 
-    def __init__(self, name: str, place: Path, *, beating: bool = False) -> None:
+    def __init__(self, name: str, place: Path, *, sends_heartbeats: bool = False) -> None:
         self._answers, answer = os.pipe()
         asked, self._ask = os.pipe()
-        self.pid = _fork(lambda: _hold(WAYS[name](place), answer, asked, beating=beating))
+        self.pid = _fork(
+            lambda: _hold(PEERS[name](place), answer, asked, sends_heartbeats=sends_heartbeats)
+        )
         os.close(answer)
         os.close(asked)
         self.number = int(os.read(self._answers, 8))
@@ -193,10 +195,10 @@ class _Holder:
         os.close(self._ask)
 
 
-def _hold(way: Way, answer: int, asked: int, *, beating: bool) -> None:
-    claimed = way.claim()
+def _hold(peer: PeerQueue, answer: int, asked: int, *, sends_heartbeats: bool) -> None:
+    claimed = peer.claim()
     assert claimed is not None
-    way.beat(claimed[1])
+    peer.heartbeat(claimed[1])
     os.write(answer, f"{claimed[0]:08d}".encode())
     os.set_blocking(asked, False)
     while True:
@@ -204,11 +206,11 @@ def _hold(way: Way, answer: int, asked: int, *, beating: bool) -> None:
             os.read(asked, 1)
             break
         except BlockingIOError:
-            time.sleep(STALE_S / 20)  # between two beats
-        if beating:
-            way.beat(claimed[1])
+            time.sleep(STALE_S / 20)  # between two heartbeats
+        if sends_heartbeats:
+            peer.heartbeat(claimed[1])
     try:
-        way.commit(claimed[1])
+        peer.commit(claimed[1])
     except Exception:
         os.write(answer, b"n")  # refused, by whatever error: that is the fence
     else:
@@ -216,9 +218,9 @@ def _hold(way: Way, answer: int, asked: int, *, beating: bool) -> None:
 
 
 def _enqueue_for_ever(name: str, place: Path, first: int, told: int) -> None:
-    way, number = WAYS[name](place), first
+    peer, number = PEERS[name](place), first
     while True:
-        way.enqueue(number)
+        peer.enqueue(number)
         os.write(told, f"{number:08d}".encode())
         number += 1
 

@@ -267,7 +267,7 @@ def _environment(place: Path) -> dict[str, str]:
 def _watched(
     line: list[str], environment: dict[str, str], log: Path
 ) -> tuple[list[Step], resource.struct_rusage]:
-    """Run a command to its end: the steps it prints, as they come, and what its processes used.
+    """Run a command to its end: the steps that it prints, and what its processes used.
 
     Raises SystemExit with the end of its log if it fails.
     """

@@ -14,8 +14,8 @@ _FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 def main() -> None:
     for name in ("jobspec", "worker"):
         texts = [path.read_text() for path in sorted((ROOT / name).rglob("*.py"))]
-        modules = _told([text.count("\n") for text in texts])
-        functions = _told([length for text in texts for length in _functions(text)])
+        modules = _describe([text.count("\n") for text in texts])
+        functions = _describe([length for text in texts for length in _functions(text)])
         sys.stdout.write(f"{name}: modules {modules}; functions {functions}\n")
 
 
@@ -24,7 +24,7 @@ def _functions(text: str) -> list[int]:
     return [(node.end_lineno or node.lineno) - node.lineno + 1 for node in found]
 
 
-def _told(lengths: list[int]) -> str:
+def _describe(lengths: list[int]) -> str:
     middle, high = statistics.median(lengths), statistics.quantiles(lengths, n=10)[-1]
     return f"{len(lengths)}, median {middle:.0f}, p90 {high:.0f}, max {max(lengths)}"
 

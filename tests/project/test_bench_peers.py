@@ -11,11 +11,11 @@ import pytest
 
 from benchmarks import queues, survive
 from benchmarks.common import figure, medians, table, turns
-from benchmarks.peers import SIZE, WAYS, installed, number_of, payload
+from benchmarks.peers import PEERS, SIZE, installed, number_of, payload
 from jobspec.spec.identity import canonical
 from tests.support.queues import fast_dir
 
-OF_THIS_MACHINE = [name for name in WAYS if installed(name)]
+OF_THIS_MACHINE = [name for name in PEERS if installed(name)]
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_every_job_comes_once(name: str, place: Path) -> None:
 
 
 def test_our_jobs_are_as_long_as_others(place: Path) -> None:
-    ours = WAYS["ours"](place)
+    ours = PEERS["ours"](place)
     ours.enqueue(7)
     claimed = ours.claim()
     assert claimed is not None and claimed[0] == 7
@@ -47,8 +47,8 @@ def test_a_killed_workers_job_is_kept_by_ours_and_lost_by_the_floor(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(survive, "KILLS", 2)
-    assert survive.workers_killed("ours", place / "ours").words() == "all kept of 2"
-    assert survive.workers_killed("floor", place / "floor").words() == "2 lost of 2"
+    assert survive.workers_killed("ours", place / "ours").summary() == "all kept of 2"
+    assert survive.workers_killed("floor", place / "floor").summary() == "2 lost of 2"
 
 
 def test_a_process_that_fails_is_told_and_holds_nobody_up() -> None:
