@@ -73,7 +73,7 @@ def main(
         poll=poll,
         launcher=launcher,
     )
-    roots.keep_others_out()
+    roots.restrict_umask()
     try:
         queue = Queue(root or os.environ.get("JOBSPEC_ROOT") or "jobspec-root")
         found = visible_devices(devices)

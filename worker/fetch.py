@@ -93,7 +93,7 @@ def main() -> int:
     parser.add_argument("specs", nargs="+", type=Path)
     args = parser.parse_args()
     root = RootPaths(args.root.absolute())
-    roots.keep_others_out()
+    roots.restrict_umask()
     # Read as the libraries are imported; a worker's phases get the same places.
     os.environ |= {
         "HF_HOME": str(root.cache),

@@ -39,9 +39,9 @@ def du(jobs: tuple[str, ...], states: tuple[str, ...], everything: bool) -> None
     the final weights. If the filesystem does not report your quota, set JOBSPEC_QUOTA_GIB.
     """
     queue = open_queue()
-    usages = [disk.usage(job) for job in chosen_jobs(queue, jobs, states)]
+    usages = [disk.measure_usage(job) for job in chosen_jobs(queue, jobs, states)]
     usages.sort(key=lambda one: one.total, reverse=True)
-    cache, room = disk.cache(queue.paths), disk.room(queue.paths)
+    cache, room = disk.cache_size(queue.paths), disk.measure_room(queue.paths)
     if wants_json():
         rows = [{"job": one, "total": one.total} for one in usages]
         return emit({"jobs": rows, "cache": cache, "room": room})
@@ -67,7 +67,7 @@ def _table(shown: Sequence[Usage], usages: Sequence[Usage]) -> Table:
             one.job, one.state, size(one.total), *(size(part) if part else "" for part in parts)
         )
     if len(usages) > 1:
-        sums = disk.total(usages)
+        sums = disk.add_up(usages)
         cells = [size(sums[part]) for part in _TITLES]
         bold = [Cell(text, bold=True) for text in ("all", "", size(sum(sums.values())), *cells)]
         table.add(*bold)
@@ -101,8 +101,8 @@ def gc(jobs: tuple[str, ...], states: tuple[str, ...], dry_run: bool, failed: bo
     freed: dict[str, int] = {}
     for job in chosen_jobs(queue, jobs, states):
         # Read the job again: one that was just retried needs its checkpoints.
-        paths = disk.droppable(queue.job(job.id) if failed else job, failed=failed)
-        sizes = [disk.size_of(path) if dry_run else disk.drop(path) for path in paths]
+        paths = disk.find_deletable(queue.job(job.id) if failed else job, failed=failed)
+        sizes = [disk.size_of(path) if dry_run else disk.delete(path) for path in paths]
         if paths:
             freed[job.id] = sum(sizes)
     if wants_json():

@@ -96,7 +96,7 @@ def enqueue(files: tuple[Path, ...], row_check: bool, priority: int) -> None:
     Queue.create(current_root())
     jobs = enqueue_all(_check_all(files, row_check), priority)
     disk = disk_need.together((one.spec for one, job in jobs if not job.already), current_root())
-    room = space.room(RootPaths(current_root()))
+    room = space.measure_room(RootPaths(current_root()))
     if wants_json():
         made = [
             {"job": job.id, "already": job.already, "state": job.state, **checked_json(one)}

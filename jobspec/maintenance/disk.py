@@ -69,7 +69,7 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
     quota: int | None = None
 
 
-def usage(job: Job) -> Usage:
+def measure_usage(job: Job) -> Usage:
     """Measure a job's directory. Files that vanish during the scan count as empty."""
     parts: dict[str, int] = dict.fromkeys(PARTS, 0)
     for path, size in _files(job.paths.dir):
@@ -78,7 +78,7 @@ def usage(job: Job) -> Usage:
         job=job.id,
         state=job.state.value,
         **parts,
-        freeable=sum(map(size_of, droppable(job))),
+        freeable=sum(map(size_of, find_deletable(job))),
     )
 
 
@@ -99,7 +99,7 @@ def _part(path: Path) -> str:
     return kinds.get(inner[0], "rest")
 
 
-def droppable(job: Job, *, failed: bool = False) -> list[Path]:
+def find_deletable(job: Job, *, failed: bool = False) -> list[Path]:
     """List the directories that an ended job no longer needs.
 
     Args:
@@ -108,19 +108,19 @@ def droppable(job: Job, *, failed: bool = False) -> list[Path]:
     """
     if job.state in (State.PENDING, State.RUNNING):
         return []
-    return leftovers(job.paths, states=job.state is State.SUCCEEDED or failed)
+    return find_leftovers(job.paths, states=job.state is State.SUCCEEDED or failed)
 
 
-def leftovers(job: JobPaths, *, states: bool) -> list[Path]:
+def find_leftovers(job: JobPaths, *, states: bool) -> list[Path]:
     """List the trash of a job's attempts and, with `states`, its checkpoints."""
     directories: list[Path] = []
     for attempt in metrics.attempts(job):
         directories += [attempt.trash] if fs.exists(attempt.trash) else []
-        directories += _states(attempt) if states else []
+        directories += _checkpoints(attempt) if states else []
     return directories
 
 
-def _states(attempt: AttemptPaths) -> list[Path]:
+def _checkpoints(attempt: AttemptPaths) -> list[Path]:
     """List the checkpoints of an attempt, including converted ones and partly written weights."""
     try:
         names = sorted(os.listdir(attempt.checkpoints))  # noqa: PTH208 - dotfiles too
@@ -134,7 +134,7 @@ def _is_checkpoint(path: Path) -> bool:
     return CheckpointPaths.of(path) is not None or is_partial(path)
 
 
-def drop(path: Path) -> int:
+def delete(path: Path) -> int:
     """Delete a directory below an attempt. It is renamed first, so that readers never see a part.
 
     Returns:
@@ -150,7 +150,7 @@ def size_of(path: Path) -> int:
     return sum(size for _, size in _files(path))
 
 
-def room(root: RootPaths) -> Room:
+def measure_room(root: RootPaths) -> Room:
     """Measure the space on the root's filesystem, and read the quota from the environment."""
     filesystem = shutil.disk_usage(root.root)
     quota = _quota()
@@ -163,12 +163,12 @@ def _quota() -> int | None:
     return None
 
 
-def cache(root: RootPaths) -> int:
+def cache_size(root: RootPaths) -> int:
     """The bytes in the root's cache."""
     return size_of(root.cache)
 
 
-def total(usages: Iterable[Usage]) -> dict[str, int]:
+def add_up(usages: Iterable[Usage]) -> dict[str, int]:
     """Add up each part over several jobs."""
     every = list(usages)
     return {part: sum(getattr(each, part) for each in every) for part in PARTS}

@@ -27,7 +27,7 @@ def group_allowed() -> bool:
     return os.environ.get(ALLOW_GROUP, "") not in ("", "0")
 
 
-def keep_others_out() -> None:
+def restrict_umask() -> None:
     """Set the umask so that other users can't write to files of this process and its children.
 
     Libraries create directories with the umask, and many sites have one that lets a whole group

@@ -97,5 +97,7 @@ class Commit:
     def _drop_states(self) -> None:
         """Delete checkpoints and trash, because a job that succeeded is never resumed."""
         with contextlib.suppress(OSError):
-            for path in disk.leftovers(self._worker.queue.paths.job(self._claim.job), states=True):
-                disk.drop(path)
+            for path in disk.find_leftovers(
+                self._worker.queue.paths.job(self._claim.job), states=True
+            ):
+                disk.delete(path)

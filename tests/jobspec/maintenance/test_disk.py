@@ -120,7 +120,7 @@ def test_du_lists_the_parts(queue: Queue, tmp_path: Path) -> None:
 
 def test_files_that_vanish_during_the_scan_count_as_empty(queue: Queue, tmp_path: Path) -> None:
     assert disk.size_of(tmp_path / "none") == 0
-    assert disk.drop(queue.paths.job("x-0123456789").attempt(1).trash) == 0
+    assert disk.delete(queue.paths.job("x-0123456789").attempt(1).trash) == 0
 
 
 # --- disk need
@@ -170,4 +170,4 @@ def test_checkpoints_of_failed_jobs_are_not_freeable(queue: Queue) -> None:
     fail(queue, base_spec(), "no")
     (job,) = queue.jobs(State.FAILED)
     fill(job.paths.attempt(1))
-    assert disk.usage(job).freeable == 1000
+    assert disk.measure_usage(job).freeable == 1000
