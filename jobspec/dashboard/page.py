@@ -58,7 +58,7 @@ def content(queue: Queue, jobs: Sequence[Job]) -> str:
 
 def _values(queue: Queue, jobs: Sequence[Job]) -> dict[str, Any]:
     runs = read(jobs, workers.rows(queue))
-    counts = status.counts(jobs)
+    counts = status.count_by_state(jobs)
     return {
         "root": str(queue.paths.root),
         "made_at": records.utc_now()[:16].replace("T", " "),

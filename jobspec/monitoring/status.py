@@ -161,7 +161,7 @@ def select(jobs: Sequence[Job], limit: int | None) -> Selection:
     return Selection(shown, hidden)
 
 
-def counts(jobs: Iterable[Job]) -> dict[str, int]:
+def count_by_state(jobs: Iterable[Job]) -> dict[str, int]:
     """Count jobs by state; states without jobs count 0."""
     count = dict.fromkeys([state.value for state in State], 0)
     for job in jobs:
@@ -180,7 +180,7 @@ def status(queue: Queue, jobs: Sequence[Job], shown: Selection) -> Status:
     reasons = {host: mark.reason for host, mark in queue.quarantined().items()}
     return Status(
         root=str(queue.paths.root),
-        counts=counts(jobs),
+        counts=count_by_state(jobs),
         jobs=[job_row(job, worker_rows) for job in shown.jobs],
         workers=worker_rows,
         quarantine=list(reasons),
@@ -279,7 +279,7 @@ def _losses(job: Job) -> list[LossRow]:
     """The used retry budgets; a running, succeeded or cancelled attempt does not count."""
     lost = job.attempt if job.state is State.FAILED else job.attempt - 1
     try:
-        used = retry_policy.retry_use(job.paths, lost)
+        used = retry_policy.used_budgets(job.paths, lost)
     except OSError:
         return []
     return [LossRow(reason=each.reason.value, count=each.count, limit=each.limit) for each in used]

@@ -49,7 +49,7 @@ def complete_claim(
     try:
         if not _open_attempt(root, running, token):
             return None
-        data = _heal(root, running, read, owned=owned)
+        data = _restore_spec(root, running, read, owned=owned)
         if data is None:
             _fail_corrupt(root, running)
         return data
@@ -81,7 +81,9 @@ def _open_attempt(root: RootPaths, entry: Entry, token: str) -> bool:
     return published is not None and published.token == token
 
 
-def _heal(root: RootPaths, entry: Entry, read: bytes | None, *, owned: bool) -> bytes | None:
+def _restore_spec(
+    root: RootPaths, entry: Entry, read: bytes | None, *, owned: bool
+) -> bytes | None:
     """Restore the ticket or spec.json from the other. Returns None if neither matches the id."""
     job = root.job(entry.ticket.job)
     ticket = read or _read_good(job.job, entry.path(root), owned=owned)

@@ -46,7 +46,7 @@ def quarantine(root: RootPaths, host: str, *, reason: str, by: str, ttl_s: float
         at=now.strftime(_STAMP),
         expires_at=(now + timedelta(seconds=ttl_s)).strftime(_STAMP),
     )
-    fs.publish(root.quarantined(_checked_host(host)), records.encode(mark))
+    fs.publish(root.quarantined(_validate_host(host)), records.encode(mark))
 
 
 def quarantined(root: RootPaths) -> dict[str, Quarantined]:
@@ -63,7 +63,7 @@ def quarantined(root: RootPaths) -> dict[str, Quarantined]:
     return marks
 
 
-def quarantine_of(root: RootPaths, host: str) -> Quarantined | None:
+def read_quarantine(root: RootPaths, host: str) -> Quarantined | None:
     """This host's quarantine; None if it has none. Reads one file, however many hosts have one."""
     named = _HOST.fullmatch(host) is not None
     data = read_bytes(root.quarantined(host)) if named else None
@@ -76,20 +76,20 @@ def quarantine_of(root: RootPaths, host: str) -> Quarantined | None:
 
 def clear(root: RootPaths, host: str) -> None:
     """End a host's quarantine."""
-    fs.remove(root.quarantined(_checked_host(host)))
+    fs.remove(root.quarantined(_validate_host(host)))
 
 
 def drain(root: RootPaths, worker: str) -> None:
     """Ask a worker to finish its job and to claim no other."""
-    fs.touch(root.workers / f"{checked_worker(worker)}.drain")
+    fs.touch(root.workers / f"{validate_worker(worker)}.drain")
 
 
 def is_draining(root: RootPaths, worker: str) -> bool:
     """Whether this worker was asked to drain."""
-    return fs.exists(root.workers / f"{checked_worker(worker)}.drain")
+    return fs.exists(root.workers / f"{validate_worker(worker)}.drain")
 
 
-def checked_worker(worker: str) -> str:
+def validate_worker(worker: str) -> str:
     """Return the worker's id if it is safe in a file name. Raises JobspecError."""
     if WORKER_PATTERN.fullmatch(worker) is None:
         raise JobspecError(
@@ -98,14 +98,14 @@ def checked_worker(worker: str) -> str:
     return worker
 
 
-def checked_job(job: str) -> str:
+def validate_job(job: str) -> str:
     """Return the job's id if it is safe in a file name. Raises JobspecError."""
     if JOB_PATTERN.fullmatch(job) is None:
         raise JobspecError(f"`{job}` is not a job id", hint="`jobspec status` lists them")
     return job
 
 
-def _checked_host(host: str) -> str:
+def _validate_host(host: str) -> str:
     if _HOST.fullmatch(host) is None:
         raise JobspecError(
             f"`{host}` is not a host name", hint="use letters, digits, `.`, `_` and `-`"

@@ -109,7 +109,7 @@ class Claim:
         if target is State.SUCCEEDED:
             # Links can be remade at any time, so their failure must not look like a failed commit.
             with contextlib.suppress(OSError):
-                links.publish(self.root, final, known=files)
+                links.publish_links(self.root, final, known=files)
 
     def requeue(self, reason: Reason | str) -> State:
         """Return the job to the queue, or fail it if its retry budget for `reason` is used up.

@@ -83,7 +83,7 @@ def read_record(path: Path, kind: type[records.R]) -> records.R | None:
     return None if data is None else records.parse(data, kind)
 
 
-def in_state(root: RootPaths, state: State) -> list[Entry]:
+def list_entries(root: RootPaths, state: State) -> list[Entry]:
     """List the entries of one state in claim order. Names that are no entries are skipped."""
     return [
         entry

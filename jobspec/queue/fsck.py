@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from jobspec.queue import enqueue
-from jobspec.queue.entries import Entry, in_state, matches_id, read_bytes, read_record, scan
+from jobspec.queue.entries import Entry, list_entries, matches_id, read_bytes, read_record, scan
 from jobspec.records.attempt import End, Result
 from jobspec.records.base import Reason, State, encode, utc_now
 from jobspec.records.queue_files import Enqueued
@@ -173,7 +173,7 @@ def _restore(root: RootPaths, entry: Entry, repairs: Repairs) -> None:
 def _drop_superseded(root: RootPaths, entries: dict[str, Entry], repairs: Repairs) -> None:
     """Remove entries of earlier attempts of jobs that have a later one."""
     for state in State:
-        for entry in in_state(root, state):
+        for entry in list_entries(root, state):
             latest = entries.get(entry.ticket.job)
             if latest is not None and entry.ticket.attempt < latest.ticket.attempt:
                 fs.remove(entry.path(root))

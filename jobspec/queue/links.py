@@ -13,7 +13,7 @@ from jobspec.storage import fs
 from jobspec.storage.layout import RootPaths
 
 
-def publish(root: RootPaths, entry: Entry, known: Container[str] = ()) -> None:
+def publish_links(root: RootPaths, entry: Entry, known: Container[str] = ()) -> None:
     """Link to the files of the succeeded attempt. Entries of other states are ignored.
 
     Args:

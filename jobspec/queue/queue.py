@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from jobspec.errors import JobspecError, SpecError
 from jobspec.queue import admission, heartbeat, links, selectors, worker_registry
-from jobspec.queue.entries import Entry, garbage_collection_paused, in_state, next_entry, scan
+from jobspec.queue.entries import Entry, garbage_collection_paused, list_entries, next_entry, scan
 from jobspec.queue.job import Job
 from jobspec.queue.reaper import Reaper
 from jobspec.queue.root import create_root, group_allowed, open_root
@@ -170,7 +170,7 @@ class Queue:
         """
         from jobspec.queue import acquire
 
-        admission.checked_worker(worker)
+        admission.validate_worker(worker)
         unconfirmed = self._unconfirmed.pop(worker, None)
         if unconfirmed is not None and fs.exists(unconfirmed.path(self.paths)):
             # Tried once more only: if it fails again, no heartbeat names the job, so it is reaped.
@@ -195,7 +195,7 @@ class Queue:
     def has_work(self, fits: Callable[[JobSpec], bool] = lambda spec: True) -> bool:
         """Whether a worker should stay: a pending job fits, or a running one may be requeued."""
         pending = next(self._candidates.select(fits), None) is not None
-        return pending or bool(in_state(self.paths, State.RUNNING))
+        return pending or bool(list_entries(self.paths, State.RUNNING))
 
     @property
     def notes(self) -> dict[str, str]:
@@ -225,11 +225,11 @@ class Queue:
         enqueue.check_priority(priority)
         return transitions.prioritize(self.paths, job, priority)
 
-    def publish_derived(self, job: str) -> None:
+    def publish_links(self, job: str) -> None:
         """Make a succeeded job's links `result.json` and `final_model` again."""
         entry = scan(self.paths).get(job)
         if entry is not None:
-            links.publish(self.paths, entry)
+            links.publish_links(self.paths, entry)
 
     def fsck(self) -> Repairs:
         """Restore missing entries and delete temporary files of dead processes."""
@@ -251,16 +251,16 @@ class Queue:
         Raises:
             OSError: the root does not answer.
         """
-        writer = self._writers.get(admission.checked_worker(worker))
+        writer = self._writers.get(admission.validate_worker(worker))
         if writer is None:
             writer = self._writers[worker] = heartbeat.HeartbeatWriter(self.paths, worker)
-        writer.send(None if job is None else admission.checked_job(job))
+        writer.send(None if job is None else admission.validate_job(job))
         if record is not None:
             heartbeat.write_record(self.paths, worker, record)
 
     def retire(self, worker: str) -> None:
         """Remove a worker's files in `queue/workers/` after it exited or died."""
-        heartbeat.remove_files(self.paths, admission.checked_worker(worker))
+        heartbeat.remove_files(self.paths, admission.validate_worker(worker))
         self._writers.pop(worker, None)
 
     def workers(self) -> list[WorkerSeen]:
@@ -287,7 +287,7 @@ class Queue:
         if now != (worker is not None):
             raise JobspecError("`worker` and `now` go together", hint="give both or neither")
         if worker is not None:
-            return self._reaper.reap_worker(admission.checked_worker(worker))
+            return self._reaper.reap_worker(admission.validate_worker(worker))
         return self._reaper.reap(self.format.lease_s if lease_s is None else lease_s)
 
     def silent_holders(self, at_least_s: float) -> set[str]:
@@ -350,7 +350,7 @@ class Queue:
 
     def quarantined_host(self, host: str) -> Quarantined | None:
         """The quarantine of one host; None if it has none. Reads one file at most."""
-        return admission.quarantine_of(self.paths, host)
+        return admission.read_quarantine(self.paths, host)
 
     def clear(self, host: str) -> None:
         """End a host's quarantine."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from jobspec.errors import DiskFull
 from jobspec.queue import heartbeat, links, retry_policy
-from jobspec.queue.entries import Entry, in_state, next_entry
+from jobspec.queue.entries import Entry, list_entries, next_entry
 from jobspec.records.attempt import ClaimRevoked
 from jobspec.records.base import State, encode, utc_now
 from jobspec.storage import fs
@@ -55,7 +55,7 @@ class Reaper:
 
     def reap_worker(self, worker: str) -> list[str]:
         """Revoke all claims of `worker`, which the caller knows to be dead."""
-        claims = in_state(self._root, State.RUNNING)
+        claims = list_entries(self._root, State.RUNNING)
         return self._revoke_claims([entry for entry in claims if entry.worker == worker])
 
     def silent_s(self, worker: str) -> float:
@@ -73,7 +73,7 @@ class Reaper:
 
     def _read_heartbeats(self, lease_s: float) -> list[Entry]:
         now = self._clock()
-        claims = self._claims = in_state(self._root, State.RUNNING)
+        claims = self._claims = list_entries(self._root, State.RUNNING)
         names = fs.list_dir(self._root.workers)
         self._draining = {name.removesuffix(_DRAIN) for name in names if name.endswith(_DRAIN)}
         heartbeats = heartbeat.parse_heartbeats(names)
@@ -104,7 +104,7 @@ class Reaper:
             # The claim is revoked. Syncing it may fail, and the links can be made again.
             with contextlib.suppress(OSError, DiskFull):
                 fs.sync_dir(self._root.state(state))
-                links.publish(self._root, target)
+                links.publish_links(self._root, target)
                 mark_revoked(self._root, entry)
         return moved
 

@@ -33,7 +33,7 @@ class EndedAttempt:
     reason: Reason
 
 
-def history(job: JobPaths, attempt: int) -> list[EndedAttempt]:
+def list_ended(job: JobPaths, attempt: int) -> list[EndedAttempt]:
     """List the ended attempts up to and including `attempt`, oldest first, since the last retry.
 
     Raises:
@@ -50,7 +50,7 @@ def history(job: JobPaths, attempt: int) -> list[EndedAttempt]:
 
 
 @dataclass(frozen=True)
-class RetryUse:
+class RetryBudget:
     """How much of the retry budget for a reason is used up.
 
     Attributes:
@@ -62,18 +62,18 @@ class RetryUse:
     limit: int | None
 
 
-def retry_use(job: JobPaths, attempt: int) -> list[RetryUse]:
+def used_budgets(job: JobPaths, attempt: int) -> list[RetryBudget]:
     """The budget of each reason for which attempts up to `attempt` ended; the latest is last."""
-    ended = history(job, attempt)
+    ended = list_ended(job, attempt)
     reasons = dict.fromkeys(each.reason for each in reversed(ended))
-    return [_used_by(job, ended, reason) for reason in reversed(reasons)]
+    return [_budget_of(job, ended, reason) for reason in reversed(reasons)]
 
 
-def _used_by(job: JobPaths, ended: Sequence[EndedAttempt], reason: Reason) -> RetryUse:
+def _budget_of(job: JobPaths, ended: Sequence[EndedAttempt], reason: Reason) -> RetryBudget:
     if reason in _STOPPED:
         last = ended[-1].reason is reason
-        return RetryUse(reason, _stalled_attempts(job, ended) if last else 0, STALLED_ATTEMPTS)
-    return RetryUse(reason, sum(each.reason is reason for each in ended), LIMITS.get(reason))
+        return RetryBudget(reason, _stalled_attempts(job, ended) if last else 0, STALLED_ATTEMPTS)
+    return RetryBudget(reason, sum(each.reason is reason for each in ended), LIMITS.get(reason))
 
 
 def next_state(job: JobPaths, attempt: int, reason: Reason | None = None) -> State:
@@ -91,7 +91,7 @@ def next_state(job: JobPaths, attempt: int, reason: Reason | None = None) -> Sta
     paths = job.attempt(attempt)
     if reason is None and _had_finished(paths):
         return State.SUCCEEDED
-    ended = history(job, attempt)
+    ended = list_ended(job, attempt)
     if reason is not None and ended:
         ended[-1] = EndedAttempt(attempt, reason)
     if not ended or ended[-1].reason is Reason.DISK:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 _KEY = re.compile(r"bench/(?P<benchmark>[^/]+)/(?P<metric>[^/]+)")
 # Metrics of a benchmark that are not its score.
-_BESIDE = re.compile(
+_OTHER_METRICS = re.compile(
     r"stderr|sampling_stderr|.*_frac|mean_response_tokens|pass_at_\d+|maj_at_\d+|.*_stderr"
 )
 _ENDS = ("low", "high", "sampling_low", "sampling_high")
@@ -119,7 +119,7 @@ def main_metrics(metrics: Mapping[str, float | None]) -> dict[str, tuple[str, fl
     scores: dict[str, tuple[str, float]] = {}
     for key, value in metrics.items():
         parts = _KEY.fullmatch(key)
-        if parts is None or value is None or _BESIDE.fullmatch(parts["metric"]):
+        if parts is None or value is None or _OTHER_METRICS.fullmatch(parts["metric"]):
             continue
         scores.setdefault(parts["benchmark"], (parts["metric"], value))
     return scores

@@ -128,7 +128,7 @@ TRANSITIONS: dict[str, tuple[Step, Step]] = {
     "cancel running": (nothing, lambda w: w.queue.cancel(w.claim.job)),
     "retry": (nothing, lambda w: w.queue.retry(w.failed)),
     "prioritize": (nothing, lambda w: w.queue.prioritize(w.pending, 99)),
-    "publish derived": (nothing, lambda w: w.queue.publish_derived(w.succeeded)),
+    "publish links": (nothing, lambda w: w.queue.publish_links(w.succeeded)),
     "hold": (nothing, lambda w: w.queue.hold("disk")),
     "release": (lambda w: w.queue.hold("disk"), lambda w: w.queue.release()),
     "drain": (nothing, lambda w: w.queue.drain(W)),

@@ -39,7 +39,7 @@ def test_links_can_be_made_again(queue: Queue) -> None:
     claim.finish("succeeded", {"metrics": {"a": 1.0}})
     job.paths.result.unlink()
     job.paths.result.symlink_to("nonsense")
-    Queue(queue.paths.root).publish_derived(job.id)
+    Queue(queue.paths.root).publish_links(job.id)
     assert records.read(job.paths.result, Result) is not None
 
 

@@ -104,7 +104,7 @@ def test_a_checkpoint_carried_over_by_the_running_attempt_still_counts(queue: Qu
     before.requeue("walltime")
     paths, after = queue.jobs()[0].paths, claim_of(queue).dir
     before.dir.checkpoints.rename(after.checkpoints)
-    assert [loss.count for loss in retry_policy.retry_use(paths, after.number - 1)] == [0]
+    assert [loss.count for loss in retry_policy.used_budgets(paths, after.number - 1)] == [0]
 
 
 def test_an_unfinished_checkpoint_is_no_progress(queue: Queue) -> None:
@@ -144,7 +144,7 @@ def test_a_retry_resets_every_budget(queue: Queue) -> None:
     back = queue.retry(job.id)
     assert (back.attempt, back.reason) == (6, None)
     assert attempts_until_failed(queue, "lost") == 5
-    ended = retry_policy.history(job.paths, 10)
+    ended = retry_policy.list_ended(job.paths, 10)
     assert [each.attempt for each in ended] == [6, 7, 8, 9, 10]
 
 
@@ -154,4 +154,4 @@ def test_an_attempt_that_said_it_finished_but_never_committed_was_lost(queue: Qu
     queue.reap(worker=W, now=True)
     job = queue.jobs()[0]
     assert (job.state, job.attempt) == ("pending", 2)
-    assert [each.reason for each in retry_policy.history(job.paths, 1)] == [Reason.LOST]
+    assert [each.reason for each in retry_policy.list_ended(job.paths, 1)] == [Reason.LOST]
