@@ -40,6 +40,20 @@ def test_blocks_say_what_they_are(page: Path) -> None:
     assert wrong == [], "sh: commands; console: `$ ` and what was printed; text: everything else"
 
 
+def test_the_readme_reaches_the_readers_own_data_early() -> None:
+    lines = (REPOSITORY / "README.md").read_text().splitlines()
+    assert len(lines) <= 130
+    first = next(n for n, line in enumerate(lines, 1) if line.startswith("jobspec new "))
+    assert first <= 45
+    block = next(block for block in blocks(REPOSITORY / "README.md") if block.line == first - 1)
+    assert len(block.body) <= 7, "commands of the first run"
+
+
+def test_the_docs_are_short() -> None:
+    pages = [REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")]
+    assert sum(len(page.read_text().split()) for page in pages) < 28_900
+
+
 @each_page
 def test_files_that_are_named_are_there(page: Path) -> None:
     named = set(
