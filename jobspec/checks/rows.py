@@ -54,7 +54,7 @@ def check_lines(path: Path) -> None:
                     "its last message is not the assistant's",
                     file=path,
                     place=f"row {number}",
-                    hint="what is trained is the final assistant turn: end the row with one",
+                    hint="loss is computed on the final assistant turn: end the row with one",
                 )
 
 

@@ -30,7 +30,7 @@ LONGEST_NAME = len(
 _BELOW_ROOT = 700  # the longest path below a root, with some reserve
 _PATH_MAX = 4096
 _LONGEST_POLL_S = 30.0
-_MIN_FREE_GIB, _LITTLE_GIB = 1.0, 100.0  # a worker's own limit; a resume state of an 8B model
+_MIN_FREE_GIB, _LITTLE_GIB = 1.0, 100.0  # a worker's own limit; a checkpoint of an 8B model
 _FEW_INODES = 10_000
 _SLOW_S = 0.5
 _CLOCKS_APART_S = 30.0
@@ -158,7 +158,7 @@ def _check_space(location: Location) -> Iterator[CheckResult]:
     if room.free_gib < _MIN_FREE_GIB:
         yield _bad("space", message, hint)
     elif room.free_gib < _LITTLE_GIB:
-        yield _warn("space", f"{message}; a resume state of an 8B model takes about 100", hint)
+        yield _warn("space", f"{message}; a checkpoint of an 8B model takes about 100", hint)
     else:
         yield _ok("space", message)
     if room.free_inodes is not None and room.free_inodes < _FEW_INODES:

@@ -24,19 +24,19 @@ def measure_here(parent: Path, processes: int, patience_s: float) -> JointMeasur
     """Measure a directory with several processes of this host; None if they did not start."""
     me = Participant(parent, secrets.token_hex(4), "0", patience_s)
     with _helpers(me, processes):
-        return take_part(me, processes, START_S, race_count=1)
+        return participate(me, processes, START_S, race_count=1)
 
 
 def measure_across(
     parent: Path, name: str, count: int, patience_s: float, *, within_s: float = 60.0
 ) -> JointMeasurement | None:
     """Measure a directory with others that run this on other hosts; None if some did not come."""
-    return take_part(
+    return participate(
         Participant(parent, ACROSS, name, patience_s), count, within_s, race_count=count
     )
 
 
-def take_part(
+def participate(
     participant: Participant, count: int, within_s: float, race_count: int
 ) -> JointMeasurement | None:
     """Wait for the others and measure with them.
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str]) -> None:
     """Take part as one of the further processes of this host."""
     parent, group, patience_s, processes, name = arguments
     me = Participant(Path(parent), group, name, float(patience_s))
-    take_part(me, int(processes), START_S, race_count=1)
+    participate(me, int(processes), START_S, race_count=1)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Estimates a job's disk use: final weights, weights of epochs, resume states while it trains.
+"""Estimates a job's disk use: final weights, weights of epochs, checkpoints while it trains.
 
-A resume state has the weights and, in float32, a copy of what is trained and Adam's two moments:
-12 bytes a trained parameter (measured on ZeRO-2: 16.1 bytes a parameter with float32 weights).
+A checkpoint has the weights and, in float32, a copy of the trained ones and Adam's two moments:
+12 bytes per trained parameter (measured on ZeRO-2: 16.1 bytes a parameter with float32 weights).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 An attempt that resumed at step s continues its predecessors up to s: what they wrote beyond it was
 superseded. An attempt that says nothing of resuming begins where its own first row stands. What an
-attempt wrote after its end (a reaped worker that was only slow) is nobody's.
+attempt wrote after its end (a reaped worker that was only slow) is ignored.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ _BARE = {"attempt", "seq", "time", "phase", "step", "resumed_from"}
 def read_rows(path: Path) -> list[Row]:
     """The rows of one file. A line that is no JSON object (the last one, torn) is left out.
 
-    A row without a usable `seq` gets its line's number: it, too, must be told from the others.
+    A row without a usable `seq` gets the number of its line, so that it can be identified.
     """
     try:
         lines = path.read_bytes().splitlines()
@@ -245,7 +245,7 @@ def _step(row: Row) -> float:
 def newest(attempt: AttemptPaths, phase: str) -> dict[str, float]:
     """The newest loss and so on of a phase that trains, the speed as a mean of its last steps.
 
-    Rows of other phases, torn lines and values that are no numbers are passed over.
+    Rows of other phases, torn lines and values that are not numbers are skipped.
     """
     if not phases.trains(phase):
         return {}

@@ -96,7 +96,7 @@ class ClientProcess:
             raise Refused("the client does not answer", self._why_dead)
         if not answer:
             # The end of its output is read only once: later requests must not wait for another.
-            self._why_dead = self._last_words()
+            self._why_dead = self._last_output()
             self.kill()
             raise Refused("the client died", self._why_dead)
         decoded: dict[str, Any] = json.loads(answer)
@@ -144,7 +144,7 @@ class ClientProcess:
                 self._answers.put(line)
         self._answers.put("")
 
-    def _last_words(self) -> str:
+    def _last_output(self) -> str:
         with contextlib.suppress(OSError, ValueError):
             self._log.seek(0)
             return _one_line(" ".join(self._log.read().splitlines()[-_TAIL:]))

@@ -26,8 +26,8 @@ _KINDS = {
     "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY"),
     "a password in a URL": re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/:@]+:[^\s/@]+@"),
 }
-# W&B's older keys are 40 hex digits, as commits are: they are taken for keys where they stand
-# alone, and in a text where it says what they are.
+# W&B's older keys are 40 hex digits, as commits are: they count as keys where they stand
+# alone, and in a text that calls them keys.
 _HEX = re.compile(r"[0-9a-f]{40}")
 _NAMED_HEX = re.compile(r"(?:key|token|secret|passw\w*|login)\W{0,4}[0-9a-f]{40}\b", re.IGNORECASE)
 _COMMITS = ("$.model.revision", "$.spec.model.revision", "$.manifest.code.commit")

@@ -35,7 +35,7 @@ from jobspec.doctor.measurements import (
 )
 from jobspec.doctor.participant import Participant
 from jobspec.doctor.run import examine
-from jobspec.doctor.session import measure_across, take_part
+from jobspec.doctor.session import measure_across, participate
 from jobspec.doctor.visibility import Report
 from jobspec.queue.queue import Queue
 from jobspec.records.queue_files import Format
@@ -173,7 +173,7 @@ def test_missing_peers_are_reported(tmp_path: Path) -> None:
 def test_a_wrong_clock_is_detected_across_hosts(tmp_path: Path) -> None:
     def measure(name: str, ahead_s: float) -> Any:
         me = Participant(tmp_path, "across", name, clock=lambda: time.time() + ahead_s)
-        return msgspec.to_builtins(take_part(me, 2, within_s=20.0, race_count=2))
+        return msgspec.to_builtins(participate(me, 2, within_s=20.0, race_count=2))
 
     for each in race([lambda: measure("a", 0.0), lambda: measure("b", 100.0)]):
         found = msgspec.convert(each, JointMeasurement)
