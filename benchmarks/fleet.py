@@ -158,7 +158,7 @@ def _busy(root: Path, minutes: float) -> None:
     end, marked = begin + 60 * minutes, list[str]()
 
     class Phase:
-        """Stands in for the phase's process: time passes while somebody waits for it."""
+        """Replaces the process of the phase: time passes while the worker waits for it."""
 
         wall_s = 0.0
 

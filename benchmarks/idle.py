@@ -129,7 +129,7 @@ def _idle(root: Path, minutes: float, *, real: bool) -> None:
     end, begun = begin + 60 * minutes, False
     beat = worker.beat
 
-    def beat_and_look(**shown: Any) -> None:
+    def heartbeat_and_check(**shown: Any) -> None:
         nonlocal begun
         beat(**shown)
         if clock.monotonic() >= begin and not begun:
@@ -139,7 +139,7 @@ def _idle(root: Path, minutes: float, *, real: bool) -> None:
             mark(END)
             worker.signals.stop = True
 
-    worker.beat = beat_and_look
+    worker.beat = heartbeat_and_check
     worker.run()
 
 

@@ -168,7 +168,7 @@ class _Crowd:
             self._start(plan.roots[number % len(plan.roots)])
 
     def one_fault(self) -> None:
-        """Kill somebody and start another, or stop somebody for a while."""
+        """Kill a worker and start another, or suspend one for a while."""
         awake = [pid for pid in self._roots if pid not in self._stopped]
         if not awake:
             return

@@ -38,7 +38,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def observe(me: Participant, others: Sequence[str]) -> Report:
-    """Go through the steps with the others; one wait in vain ends them."""
+    """Go through the steps with the others; they end when a wait times out."""
     noticed = _is_notified(me, others)
     began: list[float] = []
     acted: list[float] = []

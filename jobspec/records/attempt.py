@@ -28,7 +28,7 @@ class ClaimRevoked(Record, frozen=True, kw_only=True):
 
 
 class Retry(Record, frozen=True, kw_only=True):
-    """`retry.json`: somebody retried the job after this attempt."""
+    """`retry.json`: a user retried the job after this attempt."""
 
     at: str = ""
 

@@ -47,7 +47,7 @@ TRAIN = PhaseInfo("train", TrainReport, "train", keeps="checkpoints")
 EVAL = PhaseInfo("eval", EvalReport, "eval", keeps="samples")
 PHASES: tuple[PhaseInfo[Any], ...] = (PREPARE, CONVERT, TRAIN, EVAL)  # in the order they run
 NAMES = tuple(phase.name for phase in PHASES)
-# Whose end is progress of the job, so that retries are counted anew.
+# Whose end is progress of the job, so that retries are counted from zero again.
 KEEPING = tuple(phase.name for phase in PHASES if phase.keeps != "nothing")
 
 

@@ -2,7 +2,7 @@
 
 `ROOT/relay/writer/` holds one file: `free`, or `<counter>.<owner>`, which the owner renames to the
 next counter as its heartbeat. An owner on this host is dead when its process is gone; one on
-another host is dead when its counter stood still for a lease, on the clock of whoever waits.
+another host is dead when its counter did not change for a lease, on the waiting relay's clock.
 """
 
 from __future__ import annotations

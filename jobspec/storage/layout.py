@@ -247,7 +247,7 @@ class AttemptPaths:
     claim = _below(CLAIM)
     end = _below(END)
     error = _below("error.json")
-    # Exists if somebody retried the job after this attempt: retry budgets start again.
+    # Exists if a user retried the job after this attempt: retry budgets start again.
     retry = _below("retry.json")
     # When the claim was reaped or cancelled; metric rows written later do not count.
     revoked = _below("taken.json")
