@@ -24,7 +24,9 @@ from typing import NamedTuple
 from jobspec.benchmarks import registry
 from jobspec.records.evaluation import AskedQuestion, Generation, QuestionScore, SamplingPlan
 from jobspec.spec.schema import EvalSpec
-from tests.support.evaluations import DATA, environment, make_attempt, stories_model
+from tests.support.evaluations import environment, make_attempt
+from tests.support.models import stories_model
+from tests.support.paths import DATA
 from worker.evaluation import scoring
 from worker.evaluation.math_grader import MathGrader
 

@@ -28,7 +28,8 @@ import psutil
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from tests.support.relays import Writing, make_queue, start  # noqa: E402 - the path comes first
+from tests.support.queues import queue_at  # noqa: E402 - the path comes first
+from tests.support.relays import Writing, start  # noqa: E402
 from tests.support.wandb_server import KEY  # noqa: E402
 
 
@@ -43,7 +44,7 @@ def main() -> None:
 
 
 def measure(scratch: Path, url: str, options: argparse.Namespace) -> dict[str, Any]:
-    queue = make_queue(scratch)
+    queue = queue_at(scratch, lease_s=4.0)
     (queue.paths.format).write_text('{"layout": 1, "heartbeat_s": 15, "lease_s": 150}')
     jobs = [start(queue, (number + 1) * 1e-6) for number in range(options.jobs)]
     for job in jobs:

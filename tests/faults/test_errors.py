@@ -16,7 +16,8 @@ import pytest
 
 from jobspec.errors import ClaimLost, DiskFull, JobspecError, TransitionRefused
 from tests.faults.test_kill import TRANSITIONS, build, check, check_corrupt
-from tests.support.queues import CALLS, Fault, fails_with, fast_dir, faulty, hidden, loses_reply
+from tests.support.faulty_os import CALLS, Fault, fails_with, faulty, loses_reply
+from tests.support.paths import fast_dir, hidden
 
 # ENOSPC is handled separately and all other errors alike, so every call is tested with two errors.
 # The calls that decide the protocol are tested with two more.

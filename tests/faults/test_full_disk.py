@@ -14,7 +14,9 @@ import pytest
 from jobspec.errors import DiskFull
 from jobspec.queue.queue import Queue
 from jobspec.records.worker import WorkerRecord
-from tests.support.queues import V, W, entries, hidden, score_spec
+from tests.support.paths import hidden
+from tests.support.queues import V, W, entries
+from tests.support.specs import score_spec
 
 
 @pytest.fixture

@@ -21,7 +21,10 @@ from jobspec.records.attempt import End, Result
 from jobspec.records.base import FINAL, Reason, State
 from jobspec.records.worker import WorkerRecord
 from jobspec.spec.identity import canonical
-from tests.support.queues import V, W, entries, fast_dir, hidden, killed_at, score_spec
+from tests.support.faulty_os import killed_at
+from tests.support.paths import fast_dir, hidden
+from tests.support.queues import V, W, entries
+from tests.support.specs import score_spec
 
 
 @dataclass

@@ -14,7 +14,10 @@ from jobspec.queue.queue import Queue
 from jobspec.records import base as records
 from jobspec.records.attempt import Result
 from jobspec.records.base import State
-from tests.support.queues import V, W, entries, fast_dir, race, score_spec, stopped_at
+from tests.support.faulty_os import race, stopped_at
+from tests.support.paths import fast_dir
+from tests.support.queues import V, W, entries
+from tests.support.specs import score_spec
 
 
 @pytest.fixture

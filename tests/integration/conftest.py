@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.workers import REPO
+from tests.support.paths import REPOSITORY
 
 
 @pytest.fixture(scope="session")
@@ -14,5 +14,5 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's model, rows and benchmark."""
     directory = tmp_path_factory.mktemp("tiny")
     command = [sys.executable, "-m", "worker.demo.tiny_model", str(directory)]
-    subprocess.run(command, cwd=REPO, check=True, capture_output=True)
+    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
     return directory

@@ -19,20 +19,11 @@ from jobspec.records import base as records
 from jobspec.records.attempt import End, Result
 from jobspec.records.base import Reason, State
 from jobspec.storage.layout import AttemptPaths
-from tests.support.workers import (
-    drain,
-    hurry,
-    losses,
-    patient_model,
-    queue_at,
-    ranks_of,
-    rows,
-    signal_to,
-    tiny_spec,
-    until,
-    with_model,
-    worker,
-)
+from tests.support.models import hurry, patient_model
+from tests.support.queues import queue_at
+from tests.support.specs import tiny_spec, with_model
+from tests.support.waiting import until
+from tests.support.workers import drain, losses, ranks_of, rows, signal_to, worker
 
 pytestmark = pytest.mark.deepspeed
 

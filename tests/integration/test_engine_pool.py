@@ -15,7 +15,8 @@ import torch
 from jobspec.errors import ModelError
 from jobspec.records.evaluation import Generation
 from jobspec.spec.schema import ModelSpec
-from tests.support.evaluations import ROOT, needs_data, stories_model
+from tests.support.models import stories_model
+from tests.support.paths import REPOSITORY, needs_data
 from worker.evaluation.generation import plan_chunks
 from worker.evaluation.lm_eval_model import load_tokenizer
 from worker.inference.engine import EngineChoice, choose
@@ -43,7 +44,7 @@ def chunks(choice: EngineChoice) -> list[SampleChunk]:
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
 
 
 def drawn(engine: Any, chunks: Iterator[SampleChunk]) -> dict[int, list[Generation]]:

@@ -22,19 +22,18 @@ from jobspec.records.attempt import Progress
 from jobspec.spec.schema import BenchmarkOverrides, EvalSpec
 from jobspec.storage.layout import AttemptPaths
 from tests.support.evaluations import (
-    DATA,
     aime_file,
     command,
     environment,
     generations,
     make_attempt,
     make_trained_attempt,
-    needs_data,
     questions,
     read_lines,
     run_phase,
-    stories_model,
 )
+from tests.support.models import stories_model
+from tests.support.paths import DATA, needs_data
 
 pytestmark = needs_data
 BESIDE = {

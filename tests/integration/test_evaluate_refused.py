@@ -16,11 +16,11 @@ from tests.support.evaluations import (
     aime_file,
     make_attempt,
     make_trained_attempt,
-    needs_data,
     questions,
     run_phase,
-    stories_model,
 )
+from tests.support.models import stories_model
+from tests.support.paths import needs_data
 
 pytestmark = needs_data
 ROW = {"id": "a", "problem": "What?", "answer": 7}

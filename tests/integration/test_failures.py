@@ -19,22 +19,12 @@ from jobspec.records import base as records
 from jobspec.records.attempt import End
 from jobspec.records.base import Reason, State
 from jobspec.storage.layout import AttemptPaths
-from tests.support.workers import (
-    DEADLINE_S,
-    REPO,
-    coded_model,
-    drain,
-    hurry,
-    patient_model,
-    queue_at,
-    ranks_of,
-    rows,
-    signal_to,
-    tiny_spec,
-    until,
-    with_model,
-    worker,
-)
+from tests.support.models import coded_model, hurry, patient_model
+from tests.support.paths import REPOSITORY
+from tests.support.queues import queue_at
+from tests.support.specs import tiny_spec, with_model
+from tests.support.waiting import DEADLINE_S, until
+from tests.support.workers import drain, ranks_of, rows, signal_to, worker
 
 pytestmark = pytest.mark.deepspeed
 
@@ -229,7 +219,7 @@ def test_a_host_without_its_gpus_takes_no_job_and_another_does_it(
         assert "badhost" in queue.quarantined()
         shown = subprocess.run(
             [sys.executable, "-m", "jobspec.cli", "status", "--root", str(queue.paths.root)],
-            cwd=REPO,
+            cwd=REPOSITORY,
             capture_output=True,
             text=True,
             check=True,
@@ -248,7 +238,7 @@ def host_worker(queue: Queue, host: str, **env: str) -> subprocess.Popen[bytes]:
     )
     return subprocess.Popen(
         ["unshare", "--uts", "sh", "-c", script],
-        cwd=REPO,
+        cwd=REPOSITORY,
         env={**os.environ, **env},
         stderr=subprocess.DEVNULL,
     )

@@ -10,17 +10,12 @@ from typing import Any
 
 import pytest
 
-from jobspec.spec import identity
-from jobspec.spec.schema import EvalSpec, JobSpec, ModelSpec
-from tests.support.evaluations import (
-    DATA,
-    environment,
-    make_attempt,
-    needs_data,
-    run_phase,
-    stories_model,
-)
+from jobspec.spec.schema import EvalSpec
+from tests.support.evaluations import environment, make_attempt, run_phase
 from tests.support.hub import Repositories, hub
+from tests.support.models import stories_model
+from tests.support.paths import DATA, needs_data
+from tests.support.specs import job_spec, write_spec
 
 pytestmark = needs_data
 
@@ -65,18 +60,12 @@ def fetch(root: Path, spec: Path, endpoint: str) -> subprocess.CompletedProcess[
     )
 
 
-def write_spec(path: Path, settings: EvalSpec, model: str = "org/tiny") -> Path:
-    spec = JobSpec(name="t", model=ModelSpec(name=model), train=None, eval=settings)
-    path.write_bytes(identity.canonical(spec))
-    return path
-
-
 def test_what_was_fetched_is_scored_without_a_network(
     repositories: Repositories, tmp_path: Path
 ) -> None:
     root = tmp_path / "root"
     settings = EvalSpec(avg_k=2, limit=2, max_gen_toks=8)
-    spec = write_spec(tmp_path / "spec.json", settings)
+    spec = write_spec(tmp_path / "spec.json", job_spec("org/tiny", eval=settings))
     with hub(repositories) as endpoint:
         done = fetch(root, spec, endpoint)
     assert done.returncode == 0, done.stderr
@@ -104,7 +93,7 @@ def test_what_was_fetched_is_scored_without_a_network(
 def test_a_name_that_the_hub_does_not_have_is_refused(
     repositories: Repositories, tmp_path: Path
 ) -> None:
-    spec = write_spec(tmp_path / "spec.json", EvalSpec(), model="org/none")
+    spec = write_spec(tmp_path / "spec.json", job_spec("org/none"))
     with hub(repositories) as endpoint:
         done = fetch(tmp_path / "root", spec, endpoint)
     assert done.returncode == 3
@@ -115,7 +104,7 @@ def test_a_benchmark_the_hub_no_longer_has_is_refused(
     repositories: Repositories, tmp_path: Path
 ) -> None:
     model = str(stories_model(tmp_path / "model"))
-    spec = write_spec(tmp_path / "spec.json", EvalSpec(benchmarks=("aime24",)), model=model)
+    spec = write_spec(tmp_path / "spec.json", job_spec(model, eval__benchmarks=["aime24"]))
     with hub({}) as endpoint:
         done = fetch(tmp_path / "root", spec, endpoint)
     assert done.returncode == 3

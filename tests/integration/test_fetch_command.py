@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from jobspec.models.directory import find_model
-from jobspec.spec import identity
-from jobspec.spec.schema import EvalSpec, JobSpec, ModelSpec
+from jobspec.spec.schema import EvalSpec, ModelSpec
 from jobspec.storage.layout import RootPaths
 from tests.support.commands import jobspec, jobspec_json
 from tests.support.hub import COMMIT, Repositories, hub
+from tests.support.specs import job_spec, write_spec
 from tests.support.terminal import Terminal
 
 MODEL = {
@@ -36,18 +36,12 @@ HUB: Repositories = {
 QUICK = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "1"}  # a login node's habit: unset by fetch
 
 
-def write_spec(directory: Path, model: str, **fields: Any) -> Path:
-    spec = JobSpec(
-        name="t",
-        model=ModelSpec(name=model, **fields),
-        train=None,
-        eval=EvalSpec(benchmarks=("aime_own",), benchmark_dir=str(directory)),
-    )
+def own_spec(directory: Path, model: str, **fields: Any) -> Path:
+    scored = EvalSpec(benchmarks=("aime_own",), benchmark_dir=str(directory))
+    spec = job_spec(model, model={"name": model, **fields}, eval=scored)
     row = b'{"id": "1", "problem": "1+1?", "answer": "2"}\n'
     (directory / "aime_own.jsonl").write_bytes(row)
-    path = directory / f"{model.replace('/', '-')}{len(fields)}.json"
-    path.write_bytes(identity.canonical(spec))
-    return path
+    return write_spec(directory / f"{model.replace('/', '-')}{len(fields)}.json", spec)
 
 
 def taken(root: Path, model: str = "org/tiny") -> set[str]:
@@ -57,7 +51,7 @@ def taken(root: Path, model: str = "org/tiny") -> set[str]:
 
 
 def test_weights_and_tokenizer_are_fetched_and_nothing_that_can_run(tmp_path: Path) -> None:
-    root, spec = tmp_path / "root", write_spec(tmp_path, "org/tiny")
+    root, spec = tmp_path / "root", own_spec(tmp_path, "org/tiny")
     with hub(HUB) as endpoint:
         done = jobspec("fetch", spec, "--root", root, HF_ENDPOINT=endpoint, **QUICK)
     first, second = done.stdout.splitlines()
@@ -71,7 +65,7 @@ def test_weights_and_tokenizer_are_fetched_and_nothing_that_can_run(tmp_path: Pa
 def test_on_a_terminal_bars_leave_the_lines_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = write_spec(tmp_path, "org/tiny")
+    spec = own_spec(tmp_path, "org/tiny")
     with hub(HUB) as endpoint:
         for name, value in {**QUICK, "HF_ENDPOINT": endpoint}.items():
             monkeypatch.setenv(name, value)
@@ -81,7 +75,7 @@ def test_on_a_terminal_bars_leave_the_lines_alone(
 
 
 def test_code_comes_with_a_model_only_where_the_spec_trusts_it(tmp_path: Path) -> None:
-    spec = write_spec(tmp_path, "org/tiny", trust_remote_code=True)
+    spec = own_spec(tmp_path, "org/tiny", trust_remote_code=True)
     with hub(HUB) as endpoint:
         jobspec("fetch", spec, "--root", tmp_path / "root", HF_ENDPOINT=endpoint, **QUICK)
     assert "modeling_own.py" in taken(tmp_path / "root")
@@ -90,7 +84,7 @@ def test_code_comes_with_a_model_only_where_the_spec_trusts_it(tmp_path: Path) -
 
 def test_every_spec_is_tried_and_what_is_missing_is_named(tmp_path: Path) -> None:
     names = ("org/none", "org/pickled", "org/tiny")
-    files = [write_spec(tmp_path, name) for name in names]
+    files = [own_spec(tmp_path, name) for name in names]
     with hub(HUB) as endpoint:
         told = jobspec_json(
             *("fetch", *files, "--root", tmp_path / "root"), code=1, HF_ENDPOINT=endpoint, **QUICK
@@ -107,7 +101,7 @@ def test_without_network_it_says_what_could_not_be_fetched(tmp_path: Path) -> No
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         nowhere = f"http://127.0.0.1:{closed.getsockname()[1]}"
-    files = [write_spec(tmp_path, name) for name in ("org/tiny", "org/pickled")]
+    files = [own_spec(tmp_path, name) for name in ("org/tiny", "org/pickled")]
     done = jobspec(
         *("fetch", *files, "--root", tmp_path / "root"), code=1, HF_ENDPOINT=nowhere, **QUICK
     )
@@ -120,7 +114,7 @@ def test_without_network_it_says_what_could_not_be_fetched(tmp_path: Path) -> No
 
 def test_a_gated_models_token_is_never_told(tmp_path: Path) -> None:
     token = "hf_" + "a1B2" * 9
-    spec = write_spec(tmp_path, "org/none")
+    spec = own_spec(tmp_path, "org/none")
     with hub(HUB) as endpoint:
         done = jobspec(
             *("fetch", spec, "--root", tmp_path / "root"),
@@ -136,7 +130,7 @@ def test_the_image_named_by_the_environment_does_the_fetching(tmp_path: Path) ->
     image = tmp_path / "image"
     image.write_text(f'#!/bin/sh\necho "$@" >> {seen}\nexec {sys.executable} "$@"\n')
     image.chmod(0o755)
-    spec = write_spec(tmp_path, "org/tiny")
+    spec = own_spec(tmp_path, "org/tiny")
     with hub(HUB) as endpoint:
         jobspec(
             *("fetch", spec, "--root", tmp_path / "root"),
@@ -150,7 +144,7 @@ def test_the_image_named_by_the_environment_does_the_fetching(tmp_path: Path) ->
     [("/none/at/all", "`/none/at/all` can't be run"), ("false", "broke off with exit code 1")],
 )
 def test_a_worker_that_can_not_be_run_is_no_bug(tmp_path: Path, command: str, said: str) -> None:
-    spec = write_spec(tmp_path, "org/tiny")
+    spec = own_spec(tmp_path, "org/tiny")
     done = jobspec("fetch", spec, "--root", tmp_path, code=1, JOBSPEC_WORKER_COMMAND=command)
     assert said in done.stderr and "JOBSPEC_WORKER_COMMAND" in done.stderr
 

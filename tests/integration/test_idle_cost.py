@@ -12,7 +12,8 @@ import pytest
 from benchmarks import fleet, idle
 from jobspec.queue.queue import Queue
 from jobspec.storage import fs
-from tests.support.queues import CALLS, score_spec
+from tests.support.faulty_os import CALLS
+from tests.support.specs import score_spec
 
 LIMIT = 30
 needs_strace = pytest.mark.skipif(idle.missing() is not None, reason=idle.missing() or "")
@@ -58,9 +59,8 @@ def calls_of(act: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> Coun
 
 
 def test_a_claim_costs_the_same_whether_two_hundred_wait_or_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    queue = Queue.create(tmp_path / "root")
     for number in range(3):
         queue.enqueue(score_spec(f"job{number}"))
 

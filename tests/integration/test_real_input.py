@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -17,14 +16,14 @@ from jobspec.spec.schema import (
     BenchmarkOverrides,
     DataSpec,
     EvalSpec,
-    JobSpec,
-    ModelSpec,
     TrainSpec,
 )
-from tests.support.workers import REPO, drain, queue_at, rows
+from tests.support.paths import DATA
+from tests.support.queues import queue_at
+from tests.support.specs import train_spec
+from tests.support.workers import drain, rows
 from worker.demo.tiny_model import TEMPLATE
 
-DATA = Path(os.environ.get("JOBSPEC_TEST_DATA", REPO.parent / "shared" / "data"))
 POSITIONS = 4096
 
 pytestmark = [
@@ -60,9 +59,10 @@ def short_rows(tmp_path: Path) -> Path:
 
 def test_from_real_rows_to_real_scores(model: Path, short_rows: Path, tmp_path: Path) -> None:
     queue = queue_at(tmp_path)
-    spec = JobSpec(
+    spec = train_spec(
+        model,
         name="real",
-        model=ModelSpec(name=str(model), dtype="float32"),
+        model__dtype="float32",
         data=DataSpec(
             path=str(short_rows),
             sha256=hashlib.sha256(short_rows.read_bytes()).hexdigest(),

@@ -17,8 +17,9 @@ from jobspec.queue.queue import Queue
 from jobspec.relay import wandb_file
 from jobspec.relay.client import connect
 from jobspec.relay.offline import Offline
-from tests.support.commands import environment, scores
-from tests.support.relays import make_queue, relay, start, told
+from tests.support.commands import environment
+from tests.support.queues import queue_at, scores
+from tests.support.relays import relay, start, told
 from tests.support.wandb_server import Server
 
 pytestmark = pytest.mark.wandb
@@ -50,7 +51,7 @@ def items(found: Any) -> dict[str, Any]:
 
 
 def test_offline_runs_hold_every_row_once_and_sync_brings_them_over(tmp_path: Path) -> None:
-    queue = make_queue(tmp_path)
+    queue = queue_at(tmp_path, lease_s=4.0)
     job, running = start(queue), start(queue, 2e-5)
     running.steps(0, 3)
     job.steps(0, 1200)
@@ -104,7 +105,7 @@ def test_a_file_that_the_client_still_writes_is_waited_for(
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Queue:
-    return make_queue(tmp_path_factory.mktemp("offline"))
+    return queue_at(tmp_path_factory.mktemp("offline"), lease_s=4.0)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +135,7 @@ def sync(server: Server, paths: list[Path], cwd: Path) -> None:
 
 
 def test_a_torn_file_is_read_to_its_tear_a_damaged_one_refused(tmp_path: Path) -> None:
-    queue = make_queue(tmp_path)
+    queue = queue_at(tmp_path, lease_s=4.0)
     job = start(queue)
     job.steps(0, 400)
     queue.cancel(job.job)

@@ -19,8 +19,10 @@ from jobspec.queue.queue import Queue
 from jobspec.relay.client import ClientProcess, Refused
 from jobspec.spec.schema import JobSpec
 from jobspec.storage import fs
-from tests.support.commands import claim_next, jobspec_json, scores, tuned_spec
-from tests.support.relays import Watching, Writing, later, lines, make_queue, relay, start, told
+from tests.support.commands import jobspec_json
+from tests.support.queues import claim_next, queue_at, scores
+from tests.support.relays import Watching, Writing, later, lines, relay, start, told
+from tests.support.specs import tuned_spec
 from tests.support.wandb_server import KEY, Run, Server
 
 pytestmark = pytest.mark.wandb
@@ -34,7 +36,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def queue(tmp_path: Path) -> Queue:
-    return make_queue(tmp_path)
+    return queue_at(tmp_path, lease_s=4.0)
 
 
 def mishaps(what: str) -> int | str | None:

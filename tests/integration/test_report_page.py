@@ -20,19 +20,10 @@ from selenium.webdriver.common.keys import Keys
 from jobspec.queue.queue import Queue
 from tests.support import example_root
 from tests.support.browser import Browser, browser
-from tests.support.commands import (
-    PATIENCE_S,
-    Talking,
-    base_spec,
-    ctrl_c_heard,
-    enqueue_and_claim,
-    environment,
-    fail,
-    jobspec,
-    report_progress,
-    tuned_spec,
-)
-from tests.support.queues import fast_dir
+from tests.support.commands import PATIENCE_S, Talking, ctrl_c_heard, environment, jobspec
+from tests.support.paths import fast_dir
+from tests.support.queues import enqueue_and_claim, fail, report_progress
+from tests.support.specs import base_spec, tuned_spec
 
 
 @pytest.fixture(scope="module")
@@ -185,8 +176,7 @@ def test_the_keyboard_reaches_everything_and_skips_to_the_content(
 
 
 @pytest.fixture
-def live(tmp_path: Path) -> Iterator[tuple[Queue, str]]:
-    queue = Queue.create(tmp_path / "root")
+def live(queue: Queue) -> Iterator[tuple[Queue, str]]:
     report_progress(enqueue_and_claim(queue, tuned_spec()), 10)
     arguments = ("serve", "--interval", "0.2", "--root", queue.paths.root)
     with Talking(*arguments) as server:

@@ -17,8 +17,9 @@ import torch
 
 from jobspec.queue.queue import Queue
 from jobspec.spec.schema import JobSpec
+from tests.support.queues import queue_at
 from tests.support.ranks import Forge, Run, Strike, forge, start
-from tests.support.workers import queue_at, tiny_spec
+from tests.support.specs import tiny_spec
 from worker.checkpoints import directories
 from worker.launch.plan import BatchPlan
 

@@ -9,8 +9,11 @@ import pytest
 
 from jobspec.queue.queue import Queue
 from tests.support.commands import jobspec, jobspec_json
-from tests.support.evaluations import aime_file, needs_data, questions, read_lines, stories_model
-from tests.support.workers import drain, queue_at
+from tests.support.evaluations import aime_file, questions, read_lines
+from tests.support.models import stories_model
+from tests.support.paths import needs_data
+from tests.support.queues import queue_at
+from tests.support.workers import drain
 
 pytestmark = needs_data
 SETTINGS = {"avg_k": 4, "max_gen_toks": 16, "temperature": 1.0}

@@ -16,8 +16,9 @@ import pytest
 
 from jobspec.queue.queue import Queue
 from jobspec.spec.schema import JobSpec
+from tests.support.queues import queue_at
 from tests.support.ranks import Forge, forge, rank_env, start
-from tests.support.workers import queue_at, tiny_spec, with_model
+from tests.support.specs import tiny_spec, with_model
 
 pytestmark = pytest.mark.deepspeed
 

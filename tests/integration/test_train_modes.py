@@ -17,8 +17,10 @@ from jobspec.records.base import State
 from jobspec.spec.schema import LoraSpec
 from jobspec.storage.layout import AttemptPaths, JobPaths
 from tests.support.nodes import launcher
+from tests.support.queues import queue_at
 from tests.support.ranks import Forge, Run, forge, start
-from tests.support.workers import drain, queue_at, ranks_of, rows, tiny_spec
+from tests.support.specs import tiny_spec
+from tests.support.workers import drain, ranks_of, rows
 
 pytestmark = pytest.mark.deepspeed
 

@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from benchmarks import run_all
-from tests.support.commands import REPOSITORY
 from tests.support.docs import PAGES
+from tests.support.paths import REPOSITORY
 
 _LINE = re.compile(r"python -m benchmarks\.([^`;\n]+)")
 _OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")

@@ -13,7 +13,7 @@ from benchmarks import queues, survive
 from benchmarks.common import figure, medians, table, turns
 from benchmarks.peers import PEERS, SIZE, installed, number_of, payload
 from jobspec.spec.identity import canonical
-from tests.support.queues import fast_dir
+from tests.support.paths import fast_dir
 
 OF_THIS_MACHINE = [name for name in PEERS if installed(name)]
 

@@ -11,7 +11,7 @@ import pytest
 
 from jobspec.benchmarks import registry
 from jobspec.cli import COMMANDS, SECTIONS, cli
-from tests.support.commands import REPOSITORY
+from tests.support.paths import REPOSITORY
 
 TEXT = (REPOSITORY / "docs" / "cli.md").read_text()
 

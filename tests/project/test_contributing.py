@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from jobspec.queue.queue import Queue
-from tests.support.commands import REPOSITORY, base_spec, environment
+from tests.support.commands import environment
+from tests.support.paths import REPOSITORY
+from tests.support.specs import base_spec
 
 # The title of each list → its text.
 LISTS: dict[str, str] = dict(

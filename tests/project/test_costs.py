@@ -18,7 +18,8 @@ from jobspec.monitoring import status
 from jobspec.queue.queue import Queue
 from jobspec.records.base import State
 from tests.support.commands import environment
-from tests.support.queues import W, score_spec
+from tests.support.queues import W
+from tests.support.specs import score_spec
 
 pytestmark = pytest.mark.skipif(idle.missing() is not None, reason=idle.missing() or "")
 

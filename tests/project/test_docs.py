@@ -13,8 +13,8 @@ import pytest
 
 from jobspec.cli import COMMANDS, cli
 from jobspec.spec import parsing
-from tests.support.commands import REPOSITORY
 from tests.support.docs import PAGES, blocks, prose
+from tests.support.paths import REPOSITORY
 from worker.__main__ import main as worker_command
 
 LANGUAGES = {"sh", "console", "text", "json", "python"}

@@ -25,9 +25,9 @@ from click.testing import CliRunner
 from jobspec.cli import cli
 from jobspec.queue.queue import Queue
 from tests.support import docs_world
-from tests.support.commands import REPOSITORY
 from tests.support.docs import PAGES, Command, commands, shape
 from tests.support.docs_world import World
+from tests.support.paths import REPOSITORY
 
 # Command lines that do not run here → what runs them: a test, a step of .ci/run, or why nothing.
 RUN_BY = {

@@ -6,7 +6,7 @@ import importlib.util
 import re
 from types import ModuleType
 
-from tests.support.commands import REPOSITORY
+from tests.support.paths import REPOSITORY
 
 
 def load_hook() -> ModuleType:

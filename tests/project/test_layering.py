@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support.commands import REPOSITORY
+from tests.support.paths import REPOSITORY
 from tests.support.source_modules import MODULES, Module, Modules, imports, room_of
 
 # Lowest first: a room imports from rooms before it, never from rooms after it. A module directly

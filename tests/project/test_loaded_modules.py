@@ -11,7 +11,8 @@ import pytest
 
 from jobspec.queue.queue import Queue
 from jobspec.spec import builder
-from tests.support.commands import base_spec, environment
+from tests.support.commands import environment
+from tests.support.specs import base_spec
 
 HEAVY = {"torch", "transformers", "wandb", "deepspeed", "trl", "datasets", "lm_eval", "vllm"}
 

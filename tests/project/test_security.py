@@ -19,15 +19,9 @@ from jobspec.errors import RootError, SpecError
 from jobspec.queue.queue import Queue
 from jobspec.spec import builder, identity, parsing, secrets
 from jobspec.spec.schema import JobSpec
-from tests.support.commands import (
-    PATIENCE_S,
-    REPOSITORY,
-    base_spec,
-    environment,
-    jobspec,
-    tuned_spec,
-)
-from tests.support.queues import score_spec
+from tests.support.commands import PATIENCE_S, environment, jobspec
+from tests.support.paths import REPOSITORY
+from tests.support.specs import base_spec, score_spec, tuned_spec
 
 # Made up, and of the right shapes.
 HF = "hf_" + "aB3dE" * 7
@@ -168,8 +162,7 @@ def test_a_spec_with_a_secret_gets_nowhere(tmp_path: Path, command: str) -> None
     assert holds(tmp_path, HF) == [given]
 
 
-def test_neither_python_nor_new_writes_a_secret(tmp_path: Path) -> None:
-    queue = Queue.create(tmp_path / "root")
+def test_neither_python_nor_new_writes_a_secret(tmp_path: Path, queue: Queue) -> None:
     with pytest.raises(SpecError, match="looks like"):
         queue.enqueue(score_spec(notes=HF))
     with pytest.raises(SpecError, match="looks like"):
@@ -207,9 +200,8 @@ def test_a_models_own_code_is_off_and_warned_of(tmp_path: Path) -> None:
 @pytest.mark.parametrize("which", ["", "hub", "prepared", "datasets", "tokenizers"])
 @pytest.mark.parametrize(("mode", "who"), [(0o775, "its group"), (0o757, "others")])
 def test_a_cache_that_others_can_write_to_is_refused(
-    tmp_path: Path, which: str, mode: int, who: str, monkeypatch: pytest.MonkeyPatch
+    queue: Queue, which: str, mode: int, who: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    queue = Queue.create(tmp_path / "root")
     (queue.paths.cache / which).mkdir(parents=True)
     (queue.paths.cache / which).chmod(mode)
     with pytest.raises(RootError, match=f"{who} may write to it") as caught:
@@ -262,8 +254,7 @@ def test_a_worker_tightens_its_umask(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_what_another_user_owns_is_left_alone(tmp_path: Path) -> None:
-    queue = Queue.create(tmp_path / "root")
+def test_what_another_user_owns_is_left_alone(queue: Queue) -> None:
     theirs, mine = queue.enqueue(score_spec("theirs")), queue.enqueue(score_spec("mine"))
     os.chown(theirs.entry.path(queue.paths), 12345, -1)
     claim = queue.claim("w-0000000000000001")

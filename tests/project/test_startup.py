@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from jobspec.queue.queue import Queue
-from tests.support.commands import base_spec, environment
+from tests.support.commands import environment
+from tests.support.specs import base_spec
 
 RUNS = 10
 HELP_LIMIT = 1.5
@@ -30,8 +31,7 @@ def cpu_s(*command: str) -> float:
     return min(took)
 
 
-def test_help_and_status_take_little_more_than_their_libraries(tmp_path: Path) -> None:
-    queue = Queue.create(tmp_path / "root")
+def test_help_and_status_take_little_more_than_their_libraries(queue: Queue) -> None:
     for number in range(5):
         queue.enqueue(base_spec(notes=str(number)))
     libraries = cpu_s("-c", "import msgspec, click")

@@ -29,7 +29,8 @@ from jobspec.queue.queue import Queue
 from jobspec.records import base as records
 from jobspec.records.attempt import Result
 from jobspec.records.base import FINAL, State
-from tests.support.queues import entries, score_spec
+from tests.support.queues import entries
+from tests.support.specs import score_spec
 
 HEARTBEAT_S, LEASE_S = 10.0, 60.0
 WORKERS = [f"w-{number:016x}" for number in range(3)]

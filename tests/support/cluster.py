@@ -20,8 +20,12 @@ from jobspec.records import base as records
 from jobspec.records.attempt import End
 from jobspec.records.base import State
 from jobspec.spec.schema import JobSpec
-from tests.support.slurm import Slurm, until
-from tests.support.workers import REPO, hurry, patient_model, rows, tiny_spec, with_model
+from tests.support.models import hurry, patient_model
+from tests.support.paths import REPOSITORY
+from tests.support.slurm import Slurm
+from tests.support.specs import tiny_spec, with_model
+from tests.support.waiting import until
+from tests.support.workers import rows
 
 PATIENCE_S = 400.0  # of a machine that has much else to do
 
@@ -72,7 +76,7 @@ class Cluster:
 
     def jobspec(self, *args: str, code: int = 0) -> str:
         """Run the real command on the "login node"; its stdout, or what it refused with."""
-        env = self.slurm.env | {"PYTHONPATH": str(REPO), "JOBSPEC_SITE_ENV": str(self.site)}
+        env = self.slurm.env | {"PYTHONPATH": str(REPOSITORY), "JOBSPEC_SITE_ENV": str(self.site)}
         env |= {"JOBSPEC_ROOT": str(self.root)}
         command = [sys.executable, "-m", "jobspec.cli", *args]
         done = subprocess.run(
@@ -100,7 +104,7 @@ class Cluster:
         self.home.mkdir(exist_ok=True)
         command = ["env", f"HOME={self.home}", "sbatch", "--parsable", f"--array={array}"]
         command += [f"--output={log}", *options]
-        return self.slurm.call(*command, str(REPO / "slurm" / "worker.sbatch"), cwd=self.base)
+        return self.slurm.call(*command, str(REPOSITORY / "slurm" / "worker.sbatch"), cwd=self.base)
 
     def log(self, element: str) -> str:
         with contextlib.suppress(FileNotFoundError):

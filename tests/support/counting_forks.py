@@ -39,7 +39,7 @@ import worker.training.train
 from jobspec.errors import JobspecError
 from jobspec.spec.schema import JobSpec
 from tests.support import rank_forks
-from tests.support.prepared import byte_tokenizer
+from tests.support.models import byte_tokenizer
 from worker.training import training_run
 from worker.training.callbacks import StepReporter
 from worker.training.trainer import RowTrainer

@@ -27,9 +27,12 @@ from jobspec.spec.benchmark_settings import sampling
 from jobspec.spec.schema import JobSpec, ModelSpec
 from jobspec.storage import fs
 from jobspec.storage.layout import AttemptPaths
-from tests.support.commands import REPOSITORY, base_spec, ended, environment, fail, report_progress
-from tests.support.prepared import model_dir
+from tests.support.commands import environment
+from tests.support.models import model_dir
+from tests.support.paths import REPOSITORY
+from tests.support.queues import ended, fail, report_progress
 from tests.support.scores import write_evaluation
+from tests.support.specs import base_spec
 from worker.data import tokenizer
 from worker.demo import tiny_model
 

@@ -11,34 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import pytest
 
-from jobspec.spec import identity, rules
-from jobspec.spec.schema import DataSpec, EvalSpec, JobSpec, ModelSpec
-from jobspec.storage.layout import AttemptPaths, JobPaths
-
-ROOT = Path(__file__).resolve().parents[2]
-DATA = Path(os.environ.get("JOBSPEC_TEST_DATA", ROOT.parent / "shared" / "data"))
-needs_data = pytest.mark.skipif(
-    not (DATA / "math500.jsonl").is_file(),
-    reason=f"the reference data is not at {DATA}; $JOBSPEC_TEST_DATA names its directory",
-)
-CHAT = (
-    "{{ bos_token }}{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant: {% endif %}"
-)
-
-
-def stories_model(directory: Path, *, template: str | None = CHAT, context: int = 4096) -> Path:
-    """A copy of the trained 260K-parameter model, with room for the prompts and a chat template."""
-    shutil.copytree(DATA / "tiny_stories260k_hf", directory, copy_function=shutil.copyfile)
-    directory.chmod(0o755)
-    config = json.loads((directory / "config.json").read_text())
-    config["max_position_embeddings"] = context
-    (directory / "config.json").write_text(json.dumps(config))
-    if template is not None:
-        (directory / "chat_template.jinja").write_text(template)
-    return directory
+from jobspec.spec.schema import EvalSpec
+from jobspec.storage.layout import AttemptPaths
+from tests.support.paths import REPOSITORY
+from tests.support.queues import attempt_of
+from tests.support.specs import job_spec, train_spec
 
 
 def aime_file(directory: Path, rows: list[dict[str, Any]], name: str = "aime_test") -> Path:
@@ -59,29 +37,13 @@ def questions(count: int) -> list[dict[str, Any]]:
 
 def make_attempt(root: Path, model: Path, evaluation: EvalSpec, number: int = 1) -> AttemptPaths:
     """An attempt's directory of a job that scores `model` as it is."""
-    spec = JobSpec(name="scored", model=ModelSpec(name=str(model)), train=None, eval=evaluation)
-    rules.check(spec)
-    data = identity.canonical(spec)
-    job = JobPaths(root / "jobs" / identity.job_id(spec.name, data))
-    attempt = job.attempt(number)
-    attempt.dir.mkdir(parents=True)
-    job.spec.write_bytes(data)
-    return attempt
+    return attempt_of(root, job_spec(model, name="scored", eval=evaluation), number)
 
 
 def make_trained_attempt(root: Path, evaluation: EvalSpec, model: Path) -> AttemptPaths:
     """An attempt whose train phase is finished, `model` being what it made."""
-    spec = JobSpec(
-        name="trained",
-        model=ModelSpec(name="nowhere/base"),
-        data=DataSpec(path="rows.jsonl"),
-        eval=evaluation,
-    )
-    data = identity.canonical(spec)
-    job = JobPaths(root / "jobs" / identity.job_id(spec.name, data))
-    attempt = job.attempt(1)
-    attempt.dir.mkdir(parents=True)
-    job.spec.write_bytes(data)
+    spec = train_spec("nowhere/base", "rows.jsonl", name="trained", train={}, eval=evaluation)
+    attempt = attempt_of(root, spec)
     shutil.copytree(model, attempt.final_model)
     attempt.done("train").write_text(json.dumps({"epochs": 3.0}))
     return attempt
@@ -102,7 +64,7 @@ def command(attempt: AttemptPaths, module: str = "evaluate") -> list[str]:
 def environment(**extra: str) -> dict[str, str]:
     """An offline process's environment, on one thread: other tests run beside this one."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("JOBSPEC_")}
-    offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     return kept | offline | extra
 
 

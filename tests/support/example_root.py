@@ -15,16 +15,8 @@ from jobspec.queue.claim import Claim
 from jobspec.queue.queue import Queue
 from jobspec.records.attempt import PhaseTime, Result
 from jobspec.records.base import Reason
-from tests.support.commands import (
-    WORKER,
-    base_spec,
-    claim_next,
-    ended,
-    enqueue_and_claim,
-    fail,
-    report_progress,
-    tuned_spec,
-)
+from tests.support.queues import WORKER, claim_next, ended, enqueue_and_claim, fail, report_progress
+from tests.support.specs import base_spec, tuned_spec
 
 MODELS = ("Qwen/Qwen3-8B", "allenai/Olmo-3-7B-Think")
 RATES = (5e-6, 1e-5, 2e-5)

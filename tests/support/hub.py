@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.support.servers import http_server
 
 COMMIT = "a" * 40
 # (kind, repository) → its files
@@ -19,15 +20,8 @@ Repositories = Mapping[tuple[str, str], Mapping[str, bytes]]
 @contextmanager
 def hub(repositories: Repositories) -> Iterator[str]:
     """Serve repositories; yields the endpoint, for HF_ENDPOINT."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(repositories))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with http_server(_handler(repositories)) as endpoint:
+        yield endpoint
 
 
 def _handler(repositories: Repositories) -> type[BaseHTTPRequestHandler]:

@@ -1,151 +1,37 @@
-"""Helpers for tests of the queue: small specs, a fast directory, and filesystem calls that fail.
-
-The queue makes system calls only through `os.<call>` in `jobspec.storage.fs`. Replacing `os` there
-counts the calls, kills the process at one of them, or makes one fail.
-"""
+"""Builds queues, and jobs in each of their states."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import shutil
-import signal
-import tempfile
-import traceback
-import warnings
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from jobspec.queue.claim import Claim
+from jobspec.queue.job import Job
 from jobspec.queue.queue import Queue
-from jobspec.records.base import State
-from jobspec.spec.schema import JobSpec, ModelSpec
+from jobspec.records import base as records
+from jobspec.records.attempt import ClaimRecord, End, PhaseTime, Progress, Result
+from jobspec.records.base import Reason, State
+from jobspec.records.worker import WorkerRecord
+from jobspec.spec import identity
+from jobspec.spec.schema import JobSpec
 from jobspec.storage import fs
+from jobspec.storage.layout import AttemptPaths, JobPaths
+from tests.support.specs import base_spec
 
-# Calls that reach the filesystem.
-CALLS = frozenset(
-    {
-        *("open", "close", "read", "write", "pread", "fstat", "fchmod", "fsync", "ftruncate"),
-        *(
-            "rename",
-            "unlink",
-            "rmdir",
-            "mkdir",
-            "chmod",
-            "symlink",
-            "readlink",
-            "lstat",
-            "stat",
-            "listdir",
-        ),
-    }
-)
-KILLED = 9
+WORKER = "gpu012-4711-3-0123456789abcdef"
 W, V = "node1-00000000000000aa", "node2-00000000000000bb"  # two workers
-Fault = Callable[[str, Sequence[Any], Callable[[], Any]], Any]
 
 
-def score_spec(name: str = "job", notes: str = "") -> JobSpec:
-    """A spec that trains nothing, so that it needs no data."""
-    return JobSpec(name=name, notes=notes, model=ModelSpec(name="some/model"), train=None)
-
-
-@contextlib.contextmanager
-def fast_dir() -> Iterator[Path]:
-    """A directory in memory if possible, because the tests call fsync thousands of times."""
-    memory = Path("/dev/shm")
-    usable = memory.is_dir() and os.access(memory, os.W_OK)
-    path = Path(tempfile.mkdtemp(prefix="jobspec-test-", dir=memory if usable else None))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path)
-
-
-class FaultyOs:
-    """`os`, but the `index`-th filesystem call goes through `fault(name, args, call)`."""
-
-    def __init__(self, index: int, fault: Fault, only: frozenset[str] = CALLS) -> None:
-        self.index = index
-        self.count = 0
-        self.fired = False
-        self._fault = fault
-        self._only = only
-
-    def __getattr__(self, name: str) -> Any:
-        real = getattr(os, name)
-        if name not in self._only:
-            return real
-
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            here, self.count = self.count, self.count + 1
-            if here != self.index:
-                return real(*args, **kwargs)
-            self.fired = True
-            return self._fault(name, args, lambda: real(*args, **kwargs))
-
-        return counted
-
-
-@contextlib.contextmanager
-def faulty(index: int, fault: Fault, only: frozenset[str] = CALLS) -> Iterator[FaultyOs]:
-    """Let the `index`-th call made by `jobspec.storage.fs` in this block fail."""
-    proxy = FaultyOs(index, fault, only)
-    fs.os = proxy  # type: ignore[assignment] # the point of this helper
-    try:
-        yield proxy
-    finally:
-        fs.os = os
-
-
-def fails_with(number: int) -> Fault:
-    """The call is not made and fails with this errno."""
-
-    def fault(name: str, args: Sequence[Any], call: Callable[[], Any]) -> Any:
-        raise OSError(number, os.strerror(number), name)
-
-    return fault
-
-
-def loses_reply(name: str, args: Sequence[Any], call: Callable[[], Any]) -> Any:
-    """The call is made but reports ENOENT, as a repeated rename does on a network filesystem."""
-    call()
-    raise FileNotFoundError(2, "lost reply", name)
-
-
-def dies(name: str, args: Sequence[Any], call: Callable[[], Any]) -> Any:
-    """`kill -9` before the call."""
-    os._exit(KILLED)
-
-
-def killed_at(index: int, body: Callable[[], object], *, torn: bool = False) -> bool:
-    """Run `body` in a child that is killed at its `index`-th call.
+def queue_at(directory: Path, *, lease_s: float = 5.0, heartbeat_s: float | None = None) -> Queue:
+    """A queue whose leases are short, so that the death of a worker or a relay is noticed soon.
 
     Args:
-        index: which call, from 0.
-        body: what the child does.
-        torn: if that call is a write, half of it is done first.
-
-    Returns:
-        False if the child finished before, because there are no more calls.
+        directory: the queue is created in its `root`.
+        heartbeat_s: a tenth of the lease unless given.
     """
-
-    def child_body() -> None:
-        with faulty(index, dies_torn if torn else dies):
-            body()
-
-    child = fork(child_body)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert code in (0, KILLED), f"the child failed by itself at call {index}"
-    return code == KILLED
-
-
-def dies_torn(name: str, args: Sequence[Any], call: Callable[[], Any]) -> Any:
-    """`kill -9` before the call, or in the middle of it if it's a write."""
-    if name == "write":
-        os.write(args[0], bytes(args[1])[: len(args[1]) // 2])
-    os._exit(KILLED)
+    directory.mkdir(exist_ok=True)
+    heartbeat_s = lease_s / 10 if heartbeat_s is None else heartbeat_s
+    return Queue.create(directory / "root", heartbeat_s=heartbeat_s, lease_s=lease_s)
 
 
 def entries(queue: Queue) -> dict[str, list[str]]:
@@ -159,79 +45,95 @@ def entries(queue: Queue) -> dict[str, list[str]]:
     return states
 
 
-def stems(path: Path) -> list[str]:
-    """The names in a directory, including temporary ones."""
-    return sorted(each.name for each in path.iterdir())
+def enqueue_and_claim(queue: Queue, spec: JobSpec, worker: str = WORKER) -> Claim:
+    """Enqueue a spec and claim it for a worker that beats."""
+    job = queue.enqueue(spec, priority=900 + len(queue.jobs()))  # above all that waits
+    claim = claim_next(queue, worker)
+    assert claim.job == job.id
+    return claim
 
 
-def hidden(root: Path) -> list[Path]:
-    """Temporary files anywhere below the root."""
-    return sorted(path for path in root.rglob(".*"))
+def claim_next(queue: Queue, worker: str = WORKER) -> Claim:
+    send_heartbeat(queue, worker, None)
+    claim = queue.claim(worker)
+    assert claim is not None
+    send_heartbeat(queue, worker, claim.job)
+    claimed = ClaimRecord(worker=worker, host=worker[:6], claimed_at="2026-11-22T10:00:00.000000Z")
+    fs.publish(claim.dir.claim, records.encode(claimed))
+    return claim
 
 
-def race(bodies: Sequence[Callable[[], Any]]) -> list[Any]:
-    """Run the bodies in one process each, started together. Returns their results (JSON)."""
-    start, starter = os.pipe()
-    with tempfile.TemporaryDirectory() as scratch:
-        answers = [Path(scratch) / str(number) for number in range(len(bodies))]
-        children = [
-            fork(_racer, start, starter, body, answer)
-            for body, answer in zip(bodies, answers, strict=True)
-        ]
-        os.close(start)
-        os.close(starter)  # all children read end of file and start
-        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        assert codes == [0] * len(bodies), codes
-        return [json.loads(answer.read_bytes()) for answer in answers]
+def send_heartbeat(queue: Queue, worker: str, job: str | None, **facts: Any) -> None:
+    facts = {"host": worker[:6], "gpus": 8, "updated_at": records.utc_now(), **facts}
+    shown = WorkerRecord(worker=worker, job=job, **facts)
+    queue.heartbeat(worker, shown, job=job)
 
 
-def _racer(start: int, starter: int, body: Callable[[], Any], answer: Path) -> None:
-    os.close(starter)
-    os.read(start, 1)
-    answer.write_text(json.dumps(body()))
+def report_progress(claim: Claim, done: float, **metrics: float) -> None:
+    progress = Progress(
+        phase="train", done=done, total=100, unit="steps", eta_s=7421.0, metrics=metrics
+    )
+    fs.replace(claim.dir.progress, records.encode(progress))
 
 
-def fork(body: Callable[..., object], *args: Any) -> int:
-    """A child that runs `body` and never returns into pytest."""
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # threads of other tests, which the child does not use
-        child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            body(*args)
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    return child
+def ended(reason: Reason, **fields: Any) -> End:
+    return End(
+        reason=reason,
+        worker=WORKER,
+        host=WORKER[:6],
+        started_at="2026-11-22T10:00:01.000000Z",
+        ended_at="2026-11-22T11:01:00.000000Z",
+        wall_s=3659.0,
+        overhead_s=0.75,
+        phases=(PhaseTime(phase="prepare", wall_s=12.0), PhaseTime(phase="train", wall_s=3600.0)),
+        **fields,
+    )
 
 
-def stopped_at(
-    index: int, body: Callable[[], object], meanwhile: Callable[[], object]
-) -> int | None:
-    """Run `body` in a child that is stopped (SIGSTOP) at its `index`-th call and continues later.
+def succeed(queue: Queue, spec: JobSpec, metrics: dict[str, float | None]) -> Job:
+    claim = enqueue_and_claim(queue, spec)
+    claim.end(ended(Reason.SUCCEEDED))
+    claim.finish("succeeded", Result(job=claim.job, attempt=claim.attempt, metrics=metrics))
+    return queue.job(claim.job)
 
-    Returns:
-        The child's exit code: 0 if `body` returned, 1 if it raised; None if it ended before.
-    """
 
-    def stops(name: str, args: Sequence[Any], call: Callable[[], Any]) -> Any:
-        os.kill(os.getpid(), signal.SIGSTOP)
-        return call()
+def fail(queue: Queue, spec: JobSpec, message: str, hint: str | None = None) -> Job:
+    claim = enqueue_and_claim(queue, spec)
+    claim.end(ended(Reason.FAILED, message=message, hint=hint, phase="prepare"))
+    claim.finish("failed")
+    return queue.job(claim.job)
 
-    def child_body() -> None:
-        with faulty(index, stops), contextlib.redirect_stderr(None):
-            body()
 
-    child = fork(child_body)
-    status = os.waitpid(child, os.WUNTRACED)[1]
-    if not os.WIFSTOPPED(status):
-        assert os.waitstatus_to_exitcode(status) == 0
-        return None
-    meanwhile()
-    os.kill(child, signal.SIGCONT)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def none_running(queue: Queue) -> None:
+    """A job in every state but that one; the one that is pending came back."""
+    succeed(queue, base_spec(notes="1"), scores(0.93, 0.7))
+    fail(queue, base_spec("allenai/Olmo-3-7B-Think"), "row 17: no final turn", "look at row 17")
+    queue.cancel(queue.enqueue(base_spec(notes="2")).id)
+    claim = enqueue_and_claim(queue, base_spec(notes="3"))
+    claim.end(ended(Reason.WALLTIME))
+    claim.requeue("walltime")
+
+
+def scores(math: float, aime: float, truncated: float = 0.01) -> dict[str, float | None]:
+    """The keys of section 10 for two benchmarks, as the eval phase writes them."""
+    return {
+        "bench/minerva_math500/math_verify": math,
+        "bench/minerva_math500/stderr": 0.008,
+        "bench/minerva_math500/sampling_stderr": None,
+        "bench/aime24/avg_at_32": aime,
+        "bench/aime24/stderr": 0.061,
+        "bench/aime24/sampling_stderr": 0.012,
+        "bench/aime24/truncated_frac": truncated,
+        "bench/aime24/mean_response_tokens": 9120.5,
+        "bench/aime24/pass_at_32": 0.9,
+        "bench/aime24/maj_at_32": 0.8,
+    }
+
+
+def attempt_of(root: Path, spec: JobSpec, number: int = 1) -> AttemptPaths:
+    """The directory of a job's attempt, as a worker makes it, without a queue around it."""
+    data = identity.canonical(spec)
+    job = JobPaths(root / "jobs" / identity.job_id(spec.name, data))
+    job.attempt(number).dir.mkdir(parents=True)
+    job.spec.write_bytes(data)
+    return job.attempt(number)

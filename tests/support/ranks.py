@@ -16,7 +16,8 @@ from typing import Any
 from jobspec.queue.queue import Queue
 from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import AttemptPaths, JobPaths
-from tests.support.workers import REPO, losses, rows
+from tests.support.paths import REPOSITORY
+from tests.support.workers import losses, rows
 from worker import phases
 from worker.checkpoints import directories
 from worker.host.devices import WorkerDevices
@@ -62,7 +63,7 @@ def forge(tmp: Path, script: str = "rank_forks.py") -> Iterator[Forge]:
     command = [sys.executable, str(Path(__file__).with_name(script))]
     with subprocess.Popen(
         command,
-        env={**env, "PYTHONPATH": str(REPO)},
+        env={**env, "PYTHONPATH": str(REPOSITORY)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -102,7 +103,7 @@ class Run:
         self.attempt.manifest.write_text(json.dumps({"plan": facts}))
         if not self.attempt.done("prepare").exists():
             prepare = command.phase_command(phases.named("prepare").module, self.attempt.dir)
-            subprocess.run(prepare, cwd=REPO, check=True)
+            subprocess.run(prepare, cwd=REPOSITORY, check=True)
         if directories.needs_conversion(self.attempt, plan.world):
             codes = self.phase("convert", 1, *convert)
             if codes != [0]:

@@ -10,25 +10,23 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from jobspec.queue.claim import Claim
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
+from jobspec.records.attempt import End, Result
+from jobspec.records.base import Reason
 from jobspec.spec.schema import JobSpec
 from jobspec.storage import fs
-from tests.support.commands import End, Reason, Result, claim_next, environment, jobspec, tuned_spec
+from tests.support.commands import environment, jobspec
+from tests.support.queues import claim_next
+from tests.support.specs import tuned_spec
 from tests.support.wandb_server import Server
 
 GRACE_S = 1.5  # above the second that the client waits between requests, and the kit's late counts
 PATIENCE_S = 90.0
 QUICK = ("--grace", str(GRACE_S), "--stall", "15")
-
-
-def make_queue(tmp_path: Path) -> Queue:
-    """A root whose relays beat and die quickly."""
-    return Queue.create(tmp_path / "root", heartbeat_s=0.2, lease_s=4.0)
 
 
 class Writing:

@@ -21,7 +21,8 @@ from jobspec.records.evaluation import (
 )
 from jobspec.records.reports import ScoringProtocol
 from jobspec.storage.layout import EvaluationPaths
-from tests.support.commands import base_spec, succeed
+from tests.support.queues import succeed
+from tests.support.specs import base_spec
 
 PROTOCOL: dict[str, Any] = {
     "protocol": "published",

@@ -17,11 +17,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from tests.support.waiting import until
 
 NODES = ("n1", "n2")
 CLUSTER = "testcluster"
@@ -165,15 +165,6 @@ def running(base: Path) -> Iterator[Slurm]:
             slurm.start_node(name)
         slurm.wait_for_nodes()
         yield slurm
-
-
-def until(condition: Callable[[], Any], what: str, timeout_s: float) -> Any:
-    """Wait for a condition to be true; its value."""
-    deadline = time.monotonic() + timeout_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"waited {timeout_s:.0f} s for {what}"
-        time.sleep(0.1)  # squeue is a process; nobody needs it more often
-    return value
 
 
 def _configuration(base: Path, ports: list[int]) -> str:

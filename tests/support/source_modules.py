@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from tests.support.commands import REPOSITORY
+from tests.support.paths import REPOSITORY
 
 
 def room_of(name: str) -> str:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import psutil
-
-from worker.demo import tiny_model
 
 # A gibibyte of key-value cache, no pinning to cores that other tests use, and no warm-up.
 CPU_SETTINGS = {
@@ -16,20 +12,6 @@ CPU_SETTINGS = {
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",
 }
-
-
-def make_model(directory: Path, template: str | None = None) -> Path:
-    """A model whose heads are as wide as vLLM's CPU attention needs, 32, and its rows beside it.
-
-    It has no generation_config.json, as many models.
-    """
-    model = directory / "model"
-    tiny_model.make_model(model, hidden=128)
-    (model / "generation_config.json").unlink()
-    if template is not None:
-        (model / "chat_template.jinja").write_text(template)
-    tiny_model.make_rows(directory)
-    return model
 
 
 def vllm_processes(parent: int) -> list[psutil.Process]:

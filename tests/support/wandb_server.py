@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
+from tests.support.servers import http_server
+
 KEY = "0123456789abcdef" * 2 + "01234567"
 ENTITY = "someone"
 # None: go on. A number: answer that. "drop": close the connection; "drop after": once it is done.
@@ -95,12 +97,8 @@ class Server:
         self.lag_s = 0.0
         self.stale = 0  # so many answers yet show runs as if nothing had arrived
         self.lock = threading.RLock()
-        self._http = _Http(("127.0.0.1", port), _handler(self))
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
+        self.url = ""  # once it runs
+        self._http = http_server(_handler(self), port)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -117,13 +115,11 @@ class Server:
         }
 
     def __enter__(self) -> Server:
-        self._thread.start()
+        self.url = self._http.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
+        self._http.__exit__(None, None, None)
 
     def run(self, name: str) -> Run:
         """The one run of that id."""
@@ -273,14 +269,6 @@ class Server:
 
 def _key(entity: str | None, project: str | None, name: str) -> tuple[str, str, str]:
     return entity or ENTITY, project or "uncategorized", name
-
-
-class _Http(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 256
-
-    def handle_error(self, *_: object) -> None:
-        """A client that was killed in mid-request is what these tests are about."""
 
 
 def _handler(server: Server) -> type[http.server.BaseHTTPRequestHandler]:

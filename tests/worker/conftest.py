@@ -13,6 +13,6 @@ def tokenizer() -> Any:
     from transformers import PreTrainedTokenizerFast
 
     from tests.support.engines import END
-    from tests.support.prepared import byte_tokenizer
+    from tests.support.models import byte_tokenizer
 
     return PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer(), eos_token=END)

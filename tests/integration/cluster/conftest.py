@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import cluster as clusterkit
-from tests.support import services
+from tests.support import servers
 from tests.support import slurm as slurmkit
 
 APPTAINER = "JOBSPEC_TEST_APPTAINER"  # the program, and the image it runs: `build-sif` makes it
@@ -19,7 +19,7 @@ SIF = "JOBSPEC_TEST_SIF"
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[slurmkit.Slurm]:
-    yield from services.started(slurmkit.missing, slurmkit.running, "sl-")
+    yield from servers.started(slurmkit.missing, slurmkit.running, "sl-")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cluster import Cluster, processes_with, score_spec
-from tests.support.workers import tiny_spec
+from tests.support.specs import tiny_spec
 
 pytestmark = [pytest.mark.slurm, pytest.mark.container, pytest.mark.deepspeed]
 

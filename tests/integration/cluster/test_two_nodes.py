@@ -13,19 +13,13 @@ import pytest
 from jobspec.records import base as records
 from jobspec.records.attempt import End
 from jobspec.records.base import Reason, State
+from tests.support.models import hurry, patient_model
+from tests.support.paths import REPOSITORY
+from tests.support.queues import queue_at
 from tests.support.slurm import Slurm
-from tests.support.workers import (
-    DEADLINE_S,
-    REPO,
-    hurry,
-    losses,
-    patient_model,
-    queue_at,
-    ranks_of,
-    tiny_spec,
-    until,
-    with_model,
-)
+from tests.support.specs import tiny_spec, with_model
+from tests.support.waiting import DEADLINE_S, until
+from tests.support.workers import losses, ranks_of
 
 pytestmark = [pytest.mark.slurm, pytest.mark.deepspeed]
 
@@ -41,7 +35,7 @@ def test_a_job_on_two_nodes_goes_on_after_its_srun_was_killed(
     command = f"{sys.executable} -m worker --root {queue.paths.root} --drain --devices 1"
     script.write_text(f"#!/bin/bash\nexec {command}\n")
     log = tmp_path / "worker.log"
-    asked = ["--nodes=2", "--ntasks-per-node=1", f"--chdir={REPO}", f"--output={log}"]
+    asked = ["--nodes=2", "--ntasks-per-node=1", f"--chdir={REPOSITORY}", f"--output={log}"]
     number = slurm.call("sbatch", "--parsable", *asked, str(script))
     try:
         first, second = job.paths.attempt(1), job.paths.attempt(2)

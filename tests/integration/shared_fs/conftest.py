@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.support import moosefs as moosefs
-from tests.support import services
+from tests.support import servers
 
 _numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
 def shared() -> Iterator[moosefs.MooseFS]:
-    yield from services.started(moosefs.missing, moosefs.running, "mfs-")
+    yield from servers.started(moosefs.missing, moosefs.running, "mfs-")
 
 
 @pytest.fixture

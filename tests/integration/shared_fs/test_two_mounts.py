@@ -21,8 +21,10 @@ from jobspec.records.attempt import Result
 from jobspec.records.base import State
 from jobspec.spec.identity import canonical
 from jobspec.storage import fs
+from tests.support.faulty_os import fork, race, stopped_at
 from tests.support.moosefs import MooseFS
-from tests.support.queues import entries, fork, race, score_spec, stopped_at
+from tests.support.queues import entries
+from tests.support.specs import score_spec
 
 pytestmark = pytest.mark.shared_fs
 W, V = "node1-00000000000000aa", "node2-00000000000000bb"

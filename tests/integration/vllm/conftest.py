@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from jobspec.spec.schema import ModelSpec
-from tests.support.vllm import CPU_SETTINGS, make_model
+from tests.support.models import vllm_model
+from tests.support.vllm import CPU_SETTINGS
 from worker.inference.engine import EngineChoice, choose
 
 
@@ -20,7 +21,7 @@ def cpu_settings() -> Any:
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("vllm"))
+    return vllm_model(tmp_path_factory.mktemp("vllm"))
 
 
 @pytest.fixture(scope="session")

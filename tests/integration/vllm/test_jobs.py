@@ -11,10 +11,13 @@ import pytest
 from jobspec.records import base as records
 from jobspec.records.attempt import End, Progress
 from jobspec.records.base import State
-from jobspec.spec.schema import EvalSpec, JobSpec, ModelSpec
+from jobspec.spec.schema import EvalSpec
 from tests.support.evaluations import generations, make_attempt, run_phase
+from tests.support.queues import queue_at
+from tests.support.specs import job_spec
 from tests.support.vllm import vllm_processes
-from tests.support.workers import drain, queue_at, until, worker
+from tests.support.waiting import until
+from tests.support.workers import drain, worker
 from worker.evaluation import lm_eval_engines
 from worker.inference.engine import EngineChoice
 
@@ -32,9 +35,7 @@ def test_a_job_whose_engine_dies_goes_on_from_its_finished_samples(
         avg_k=16,
         max_gen_toks=48,
     )
-    job = queue.enqueue(
-        JobSpec(name="vllm", model=ModelSpec(name=str(model)), train=None, eval=settings)
-    )
+    job = queue.enqueue(job_spec(model, name="vllm", eval=settings))
     first = job.paths.attempt(1)
     bench = first.eval / "aime_demo"
     with worker(queue, "--drain") as process:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.vllm import living, vllm_processes
-from tests.support.workers import until
+from tests.support.waiting import until
 from worker.evaluation.generation import plan_chunks
 from worker.evaluation.lm_eval_model import load_tokenizer
 from worker.inference.engine import Engine, EngineChoice, Weights

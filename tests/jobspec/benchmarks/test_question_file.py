@@ -11,8 +11,9 @@ from transformers import PreTrainedTokenizerFast
 from jobspec.benchmarks import question_file, registry
 from jobspec.benchmarks.benchmark import PROMPT, Benchmark
 from jobspec.errors import BenchmarkError
-from tests.support.evaluations import DATA, aime_file, needs_data, questions
-from tests.support.prepared import byte_tokenizer
+from tests.support.evaluations import aime_file, questions
+from tests.support.models import byte_tokenizer
+from tests.support.paths import DATA, needs_data
 from worker.evaluation.lm_eval_model import SamplingLM
 from worker.thinking import think_tags
 

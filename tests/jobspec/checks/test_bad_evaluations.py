@@ -10,7 +10,8 @@ import pytest
 
 from jobspec.queue.queue import Queue
 from jobspec.spec import identity
-from tests.support.commands import base_spec, jobspec, jobspec_json
+from tests.support.commands import jobspec, jobspec_json
+from tests.support.specs import base_spec
 
 QUESTIONS = [{"id": f"q{i}", "problem": "1+1?", "answer": 2} for i in range(3)]
 

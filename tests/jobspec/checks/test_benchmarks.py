@@ -13,7 +13,7 @@ from jobspec.benchmarks import lm_eval_names
 from jobspec.checks import rows
 from jobspec.errors import BenchmarkError
 from tests.support.checks import checked, refusal
-from tests.support.prepared import ROOT
+from tests.support.paths import REPOSITORY
 
 
 def test_an_unknown_benchmark_gets_a_suggestion(place: Path) -> None:
@@ -67,7 +67,7 @@ def test_task_names_are_those_lm_eval_itself_lists() -> None:
 
 def test_task_names_can_be_asked_of_the_image(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("lm_eval")
-    image = f"env PYTHONPATH={ROOT} {sys.executable}"
+    image = f"env PYTHONPATH={REPOSITORY} {sys.executable}"
     monkeypatch.setenv("JOBSPEC_WORKER_COMMAND", image)
     assert "hellaswag" in (rows.lm_eval_names() or ())
 

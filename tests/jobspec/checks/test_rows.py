@@ -14,11 +14,8 @@ from jobspec.cli import cli
 from jobspec.errors import JobspecError, SpecError
 from jobspec.spec import parsing
 from tests.support.checks import TEMPLATE, chat_line, spec_file
-from tests.support.prepared import DATA, ROOT
+from tests.support.paths import DATA, REPOSITORY, needs_data
 
-needs_data = pytest.mark.skipif(
-    not (DATA / "tiny_stories260k_hf").is_dir(), reason=f"no reference data in {DATA}"
-)
 SETTINGS = ("model.chat_template=t.jinja", "eval.max_gen_toks=64")
 
 
@@ -29,7 +26,7 @@ def tiny(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for file in (DATA / "tiny_stories260k_hf").iterdir():
         (place / "tiny" / file.name).write_bytes(file.read_bytes())
     (place / "t.jinja").write_text(TEMPLATE)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     return place
 
 

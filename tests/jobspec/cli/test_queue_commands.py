@@ -12,29 +12,26 @@ import pytest
 
 from jobspec.queue.queue import Queue
 from jobspec.records.base import Reason, State
-from tests.support.commands import (
+from tests.support.commands import Talking, environment, jobspec, jobspec_json
+from tests.support.queues import (
     WORKER,
-    Talking,
-    base_spec,
     claim_next,
     ended,
     enqueue_and_claim,
-    environment,
     fail,
-    jobspec,
-    jobspec_json,
     none_running,
+    queue_at,
     report_progress,
     scores,
     send_heartbeat,
     succeed,
-    tuned_spec,
 )
+from tests.support.specs import base_spec, tuned_spec
 
 
 @pytest.fixture
 def queue(tmp_path: Path) -> Queue:
-    return Queue.create(tmp_path / "root", heartbeat_s=0.2, lease_s=1.0)
+    return queue_at(tmp_path, lease_s=1.0, heartbeat_s=0.2)
 
 
 def on(queue: Queue, *args: str | Path, code: int | None = 0, **env: str) -> str:

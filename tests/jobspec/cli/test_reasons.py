@@ -10,7 +10,9 @@ from jobspec.monitoring import reasons
 from jobspec.queue.job import Job
 from jobspec.queue.queue import Queue
 from jobspec.records.base import Reason, State
-from tests.support.commands import WORKER, base_spec, claim_next, ended, jobspec, jobspec_json
+from tests.support.commands import jobspec, jobspec_json
+from tests.support.queues import WORKER, claim_next, ended
+from tests.support.specs import base_spec
 
 
 @pytest.fixture

@@ -18,16 +18,13 @@ from jobspec.records.base import Reason
 from jobspec.records.reports import ScoringProtocol
 from jobspec.results import calibration, confidence
 from jobspec.spec import builder
-from tests.support.commands import base_spec, claim_next, ended, jobspec, jobspec_json
+from tests.support.commands import jobspec, jobspec_json
+from tests.support.queues import claim_next, ended
 from tests.support.scores import scored_job, write_evaluation
+from tests.support.specs import base_spec
 
 WRONG, RIGHT = [False] * 4, [True] * 4
 HALF = [True, False, True, False]
-
-
-@pytest.fixture
-def queue(tmp_path: Path) -> Queue:
-    return Queue.create(tmp_path / "root")
 
 
 def run(queue: Queue, *args: str | Path, code: int = 0) -> Any:

@@ -11,7 +11,8 @@ import pytest
 
 from jobspec.queue.queue import Queue
 from jobspec.spec import parsing
-from tests.support.commands import REPOSITORY, jobspec, jobspec_json
+from tests.support.commands import jobspec, jobspec_json
+from tests.support.paths import REPOSITORY
 
 ROW = '{"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]}\n'
 UNCHECKED = "--no-row-check"

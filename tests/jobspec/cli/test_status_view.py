@@ -19,9 +19,9 @@ from jobspec.queue.queue import Queue
 from jobspec.records.base import Reason, State
 from jobspec.spec.schema import ResourcesSpec
 from jobspec.storage.layout import RootPaths, Ticket
-from tests.support.commands import (
+from tests.support.paths import fast_dir
+from tests.support.queues import (
     WORKER,
-    base_spec,
     claim_next,
     ended,
     enqueue_and_claim,
@@ -29,7 +29,7 @@ from tests.support.commands import (
     report_progress,
     send_heartbeat,
 )
-from tests.support.queues import fast_dir
+from tests.support.specs import base_spec
 from tests.support.terminal import Terminal
 
 

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from jobspec.queue.queue import Queue
-from tests.support.commands import PATIENCE_S, base_spec, enqueue_and_claim, jobspec
+from tests.support.commands import PATIENCE_S, jobspec
+from tests.support.queues import enqueue_and_claim
+from tests.support.specs import base_spec
 from tests.support.terminal import Terminal
 
 

@@ -18,7 +18,8 @@ from jobspec.cluster import batch_script, site, submit
 from jobspec.cluster.site import Site
 from jobspec.cluster.slurm import Slurm
 from jobspec.errors import JobspecError
-from tests.support.commands import REPOSITORY, jobspec, jobspec_json
+from tests.support.commands import jobspec, jobspec_json
+from tests.support.paths import REPOSITORY
 from tests.support.terminal import Terminal
 
 GOLDEN = Path(__file__).parent / "golden"

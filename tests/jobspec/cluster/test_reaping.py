@@ -12,7 +12,7 @@ from jobspec.cluster.slurm import Slurm
 from jobspec.queue.queue import Queue
 from jobspec.records.base import State
 from jobspec.records.worker import WorkerRecord
-from tests.support.commands import base_spec
+from tests.support.specs import base_spec
 
 W = "n1-7-0-00000000000000aa"
 RUN = SchedulerRun("here", "7", 1)

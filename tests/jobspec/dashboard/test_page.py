@@ -20,19 +20,10 @@ from jobspec.queue.queue import Queue
 from jobspec.records.attempt import PhaseTime
 from jobspec.records.base import Reason
 from tests.support import example_root
-from tests.support.commands import (
-    WORKER,
-    base_spec,
-    claim_next,
-    ended,
-    enqueue_and_claim,
-    fail,
-    jobspec,
-    jobspec_json,
-    report_progress,
-    tuned_spec,
-)
-from tests.support.queues import fast_dir
+from tests.support.commands import jobspec, jobspec_json
+from tests.support.paths import fast_dir
+from tests.support.queues import WORKER, claim_next, ended, enqueue_and_claim, fail, report_progress
+from tests.support.specs import base_spec, tuned_spec
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,8 @@ from jobspec.queue.queue import Queue
 from jobspec.records.queue_files import Format
 from jobspec.storage import mounts, tempfiles
 from tests.support.commands import environment, jobspec, jobspec_json
-from tests.support.queues import race
+from tests.support.faulty_os import race
+from tests.support.queues import queue_at
 from worker.host import disk
 
 LOCATION = Location(
@@ -118,7 +119,7 @@ def test_a_directory_for_a_new_root_is_measured(tmp_path: Path) -> None:
 
 
 def test_text_output_for_an_existing_queue(tmp_path: Path) -> None:
-    root = Queue.create(tmp_path / "root", heartbeat_s=0.2, lease_s=1.0).paths.root
+    root = queue_at(tmp_path, lease_s=1.0, heartbeat_s=0.2).paths.root
     before = sorted(tmp_path.rglob("*"))
     done = jobspec("doctor", "--root", root, "--seconds", "4", code=None)
     assert sorted(tmp_path.rglob("*")) == before

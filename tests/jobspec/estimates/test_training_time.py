@@ -17,7 +17,9 @@ from jobspec.models.decoder_shape import DecoderShape
 from jobspec.spec import identity
 from jobspec.spec.schema import JobSpec, LoraSpec, TrainSpec
 from tests.support.commands import jobspec, jobspec_json
-from tests.support.prepared import assistant, model_dir, spec, user, write_rows
+from tests.support.models import model_dir
+from tests.support.prepared import assistant, user, write_rows
+from tests.support.specs import train_spec
 
 QWEN, OLMO = "Qwen/Qwen3-8B", "allenai/Olmo-3-7B-Think"
 
@@ -114,7 +116,7 @@ def written(tmp_path: Path, made: JobSpec) -> Path:
 def of_matrix(tmp_path: Path, model: str = QWEN, **changes: Any) -> Path:
     rows = [{"messages": [user(f"{n}?"), assistant("<think>n</think> 1")]} for n in range(9)]
     data = write_rows(tmp_path / "rows.jsonl", rows)
-    return written(tmp_path, spec(Path(model), data, train={"max_length": 8192}, **changes))
+    return written(tmp_path, train_spec(Path(model), data, train={"max_length": 8192}, **changes))
 
 
 def test_what_cannot_fit_is_refused_with_what_would(tmp_path: Path) -> None:
@@ -154,7 +156,7 @@ def test_steps_passes_and_hours_come_from_the_rows(tmp_path: Path) -> None:
         "max_length": 512, "num_train_epochs": 3, "global_batch_size": 8,
         "per_device_train_batch_size": 2,
     }  # fmt: skip
-    made = spec(model, data, train=train, data__eval_split_ratio=0.0, eval=None)
+    made = train_spec(model, data, train=train, data__eval_split_ratio=0.0, eval=None)
     args = ("validate", written(tmp_path, made), "--root", tmp_path / "root", "--device", "a40")
     (one,) = jobspec_json(*args)["specs"]
     assert one["steps"] == {"optimizer_steps": 15, "passes": 20, "packed_passes": 10}

@@ -13,7 +13,9 @@ from jobspec.errors import JobspecError
 from jobspec.maintenance import archive
 from jobspec.queue.job import Job
 from jobspec.queue.queue import Queue
-from tests.support.commands import base_spec, jobspec, jobspec_json, scores, succeed
+from tests.support.commands import jobspec, jobspec_json
+from tests.support.queues import scores, succeed
+from tests.support.specs import base_spec
 
 
 def trained(queue: Queue) -> Job:

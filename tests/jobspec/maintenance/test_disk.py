@@ -17,16 +17,9 @@ from jobspec.records.base import Reason, State
 from jobspec.spec import builder
 from jobspec.spec.schema import JobSpec, LoraSpec
 from jobspec.storage.layout import AttemptPaths
-from tests.support.commands import (
-    base_spec,
-    claim_next,
-    ended,
-    enqueue_and_claim,
-    fail,
-    jobspec,
-    jobspec_json,
-    succeed,
-)
+from tests.support.commands import jobspec, jobspec_json
+from tests.support.queues import claim_next, ended, enqueue_and_claim, fail, succeed
+from tests.support.specs import base_spec
 
 
 def fill(attempt: AttemptPaths) -> None:

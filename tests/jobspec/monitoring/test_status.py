@@ -14,9 +14,8 @@ from jobspec.queue.queue import Queue
 from jobspec.records.base import Reason, State
 from jobspec.results import table as results
 from jobspec.spec.schema import ResourcesSpec
-from tests.support.commands import (
+from tests.support.queues import (
     WORKER,
-    base_spec,
     claim_next,
     ended,
     enqueue_and_claim,
@@ -25,8 +24,8 @@ from tests.support.commands import (
     scores,
     send_heartbeat,
     succeed,
-    tuned_spec,
 )
+from tests.support.specs import base_spec, tuned_spec
 
 
 def look(queue: Queue) -> status.Status:

@@ -9,7 +9,9 @@ import pytest
 from jobspec.errors import JobspecError
 from jobspec.queue.queue import Queue
 from jobspec.records.worker import WorkerRecord
-from tests.support.queues import V, W, fails_with, faulty, score_spec
+from tests.support.faulty_os import fails_with, faulty
+from tests.support.queues import V, W
+from tests.support.specs import score_spec
 
 
 def test_retire_removes_the_mark_of_a_drain(queue: Queue) -> None:

@@ -13,9 +13,11 @@ from jobspec.queue.candidates import Candidates
 from jobspec.queue.entries import Entry
 from jobspec.records.base import State
 from jobspec.spec.identity import canonical, job_id
-from jobspec.spec.schema import JobSpec, ModelSpec
+from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import RootPaths, Ticket
-from tests.support.queues import fails_with, fast_dir, faulty
+from tests.support.faulty_os import fails_with, faulty
+from tests.support.paths import fast_dir
+from tests.support.specs import score_spec
 
 MANY = 300
 
@@ -166,8 +168,7 @@ def test_a_failing_filesystem_is_not_mistaken_for_an_unreadable_entry(
 
 def test_an_entry_that_comes_back_is_checked_again(pending: Pending) -> None:
     """As after a claim on a full disk, which leaves an entry with the same name."""
-    spec = JobSpec(name="x", model=ModelSpec(name="m"), train=None)
-    data = canonical(spec)
+    data = canonical(score_spec("x"))
     ticket = Ticket(949, "20261122T000000000001Z", job_id("x", data))
     entry, asked = pending.root.state(State.PENDING) / ticket.name, list[JobSpec]()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +12,10 @@ from jobspec.queue import acquire
 from jobspec.queue.queue import Queue
 from jobspec.records.base import State
 from jobspec.storage import fs
-from tests.support.queues import V, W, entries, fails_with, faulty, loses_reply, score_spec, stems
+from tests.support.faulty_os import fails_with, faulty, loses_reply
+from tests.support.paths import stems
+from tests.support.queues import V, W, entries
+from tests.support.specs import score_spec
 
 
 def test_claims_go_by_priority(queue: Queue) -> None:
@@ -75,8 +77,7 @@ def test_the_package_offers_what_programs_need_and_nothing_heavy(queue: Queue) -
         _ = jobspec.Nothing
 
 
-def test_idle_workers_spread_over_the_first_few(tmp_path: Path) -> None:
-    queue = Queue.create(tmp_path / "root")
+def test_idle_workers_spread_over_the_first_few(queue: Queue) -> None:
     for number in range(20):
         queue.enqueue(score_spec(f"j{number:02d}"))
     first = set[str]()

@@ -13,7 +13,9 @@ from jobspec.queue.queue import Queue
 from jobspec.records.base import Reason, State
 from jobspec.spec.identity import canonical, digest
 from jobspec.storage.layout import Ticket
-from tests.support.queues import W, score_spec, stems
+from tests.support.paths import stems
+from tests.support.queues import W
+from tests.support.specs import score_spec
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b'{"name": "other"}'])

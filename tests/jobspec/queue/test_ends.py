@@ -13,7 +13,10 @@ from jobspec.queue.queue import Queue
 from jobspec.records import base as records
 from jobspec.records.attempt import End, Result
 from jobspec.records.base import Reason, State
-from tests.support.queues import V, W, entries, fails_with, faulty, loses_reply, score_spec, stems
+from tests.support.faulty_os import fails_with, faulty, loses_reply
+from tests.support.paths import stems
+from tests.support.queues import V, W, entries
+from tests.support.specs import score_spec
 
 
 def test_finish_leaves_result_end_and_links(queue: Queue) -> None:

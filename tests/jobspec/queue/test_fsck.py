@@ -14,7 +14,9 @@ from jobspec.records.attempt import End
 from jobspec.records.base import Reason, State
 from jobspec.spec.identity import canonical
 from jobspec.storage.layout import Ticket
-from tests.support.queues import W, entries, hidden, score_spec
+from tests.support.paths import hidden
+from tests.support.queues import W, entries
+from tests.support.specs import score_spec
 
 
 def only_entry(queue: Queue) -> Path:

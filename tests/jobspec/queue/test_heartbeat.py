@@ -23,7 +23,9 @@ from jobspec.records.base import Reason, State
 from jobspec.records.worker import WorkerRecord
 from jobspec.storage import fs
 from jobspec.storage.layout import WORKER_PATTERN, RootPaths
-from tests.support.queues import V, W, entries, fails_with, faulty, score_spec
+from tests.support.faulty_os import fails_with, faulty
+from tests.support.queues import V, W, entries
+from tests.support.specs import score_spec
 
 LEASE_S, POLL_S = 150.0, 15.0
 

@@ -16,7 +16,10 @@ from jobspec.records.queue_files import Enqueued
 from jobspec.spec.identity import canonical
 from jobspec.storage import fs
 from jobspec.storage.layout import parse_entry
-from tests.support.queues import W, entries, fails_with, faulty, hidden, score_spec, stems
+from tests.support.faulty_os import fails_with, faulty
+from tests.support.paths import hidden, stems
+from tests.support.queues import W, entries
+from tests.support.specs import score_spec
 
 # Enqueue
 

@@ -15,7 +15,8 @@ from jobspec.records.base import Reason, State
 from jobspec.records.checkpoint import CheckpointManifest
 from jobspec.storage import fs
 from jobspec.storage.layout import AttemptPaths, CheckpointPaths
-from tests.support.queues import W, score_spec
+from tests.support.queues import W
+from tests.support.specs import score_spec
 
 
 @pytest.fixture

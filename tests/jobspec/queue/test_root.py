@@ -10,7 +10,9 @@ import pytest
 
 from jobspec.errors import RootError
 from jobspec.queue.queue import Queue
-from tests.support.queues import fast_dir, killed_at, score_spec
+from tests.support.faulty_os import killed_at
+from tests.support.paths import fast_dir
+from tests.support.specs import score_spec
 
 
 def test_create_opens_an_existing_root(tmp_path: Path) -> None:

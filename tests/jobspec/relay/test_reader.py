@@ -23,14 +23,15 @@ from jobspec.relay.verify import compare, read_history
 from jobspec.relay.wandb_run import HistoryRow, RelayError
 from jobspec.storage import fs
 from jobspec.storage.layout import RootPaths
-from tests.support.commands import tuned_spec
-from tests.support.queues import fork
-from tests.support.relays import Writing, make_queue, start
+from tests.support.faulty_os import fork
+from tests.support.queues import queue_at
+from tests.support.relays import Writing, start
+from tests.support.specs import tuned_spec
 
 
 @pytest.fixture
 def queue(tmp_path: Path) -> Queue:
-    return make_queue(tmp_path)
+    return queue_at(tmp_path, lease_s=4.0)
 
 
 def rows(*identities: tuple[int, int]) -> list[HistoryRow]:

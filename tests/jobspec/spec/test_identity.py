@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from jobspec.spec import identity, parsing
-from tests.support.commands import REPOSITORY
+from tests.support.paths import REPOSITORY
 
 # Recorded with the first release. No change to the project may alter one of them.
 FILE_IDS = {

@@ -15,15 +15,8 @@ import pytest
 
 from jobspec.errors import DiskFull, RootError
 from jobspec.storage import fs
-from tests.support.queues import (
-    CALLS,
-    FaultyOs,
-    fails_with,
-    faulty,
-    killed_at,
-    loses_reply,
-    stems,
-)
+from tests.support.faulty_os import CALLS, FaultyOs, fails_with, faulty, killed_at, loses_reply
+from tests.support.paths import stems
 
 OLD, NEW = b"old\n", b"new and longer\n" * 1000
 

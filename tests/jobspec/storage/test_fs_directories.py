@@ -13,12 +13,8 @@ from typing import Any
 import pytest
 
 from jobspec.storage import fs
-from tests.support.queues import (
-    fails_with,
-    faulty,
-    loses_reply,
-    stems,
-)
+from tests.support.faulty_os import fails_with, faulty, loses_reply
+from tests.support.paths import stems
 
 OLD, NEW = b"old\n", b"new and longer\n" * 1000
 

@@ -12,10 +12,8 @@ from pathlib import Path
 import pytest
 
 from jobspec.storage import fs, tempfiles
-from tests.support.queues import (
-    fork,
-    stems,
-)
+from tests.support.faulty_os import fork
+from tests.support.paths import stems
 from worker.process import rank_launcher
 
 

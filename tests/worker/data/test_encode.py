@@ -10,18 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobspec.errors import DataError
-from tests.support.prepared import (
-    BARE,
-    CHATML,
-    OPENING,
-    TOOLS,
-    assistant,
-    chat,
-    encoded,
-    row,
-    supervised,
-    user,
-)
+from tests.support.models import BARE, CHATML, OPENING
+from tests.support.prepared import TOOLS, assistant, chat, encoded, row, supervised, user
 from worker.data.encode import RefusedRow, encode_row, parse_row
 from worker.thinking import ThinkTags
 

@@ -10,15 +10,14 @@ from typing import Any
 import pytest
 
 from jobspec.errors import TemplateError
+from tests.support.models import real_model_dir
+from tests.support.paths import DATA, needs_data
 from tests.support.prepared import (
     CALL,
-    DATA,
     TOOLS,
     assistant,
     encoded,
-    needs_data,
     real_chat,
-    real_model_dir,
     refused,
     row,
     supervised,

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.models import BARE, CHATML, OPENING
 from tests.support.prepared import (
-    BARE,
     CALL,
-    CHATML,
-    OPENING,
     TAGS,
     TOOL_TURNS,
     TOOLS,
@@ -175,7 +173,7 @@ def test_a_token_across_the_header_is_refused() -> None:
     """A tokenizer that joins the header's end and the opening tag leaves nothing to start at."""
     from tokenizers import AddedToken
 
-    from tests.support.prepared import byte_tokenizer
+    from tests.support.models import byte_tokenizer
     from worker.data import tokenizer
 
     made = byte_tokenizer()

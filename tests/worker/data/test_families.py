@@ -16,17 +16,9 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from jobspec.errors import ModelError
-from tests.support.prepared import (
-    BARE,
-    DATA,
-    TAGS,
-    assistant,
-    chat,
-    needs_data,
-    real_chat,
-    row,
-    user,
-)
+from tests.support.models import BARE
+from tests.support.paths import DATA, needs_data
+from tests.support.prepared import TAGS, assistant, chat, real_chat, row, user
 from worker.data import tokenizer as tokens
 from worker.data.chat_template import ChatTemplate
 from worker.data.dataset_cache import IGNORED

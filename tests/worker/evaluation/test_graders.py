@@ -12,7 +12,7 @@ import pytest
 from jobspec.benchmarks import registry
 from jobspec.benchmarks.aime import integer_answer
 from jobspec.benchmarks.boxed import boxed
-from tests.support.evaluations import DATA, needs_data
+from tests.support.paths import DATA, needs_data
 from worker.evaluation.graders import GRADERS
 from worker.evaluation.math_grader import MathGrader
 from worker.thinking import answer_text, think_tags

@@ -15,7 +15,7 @@ from jobspec.benchmarks.question_file import QuestionSet
 from jobspec.records.evaluation import AskedQuestion, Generation, QuestionScore, SamplingPlan
 from jobspec.records.reports import ScoringProtocol
 from jobspec.results import confidence
-from tests.support.evaluations import DATA, needs_data
+from tests.support.paths import DATA, needs_data
 from worker.evaluation import scoring
 from worker.evaluation.lm_eval_task import FILTER, TaskSettings, make_task
 from worker.evaluation.math_grader import MathGrader

@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.specs import train_spec
+
 torch = pytest.importorskip("torch")
 
 from torch.nn.attention import varlen  # noqa: E402
@@ -34,9 +36,8 @@ from jobspec.queue.queue import Queue  # noqa: E402
 from jobspec.records import base as records  # noqa: E402
 from jobspec.records.attempt import End  # noqa: E402
 from jobspec.records.base import Reason, State  # noqa: E402
-from jobspec.spec.schema import DataSpec, JobSpec, ModelSpec, TrainSpec  # noqa: E402
 from tests.support import flash_packages  # noqa: E402
-from tests.support.shapes import WIDTHS  # noqa: E402
+from tests.support.models import WIDTHS  # noqa: E402
 from worker.host.devices import WorkerDevices  # noqa: E402
 from worker.kernels import flash_attention, liger, varlen_attention  # noqa: E402
 from worker.supervisor.attempt import Attempt  # noqa: E402
@@ -306,13 +307,7 @@ def test_a_job_that_names_what_is_not_installed_is_refused_before_it_starts(have
     have(FOUR)
 
     def check(asked: str, *, on_gpu: bool = True) -> None:
-        spec = JobSpec(
-            name="x",
-            model=ModelSpec(name="m", attn_implementation=asked),  # pyright: ignore
-            data=DataSpec(path="/d"),
-            train=TrainSpec(),
-        )
-        liger.check(spec, on_gpu=on_gpu)
+        liger.check(train_spec("m", model__attn_implementation=asked), on_gpu=on_gpu)
 
     check(FOUR)
     check("auto", on_gpu=False)
@@ -328,12 +323,10 @@ def test_a_job_that_names_what_is_not_installed_is_refused_before_it_starts(have
 
 
 def test_a_job_that_names_attention_that_is_not_here_fails_before_anything_is_done(
-    tmp_path: Path,
+    queue: Queue,
 ) -> None:
-    queue = Queue.create(tmp_path / "root")
-    model = ModelSpec(name="m", attn_implementation="flash_attention_2")
-    rows = DataSpec(path="/d", sha256="0" * 64)
-    job = queue.enqueue(JobSpec(name="x", model=model, data=rows)).paths.attempt(1)
+    named = {"model__attn_implementation": "flash_attention_2", "data__sha256": "0" * 64}
+    job = queue.enqueue(train_spec("m", **named)).paths.attempt(1)
     worker = Worker(queue, WorkerOptions(), WorkerDevices(1))
     try:
         worker.send_heartbeat()

@@ -17,7 +17,7 @@ from transformers import (  # noqa: E402
 )
 
 from jobspec.errors import JobspecError, SpecError  # noqa: E402
-from tests.support.shapes import WIDTHS  # noqa: E402
+from tests.support.models import WIDTHS  # noqa: E402
 from worker.kernels import liger, varlen_attention  # noqa: E402
 from worker.training.collate import pack, pad  # noqa: E402
 

@@ -15,21 +15,18 @@ from jobspec.queue.queue import Queue
 from jobspec.records.base import Record
 from jobspec.records.manifest import Manifest, Seeds
 from jobspec.records.reports import PrepareReport, TrainingEngine, TrainReport
-from jobspec.spec.schema import DataSpec, EvalSpec, JobSpec, ModelSpec, TrainSpec
 from jobspec.storage import fs
-from tests.support.commands import base_spec, claim_next, jobspec, jobspec_json
+from tests.support.commands import jobspec, jobspec_json
+from tests.support.queues import claim_next
+from tests.support.specs import base_spec, train_spec
 from worker import phases
 from worker.host.devices import WorkerDevices
 from worker.launch import manifest
 from worker.launch.plan import BatchPlan, plan_batch
 from worker.training.deepspeed_config import deepspeed_config
 
-SPEC = JobSpec(
-    name="m",
-    model=ModelSpec(name="org/m"),
-    data=DataSpec(path="/d.jsonl", sha256="d" * 64),
-    train=TrainSpec(seed=7, zero_stage=3),
-    eval=EvalSpec(seed=9),
+SPEC = train_spec(
+    "org/m", data__sha256="d" * 64, train={"seed": 7, "zero_stage": 3}, eval={"seed": 9}
 )
 PREPARED = PrepareReport(key="k", data_sha256="d" * 64, template_sha256="t" * 64, rows_train=5)
 
@@ -94,8 +91,7 @@ def test_the_digest_of_an_image_is_what_stands_beside_it(
     assert manifest.image_digest(str(image)) == "a" * 64
 
 
-def test_show_prints_the_newest_attempts(tmp_path: Path) -> None:
-    queue = Queue.create(tmp_path / "root")
+def test_show_prints_the_newest_attempts(queue: Queue) -> None:
     job = queue.enqueue(base_spec())
     claim = claim_next(queue)
     engine = TrainingEngine(name="DeepSpeedEngine", attention="flash-attn 3 3.0.0")

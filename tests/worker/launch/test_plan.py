@@ -7,7 +7,8 @@ import pytest
 
 from jobspec.errors import SpecError
 from jobspec.records import phases as records
-from jobspec.spec.schema import DataSpec, JobSpec, ModelSpec, ResourcesSpec, TrainSpec
+from jobspec.spec.schema import JobSpec
+from tests.support.specs import train_spec
 from worker import phases
 from worker.host.devices import WorkerDevices
 from worker.launch.environment import phase_environment
@@ -16,13 +17,7 @@ from worker.training.deepspeed_config import deepspeed_config
 
 
 def spec(gpus: int | None = None, dtype: str = "bfloat16", **train) -> JobSpec:
-    return JobSpec(
-        name="x",
-        model=ModelSpec(name="m", dtype=dtype),
-        data=DataSpec(path="d"),
-        train=TrainSpec(**train),
-        resources=ResourcesSpec(gpus=gpus),
-    )
+    return train_spec("m", model__dtype=dtype, train=train, resources__gpus=gpus)
 
 
 @pytest.mark.parametrize(

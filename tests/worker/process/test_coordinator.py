@@ -9,8 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,10 +17,11 @@ import pytest
 from jobspec.records import exit_codes
 from jobspec.storage.layout import AttemptPaths
 from tests.support.nodes import launcher
+from tests.support.paths import REPOSITORY
+from tests.support.waiting import until
 from worker.launch import command as commands
 from worker.process import node_agent
 
-REPO = Path(__file__).parents[3]
 RANK = """
 import json, os, pathlib, signal, subprocess, sys, time
 rank, out = os.environ["RANK"], pathlib.Path(sys.argv[1])
@@ -71,14 +71,14 @@ class Nodes:
             process = subprocess.Popen(
                 self.command(*behaviour, **options),
                 cwd=self.dir,
-                env={**os.environ, "PYTHONPATH": str(REPO)},
+                env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
         try:
             for rank in range(len(behaviour)):
-                wait_for((self.dir / f"up{rank}").exists, f"rank {rank}")
+                until((self.dir / f"up{rank}").exists, f"rank {rank}")
             yield process
         finally:
             process.kill()
@@ -91,7 +91,7 @@ class Nodes:
             done = subprocess.run(
                 self.command(*behaviour, **options),
                 cwd=self.dir,
-                env={**os.environ, "PYTHONPATH": str(REPO)},
+                env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
                 stdout=log,
                 stderr=log,
                 check=False,
@@ -119,13 +119,6 @@ def nodes(tmp_path: Path) -> Nodes:
     return Nodes(tmp_path)
 
 
-def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
-
-
 def test_ranks_are_numbered_through_and_each_node_has_a_log(nodes: Nodes) -> None:
     assert nodes.run("0:0", "0:0", "0.1:0", "0:0") == 0
     seen = [nodes.seen(rank) for rank in range(4)]
@@ -141,7 +134,7 @@ def test_ranks_are_numbered_through_and_each_node_has_a_log(nodes: Nodes) -> Non
     others = (nodes.dir / "train.node1.log").read_text()
     assert sorted(others.split("\n")) == ["", "rank 2", "rank 3"]
     assert not (nodes.dir / "t").exists()
-    wait_for(lambda: not nodes.alive(), "a daemon was left alive")
+    until(lambda: not nodes.alive(), "a daemon was left alive")
 
 
 @pytest.mark.parametrize("other", ["0.5:9", "100:0"], ids=["fails later", "hangs"])
@@ -150,7 +143,7 @@ def test_the_first_failing_ranks_code_counts_and_the_others_end_with_it(
 ) -> None:
     """A launcher would give the highest code, 9, or wait."""
     assert nodes.run(other, "0:5") == 5
-    wait_for(lambda: not nodes.alive(), "something was left alive")
+    until(lambda: not nodes.alive(), "something was left alive")
 
 
 def test_a_stop_reaches_every_rank_on_every_node(nodes: Nodes) -> None:
@@ -158,7 +151,7 @@ def test_a_stop_reaches_every_rank_on_every_node(nodes: Nodes) -> None:
         head.send_signal(signal.SIGUSR2)
         assert head.wait(30) == 75
     assert (nodes.dir / "stopped0").exists() and (nodes.dir / "stopped1").exists()
-    wait_for(lambda: not nodes.alive(), "something was left alive")
+    until(lambda: not nodes.alive(), "something was left alive")
 
 
 @pytest.mark.parametrize("isolation", ["auto", "subreaper"])
@@ -169,12 +162,12 @@ def test_nothing_outlives_what_was_killed(nodes: Nodes, killed: str, isolation: 
     """kill -9 of the head (as when its worker dies), of the launcher, and of one node's process."""
     with nodes.started("100:0", "100:0", isolation=isolation) as head:
         os.kill(min(nodes.alive(killed)), signal.SIGKILL)
-        wait_for(lambda: not nodes.alive("rank.py"), "a rank is alive", 5.0)
+        until(lambda: not nodes.alive("rank.py"), "a rank is alive", 5.0)
         code = head.wait(15)
     assert code == (
         -signal.SIGKILL if killed == "worker.process.coordinator" else exit_codes.NODE_LOST
     )
-    wait_for(lambda: not nodes.alive("sleep 1000.", "worker."), "something was left alive", 5.0)
+    until(lambda: not nodes.alive("sleep 1000.", "worker."), "something was left alive", 5.0)
 
 
 def test_a_node_without_its_gpus_is_named_before_anything_starts(nodes: Nodes) -> None:

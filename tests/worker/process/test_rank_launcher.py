@@ -5,12 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-REPO = Path(__file__).parents[3]
+from tests.support.paths import REPOSITORY
+from tests.support.waiting import until
+
 BOTH = pytest.mark.parametrize("isolation", ["auto", "subreaper"])
 SCRIPT = """
 import os, pathlib, signal, subprocess, sys, time
@@ -43,13 +44,6 @@ def sit(directory: Path, isolation: str, *behaviour: str) -> list[str]:
     return [*rank_launcher, "--", sys.executable, str(script), str(directory), *behaviour]
 
 
-def wait_for(condition, what: str, timeout_s: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
-
-
 def alive(directory: Path) -> list[str]:
     """Command lines of everything started for the test, daemons in sessions of their own too."""
     found = []
@@ -71,56 +65,56 @@ def alive(directory: Path) -> list[str]:
 def test_the_first_failing_ranks_code_counts_and_nothing_is_left(
     tmp_path, isolation, behaviour, code
 ):
-    env = {**os.environ, "PYTHONPATH": str(REPO)}
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     command = sit(tmp_path, isolation, *behaviour)
     done = subprocess.run(command, cwd=tmp_path, env=env, check=False, timeout=60)
     assert done.returncode == code
     assert (tmp_path / "up0").read_text() == "2 0"
     assert (tmp_path / "up1").read_text() == "2 1"
-    wait_for(lambda: not alive(tmp_path), "something was left alive")
+    until(lambda: not alive(tmp_path), "something was left alive")
 
 
 @BOTH
 def test_a_stop_reaches_every_rank(tmp_path, isolation):
-    env = {**os.environ, "PYTHONPATH": str(REPO)}
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     command = sit(tmp_path, isolation, "100:0", "100:0")
     with subprocess.Popen(command, cwd=tmp_path, env=env) as process:
-        wait_for(lambda: (tmp_path / "up0").exists() and (tmp_path / "up1").exists(), "ranks")
+        until(lambda: (tmp_path / "up0").exists() and (tmp_path / "up1").exists(), "ranks")
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 75
     assert (tmp_path / "stopped0").exists()
     assert (tmp_path / "stopped1").exists()
-    wait_for(lambda: not alive(tmp_path), "something was left alive")
+    until(lambda: not alive(tmp_path), "something was left alive")
 
 
 @BOTH
 def test_nothing_outlives_a_killed_parent(tmp_path, isolation):
-    env = {**os.environ, "PYTHONPATH": str(REPO)}
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     command = sit(tmp_path, isolation, "100:0", "100:0")
     parent = "import subprocess, sys; subprocess.run(sys.argv[1:])"
     with subprocess.Popen(
         [sys.executable, "-c", parent, *command], cwd=tmp_path, env=env
     ) as process:
-        wait_for(lambda: (tmp_path / "up0").exists() and (tmp_path / "up1").exists(), "ranks")
+        until(lambda: (tmp_path / "up0").exists() and (tmp_path / "up1").exists(), "ranks")
         assert alive(tmp_path)
         process.kill()
         process.wait()
-        wait_for(lambda: not alive(tmp_path), "a rank or daemon outlived the worker", 5.0)
+        until(lambda: not alive(tmp_path), "a rank or daemon outlived the worker", 5.0)
 
 
 @BOTH
 def test_no_rank_outlives_a_killed_rank_launcher(tmp_path, isolation):
     """Except daemons, which only a living rank launcher can end without a namespace."""
-    env = {**os.environ, "PYTHONPATH": str(REPO)}
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     command = sit(tmp_path, isolation, "100:0", "100:0")
     with subprocess.Popen(command, cwd=tmp_path, env=env) as process:
-        wait_for(lambda: (tmp_path / "up0").exists() and (tmp_path / "up1").exists(), "ranks")
+        until(lambda: (tmp_path / "up0").exists() and (tmp_path / "up1").exists(), "ranks")
         process.kill()
         process.wait()
         try:
-            wait_for(lambda: "rank.py" not in str(alive(tmp_path)), "a rank outlived it", 5.0)
+            until(lambda: "rank.py" not in str(alive(tmp_path)), "a rank outlived it", 5.0)
             if isolation == "auto":
-                wait_for(lambda: not alive(tmp_path), "a daemon outlived the namespace", 5.0)
+                until(lambda: not alive(tmp_path), "a daemon outlived the namespace", 5.0)
         finally:
             end_daemons(tmp_path)
 

@@ -15,7 +15,7 @@ from jobspec.records import base as records
 from jobspec.records.attempt import End
 from jobspec.records.base import Reason, State
 from jobspec.storage import fs
-from tests.support.queues import score_spec
+from tests.support.specs import score_spec
 from worker.host.devices import WorkerDevices
 from worker.supervisor.attempt import Attempt
 from worker.supervisor.commit import Commit

@@ -8,8 +8,8 @@ from jobspec.records import base as records
 from jobspec.records import exit_codes
 from jobspec.records.attempt import PhaseError, Progress
 from jobspec.records.base import Reason
-from jobspec.spec.schema import DataSpec, JobSpec, ModelSpec
 from jobspec.storage.layout import AttemptPaths
+from tests.support.specs import train_spec
 from worker.launch.plan import BatchPlan
 from worker.supervisor.exit_reason import Circumstances, classify_exit
 
@@ -18,7 +18,7 @@ from worker.supervisor.exit_reason import Circumstances, classify_exit
 def about(tmp_path: Path):
     paths = AttemptPaths(tmp_path / "jobs" / "a-0123456789" / "attempts" / "1")
     paths.dir.mkdir(parents=True)
-    spec = JobSpec(name="x", model=ModelSpec(name="m"), data=DataSpec(path="d"))
+    spec = train_spec("m")
 
     def build(micro: int = 1, stopping: bool = False, left_s: float = 1e9) -> Circumstances:
         return Circumstances(spec, BatchPlan(2, micro, 1), paths, stopping, left_s, stall_s=60.0)

@@ -15,10 +15,11 @@ from jobspec.records import base as records
 from jobspec.records.attempt import End
 from jobspec.records.base import Reason, State
 from jobspec.records.checkpoint import FileDigest
-from jobspec.spec.schema import DataSpec, JobSpec, ModelSpec
 from jobspec.storage.layout import JobPaths
 from tests.support.checkpoints import make_checkpoint
-from tests.support.prepared import assistant, model_dir, user, write_rows
+from tests.support.models import model_dir
+from tests.support.prepared import assistant, user, write_rows
+from tests.support.specs import train_spec
 from worker.checkpoints import directories
 from worker.host.devices import WorkerDevices
 from worker.supervisor.attempt import Attempt
@@ -28,8 +29,7 @@ from worker.supervisor.worker import Worker, WorkerOptions
 
 def stopped_job(queue: Queue, size: int, model: str = "m", data: str = "/d") -> JobPaths:
     """A job that two ranks left with a checkpoint of `size` bytes, by its manifest."""
-    rows = DataSpec(path=data, sha256="0" * 64)
-    job = queue.enqueue(JobSpec(name="x", model=ModelSpec(name=model), data=rows))
+    job = queue.enqueue(train_spec(model, data, data__sha256="0" * 64))
     claim = queue.claim("first")
     assert claim is not None
     files = {"zero_pp_rank_0_mp_rank_00_optim_states.pt": FileDigest(size=size, sha256="")}
@@ -42,9 +42,8 @@ def stopped_job(queue: Queue, size: int, model: str = "m", data: str = "/d") -> 
     ("devices", "size", "taken"), [(2, 1 << 60, True), (1, 1 << 60, False), (1, 1000, True)]
 )
 def test_a_job_is_taken_with_as_many_devices_or_with_space_to_convert(
-    tmp_path: Path, devices: int, size: int, taken: bool
+    queue: Queue, devices: int, size: int, taken: bool
 ) -> None:
-    queue = Queue.create(tmp_path / "root")
     stopped_job(queue, size)
     worker = Worker(queue, WorkerOptions(), WorkerDevices(devices))
     try:
@@ -59,10 +58,9 @@ def test_a_job_is_taken_with_as_many_devices_or_with_space_to_convert(
     [(None, 100.0, True), (None, 30.0, False), (500.0, 550.0, False), (500.0, 1200.0, True)],
 )
 def test_a_job_is_begun_only_where_a_useful_piece_of_it_fits(
-    tmp_path: Path, step_s: float | None, time_limit_s: float, taken: bool
+    queue: Queue, step_s: float | None, time_limit_s: float, taken: bool
 ) -> None:
     """Its own measured step, a start and two saves; a minute while nothing was measured."""
-    queue = Queue.create(tmp_path / "root")
     job = stopped_job(queue, 1000)
     if step_s is not None:
         rows = [{"step": n, "loss": 1.0, "step_s": step_s} for n in range(1, 4)]
@@ -98,9 +96,8 @@ def test_a_worker_backs_off_ever_longer_after_fast_failures(
         shutil.rmtree(worker.tmp)
 
 
-def test_a_job_refused_for_its_input_keeps_its_checkpoints(tmp_path: Path) -> None:
+def test_a_job_refused_for_its_input_keeps_its_checkpoints(tmp_path: Path, queue: Queue) -> None:
     """The data differs from what was enqueued: seen before training, nothing is lost by it."""
-    queue = Queue.create(tmp_path / "root")
     data = write_rows(tmp_path / "rows.jsonl", [{"messages": [user("a"), assistant("b")]}])
     job = stopped_job(queue, 3, str(model_dir(tmp_path / "model")), str(data))
     (

@@ -22,7 +22,7 @@ from transformers import (  # noqa: E402
     Qwen3Config,
 )
 
-from tests.support.shapes import WIDTHS  # noqa: E402
+from tests.support.models import WIDTHS  # noqa: E402
 from worker.data.dataset_cache import IGNORED  # noqa: E402
 from worker.training import loss as scoring  # noqa: E402
 from worker.training.collate import find_targets, pad, to_device  # noqa: E402

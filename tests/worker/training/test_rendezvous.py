@@ -16,13 +16,13 @@ import pytest
 from jobspec.queue.queue import Queue
 from jobspec.records import exit_codes
 from jobspec.records.base import State
-from tests.support.queues import score_spec
+from tests.support.paths import REPOSITORY
+from tests.support.specs import score_spec
 from worker import phases
 from worker.host.devices import WorkerDevices
 from worker.supervisor.attempt import Attempt
 from worker.supervisor.worker import Worker, WorkerOptions
 
-REPO = Path(__file__).parents[3]
 # Finds its port taken as often as it was told, then does its work.
 PHASE = """
 import pathlib, sys
@@ -39,7 +39,7 @@ def test_a_phase_is_started_again_at_another_port_three_times_at_most(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: int, state: State
 ) -> None:
     (tmp_path / "finds_it_taken.py").write_text(PHASE.replace("TAKEN", str(taken)))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), str(REPO))))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(tmp_path), str(REPOSITORY))))
     *others, last = phases.PHASES
     tried = dataclasses.replace(last, module="finds_it_taken")
     monkeypatch.setattr(phases, "PHASES", (*others, tried))
@@ -70,7 +70,7 @@ def test_a_taken_port_is_told_from_other_troubles() -> None:
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(other.getsockname()[1])}
         done = subprocess.run(
             [sys.executable, "-c", code],
-            cwd=REPO,
+            cwd=REPOSITORY,
             env={**os.environ, **place, "RANK": "0", "WORLD_SIZE": "1"},
             capture_output=True,
             check=False,

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from jobspec.storage.layout import RootPaths
-from tests.support.prepared import model_dir, spec, sums, write_rows
+from tests.support.models import model_dir
+from tests.support.prepared import sums, write_rows
+from tests.support.specs import train_spec
 from worker.data.pipeline import prepare
 
 
@@ -21,7 +23,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def kept_tokenizers(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root that has asked Transformers about the model already: that takes seconds."""
     base = tmp_path_factory.mktemp("asked")
-    prepare(spec(model, write_rows(base / "rows.jsonl", sums(2))), RootPaths(base / "root"))
+    prepare(train_spec(model, write_rows(base / "rows.jsonl", sums(2))), RootPaths(base / "root"))
     return base / "root" / "cache" / "tokenizers"
 
 

@@ -14,31 +14,24 @@ from pathlib import Path
 import pytest
 
 from jobspec.storage.layout import RootPaths
-from tests.support.prepared import (
-    CHATML,
-    ROOT,
-    attempt_of,
-    model_dir,
-    read_split,
-    run_code,
-    run_prepare,
-    spec,
-    sums,
-    wait_for,
-    write_rows,
-    write_spec,
-)
-from tests.support.queues import stems
+from tests.support.models import CHATML, model_dir
+from tests.support.paths import REPOSITORY, stems
+from tests.support.prepared import read_split, run_code, run_prepare, sums, write_rows
+from tests.support.queues import attempt_of
+from tests.support.specs import train_spec, write_spec
+from tests.support.waiting import until
 from worker.data.pipeline import prepare
 
 
 def test_prepared_rows_are_found_again_without_any_heavy_import(
     root: RootPaths, model: Path, data: Path, tmp_path: Path
 ) -> None:
-    file = write_spec(tmp_path / "spec.json", spec(model, data))
+    file = write_spec(tmp_path / "spec.json", train_spec(model, data))
     assert not json.loads(run_prepare("--check", file, "--root", root.root).stdout)["cached"]
-    other = spec(model, data, name="other", train__learning_rate=1e-6, data__max_dropped_frac=0.5)
-    attempt = attempt_of(root, other)
+    other = train_spec(
+        model, data, name="other", train__learning_rate=1e-6, data__max_dropped_frac=0.5
+    )
+    attempt = attempt_of(root.root, other).dir
     code = (
         "import sys\n"
         "from worker.data import prepare\n"
@@ -61,7 +54,7 @@ def test_prepared_rows_are_found_again_without_any_heavy_import(
 def test_tokenizing_does_not_import_torch_either(
     root: RootPaths, model: Path, data: Path, tmp_path: Path
 ) -> None:
-    file = write_spec(tmp_path / "spec.json", spec(model, data))
+    file = write_spec(tmp_path / "spec.json", train_spec(model, data))
     code = (
         "import sys\n"
         "from pathlib import Path\n"
@@ -89,9 +82,9 @@ CHANGES = {
 def test_whatever_changes_the_rows_changes_the_key(
     change: str, root: RootPaths, model: Path, data: Path
 ) -> None:
-    first = prepare(spec(model, data), root)
-    assert prepare(spec(model, data), root).cached
-    second = prepare(spec(model, data, **CHANGES[change]), root)
+    first = prepare(train_spec(model, data), root)
+    assert prepare(train_spec(model, data), root).cached
+    second = prepare(train_spec(model, data, **CHANGES[change]), root)
     assert not second.cached
     assert second.key != first.key
 
@@ -99,15 +92,15 @@ def test_whatever_changes_the_rows_changes_the_key(
 def test_other_data_template_or_tokenizer_is_another_key(
     root: RootPaths, model: Path, data: Path, tmp_path: Path
 ) -> None:
-    keys = {prepare(spec(model, data), root).key}
+    keys = {prepare(train_spec(model, data), root).key}
     template = tmp_path / "other.jinja"
     template.write_text(CHATML + "\n{# other #}")
-    named = spec(model, data, model={"name": str(model), "chat_template": str(template)})
+    named = train_spec(model, data, model={"name": str(model), "chat_template": str(template)})
     keys.add(prepare(named, root).key)
-    keys.add(prepare(spec(model_dir(tmp_path / "m", eos_token_id=1), data), root).key)
+    keys.add(prepare(train_spec(model_dir(tmp_path / "m", eos_token_id=1), data), root).key)
     with data.open("a") as file:
         file.write("\n")
-    keys.add(prepare(spec(model, data), root).key)
+    keys.add(prepare(train_spec(model, data), root).key)
     assert len(keys) == 4
 
 
@@ -115,7 +108,7 @@ def test_other_data_template_or_tokenizer_is_another_key(
 def test_rows_a_purge_took_parts_of_are_made_again(
     damage: str, root: RootPaths, model: Path, data: Path
 ) -> None:
-    report = prepare(spec(model, data), root)
+    report = prepare(train_spec(model, data), root)
     directory = root.root / report.dir
     arrow = directory / "train" / "data-00000-of-00001.arrow"
     whole = arrow.read_bytes()
@@ -123,25 +116,27 @@ def test_rows_a_purge_took_parts_of_are_made_again(
         os.truncate(arrow, len(whole) - 1)
     else:
         (arrow if damage == "removed" else directory / "prepared.json").unlink()
-    again = prepare(spec(model, data), root)
+    again = prepare(train_spec(model, data), root)
     assert (again.cached, again.key) == (False, report.key)
     assert arrow.read_bytes() == whole
-    assert prepare(spec(model, data), root).cached
+    assert prepare(train_spec(model, data), root).cached
 
 
 def test_many_at_once_make_one_directory(
     root: RootPaths, model: Path, data: Path, tmp_path: Path
 ) -> None:
-    file = write_spec(tmp_path / "spec.json", spec(model, data))
+    file = write_spec(tmp_path / "spec.json", train_spec(model, data))
     command = [sys.executable, "-m", "worker.data.check_command", "--check", str(file)]
     started = [
-        subprocess.Popen([*command, "--root", str(root.root)], cwd=ROOT, stdout=subprocess.PIPE)
+        subprocess.Popen(
+            [*command, "--root", str(root.root)], cwd=REPOSITORY, stdout=subprocess.PIPE
+        )
         for _ in range(4)
     ]
     answers = [json.loads(process.communicate(timeout=120)[0]) for process in started]
     assert len({answer["tokens"] for answer in answers}) == 1
     assert len(stems(root.prepared)) == 1
-    report = prepare(spec(model, data), root)
+    report = prepare(train_spec(model, data), root)
     assert report.cached
     assert len(read_split(root, report, "train")) == 38
 
@@ -150,11 +145,11 @@ def test_killed_in_the_middle_it_leaves_nothing_under_the_key(
     root: RootPaths, model: Path, tmp_path: Path
 ) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", sums(20_000))
-    file = write_spec(tmp_path / "spec.json", spec(model, rows))
+    file = write_spec(tmp_path / "spec.json", train_spec(model, rows))
     command = [sys.executable, "-m", "worker.data.check_command", "--check", str(file)]
-    with subprocess.Popen([*command, "--root", str(root.root)], cwd=ROOT) as process:
+    with subprocess.Popen([*command, "--root", str(root.root)], cwd=REPOSITORY) as process:
         try:
-            wait_for(lambda: list(root.prepared.glob(".tmp-*/piece-*")))
+            until(lambda: list(root.prepared.glob(".tmp-*/piece-*")))
         finally:
             process.kill()
     left = stems(root.prepared)
@@ -168,7 +163,7 @@ def test_killed_in_the_middle_it_leaves_nothing_under_the_key(
 
 def test_a_full_disk_leaves_nothing(model: Path, kept_tokenizers: Path, tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", sums(3000))
-    file = write_spec(tmp_path / "spec.json", spec(model, rows))
+    file = write_spec(tmp_path / "spec.json", train_spec(model, rows))
     mount = tmp_path / "full"
     mount.mkdir()
     size = 200_000 + sum(path.stat().st_size for path in kept_tokenizers.iterdir())
@@ -182,7 +177,7 @@ def test_a_full_disk_leaves_nothing(model: Path, kept_tokenizers: Path, tmp_path
         pytest.skip("no unshare here, which makes a small filesystem")
     done = subprocess.run(
         ["unshare", "--mount", "--map-root-user", "sh", "-c", script],
-        cwd=ROOT,
+        cwd=REPOSITORY,
         capture_output=True,
         text=True,
         check=False,
@@ -209,11 +204,11 @@ def test_a_root_that_takes_nothing_is_named(model: Path, kept_tokenizers: Path) 
         shutil.copytree(kept_tokenizers, base / "root" / "cache" / "tokenizers")
         shutil.copytree(model, base / "model")
         rows = write_rows(base / "rows.jsonl", sums(3))
-        file = write_spec(base / "spec.json", spec(base / "model", rows))
+        file = write_spec(base / "spec.json", train_spec(base / "model", rows))
         for path in (base, base / "root", base / "root" / "cache"):
             path.chmod(0o555)
         command = [sys.executable, "-c", code, "--check", str(file), "--root", str(base / "root")]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
         for path in (base, base / "root", base / "root" / "cache"):
             path.chmod(0o755)
     assert done.returncode == 3, done.stderr

@@ -14,18 +14,10 @@ import pytest
 from jobspec.errors import DataError
 from jobspec.records.reports import Passes, RowReport
 from jobspec.storage.layout import PreparedPaths, RootPaths
-from tests.support.prepared import (
-    ROOT,
-    read_split,
-    run_code,
-    spec,
-    sums,
-    user,
-    wait_for,
-    write_rows,
-    write_spec,
-)
-from tests.support.queues import stems
+from tests.support.paths import REPOSITORY, stems
+from tests.support.prepared import read_split, run_code, sums, user, write_rows
+from tests.support.specs import train_spec, write_spec
+from tests.support.waiting import until
 from worker.data import dataset_cache, split
 from worker.data.check_command import count_micro_batches
 from worker.data.jsonl import Scan
@@ -34,7 +26,7 @@ from worker.data.pipeline import prepare
 
 def test_chunks_and_processes_change_nothing(root: RootPaths, model: Path, tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", sums(300, answers=2))
-    made = spec(model, rows)
+    made = train_spec(model, rows)
     assert len(Scan.of(rows).chunks) == 1
     whole = prepare(made, root)
     tables = [read_split(root, whole, name) for name in ("train", "eval")]
@@ -60,7 +52,7 @@ def test_the_longest_micro_batch_is_of_the_kind_that_will_be_trained(
 ) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", sums(30))
     sizes = {"max_length": 256, "global_batch_size": 10, "per_device_train_batch_size": 2}
-    made = spec(model, rows, data__eval_split_ratio=0.0, train=sizes | {"packing": packing})
+    made = train_spec(model, rows, data__eval_split_ratio=0.0, train=sizes | {"packing": packing})
     prepared = PreparedPaths(root.root / prepare(made, root).dir)
     longest = max(dataset_cache.read_counts(prepared.train)[0])
     found = count_micro_batches(made, prepared.train)
@@ -99,11 +91,11 @@ def test_the_pool_dies_with_the_process_that_made_it() -> None:
         "list(pool.map_in_order(work, [1, 1], processes=2))"
     )
     command = [sys.executable, "-c", code]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         children = [int(process.stdout.readline()) for _ in range(2)]
         process.kill()
-    wait_for(lambda: not any(is_alive(child) for child in children), 20)
+    until(lambda: not any(is_alive(child) for child in children), 20)
 
 
 def is_alive(pid: int) -> bool:
@@ -119,14 +111,14 @@ def test_blank_lines_and_windows_line_ends_are_no_rows(
     lines = [json.dumps(one) for one in sums(3)]
     file = tmp_path / "rows.jsonl"
     file.write_bytes("\r\n".join(["", lines[0], "  ", lines[1], lines[2]]).encode())
-    report = prepare(spec(model, file, data__eval_split_ratio=0), root)
+    report = prepare(train_spec(model, file, data__eval_split_ratio=0), root)
     assert report.rows_in == 3
     assert [row["row"] for row in read_split(root, report, "train")] == [2, 4, 5]
 
 
 def test_rows_of_one_prompt_stay_together(root: RootPaths, model: Path, tmp_path: Path) -> None:
     rows = sums(30, answers=4)
-    made = spec(model, write_rows(tmp_path / "rows.jsonl", rows), data__eval_split_ratio=0.2)
+    made = train_spec(model, write_rows(tmp_path / "rows.jsonl", rows), data__eval_split_ratio=0.2)
     report = prepare(made, root)
     assert (report.rows_train, report.rows_eval) == (96, 24)
     assert (report.prompts, report.prompts_eval) == (30, 6)
@@ -160,7 +152,7 @@ def test_some_samples_are_the_same_ones_wherever_they_stand(
     taken = []
     for name, ordered in (("a", rows), ("b", rows[::-1])):
         file = write_rows(tmp_path / f"{name}.jsonl", ordered)
-        report = prepare(spec(model, file, data__max_train_samples=19), root)
+        report = prepare(train_spec(model, file, data__max_train_samples=19), root)
         assert report.rows_in == 200
         assert report.rows_selected == 20
         assert (report.rows_train, report.rows_eval) == (19, 1)
@@ -173,7 +165,7 @@ def test_one_prompt_alone_is_not_trained_beyond_the_samples_asked_for(
     root: RootPaths, model: Path, tmp_path: Path
 ) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", sums(1, answers=50))
-    report = prepare(spec(model, rows, data__max_train_samples=19), root)
+    report = prepare(train_spec(model, rows, data__max_train_samples=19), root)
     assert (report.rows_selected, report.rows_kept) == (20, 19)
     assert (report.rows_train, report.rows_eval, report.prompts) == (19, 0, 1)
     assert len(read_split(root, report, "train")) == 19
@@ -185,6 +177,6 @@ def test_malformed_rows_are_found_among_those_not_taken(
 ) -> None:
     file = write_rows(tmp_path / "rows.jsonl", [*sums(20), {"messages": [user("a")]}])
     with pytest.raises(DataError, match="no final assistant turn") as caught:
-        prepare(spec(model, file, data__max_train_samples=1), root)
+        prepare(train_spec(model, file, data__max_train_samples=1), root)
     assert caught.value.place == "row 21"
     assert stems(root.prepared) == []

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from jobspec.records.reports import Overlap
 from jobspec.storage.layout import RootPaths
-from tests.support.prepared import spec, sums, write_rows
+from tests.support.prepared import sums, write_rows
+from tests.support.specs import train_spec
 from worker.data import contamination
 from worker.data.pipeline import prepare
 
@@ -30,7 +31,7 @@ def test_benchmark_questions_in_the_data_are_counted(
     benchmarks.mkdir()
     write_rows(benchmarks / "aime24.jsonl", questions)
     wanted = {"benchmarks": ["aime24", "aime25"], "benchmark_dir": str(benchmarks)}
-    made = spec(model, file, eval=wanted)
+    made = train_spec(model, file, eval=wanted)
     for _ in range(2):  # measured, and kept
         assert prepare(made, root).overlap == {
             "aime24": Overlap(

@@ -14,8 +14,10 @@ from jobspec.errors import DataError, ModelError, SpecError, TemplateError
 from jobspec.spec import parsing
 from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import RootPaths
-from tests.support.prepared import model_dir, run_prepare, spec, write_rows
-from tests.support.queues import stems
+from tests.support.models import model_dir
+from tests.support.paths import stems
+from tests.support.prepared import run_prepare, write_rows
+from tests.support.specs import train_spec
 from worker.data.pipeline import prepare
 
 
@@ -35,25 +37,35 @@ def wrong_inputs(model: Path, data: Path, tmp: Path) -> Iterator[tuple[str, JobS
     (no_config / "config.json").unlink()
     bad_config = model_dir(tmp / "bad_config")
     (bad_config / "config.json").write_text("{")
-    yield "data missing", spec(model, tmp / "none"), DataError, "$.data.path"
-    yield "data a directory", spec(model, tmp), DataError, "$.data.path"
-    yield "data empty", spec(model, empty), DataError, "$.data.path"
-    yield "data blank", spec(model, blank), DataError, "$.data.path"
-    yield "data changed", spec(model, data, data__sha256="0" * 64), DataError, "$.data.sha256"
-    yield "model missing", spec(tmp / "none", data), ModelError, "$.model.name"
-    yield "not fetched", spec(Path("Qwen/Qwen3-8B"), data), ModelError, "$.model.name"
-    yield "no config", spec(no_config, data), ModelError, "$.model.name"
-    yield "bad config", spec(bad_config, data), ModelError, ""
+    yield "data missing", train_spec(model, tmp / "none"), DataError, "$.data.path"
+    yield "data a directory", train_spec(model, tmp), DataError, "$.data.path"
+    yield "data empty", train_spec(model, empty), DataError, "$.data.path"
+    yield "data blank", train_spec(model, blank), DataError, "$.data.path"
+    yield (
+        "data changed",
+        train_spec(model, data, data__sha256="0" * 64),
+        DataError,
+        "$.data.sha256",
+    )
+    yield "model missing", train_spec(tmp / "none", data), ModelError, "$.model.name"
+    yield "not fetched", train_spec(Path("Qwen/Qwen3-8B"), data), ModelError, "$.model.name"
+    yield "no config", train_spec(no_config, data), ModelError, "$.model.name"
+    yield "bad config", train_spec(bad_config, data), ModelError, ""
     pickled = model_dir(tmp / "pickled")
     (pickled / "pytorch_model-00001-of-00002.bin").touch()
-    yield "pickles alone", spec(pickled, data), ModelError, "$.model.name"
-    yield "no tokenizer", spec(no_tokenizer, data), ModelError, ""
-    yield "no template", spec(no_template, data), TemplateError, "$.model.chat_template"
+    yield "pickles alone", train_spec(pickled, data), ModelError, "$.model.name"
+    yield "no tokenizer", train_spec(no_tokenizer, data), ModelError, ""
+    yield "no template", train_spec(no_template, data), TemplateError, "$.model.chat_template"
     lost = with_model(model, chat_template=str(tmp / "none"))
-    yield "template lost", spec(model, data, **lost), TemplateError, "$.model.chat_template"
-    too_long = spec(model, data, train__max_length=4097)
+    yield (
+        "template lost",
+        train_spec(model, data, **lost),
+        TemplateError,
+        "$.model.chat_template",
+    )
+    too_long = train_spec(model, data, train__max_length=4097)
     yield "too few positions", too_long, ModelError, "$.train.max_length"
-    yield "nothing to train", spec(model, data, train=None, data=None), DataError, "$.data"
+    yield "nothing to train", train_spec(model, data, train=None, data=None), DataError, "$.data"
 
 
 def test_wrong_inputs_are_errors_with_place_and_hint(
@@ -76,11 +88,11 @@ def test_a_model_of_the_hub_is_found_in_the_roots_cache(
     shutil.copytree(model, repository / "snapshots" / "abc")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("abc\n")
-    report = prepare(spec(Path("org/name"), data), root)
+    report = prepare(train_spec(Path("org/name"), data), root)
     assert report.rows_in == 40
-    pinned = spec(model, data, model={"name": "org/name", "revision": "abc"})
+    pinned = train_spec(model, data, model={"name": "org/name", "revision": "abc"})
     assert prepare(pinned, root).key == report.key
-    other = spec(model, data, model={"name": "org/name", "revision": "def"})
+    other = train_spec(model, data, model={"name": "org/name", "revision": "def"})
     with pytest.raises(ModelError, match="revision `def`") as caught:
         prepare(other, root)
     assert "jobspec fetch" in str(caught.value.hint)
@@ -89,9 +101,9 @@ def test_a_model_of_the_hub_is_found_in_the_roots_cache(
 def test_positions_stretched_by_rope_count(root: RootPaths, data: Path, tmp_path: Path) -> None:
     scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}
     stretched = model_dir(tmp_path / "m", rope_scaling=scaling, max_position_embeddings=2048)
-    assert prepare(spec(stretched, data, train__max_length=8192), root).rows_in == 40
+    assert prepare(train_spec(stretched, data, train__max_length=8192), root).rows_in == 40
     with pytest.raises(ModelError, match="context of 8192 tokens"):
-        prepare(spec(stretched, data, train__max_length=8193), root)
+        prepare(train_spec(stretched, data, train__max_length=8193), root)
 
 
 def test_data_written_to_meanwhile_is_not_shelved(
@@ -102,7 +114,7 @@ def test_data_written_to_meanwhile_is_not_shelved(
             file.write("\n")
 
     with pytest.raises(DataError, match="changed while it was read"):
-        prepare(spec(model, data), root, write_more)
+        prepare(train_spec(model, data), root, write_more)
     assert stems(root.prepared) == []
 
 

@@ -11,22 +11,19 @@ import pytest
 from jobspec.errors import DataError, TemplateError
 from jobspec.records.reports import PrepareReport
 from jobspec.storage.layout import JobPaths, RootPaths
+from tests.support.models import CHATML, OPENING, model_dir
+from tests.support.paths import stems
 from tests.support.prepared import (
-    CHATML,
-    OPENING,
     Rows,
     assistant,
-    attempt_of,
-    model_dir,
     read_split,
     run_prepare,
-    spec,
     sums,
     user,
     write_rows,
-    write_spec,
 )
-from tests.support.queues import stems
+from tests.support.queues import attempt_of
+from tests.support.specs import train_spec, write_spec
 from worker.data.check_command import preview
 from worker.data.dataset_cache import IGNORED
 from worker.data.pipeline import prepare
@@ -35,7 +32,7 @@ from worker.data.pipeline import prepare
 def test_the_phase_leaves_rows_and_a_report(root: RootPaths, model: Path, data: Path) -> None:
     import datasets
 
-    attempt = attempt_of(root, spec(model, data))
+    attempt = attempt_of(root.root, train_spec(model, data)).dir
     done = run_prepare(attempt)
     assert done.returncode == 0, done.stderr
     report = msgspec.json.decode((attempt / "prepare.json").read_bytes(), type=PrepareReport)
@@ -57,12 +54,12 @@ def test_the_phase_leaves_rows_and_a_report(root: RootPaths, model: Path, data: 
     assert trained == report.trained_tokens
     assert report.train.tokens + report.eval.tokens == report.tokens
     for row in rows:
-        shown = preview(spec(model, data), root, row["row"])
+        shown = preview(train_spec(model, data), root, row["row"])
         assert (list(shown.input_ids), list(shown.labels)) == (row["input_ids"], row["labels"])
 
 
 def test_a_spec_edited_after_enqueue_is_refused(root: RootPaths, model: Path, data: Path) -> None:
-    attempt = attempt_of(root, spec(model, data))
+    attempt = attempt_of(root.root, train_spec(model, data)).dir
     job = JobPaths(attempt.parent.parent)
     job.spec.write_bytes(job.spec.read_bytes().replace(b'"notes": ""', b'"notes": "!"'))
     done = run_prepare(attempt)
@@ -74,7 +71,7 @@ def test_a_spec_edited_after_enqueue_is_refused(root: RootPaths, model: Path, da
 def test_check_and_preview_print_json_alone(
     root: RootPaths, model: Path, data: Path, tmp_path: Path
 ) -> None:
-    file = write_spec(tmp_path / "spec.json", spec(model, data))
+    file = write_spec(tmp_path / "spec.json", train_spec(model, data))
     checked = json.loads(run_prepare("--check", file, "--root", root.root).stdout)
     assert (checked["rows_in"], checked["cached"]) == (40, False)
     shown = json.loads(run_prepare("--preview", file, "--row", "3", "--root", root.root).stdout)
@@ -89,7 +86,7 @@ def test_a_refusal_is_json_with_place_and_hint_and_exit_code_3(
 ) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", sums(20))
     rows.write_text(rows.read_text().replace("\n", "\n{\n", 17).replace("\n{\n", "\n", 16))
-    file = write_spec(tmp_path / "spec.json", spec(model, rows))
+    file = write_spec(tmp_path / "spec.json", train_spec(model, rows))
     done = run_prepare("--check", file, "--root", root.root)
     assert done.returncode == 3
     error = json.loads(done.stdout)["error"]
@@ -110,7 +107,7 @@ def test_what_a_models_own_code_prints_is_not_taken_for_the_answer(
     settings = json.loads((model / "tokenizer_config.json").read_text())
     settings |= {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "own.Own"]}}
     (model / "tokenizer_config.json").write_text(json.dumps(settings))
-    made = spec(model, data, model={"name": str(model), "trust_remote_code": True})
+    made = train_spec(model, data, model={"name": str(model), "trust_remote_code": True})
     done = run_prepare("--check", write_spec(tmp_path / "spec.json", made), "--root", root.root)
     assert json.loads(done.stdout)["rows_in"] == 40
     assert "hello" in done.stderr
@@ -118,7 +115,7 @@ def test_what_a_models_own_code_prints_is_not_taken_for_the_answer(
 
 def test_preview_of_a_dropped_row_says_why(root: RootPaths, model: Path, tmp_path: Path) -> None:
     rows = [*sums(1), {"messages": [user("a"), assistant("<think>b")]}]
-    made = spec(model, write_rows(tmp_path / "rows.jsonl", rows))
+    made = train_spec(model, write_rows(tmp_path / "rows.jsonl", rows))
     shown = preview(made, root, 2)
     assert shown.dropped.startswith("unclosed_thinking: ")
     assert shown.text.endswith("<think>b<|im_end|>\n")
@@ -136,7 +133,7 @@ def test_over_long_rows_are_dropped_whole_and_counted(
     root: RootPaths, model: Path, tmp_path: Path
 ) -> None:
     rows = [*sums(50), *long_rows(2)]
-    report = prepare(spec(model, write_rows(tmp_path / "rows.jsonl", rows)), root)
+    report = prepare(train_spec(model, write_rows(tmp_path / "rows.jsonl", rows)), root)
     assert report.dropped == {"over_long": 2}
     assert report.rows_kept == 50
     assert report.rows_without_thinking == 0
@@ -154,13 +151,13 @@ def test_too_many_dropped_rows_stop_the_job_and_name_the_first(
     rows = write_rows(tmp_path / "rows.jsonl", [*sums(50), unclosed, *long_rows(2)])
     for _ in range(2):  # made, and found on the shelf
         with pytest.raises(DataError) as caught:
-            prepare(spec(model, rows), root)
+            prepare(train_spec(model, rows), root)
         message = caught.value.message
         assert "3 of 53 rows can't be trained on (over_long: 2, unclosed_thinking: 1)" in message
         assert "<|im_start|>assistant\n<think>no end<|im_end|>" in message
         assert (caught.value.file, caught.value.place) == (str(rows), "row 51")
         assert "max_dropped_frac 0.05" in str(caught.value.hint)
-    allowed = prepare(spec(model, rows, data__max_dropped_frac=0.1), root)
+    allowed = prepare(train_spec(model, rows, data__max_dropped_frac=0.1), root)
     assert allowed.cached
     assert allowed.rows_kept == 50
 
@@ -173,7 +170,7 @@ def test_a_template_that_fits_no_row_is_the_templates_error(
     rows = write_rows(tmp_path / "rows.jsonl", sums(20))
     named = {"name": str(model), "chat_template": str(template)}
     with pytest.raises(TemplateError) as caught:
-        prepare(spec(model, rows, model=named, data__max_dropped_frac=1), root)
+        prepare(train_spec(model, rows, model=named, data__max_dropped_frac=1), root)
     assert "20 of 20 rows" in caught.value.message
     assert "is not a prefix" in caught.value.message
     assert caught.value.place == "row 1"
@@ -184,15 +181,15 @@ def test_all_rows_dropped_is_an_error_whatever_is_allowed(
 ) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", long_rows(3))
     with pytest.raises(DataError, match="3 of 3 rows"):
-        prepare(spec(model, rows, data__max_dropped_frac=1), root)
+        prepare(train_spec(model, rows, data__max_dropped_frac=1), root)
 
 
 def test_whether_the_end_of_thinking_occurs_is_told(
     root: RootPaths, model: Path, data: Path
 ) -> None:
-    report = prepare(spec(model, data), root)
+    report = prepare(train_spec(model, data), root)
     assert (report.rows_with_think_end_token, report.think_end_in_template) == (40, True)
-    report = prepare(spec(model, data, eval__think_end_token="[/THINK]"), root)
+    report = prepare(train_spec(model, data, eval__think_end_token="[/THINK]"), root)
     assert (report.rows_with_think_end_token, report.think_end_in_template) == (0, False)
     assert report.rows_without_thinking == 40
 
@@ -204,5 +201,5 @@ def test_the_prompt_is_the_one_met_at_inference(
     template = tmp_path / "mode.jinja"
     template.write_text("{{ '<|im_start|>system\\nmode ' ~ mode ~ '<|im_end|>\\n' }}" + CHATML)
     named = {"name": str(model), "chat_template": str(template)}
-    made = spec(model, data, model=named, eval__chat_template_kwargs={"mode": "deep"})
+    made = train_spec(model, data, model=named, eval__chat_template_kwargs={"mode": "deep"})
     assert preview(made, root, 1).text.startswith("<|im_start|>system\nmode deep<|im_end|>")
