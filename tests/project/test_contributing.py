@@ -221,6 +221,7 @@ PHASE = '''
 
 from __future__ import annotations
 
+from jobspec.records import phases
 from jobspec.records.reports import DescribeReport
 from worker.phase import Phase, run
 
@@ -230,7 +231,7 @@ def body(phase: Phase) -> None:
 
 
 def main() -> None:
-    run("describe", body)
+    run(phases.DESCRIBE, body)
 
 
 if __name__ == "__main__":
@@ -253,9 +254,10 @@ def test_a_phase_is_its_module_two_entries_and_its_record(tmp_path: Path) -> Non
     last = (trial.directory / reports).read_text()
     trial.edit(reports, last, last + RECORD)
     names = "jobspec/records/phases.py"
-    first = 'PREPARE = PhaseInfo("prepare", "train")\n'
-    trial.edit(names, first, 'DESCRIBE = PhaseInfo("describe", "eval")\n' + first)
-    trial.edit(names, "PHASES = (PREPARE", "PHASES = (DESCRIBE, PREPARE")
+    trial.edit(names, "import ConvertReport,", "import ConvertReport, DescribeReport,")
+    first = 'PREPARE = PhaseInfo("prepare", '
+    trial.edit(names, first, 'DESCRIBE = PhaseInfo("describe", DescribeReport, "eval")\n' + first)
+    trial.edit(names, " = (PREPARE", " = (DESCRIBE, PREPARE")
     entry = '    PhaseEntry(info=phases.DESCRIBE, module="worker.data.describe"),\n'
     trial.edit("worker/phases.py", "\nPHASES = (\n", f"\nPHASES = (\n{entry}")
     trial.add("tests/worker/data/test_describe.py", PHASE_TEST.lstrip())

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from jobspec.spec import rules
 from jobspec.spec.schema import EvalSpec
 from jobspec.storage.layout import AttemptPaths
 from tests.support.paths import REPOSITORY
@@ -37,7 +38,9 @@ def questions(count: int) -> list[dict[str, Any]]:
 
 def make_attempt(root: Path, model: Path, evaluation: EvalSpec, number: int = 1) -> AttemptPaths:
     """An attempt's directory of a job that scores `model` as it is."""
-    return attempt_of(root, job_spec(model, name="scored", eval=evaluation), number)
+    spec = job_spec(model, name="scored", eval=evaluation)
+    rules.check(spec)
+    return attempt_of(root, spec, number)
 
 
 def make_trained_attempt(root: Path, evaluation: EvalSpec, model: Path) -> AttemptPaths:

@@ -8,12 +8,12 @@ from typing import Any
 
 import msgspec
 
-from jobspec.spec import builder, identity, parsing
+from jobspec.spec import builder, identity
 from jobspec.spec.schema import JobSpec
 
 
 def job_spec(model: str | Path = "some/model", /, **changes: Any) -> JobSpec:
-    """A spec as it is read from a file. Unless `train` is given it trains nothing.
+    """A spec whose fields are valid. Unless `train` is given it trains nothing.
 
     Args:
         changes: groups, as dictionaries or structs; or single fields by dotted name, such as
@@ -24,7 +24,7 @@ def job_spec(model: str | Path = "some/model", /, **changes: Any) -> JobSpec:
         group, _, field = name.partition("__")
         plain = msgspec.to_builtins(value, enc_hook=str)
         fields[group] = {**(fields.get(group) or {}), field: plain} if field else plain
-    return parsing.decode(msgspec.json.encode(fields))
+    return msgspec.convert(fields, JobSpec)
 
 
 def score_spec(name: str = "job", notes: str = "") -> JobSpec:

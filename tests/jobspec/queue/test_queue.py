@@ -25,7 +25,7 @@ from tests.support.specs import score_spec
 
 
 def test_enqueue_writes_the_canonical_bytes_everywhere(queue: Queue) -> None:
-    spec = score_spec("Qwen3 8B")
+    spec = score_spec("Qwen3.8B")
     job = queue.enqueue(spec, priority=60)
     assert (job.state, job.attempt, job.priority, job.already) == ("pending", 1, 60, False)
     assert job.id.startswith("qwen3-8b-")
