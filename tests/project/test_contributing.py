@@ -239,7 +239,7 @@ if __name__ == "__main__":
 '''
 PHASE_TEST = """
 from worker import phases
-from tests.support.commands import base_spec
+from tests.support.specs import base_spec
 
 
 def test_it_comes_first() -> None:
@@ -337,7 +337,7 @@ chunk = SampleChunk(
     requests=(SampleRequest(question="q", sample=0, seed=7, prompt=(1, 2)),),
 )
 ((_, rows),) = choice.load(object()).run(iter([chunk]))
-print(json.dumps([rows[0].text, choice.rows(sampling, 2), choice.facts()["engine"]]))
+print(json.dumps([rows[0].text, choice.rows(sampling, 2), choice.entry.title]))
 """
 
 
@@ -363,7 +363,7 @@ def test_an_engine_is_its_module_a_line_of_the_table_and_its_name(tmp_path: Path
     )
     (tmp_path / "config.json").write_text('{"max_position_embeddings": 128}')
     answer = trial.json(f"MODEL = {str(tmp_path)!r}\n{ASK_ENGINE}")
-    assert answer == ["q", 2, "echo"]
+    assert answer == ["q", 2, "Echo"]
     assert "1 passed" in trial.test(f"{CONTRACT}[echo]")
     trial.finish(f"{DOCUMENTED}[EvalSpec]")
 
