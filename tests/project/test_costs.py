@@ -26,7 +26,8 @@ pytestmark = pytest.mark.skipif(idle.missing() is not None, reason=idle.missing(
 MARK = "/jobspec-now-"
 TURNS = f"""
 import contextlib, os, sys
-from tests.support.queues import W, score_spec
+from tests.support.queues import W
+from tests.support.specs import score_spec
 from jobspec.queue.queue import Queue
 
 queue = Queue(sys.argv[1])
