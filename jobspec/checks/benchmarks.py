@@ -61,7 +61,7 @@ def _remarks_on(
     given = None if evaluation.benchmark_dir else os.environ.get(BENCHMARK_DIR)
     here = [name for name, path in files.items() if given and path and path.parent == where[0]]
     if here:
-        yield f"{', '.join(here)}: read from ${BENCHMARK_DIR}, which workers must be given too"
+        yield f"{', '.join(here)}: read from ${BENCHMARK_DIR}, which workers must have too"
     missing = [name for name, path in files.items() if path is None and _is_downloadable(name)]
     if missing:
         yield (

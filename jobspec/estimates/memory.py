@@ -129,7 +129,7 @@ def _activations(shape: DecoderShape, setting: Setting, width: int) -> float:
 
 
 def _others(setting: Setting) -> Iterator[tuple[str, str, Setting]]:
-    """What might fit: its kind, in words, and the setting; of each kind the mildest first."""
+    """Settings that might fit: a description of each kind and its settings, the mildest first."""
     train, devices = setting.train, setting.devices
     if not train.gradient_checkpointing:
         yield _changed(setting, "checkpointing", gradient_checkpointing=True)
