@@ -33,7 +33,7 @@ class PhaseEntry:
     Attributes:
         module: run as `python -m module ATTEMPT_DIR` on each rank.
         inputs: earlier phases whose summaries it reads, where they ran.
-        outputs: what it leaves beside its summary, and what a later attempt moves to itself.
+        outputs: the files it writes besides its summary; a later attempt moves them to itself.
         all_devices: a rank on each device of the plan; else one rank.
         manifest_facts: the fields of the attempt's manifest that its report fills; None: none.
         reused_as: the log line of a later attempt that reuses the finished phase; None: not reused.

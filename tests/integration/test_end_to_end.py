@@ -1,4 +1,4 @@
-"""The whole way with real DeepSpeed ranks: kills, stops and resumes of a tiny model's training."""
+"""End to end with real DeepSpeed ranks: kills, stops and resumes of a tiny model's training."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Struck:
     ends: dict[str, int] = field(default_factory=dict)
     codes: dict[str, int] = field(default_factory=dict)
     left: dict[str, list[int]] = field(default_factory=dict)
-    sealed: list[int] = field(default_factory=list)
+    complete: list[int] = field(default_factory=list)
 
     @property
     def attempt(self) -> AttemptPaths:
@@ -81,19 +81,19 @@ class Struck:
             self.codes[name] = process.wait(60)
 
     def kill(self, how: str, *options: str, states: int = 1) -> None:
-        """Once there are so many resume states, one of them made by this attempt."""
+        """Once there is this number of checkpoints, one of them made by this attempt."""
         with self.worker(how, *options) as process:
             first = resumed(self.attempt)["step"]
 
             def saved() -> bool:
-                self.sealed = sealed_steps(self.attempt)
-                return len(self.sealed) >= states and self.sealed[-1] > first
+                self.complete = complete_steps(self.attempt)
+                return len(self.complete) >= states and self.complete[-1] > first
 
-            until(saved, "a resume state")
+            until(saved, "a checkpoint")
             assert len(ranks_of(self.attempt.dir)) >= 2
             signal_to(process, "SIGKILL")
             process.wait()
-            with contextlib.suppress(AssertionError):  # who lives on is told of below
+            with contextlib.suppress(AssertionError):  # survivors are reported below
                 until(lambda: not ranks_of(self.attempt.dir), "the ranks' end", timeout_s=5.0)
             self.left[how] = ranks_of(self.attempt.dir)
 
@@ -109,8 +109,8 @@ def struck(tiny: Path, queue: Queue, calm: Job, tmp_path_factory: pytest.TempPat
     run.kill("auto", "--isolation", "auto")
     run.kill("subreaper", "--isolation", "subreaper")
     run.kill("damage", states=2)
-    run.sealed = sealed_steps(run.attempt)
-    newest = run.attempt.checkpoints / f"step-{run.sealed[-1]}"
+    run.complete = complete_steps(run.attempt)
+    newest = run.attempt.checkpoints / f"step-{run.complete[-1]}"
     victim = max(newest.rglob("*.pt"), key=lambda path: path.stat().st_size)
     data = victim.read_bytes()
     victim.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
@@ -120,8 +120,8 @@ def struck(tiny: Path, queue: Queue, calm: Job, tmp_path_factory: pytest.TempPat
     return run
 
 
-def sealed_steps(attempt: AttemptPaths) -> list[int]:
-    """The steps whose states are sealed, in order."""
+def complete_steps(attempt: AttemptPaths) -> list[int]:
+    """The steps whose checkpoints are complete, in order."""
     return sorted(int(path.parent.name[5:]) for path in attempt.checkpoints.glob("step-*/COMPLETE"))
 
 
@@ -173,9 +173,9 @@ def test_a_stop_saves_the_state_and_gives_the_job_back(struck: Struck, name: str
     assert resumed(after) == {"attempt": number, "step": last_step(stopped)}
 
 
-def test_a_state_whose_bytes_changed_is_passed_over_for_the_one_before(struck: Struck) -> None:
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(struck: Struck) -> None:
     after = struck.job.paths.attempt(struck.ends["damage"] + 1)
-    assert resumed(after)["step"] == struck.sealed[-2]
+    assert resumed(after)["step"] == struck.complete[-2]
     assert "differs from its SHA-256" in after.log("train").read_text()
 
 

@@ -36,7 +36,7 @@ from transformers import Olmo3ForCausalLM
 
 
 class Hungry(Olmo3ForCausalLM):
-    """A model whose device holds so many tokens at a time and no more."""
+    """A model whose device holds a limited number of tokens at a time."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -123,7 +123,7 @@ def test_a_hung_phase_is_killed_and_the_job_goes_on(
     attempt = job.paths.attempt(1)
 
     def saved() -> bool:
-        """What loads for long on a busy machine says nothing; somebody has to."""
+        """Whether there is a checkpoint. Loading logs nothing for long, so the test does."""
         for phase in ("prepare", "train"):
             if attempt.log(phase).exists():
                 with attempt.log(phase).open("a") as log:
@@ -132,7 +132,7 @@ def test_a_hung_phase_is_killed_and_the_job_goes_on(
 
     # Not much more than the ten seconds between two looks.
     with worker(queue, "--max-jobs", "1", "--stall", "12") as process:
-        until(saved, "a resume state")
+        until(saved, "a checkpoint")
         victim = max(ranks_of(attempt.dir))
         os.kill(victim, signal.SIGSTOP)  # a rank that answers nobody: the others wait for it
         assert process.wait(DEADLINE_S) == 0
@@ -153,7 +153,7 @@ def test_a_worker_that_was_stopped_past_its_lease_changes_nothing(
     job = queue.enqueue(with_model(spec, model))
     first = job.paths.attempt(1)
     with worker(queue, *ONE) as slow:
-        until(lambda: list(first.dir.glob("checkpoints/step-*/COMPLETE")), "a resume state")
+        until(lambda: list(first.dir.glob("checkpoints/step-*/COMPLETE")), "a checkpoint")
         everyone = [slow.pid, *ranks_of(first.dir)]
         for pid in everyone:
             os.kill(pid, signal.SIGSTOP)
@@ -172,12 +172,12 @@ def test_a_worker_that_was_stopped_past_its_lease_changes_nothing(
         assert slow.poll() is None
         signal_to(slow, "SIGTERM")
         assert slow.wait(30) == 0
-    assert f"attempt 1 of `{job.id}` no longer holds its claim" in worker_words(queue)
+    assert f"attempt 1 of `{job.id}` no longer holds its claim" in worker_output(queue)
     assert snapshot(job.paths.dir, but=first.dir) == before
     assert queue.job(job.id).attempt == 2
 
 
-def worker_words(queue: Queue) -> str:
+def worker_output(queue: Queue) -> str:
     """What all workers of a test said."""
     return "".join(log.read_text() for log in queue.paths.root.glob("worker-*.log"))
 
@@ -280,7 +280,7 @@ def test_a_full_disk_holds_the_queue_until_there_is_space(
             os.kill(pid, signal.SIGCONT)
         until(lambda: queue.on_hold() is not None, "the hold")
         until(lambda: not ranks_of(attempt.dir), "the phase's end")
-        # Not even the reason can be written down: the worker beats, waits and does not drain.
+        # Not even the reason can be written: the worker keeps its claim and does not drain.
         assert queue.job(job.id).state is State.RUNNING
         assert process.poll() is None
         filler.unlink()

@@ -25,8 +25,10 @@ def test_an_idle_worker_makes_few_calls_however_many_jobs_there_are(tmp_path: Pa
     root = tmp_path / "root"
     idle.make_root(root, finished=10_000, pending=1_000)
     calls = idle.calls_per_minute(root, minutes=60)
-    assert 6 < calls.naming <= LIMIT, calls  # beats are seen: what counts nothing proves nothing
-    assert calls.by_name["rename"] >= 4  # a beat every 15 s
+    assert 6 < calls.naming <= LIMIT, (
+        calls
+    )  # heartbeats are counted: without calls the test would prove nothing
+    assert calls.by_name["rename"] >= 4  # a heartbeat every 15 s
     assert calls.by_name["openat"] >= 6  # and two looks at pending, running and workers
     assert calls.all <= 2 * LIMIT, calls
 

@@ -19,7 +19,7 @@ from jobspec.relay.client import connect
 from jobspec.relay.offline import Offline
 from tests.support.commands import environment
 from tests.support.queues import queue_at, scores
-from tests.support.relays import relay, start, told
+from tests.support.relays import json_of, relay, start
 from tests.support.wandb_server import Server
 
 pytestmark = pytest.mark.wandb
@@ -60,7 +60,7 @@ def test_offline_runs_hold_every_row_once_and_sync_brings_them_over(tmp_path: Pa
     job.steps(1000, 1100)
     job.row(phase="eval", epoch=1.0, **{"bench/aime24/avg_at_32": 0.25})
     job.finish(scores(0.5, 0.25))
-    written = [Path(path) for path in told(relay(queue, None, "--offline", "--json"))["written"]]
+    written = [Path(path) for path in json_of(relay(queue, None, "--offline", "--json"))["written"]]
     assert {path.name.rpartition("-")[2] for path in written} == {"train", "eval"}
     train, evaluation = (read(next(path.glob("run-*.wandb"))) for path in written)
     assert [(row["attempt"], row["train/step"], row["_step"]) for row in train["rows"]] == [
@@ -77,11 +77,11 @@ def test_offline_runs_hold_every_row_once_and_sync_brings_them_over(tmp_path: Pa
     # A second time there is nothing to write; what was killed before it was noted is not repeated.
     cursor = queue.paths.root / "relay" / "cursors" / "offline" / f"{job.job}.json"
     before = cursor.read_bytes()
-    assert told(relay(queue, None, "--offline", "--json"))["written"] == []
+    assert json_of(relay(queue, None, "--offline", "--json"))["written"] == []
     cursor.unlink()
-    assert told(relay(queue, None, "--offline", "--json"))["written"] == []
+    assert json_of(relay(queue, None, "--offline", "--json"))["written"] == []
     assert cursor.read_bytes() == before
-    assert told(relay(queue, None, "--offline", "--verify", job.job, "--json"))["exact"]
+    assert json_of(relay(queue, None, "--offline", "--verify", job.job, "--json"))["exact"]
     with Server() as server:
         sync(server, written, tmp_path)
         run = server.run(f"{job.job}-train")
@@ -139,13 +139,13 @@ def test_a_torn_file_is_read_to_its_tear_a_damaged_one_refused(tmp_path: Path) -
     job = start(queue)
     job.steps(0, 400)
     queue.cancel(job.job)
-    (path,) = told(relay(queue, None, "--offline", "--json"))["written"]
+    (path,) = json_of(relay(queue, None, "--offline", "--json"))["written"]
     (file,) = Path(path).glob("run-*.wandb")
     data = file.read_bytes()
     assert len(read(file)["rows"]) == 400 and read(file)["exit"] == 1
     file.write_bytes(data[: len(data) // 2])
     assert 0 < len(read(file)["rows"]) < 400
-    checked = told(relay(queue, None, "--offline", "--verify", "--json", code=1))
+    checked = json_of(relay(queue, None, "--offline", "--verify", "--json", code=1))
     assert checked["runs"][0]["missing"] and not checked["exact"]
     file.write_bytes(data[:40000] + bytes([data[40000] ^ 1]) + data[40001:])
     assert "damaged" in relay(queue, None, "--offline", "--verify", code=1).stderr

@@ -1,4 +1,4 @@
-"""`jobspec relay` through the real wandb client, to a server on loopback that fails as told."""
+"""`jobspec relay` through the real wandb client, to a server on loopback that fails on request."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from jobspec.spec.schema import JobSpec
 from jobspec.storage import fs
 from tests.support.commands import jobspec_json
 from tests.support.queues import claim_next, queue_at, scores
-from tests.support.relays import Watching, Writing, later, lines, relay, start, told
+from tests.support.relays import Watching, Writing, json_of, later, lines, relay, start
 from tests.support.specs import tuned_spec
 from tests.support.wandb_server import KEY, Run, Server
 
@@ -48,9 +48,7 @@ def mishaps(what: str) -> int | str | None:
     return next((fault for below, fault in faults if chance < below), None)
 
 
-def test_every_row_arrives_once_whatever_fails_and_whoever_is_killed(
-    queue: Queue, server: Server
-) -> None:
+def test_every_row_arrives_once_whatever_fails_or_is_killed(queue: Queue, server: Server) -> None:
     jobs = [start(queue, rate) for rate in (1e-5, 2e-5, 3e-5)]
     server.lag_s, server.fault = 0.3, mishaps
     with Watching(queue, server) as watching:  # while it sends: first its client, then all of it
@@ -78,11 +76,11 @@ def test_every_row_arrives_once_whatever_fails_and_whoever_is_killed(
         assert [row["_step"] for row in run.rows] == list(range(job.seq))
         assert run.rewritten == 0
     server.fault = lambda what: None
-    assert told(relay(queue, server, "--verify", "--json"))["exact"]
+    assert json_of(relay(queue, server, "--verify", "--json"))["exact"]
 
 
 def ended(run: Run) -> bool:
-    """Whether a run was told its job's end; a training's own end comes before that."""
+    """Whether a run knows the end of its job; the end of training comes before that."""
     return run.exit_code == 0 and run.summary.get("job/state") == "succeeded"
 
 
@@ -231,7 +229,7 @@ def test_bad_rows_and_old_jobs_are_sent_bad_projects_named(queue: Queue, server:
     fs.remove(old.claim.dir.manifest)
     fs.publish(queue.paths.job(old.job).enqueue, b"{}")
     done = relay(queue, server, "--json", code=1)
-    closed, missing = sorted(told(done)["problems"], key=lambda text: nowhere.job in text)
+    closed, missing = sorted(json_of(done)["problems"], key=lambda text: nowhere.job in text)
     assert nowhere.job in missing and "project nowhere not found" in missing
     assert secret.job in closed and "permission denied" in closed
     first, second = server.run(f"{odd.job}-train").rows
@@ -240,7 +238,7 @@ def test_bad_rows_and_old_jobs_are_sent_bad_projects_named(queue: Queue, server:
     )
     assert "train/loss" not in second and second["train/step"] == 1
     assert [row["train/loss"] for row in server.run(f"{old.job}-train").rows] == [3, 2]
-    checked = told(relay(queue, server, odd.job, old.job, "--verify", "--json"))
+    checked = json_of(relay(queue, server, odd.job, old.job, "--verify", "--json"))
     assert checked["exact"] and sum(run["arrived"] for run in checked["runs"]) == 4
 
 

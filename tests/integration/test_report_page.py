@@ -243,7 +243,7 @@ def test_it_listens_on_loopback_alone_and_says_when_a_port_is_taken(
     assert "Address already in use" in done.stderr and "hint: " in done.stderr
 
 
-def test_ctrl_c_ends_it_though_somebody_listens(queue_root: Path) -> None:
+def test_ctrl_c_ends_it_with_an_open_connection(queue_root: Path) -> None:
     command = [sys.executable, "-u", "-m", "jobspec.cli", "serve", "--root", str(queue_root)]
     with ctrl_c_heard():
         server = subprocess.Popen(

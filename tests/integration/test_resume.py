@@ -103,7 +103,7 @@ def test_a_run_struck_nine_times_ends_as_the_calm_one_bit_for_bit(
     assert state_of(run) == f"step-{step}"
     assert not (run.job.attempt(run.number - 1).checkpoints / "step-12").exists()
 
-    # Both, in the middle of an epoch's save: what is there of it is not taken for weights.
+    # Both, in the middle of an epoch's save: its partial files do not count as weights.
     assert run.go(Strike("weights", "SIGKILL", to=(1, 0))) == [-9, -9]
     assert state_of(run) == "step-15"
     assert not (run.attempt.checkpoints / "epoch-2").exists()
@@ -115,12 +115,12 @@ def test_a_run_struck_nine_times_ends_as_the_calm_one_bit_for_bit(
     assert not (run.attempt.checkpoints / "epoch-2").exists()
 
     # It is measured first; then the first rank dies with all written but COMPLETE.
-    assert run.go(Strike("state, before its seal", "SIGKILL"))[0] == -9
+    assert run.go(Strike("state, before its manifest", "SIGKILL"))[0] == -9
     assert state_of(run) == "step-16"
     assert (run.attempt.checkpoints / "epoch-2").is_dir()
 
-    assert run.go() == [0, 0], run.told
-    assert run.losses == calm.losses, run.told
+    assert run.go() == [0, 0], run.history
+    assert run.losses == calm.losses, run.history
     assert run.eval_losses == calm.eval_losses
     assert run.summary["resumed_from"] == {"attempt": 8, "step": 16}
     epochs = [path.name for path in run.attempt.checkpoints.iterdir() if "epoch" in path.name]
@@ -175,7 +175,7 @@ def test_no_checkpoint_names_a_class_of_this_project(
 def test_a_run_goes_on_with_another_number_of_ranks(calm: Run, stopped: Run) -> None:
     run = stopped
     # Killed with all converted but COMPLETE: the state it came from is still there.
-    killed = Strike("state, before its seal", "SIGKILL")
+    killed = Strike("state, before its manifest", "SIGKILL")
     assert run.go(world=1, convert=[killed]) == [-9]
     assert state_of(run) == "step-5"
     assert run.go(Strike("step", "SIGUSR2", nth=5), world=1) == [75]

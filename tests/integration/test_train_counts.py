@@ -133,7 +133,7 @@ def test_another_engine_than_the_spec_asks_for_is_an_error(counted: Counted) -> 
         ("gemma", "<start_of_turn>model\n", "<end_of_turn>"),
     ],
 )
-def test_another_family_goes_the_whole_way(
+def test_another_family_trains_end_to_end(
     ranks: Forge, queue: Queue, tiny: Path, models: Path, family: str, opening: str, end: str
 ) -> None:
     """With the family's own template: from a spec to a model that anybody can load."""

@@ -39,7 +39,7 @@ def now(what):
 for turn in range(2):  # the first one imports, and reads what is remembered
     now("enqueue")
     queue.enqueue(score_spec(f"job{{turn}}"))
-    now("beat")
+    now("heartbeat")
     queue.heartbeat(W)
     now("reap")
     queue.reap()

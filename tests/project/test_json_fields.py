@@ -129,7 +129,7 @@ def test_what_does_not_fit_is_seen() -> None:
     assert misfit(None, "Room or null") is None and misfit({}, "Room or null") is not None
 
 
-def test_holding_and_setting_aside(tmp_path: Any) -> None:
+def test_hold_and_quarantine(tmp_path: Any) -> None:
     """Commands whose output no other test reads; `jobspec_json` holds it against the tables."""
     root = tmp_path / "root"
     spec = tmp_path / "specs"

@@ -62,7 +62,7 @@ class Cluster:
         return Queue(self.root)
 
     def setup(self, *options: str) -> None:
-        """As a person does it, but for beats that are quick: workers are killed here."""
+        """As a user does it, but with quick heartbeats: workers are killed here."""
         Queue.create(self.root, heartbeat_s=2.0, lease_s=120.0)
         settings = ["--root", str(self.root), "--sif", self.sif, "--apptainer", self.apptainer]
         self.models.mkdir()
@@ -123,7 +123,7 @@ class Cluster:
         try:
             return until(condition, what, timeout_s)
         except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.told()}") from None
+            raise AssertionError(f"{error}\n{self.transcript()}") from None
 
     def wait_for_steps(self, job: Job, attempt: int, count: int = 2) -> None:
         """Until an attempt has trained some steps."""
@@ -134,13 +134,13 @@ class Cluster:
         )
 
     def wait_for_success(self) -> None:
-        """Until every job has succeeded; no longer than somebody works on them."""
+        """Until every job has succeeded, or no worker is left that works on them."""
 
         def over() -> bool:
             return ended_well(self.queue) or not self.slurm.call("squeue", "--noheader")
 
         self.wait_until(over, "the jobs' end")
-        assert ended_well(self.queue), self.told()
+        assert ended_well(self.queue), self.transcript()
 
     def wait_for_end(self, *elements: str) -> None:
         """Until Slurm has no process of these elements left."""
@@ -150,8 +150,8 @@ class Cluster:
                 f"the end of {element}",
             )
 
-    def told(self) -> str:
-        """All that was said so far: for whoever reads a failed test."""
+    def transcript(self) -> str:
+        """Everything printed so far, for the message of a failed test."""
         logs = sorted((self.root / "slurm").glob("*.log"))
         parts = [f"== {log.name}\n{log.read_text()[-3000:]}" for log in logs]
         queue = self.slurm.call("squeue", "--all", "--states=all", "--array")

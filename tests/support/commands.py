@@ -58,7 +58,7 @@ def jobspec_json(*args: str | Path, cwd: Path | None = None, code: int = 0, **en
 
 
 class Talking:
-    """A command that goes on: its lines as they come, each within half a minute or never."""
+    """A command that keeps running: its lines in order, each within half a minute."""
 
     def __init__(self, *args: str | Path) -> None:
         self._process = subprocess.Popen(

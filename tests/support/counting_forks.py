@@ -298,7 +298,7 @@ def reload() -> None:
     (place / "reload.json").write_text(json.dumps(facts))
 
 
-def told(phase: Callable[[], None]) -> Callable[[], None]:
+def reported(phase: Callable[[], None]) -> Callable[[], None]:
     """A phase that exits as those of a rank do, its errors in its log."""
 
     def run() -> None:
@@ -315,5 +315,5 @@ def told(phase: Callable[[], None]) -> Callable[[], None]:
 if __name__ == "__main__":
     # Freed memory goes back at once, so that what is held can be told (M_MMAP_THRESHOLD).
     ctypes.CDLL(None).mallopt(-3, 1 << 16)
-    rank_forks.PHASES |= {"make": told(make), "train": train, "reload": told(reload)}
+    rank_forks.PHASES |= {"make": reported(make), "train": train, "reload": reported(reload)}
     rank_forks.main()

@@ -162,7 +162,7 @@ def _spec(name: str, rate: float | None = None) -> JobSpec:
 
 
 def claim(queue: Queue, worker: str, spec: JobSpec | None = None) -> Claim:
-    """Claim the next job, or that of `spec`, for a worker that beats and says what it does."""
+    """Claim the next job, or that of `spec`, for a worker that reports what it does."""
     if spec is not None:
         queue.enqueue(spec, priority=999)
     host = worker.split("-")[0]

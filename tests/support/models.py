@@ -44,7 +44,7 @@ from transformers import Olmo3ForCausalLM
 
 
 class Patient(Olmo3ForCausalLM):
-    """A model whose steps take as long as a large one's, and nobody's processor, until a word."""
+    """A model with the step time of a large one but without CPU use, until `hurry`."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -134,7 +134,7 @@ def coded_model(tiny: Path, model: Path, code: str) -> Path:
 
 
 def patient_model(tiny: Path, directory: Path, pace_s: float) -> Path:
-    """A model in `directory` whose forwards last `pace_s`, until somebody says `hurry`.
+    """A model in `directory` whose forwards last `pace_s`, until the test writes `hurry`.
 
     So that a job is in mid-training when a test has got there, however fast the machine, and is
     done soon after it: saving a state now and then costs more than all of a tiny model's steps.

@@ -46,7 +46,7 @@ def entries(queue: Queue) -> dict[str, list[str]]:
 
 
 def enqueue_and_claim(queue: Queue, spec: JobSpec, worker: str = WORKER) -> Claim:
-    """Enqueue a spec and claim it for a worker that beats."""
+    """Enqueue a spec and claim it for a worker that sends heartbeats."""
     job = queue.enqueue(spec, priority=900 + len(queue.jobs()))  # above all that waits
     claim = claim_next(queue, worker)
     assert claim.job == job.id

@@ -29,7 +29,7 @@ from worker.training import training_run
 from worker.training.trainer import RowTrainer
 from worker.training.training_run import TrainingRun
 
-LONGEST_S = 120.0  # an attempt of seconds: whoever takes longer waits for somebody
+LONGEST_S = 120.0  # an attempt of seconds: a longer one waits for a process that is gone
 GRACE_S = 3.0  # what the other ranks get once one has failed
 PHASES = {"convert": worker.checkpoints.convert.main, "train": worker.training.train.main}
 
@@ -49,7 +49,7 @@ POINTS: dict[str, tuple[Any, str, Callable[..., bool]]] = {
     "evaluation": (RowTrainer, "summed_loss", evaluating),
     "state, before a shard": (RowTrainer, "_save_optimizer_and_scheduler", always),
     "state, after the shards": (RowTrainer, "_save_rng_state", always),
-    "state, before its seal": (integrity, "publish_manifest", always),
+    "state, before its manifest": (integrity, "publish_manifest", always),
     "weights": (directories, "publish_directory", always),
 }
 

@@ -83,7 +83,7 @@ class Run:
     spec: JobSpec
     save_every: int = SAVE_EVERY
     number: int = 0
-    told: list[Any] = field(default_factory=list)
+    history: list[Any] = field(default_factory=list)
 
     @property
     def attempt(self) -> AttemptPaths:
@@ -109,7 +109,7 @@ class Run:
             if codes != [0]:
                 return codes
         codes = self.phase("train", plan.world, *strikes)
-        self.told.append((said, [vars(strike) for strike in strikes], codes))
+        self.history.append((said, [vars(strike) for strike in strikes], codes))
         return codes
 
     def phase(self, name: str, ranks: int, *strikes: Strike) -> list[int]:

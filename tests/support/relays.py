@@ -84,7 +84,7 @@ def relay(
     return jobspec("relay", *QUICK, *args, "--root", queue.paths.root, code=code, **where)
 
 
-def told(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+def json_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     """What a command printed with --json."""
     return json.loads(done.stdout)
 

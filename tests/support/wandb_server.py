@@ -95,7 +95,7 @@ class Server:
         self.keys: set[str] = set()  # authorizations that came
         self.fault: Fault = lambda what: None
         self.lag_s = 0.0
-        self.stale = 0  # so many answers yet show runs as if nothing had arrived
+        self.stale = 0  # the number of next answers that show runs as if nothing had arrived
         self.lock = threading.RLock()
         self.url = ""  # once it runs
         self._http = http_server(_handler(self), port)
@@ -196,7 +196,7 @@ class Server:
         run = self.runs.setdefault(key, Run(*key))
         run.facts |= {name: value for name, value in given.items() if value is not None}
         run.opened += 1
-        if run.exit_code is not None:  # taken up again
+        if run.exit_code is not None:  # resumed
             run.exit_code, run.preempting = None, False
         bucket = {
             "id": "b",

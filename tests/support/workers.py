@@ -1,4 +1,4 @@
-"""What the tests of the whole way share: a tiny model, specs on it, workers as real processes."""
+"""What the end-to-end tests share: a tiny model, specs on it, workers as real processes."""
 
 from __future__ import annotations
 

@@ -1,2 +1,2 @@
-"""Resume states and final models: where they are, whether they are whole, how they are
+"""Checkpoints and final models: where they are, whether they are complete, how they are
 converted."""

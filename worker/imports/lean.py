@@ -2,7 +2,7 @@
 
 A start is mostly imports. While `lean()` is open, packages that nothing here uses are declared
 absent; and what Transformers reads from the disk as it is imported, all its models' sources and all
-packages' lists of files, is read once instead of twice. Afterwards whoever does need one of those
+packages' lists of files, is read once instead of twice. Afterwards code that does need one of those
 packages imports it; only peft stays absent where no adapter is trained, since Accelerate asks again
 and again whether a model is peft's. benchmarks/start.py measures it.
 """
@@ -52,7 +52,7 @@ def lean(*, adapters: bool = False) -> Iterator[None]:
 def wants_adapters(arguments: Sequence[str]) -> bool:
     """Whether the attempt that a phase's command line names trains an adapter.
 
-    True where its spec can't be read: whoever needs it will say why.
+    True where its spec can't be read: the code that needs it will report why.
     """
     try:
         spec = json.loads(JobPaths(Path(arguments[-1]).parents[1]).spec.read_bytes())

@@ -19,7 +19,7 @@ def die_with_this_process() -> None:
     """Make every process that is forked from here on, and theirs in turn, die with its parent.
 
     Only forks by the main thread count: the kernel sends the signal when the forking *thread* ends.
-    Processes that are spawned import the main module anew; there `die_with_spawner` does the same.
+    Processes that are spawned import the main module again; there `die_with_spawner` does the same.
     """
     os.register_at_fork(before=_note_parent, after_in_child=_follow_parent)
 

@@ -146,7 +146,7 @@ class EngineChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def resolve_backend(backend: str, gpus: int) -> tuple[str, str]:
-    """The engine that runs for `eval.backend` on so many GPUs, and why, in a few words.
+    """The engine that runs for `eval.backend` on this number of GPUs, and the reason.
 
     Raises:
         ModelError: an engine was asked for by name and is not installed.

@@ -1,6 +1,6 @@
 """The loss of a micro-batch: hidden states of trained tokens alone, their logits tile by tile.
 
-TRL's fused head does the tiles. As it comes it has to find out which tokens are trained, for which
+TRL's fused head does the tiles. By default it has to find out which tokens are trained, for which
 a GPU is waited for in every micro-batch, and elsewhere it projects all tokens. So where a family's
 logits are no more than a projection, it is given the trained ones, whose number the host knows.
 """

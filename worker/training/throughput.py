@@ -46,7 +46,7 @@ class StepClock:
 def peak_memory_gib() -> float:
     """This rank's high-water mark: what its device allocated, on a CPU the process's resident set.
 
-    Source: proc_pid_status(5), VmHWM; unlike getrusage's figure it starts anew with `execve`.
+    Source: proc_pid_status(5), VmHWM; unlike getrusage's figure `execve` resets it.
     """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30

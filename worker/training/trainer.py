@@ -171,7 +171,7 @@ class RowTrainer(SFTTrainer):
         dist.barrier()
 
     def merge_adapter(self) -> None:
-        """Put the adapter into the weights it adapts, for good: training is over."""
+        """Merge the adapter into the weights permanently, because training is over."""
         self.model = self.model.merge_and_unload()
         self._merged = True
 

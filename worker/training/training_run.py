@@ -160,8 +160,8 @@ class TrainingRun:
                 f"ZeRO-{engine.zero_optimization_stage()} would train, the spec asks for "
                 f"ZeRO-{self.train.zero_stage}"
             )
-        # DeepSpeed reads this to decide whether an offloaded gradient is added to or replaced; it
-        # is told of one accumulation step, while a step of ours may have several micro-batches.
+        # DeepSpeed reads this to decide whether an offloaded gradient is added to or replaced. Its
+        # configuration has one accumulation step, but a step here may have several micro-batches.
         optimizer: Any = engine.optimizer
         if hasattr(optimizer, "gradient_accumulation_steps"):
             optimizer.gradient_accumulation_steps = 2

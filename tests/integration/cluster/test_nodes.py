@@ -67,5 +67,5 @@ def test_a_node_powered_off_and_one_partitioned(cluster: Cluster) -> None:
     cluster.wait_for_end(ours, other)
     assert cluster.queue.job(job.id).attempt == 3
     assert resumed_from(job, 3) == {} or resumed_from(job, 3)["step"] > 0
-    assert reason(job, 2) is None  # a fenced attempt leaves no word
+    assert reason(job, 2) is None  # a fenced attempt writes no end.json
     assert processes_with(str(cluster.root)) == []

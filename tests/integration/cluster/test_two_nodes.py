@@ -39,7 +39,7 @@ def test_a_job_on_two_nodes_goes_on_after_its_srun_was_killed(
     number = slurm.call("sbatch", "--parsable", *asked, str(script))
     try:
         first, second = job.paths.attempt(1), job.paths.attempt(2)
-        until(lambda: list(first.dir.glob("checkpoints/step-*/COMPLETE")), "a resume state")
+        until(lambda: list(first.dir.glob("checkpoints/step-*/COMPLETE")), "a checkpoint")
         for pid in sruns_of(first.dir):
             os.kill(pid, signal.SIGKILL)
         until(lambda: not ranks_of(first.dir), "both nodes to end their ranks", timeout_s=5.0)

@@ -155,7 +155,7 @@ def test_an_attempt_stopped_anywhere_in_its_commit_spoils_nothing(roots: Roots) 
 
 
 def test_nobody_is_reaped_when_the_filesystem_stood_still(roots: Roots, shared: MooseFS) -> None:
-    """Its master stops for three leases: no beat, no read. When it is back, everybody lives."""
+    """Its master stops for three leases. Afterwards all workers count as alive."""
     lease_s = 2.0
     mine = Queue.create(roots[0], heartbeat_s=lease_s / 10, lease_s=lease_s)
     mine.enqueue(score_spec())
@@ -169,12 +169,12 @@ def test_nobody_is_reaped_when_the_filesystem_stood_still(roots: Roots, shared: 
             looks[0] += 1
             stop.wait(lease_s / 20)
 
-    def beat() -> None:
+    def send_heartbeat() -> None:
         while not stop.is_set():
             mine.heartbeat(W, job=claim.job)
             stop.wait(lease_s / 10)
 
-    threads = [threading.Thread(target=read), threading.Thread(target=beat)]
+    threads = [threading.Thread(target=read), threading.Thread(target=send_heartbeat)]
     for thread in threads:
         thread.start()
     try:
@@ -195,7 +195,7 @@ def test_nobody_is_reaped_when_the_filesystem_stood_still(roots: Roots, shared: 
 def test_a_worker_killed_on_one_node_is_reaped_from_the_other(roots: Roots) -> None:
     lease_s = 1.0
     Queue.create(roots[0], heartbeat_s=lease_s / 10, lease_s=lease_s).enqueue(score_spec())
-    child = fork(lambda: _beat_for_ever(roots[0]))
+    child = fork(lambda: _send_heartbeats_forever(roots[0]))
     theirs = Queue(roots[1])
     try:
         until(lambda: theirs.jobs(State.RUNNING))
@@ -210,7 +210,7 @@ def test_a_worker_killed_on_one_node_is_reaped_from_the_other(roots: Roots) -> N
     assert theirs.jobs()[0].attempt == 2
 
 
-def _beat_for_ever(root: Path) -> None:
+def _send_heartbeats_forever(root: Path) -> None:
     queue = Queue(root)
     claim = claimed(queue)
     while True:

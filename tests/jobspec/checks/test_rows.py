@@ -97,7 +97,7 @@ def test_preview_shows_the_trained_span(tiny: Path) -> None:
     assert trained and shown.input_ids[-len(trained) :] == trained
 
 
-def test_without_the_worker_the_check_is_refused_with_a_way_out(
+def test_without_the_worker_the_check_is_refused_with_a_hint(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JOBSPEC_WORKER_COMMAND", f"{shlex.quote(sys.executable)} -I -S")

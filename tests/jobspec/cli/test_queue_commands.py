@@ -193,7 +193,7 @@ def test_cancel_and_retry(queue: Queue) -> None:
     assert found["jobs"] == [{"job": job.id, "state": "pending", "attempt": 2}]
 
 
-def test_transitions_need_to_be_told_of_what(queue: Queue) -> None:
+def test_transitions_need_a_selection_of_jobs(queue: Queue) -> None:
     queue.enqueue(base_spec())
     jobspec("cancel", "--root", queue.paths.root, code=2)
     assert queue.jobs()[0].state is State.PENDING
@@ -239,11 +239,11 @@ def test_workers_drain_and_quarantine(queue: Queue) -> None:
 
 def test_reap_takes_back_what_a_dead_worker_held(queue: Queue) -> None:
     claim = enqueue_and_claim(queue, base_spec())
-    assert on(queue, "reap") == f"{claim.job}\n"  # its beat stands still for a whole lease
+    assert on(queue, "reap") == f"{claim.job}\n"  # no heartbeat for a whole lease
     assert queue.job(claim.job).state is State.PENDING
 
 
-def test_reap_at_a_persons_word(queue: Queue) -> None:
+def test_reap_now_of_a_named_worker(queue: Queue) -> None:
     claim = enqueue_and_claim(queue, base_spec())
     jobspec("reap", "--now", "--root", queue.paths.root, code=2)
     found = jobspec_json("reap", "--worker", "gpu012", "--now", "--root", queue.paths.root)

@@ -141,7 +141,7 @@ def test_status_as_it_is_seen(queue: Queue, columns: int, golden: str) -> None:
 
 
 def two_hundred(root: RootPaths) -> tuple[Status, list[Job]]:
-    """What is told of 200 running jobs and as many workers."""
+    """What is printed for 200 running jobs and as many workers."""
     numbers = range(200)
     tickets = [Ticket(500, "20261122T100000000000Z", f"job-{n:010x}") for n in numbers]
     jobs = [Job(Entry(State.RUNNING, ticket, f"w-{n}"), root) for n, ticket in enumerate(tickets)]

@@ -1,6 +1,6 @@
 """The cluster without a cluster: settings, renderings against golden texts, refusals.
 
-Golden texts are made anew by `JOBSPEC_GOLDEN=write python -m pytest
+Golden texts are rewritten by `JOBSPEC_GOLDEN=write python -m pytest
 tests/jobspec/cluster/test_cluster.py`, to
 be read before they are committed.
 """
@@ -157,7 +157,7 @@ def test_setup_changes_given_settings_and_keeps_the_others(tmp_path: Path) -> No
 
 
 def test_setup_asks_for_all_settings_or_only_for_required_ones(tmp_path: Path) -> None:
-    """Without options a dialogue; whoever gives some is asked for the rest only if it must be."""
+    """Without options a dialogue; with some options, only missing required ones are asked for."""
     where = ["setup", "--site", str(tmp_path / "site.env")]
     dialogue = Terminal(*where, columns=100)
     for question, answer in (

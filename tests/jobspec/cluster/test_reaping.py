@@ -134,7 +134,7 @@ def test_a_healthy_queue_does_not_ask_slurm(tmp_path: Path, stub: Stub) -> None:
 
 
 def test_a_new_process_can_reap_with_one_call(tmp_path: Path, stub: Stub) -> None:
-    """As from cron: it stays for some beats where a later run makes a death likely."""
+    """As from cron: it waits for some heartbeats where a later run makes a death likely."""
     queue, _ = running(tmp_path, beat_s=0.1)
     stub.says("7 PENDING 2 jobspec")
     fresh = Queue(queue.paths.root)

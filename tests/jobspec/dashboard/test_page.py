@@ -116,13 +116,13 @@ def test_an_empty_root_has_a_page(queue: Queue) -> None:
 # --- time
 
 
-def spent(queue: Queue) -> list[gpu_hours.PhaseUsage]:
+def phase_usage(queue: Queue) -> list[gpu_hours.PhaseUsage]:
     (job,) = queue.jobs()
     return gpu_hours.phase_usage(job)
 
 
 def lost(queue: Queue) -> dict[tuple[int, str], float]:
-    return {(s.attempt, s.phase): s.lost_s for s in spent(queue)}
+    return {(s.attempt, s.phase): s.lost_s for s in phase_usage(queue)}
 
 
 def rows(*, first: int, last: int, **head: Any) -> bytes:
@@ -150,8 +150,8 @@ def test_training_beyond_what_was_resumed_from_is_lost(queue: Queue) -> None:
     found = lost(queue)
     assert found[1, "train"] == pytest.approx(3600 * 0.25)  # of 40 s between rows, the last 10
     assert (found[1, "prepare"], found[1, "overhead"]) == (0, 0)
-    assert spent(queue)[0].gpus == 8
-    assert spent(queue)[1].gpu_h == pytest.approx(8.0)
+    assert phase_usage(queue)[0].gpus == 8
+    assert phase_usage(queue)[1].gpu_h == pytest.approx(8.0)
 
 
 def test_without_a_state_all_training_is_lost_and_with_one_not(queue: Queue) -> None:
@@ -162,12 +162,12 @@ def test_without_a_state_all_training_is_lost_and_with_one_not(queue: Queue) -> 
     assert lost(queue)[1, "train"] == 3600
     (claim.dir.checkpoints / "step-41").mkdir(parents=True)
     assert lost(queue)[1, "train"] == 0
-    assert spent(queue)[0].gpus == 0
+    assert phase_usage(queue)[0].gpus == 0
 
 
 def test_all_work_of_a_job_without_a_result_is_lost(queue: Queue) -> None:
     fail(queue, base_spec(), "no")
-    assert all(each.lost_s == each.wall_s > 0 for each in spent(queue))
+    assert all(each.lost_s == each.wall_s > 0 for each in phase_usage(queue))
 
 
 def test_an_attempt_without_an_end_counts_until_its_last_row(queue: Queue) -> None:
@@ -179,7 +179,7 @@ def test_an_attempt_without_an_end_counts_until_its_last_row(queue: Queue) -> No
     )
     claim.dir.metrics.write_bytes(rows(first=6, last=45))
     queue.reap(worker=WORKER, now=True)
-    took = {each.phase: each.wall_s for each in spent(queue)}
+    took = {each.phase: each.wall_s for each in phase_usage(queue)}
     assert took == {"prepare": 5.0, "train": 40.0}
 
 
@@ -255,4 +255,4 @@ def test_phases_of_an_end_that_kept_them_cost_nothing(queue: Queue) -> None:
     kept = (PhaseTime(phase="prepare", kept=True), PhaseTime(phase="train", wall_s=7.0))
     claim.end(msgspec.structs.replace(ended(Reason.NODE), phases=kept, overhead_s=0.0))
     claim.requeue("node")
-    assert [(each.phase, each.wall_s) for each in spent(queue)] == [("train", 7.0)]
+    assert [(each.phase, each.wall_s) for each in phase_usage(queue)] == [("train", 7.0)]

@@ -266,7 +266,7 @@ def test_a_late_filesystem_without_atomic_rename_is_bad(tmp_path: Path) -> None:
 
 
 def test_changes_after_the_actor_stopped_are_not_missed() -> None:
-    """Who waits in vain stops; what the other waits for then was never done."""
+    """A process whose wait times out stops, and the other process reports the missing step."""
     names = {"a": "a", "b": "b"}
     reports = {
         "a": Report(noticed=True, began=[1.0, 2.0], acted=[1.0, 2.0], seen={"b": [1.25, None]}),

@@ -343,4 +343,4 @@ def test_silence_is_counted_for_each_key_separately() -> None:
     monitor.observe(keys[:1], heartbeats, 100, cap_s=30)
     assert monitor.silent_s(W, "a-0123456789") == 40
     monitor.observe(keys, [], 110, cap_s=30)
-    assert monitor.silent_s(V) == 0  # forgotten in between, so begun anew
+    assert monitor.silent_s(V) == 0  # forgotten in between, so it starts again

@@ -60,13 +60,13 @@ def test_a_resumed_attempt_cuts_what_its_predecessor_wrote_beyond_the_checkpoint
     assert steps(job) == [(1, 10), (1, 20), (2, 30)]
 
 
-def test_without_word_of_resuming_the_later_attempt_wins_by_step(job: JobPaths) -> None:
+def test_without_a_resumed_step_the_later_attempt_wins_by_step(job: JobPaths) -> None:
     write(job, 1, losses(1, 2, 3, 4))
     write(job, 2, losses(3, 4, at=10))
     assert steps(job) == [(1, 1), (1, 2), (2, 3), (2, 4)]
 
 
-def test_an_attempt_that_began_anew_leaves_nothing_of_earlier_ones(job: JobPaths) -> None:
+def test_an_attempt_that_began_again_replaces_all_earlier_rows(job: JobPaths) -> None:
     write(job, 1, losses(1, 2, 3, 4))
     write(job, 2, losses(1, 2, at=10))
     assert steps(job) == [(2, 1), (2, 2)]

@@ -83,7 +83,7 @@ def test_a_torn_cursor_is_none(tmp_path: Path) -> None:
 # What the runs are
 
 
-def test_settled_rows_are_those_up_to_the_newest_sealed_state(queue: Queue) -> None:
+def test_settled_rows_are_those_up_to_the_newest_complete_checkpoint(queue: Queue) -> None:
     job = start(queue)
     job.steps(0, 10)
     state = job.claim.dir.checkpoints / "step-6"
@@ -101,7 +101,7 @@ def test_nothing_goes_out_while_it_is_unknown_when_the_last_attempt_ended(queue:
     job.steps(0, 3)
     queue.reap(worker=job.claim.worker, now=True)
     assert train(queue, job.job).sendable == 3
-    fs.remove(job.claim.dir.revoked)  # whoever took the claim died before it could say so
+    fs.remove(job.claim.dir.revoked)  # the process that took the claim died before it recorded that
     assert train(queue, job.job).sendable == 0
 
 

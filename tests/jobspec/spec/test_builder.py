@@ -148,7 +148,7 @@ def test_set_reads_json_and_else_text(setting: str, place: tuple[str, ...], valu
         ("eval.benchmarks=aime24", "$.eval.benchmarks", "schema"),
     ],
 )
-def test_a_wrong_setting_is_named_with_a_way_out(setting: str, place: str, hint: str) -> None:
+def test_a_wrong_setting_is_named_with_a_hint(setting: str, place: str, hint: str) -> None:
     with pytest.raises(SpecError) as caught:
         one(setting)
     assert caught.value.place == place

@@ -80,7 +80,7 @@ def test_gpus_that_slurm_promised_and_that_do_not_answer_are_missed():
 @pytest.mark.parametrize(
     "code", [pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH]
 )
-def test_a_driver_that_fails_is_not_taken_for_a_node_without_gpus(
+def test_a_failing_driver_does_not_count_as_a_node_without_gpus(
     code: int, monkeypatch: pytest.MonkeyPatch
 ):
     def fail() -> None:

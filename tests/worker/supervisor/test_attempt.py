@@ -73,7 +73,7 @@ def test_a_commit_that_was_made_before_the_root_failed_is_no_loss(
     ],
     ids=lambda outcome: outcome.reason,
 )
-def test_whoever_lost_its_claim_leaves_no_word_and_no_hold(
+def test_a_worker_that_lost_its_claim_writes_no_end_and_no_hold(
     worker: Worker, outcome: PhaseOutcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claim = claimed(worker)

@@ -24,7 +24,7 @@ def finish(job: JobPaths, number: int, phase: str, **summary) -> None:
     job.attempt(number).done(phase).write_text(json.dumps(summary))
 
 
-def test_a_first_attempt_takes_nothing(job, tmp_path):
+def test_a_first_attempt_carries_nothing_over(job, tmp_path):
     assert carry_over(job, job.attempt(1), tmp_path) == []
 
 

@@ -78,7 +78,7 @@ def test_a_node_of_several_that_went_is_the_nodes(about):
     assert "n2 disconnected" in outcome.message
 
 
-def test_an_end_without_a_word_is_unexplained_only_before_the_first_step(about):
+def test_an_exit_without_a_report_is_unexplained_only_before_the_first_step(about):
     about().paths.log("train").write_text("Loading\nSegmentation fault\n")
     outcome = classify_exit("train", 139, about())
     assert (outcome.reason, outcome.unexplained, outcome.again) == (Reason.FAILED, True, True)

@@ -101,7 +101,7 @@ def test_the_loss_and_its_gradients_are_those_of_the_models_own_logits(config: A
     for name, weight in model.named_parameters():
         torch.testing.assert_close(weight.grad, expected[name], rtol=1e-5, atol=1e-5)
     text = model(inputs["input_ids"]).logits
-    assert text.shape == (2, 61, VOCABULARY), "whoever generates gets logits as before"
+    assert text.shape == (2, 61, VOCABULARY), "generation gets logits as before"
 
 
 def test_logits_come_in_tiles_of_trained_tokens_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,7 @@ def test_a_phase_is_started_again_at_another_port_three_times_at_most(
     assert codes == [exit_codes.PORT_IN_USE] * taken + [0] * (3 - taken)
 
 
-def test_a_taken_port_is_told_from_other_troubles() -> None:
+def test_a_busy_port_is_distinguished_from_other_errors() -> None:
     code = (
         "import sys\nfrom worker.training import rendezvous\n"
         "sys.exit(0 if rendezvous.join('gloo') else 98)"

@@ -155,7 +155,7 @@ def test_killed_in_the_middle_it_leaves_nothing_under_the_key(
     left = stems(root.prepared)
     assert left
     assert all(name.startswith(".") for name in left)
-    # Its pool dies with it, so that the next one may take what it left for abandoned.
+    # Its pool dies with it, so that the next one may treat its files as abandoned.
     report = json.loads(run_prepare("--check", file, "--root", root.root).stdout)
     assert report["rows_in"] == 20_000
     assert len(stems(root.prepared)) == 1
@@ -189,7 +189,7 @@ def test_a_full_disk_leaves_nothing(model: Path, kept_tokenizers: Path, tmp_path
     assert done.stderr == ""
 
 
-def test_a_root_that_takes_nothing_is_named(model: Path, kept_tokenizers: Path) -> None:
+def test_a_root_that_is_not_writable_is_named(model: Path, kept_tokenizers: Path) -> None:
     """Run as nobody, where the tests run as root, whom nothing is forbidden."""
     code = (
         "import os, sys\nfrom pathlib import Path\n"

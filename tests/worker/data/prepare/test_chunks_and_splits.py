@@ -1,4 +1,4 @@
-"""The same rows however the file is cut into chunks, and how they are dealt into splits."""
+"""The same rows however the file is cut into chunks, and how they are assigned to splits."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_longest_micro_batch_is_of_the_kind_that_will_be_trained(
     prepared = PreparedPaths(root.root / prepare(made, root).dir)
     longest = max(dataset_cache.read_counts(prepared.train)[0])
     found = count_micro_batches(made, prepared.train)
-    # Two rows of some 60 tokens as they come, or the four that fit into 256.
+    # Two rows of some 60 tokens without packing, or the four that fit into 256.
     assert found[0] == Passes(unpacked=15, packed=9)
     low, high = (2 * longest, 256) if packing else (longest, 2 * longest)
     assert low < found[1] <= high

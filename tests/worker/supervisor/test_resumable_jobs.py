@@ -1,4 +1,4 @@
-"""Whether a worker takes a job that was begun elsewhere, and what it leaves of it."""
+"""Whether a worker claims a job that another worker began, and which files it deletes."""
 
 from __future__ import annotations
 
