@@ -23,6 +23,7 @@ FIRST = (
     "tests/integration/test_end_to_end.py",
     "tests/integration/test_train_modes.py",
     "tests/integration/test_resume.py",
+    "tests/project/test_contributing.py",
     "tests/integration",
 )
 

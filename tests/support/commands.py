@@ -1,4 +1,4 @@
-"""What the command line's tests share: the real command in a subprocess, and queues to look at."""
+"""Runs the real `jobspec` command in a subprocess."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small engines of three families, and what they are asked."""
+"""Small engines of three model families, and their prompts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of evaluation share: tiny models, benchmark files, jobs, and the phase itself."""
+"""Helpers for tests of evaluation: benchmark files, attempts, and running the phase."""
 
 from __future__ import annotations
 

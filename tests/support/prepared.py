@@ -1,4 +1,4 @@
-"""What the tests of prepare share: chat formats, a tokenizer of bytes, model directories, specs."""
+"""Helpers for tests of the prepare phase: chat formats, rows, and running the phase."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of the real vLLM share: its settings for a small CPU, a model, its processes."""
+"""Helpers for tests of the real vLLM: its settings for a small CPU, and its processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: a tiny model, specs on it, workers as real processes."""
+"""Starts workers as real processes, and reads what they have written."""
 
 from __future__ import annotations
 

@@ -34,9 +34,10 @@ def test_prepared_rows_are_found_again_without_any_heavy_import(
     attempt = attempt_of(root.root, other).dir
     code = (
         "import sys\n"
+        "from jobspec.records import phases\n"
         "from worker.data import prepare\n"
         "from worker.phase import Phase\n"
-        "prepare.body(Phase('prepare', sys.argv[1]))\n"
+        "prepare.body(Phase(phases.PREPARE, sys.argv[1]))\n"
         "heavy = {'torch', 'transformers', 'datasets', 'pyarrow', 'numpy', 'tokenizers'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
