@@ -1,7 +1,7 @@
-"""The worker's programs, run from here: in this environment, or in the image.
+"""Runs programs of the worker, in this environment or in the image.
 
-`$JOBSPEC_WORKER_COMMAND` is a prefix that takes Python's place: `apptainer exec worker.sif python`.
-A program answers with JSON on stdout; where it refuses, with `{"error": {...}}` and exit code 3.
+`$JOBSPEC_WORKER_COMMAND` replaces `python` in the command: `apptainer exec worker.sif python`.
+A program prints JSON to stdout. If it refuses, it prints `{"error": {...}}` and exits with 3.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ WORKER_COMMAND = "JOBSPEC_WORKER_COMMAND"
 
 
 def worker_python() -> list[str]:
-    """The Python that has the worker's packages: this one, or the image's."""
+    """The command for a Python with the worker's packages: this one, or the image's."""
     return shlex.split(os.environ.get(WORKER_COMMAND, "")) or [sys.executable]
 
 
 def run(module: str, arguments: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
-    """Run `python -m module` with the worker's Python, to its end."""
+    """Run `python -m module` with the worker's Python, and wait until it ends."""
     command = [*worker_python(), "-m", module, *arguments]
     try:
         return subprocess.run(
@@ -51,11 +51,13 @@ def ask(kind: type[R], module: str, arguments: Sequence[str], *, what: str, with
 
     Args:
         kind: the record that the program prints.
-        what: what can't be done if that fails: "the rows can't be checked".
-        without: the option that goes on without it, for the hint.
+        module: the program.
+        arguments: its command line.
+        what: start of the message if it fails, e.g. "the rows can't be checked".
+        without: an option that avoids running it, for the hint.
 
     Raises:
-        JobspecError: what the program refused; or that it is not installed here, or broke off.
+        JobspecError: the program refused, failed, or is not installed.
     """
     done = run(module, arguments)
     if done.returncode == 0:
@@ -73,19 +75,19 @@ def ask(kind: type[R], module: str, arguments: Sequence[str], *, what: str, with
         )
     tail = "\n".join(done.stderr.strip().splitlines()[-15:])
     raise JobspecError(
-        f"{what}: {module} broke off with exit code {done.returncode}:\n{tail}",
-        hint="this is a bug of ours or of the environment"
-        + (f"; {without} goes on without it" if without else ""),
+        f"{what}: {module} failed with exit code {done.returncode}:\n{tail}",
+        hint="this is a bug in jobspec or in the environment"
+        + (f"; {without} continues without it" if without else ""),
     )
 
 
 def stream(kind: type[R], module: str, arguments: Sequence[str], *, what: str) -> Iterator[R]:
     """Run a program of the worker and yield its answers, one per line, as it prints them.
 
-    Its stderr is ours, so that people see its progress.
+    It writes its progress to this process's stderr.
 
     Raises:
-        JobspecError: it is not installed here, or broke off.
+        JobspecError: the program failed, or is not installed.
     """
     command = [*worker_python(), "-m", module, *arguments]
     try:
@@ -104,15 +106,15 @@ def stream(kind: type[R], module: str, arguments: Sequence[str], *, what: str) -
                 yield msgspec.json.decode(line, type=kind)
     if running.returncode not in (exit_codes.DONE, exit_codes.REFUSED):
         raise JobspecError(
-            f"{what}: {module} broke off with exit code {running.returncode}",
-            hint='what it said stands above; is `pip install "jobspec[worker]"` done here, '
-            f"or the image named in ${WORKER_COMMAND}?",
+            f"{what}: {module} failed with exit code {running.returncode}",
+            hint="see its messages above; it needs `pip install 'jobspec[worker]'` or an image "
+            f"in ${WORKER_COMMAND}",
         )
 
 
 def _not_run(command: Sequence[str], error: OSError) -> JobspecError:
     return JobspecError(
-        f"`{command[0]}` can't be run: {error.strerror}", hint=f"look at ${WORKER_COMMAND}"
+        f"`{command[0]}` can't be run: {error.strerror}", hint=f"check ${WORKER_COMMAND}"
     )
 
 

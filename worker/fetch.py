@@ -1,8 +1,10 @@
-"""Fill a root's cache on a node with network: `python -m worker.fetch [--json] ROOT SPEC…`.
+"""Fills a root's cache on a node with network access.
 
-Downloads each spec's model, our benchmarks, and the data of lm-eval's tasks, to where a worker
-without network looks for them. What is there already is not downloaded again. Prints a line each;
-with `--json` an object each, refusals as `{"error": {...}}`. Exits 3 if something can't be had.
+    python -m worker.fetch [--json] ROOT SPEC…
+
+Downloads each spec's model, our benchmarks, and the data of lm-eval's tasks to the directories that
+workers without network read. Existing files are not downloaded again. Prints a line for each item,
+with `--json` an object, and errors as `{"error": {...}}`. Exits with 3 if a download fails.
 """
 
 from __future__ import annotations
@@ -25,17 +27,17 @@ from jobspec.spec import parsing
 from jobspec.spec.schema import JobSpec, ModelSpec
 from jobspec.storage.layout import RootPaths
 
-# Weights in other formats than safetensors are pickles: never read, so never fetched.
+# Other formats than safetensors may be pickles. They are never read, so they are not fetched.
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "tokenizer*", "*.tiktoken")
 _REFUSED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.gguf", "*.onnx")
 _CODE = "*.py"
 
 
 def fetch(root: RootPaths, spec: JobSpec) -> Iterator[str]:
-    """Fetch all that a job of this spec reads; yields what was done.
+    """Fetch everything that a job of this spec reads; yields a line for each item.
 
     Raises:
-        JobspecError: something can't be had; what was fetched before it stays.
+        JobspecError: a download failed. Items fetched before it are kept.
     """
     yield _fetch_model(root, spec.model)
     if spec.eval is None:
@@ -64,7 +66,7 @@ def _fetch_model(root: RootPaths, model: ModelSpec) -> str:
 
     wanted = [*_WANTED, *([_CODE] if model.trust_remote_code else [])]
     try:
-        found = huggingface_hub.snapshot_download(
+        directory = huggingface_hub.snapshot_download(
             model.name,
             revision=model.revision,
             cache_dir=root.hub,
@@ -75,15 +77,15 @@ def _fetch_model(root: RootPaths, model: ModelSpec) -> str:
         raise ModelError(
             f"`{model.name}` can't be downloaded: {str(error).strip().splitlines()[0]}",
             place="$.model.name",
-            hint="is this node online, is the name right, and does the model ask for $HF_TOKEN?",
+            hint="check the name and the network of this node; gated models need $HF_TOKEN",
         ) from error
-    if not any(Path(found).rglob("*.safetensors")):
+    if not any(Path(directory).rglob("*.safetensors")):
         raise ModelError(
             f"`{model.name}` has no safetensors weights",
             place="$.model.name",
-            hint="other formats can carry code and are never read: convert them, or ask its makers",
+            hint="other formats can contain code and are never read; convert them to safetensors",
         )
-    return f"{model.name}: {found}"
+    return f"{model.name}: {directory}"
 
 
 def main() -> int:
@@ -94,7 +96,7 @@ def main() -> int:
     args = parser.parse_args()
     root = RootPaths(args.root.absolute())
     roots.restrict_umask()
-    # Read as the libraries are imported; a worker's phases get the same places.
+    # The libraries read these when they are imported. Phases of a worker get the same directories.
     os.environ |= {
         "HF_HOME": str(root.cache),
         "HF_HUB_CACHE": str(root.hub),
@@ -102,7 +104,7 @@ def main() -> int:
     }
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
         os.environ.pop(name, None)
-    # Every spec is tried: what is missing of one is no reason to leave the others unfetched.
+    # Try every spec, even if one before it failed.
     fetched = [_fetch_one(root, path, as_json=args.json) for path in args.specs]
     return 0 if all(fetched) else exit_codes.REFUSED
 

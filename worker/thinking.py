@@ -1,6 +1,6 @@
-"""The tags of a think block, and what of a response stands after it.
+"""The tags of a think block, and the part of a response after it.
 
-Everything works on decoded text, because `</think>` is not one token everywhere (Olmo-3: three).
+Everything works on decoded text, because `</think>` is several tokens in some models (Olmo-3).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 class ThinkTags:
     """The text that opens and closes a think block.
 
-    `open_is_derived`: the opening tag follows from the closing one. Where it does not, `open` is
-    the usual `<think>`, and a block counts as open only where the prompt opens it.
+    `open_is_derived`: the opening tag was derived from the closing one. Otherwise `open` is
+    `<think>`, and a block counts as open only if the prompt opens it.
     """
 
     open: str
@@ -22,14 +22,14 @@ class ThinkTags:
 
     @classmethod
     def closed_by(cls, close: str | None) -> ThinkTags:
-        """The tags that belong to a closing one: `</think>` if none is given, `[/THINK]`, …"""
+        """The tags with this closing tag, e.g. `[/THINK]`; by default `</think>`."""
         close = close or "</think>"
         if "/" in close:
             return cls(close.replace("/", "", 1), close)
         return cls("<think>", close, open_is_derived=False)
 
     def left_open(self, text: str, *, opened: bool = False) -> bool:
-        """Whether `text` ends inside a think block; `opened`: it began inside one."""
+        """Whether `text` ends inside a think block. `opened`: it starts inside one."""
         last_close = text.rfind(self.close)
         if opened and last_close < 0:
             return True
@@ -37,7 +37,7 @@ class ThinkTags:
 
 
 def think_tags(think_end_token: str | None) -> ThinkTags | None:
-    """The tags of `eval.think_end_token`; None where the spec says that no thinking is marked."""
+    """The tags for `eval.think_end_token`; None if the spec says that reasoning is not marked."""
     return None if think_end_token is None else ThinkTags.closed_by(think_end_token)
 
 
@@ -45,13 +45,13 @@ def answer_text(response: str, tags: ThinkTags | None, *, opened: bool) -> str |
     """The part of a response that may hold the answer.
 
     Args:
-        response: the decoded generation, special tokens of the block included.
-        tags: the block's tags; None means that all of the response is read.
-        opened: whether the end of the prompt already opened the block.
+        response: the decoded generation, including the tags.
+        tags: the tags of the block; None to read the whole response.
+        opened: whether the prompt opened the block.
 
     Returns:
-        The text after the last closing tag; all of it where no block was ever opened; None where a
-        block was opened and never closed.
+        The text after the last closing tag; the whole text if no block was opened; None if a block
+        was opened but not closed.
     """
     if tags is None:
         return response

@@ -107,7 +107,7 @@ def test_without_network_it_says_what_could_not_be_fetched(tmp_path: Path) -> No
     )
     for name in ("org/tiny", "org/pickled"):
         assert f"`{name}` can't be downloaded" in done.stderr
-    assert done.stderr.count("hint: is this node online") == 2
+    assert done.stderr.count("hint: check the name and the network") == 2
     assert "2 specs of 2 not fetched completely" in done.stderr
     assert done.stdout == ""
 
@@ -141,7 +141,7 @@ def test_the_image_named_by_the_environment_does_the_fetching(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("command", "said"),
-    [("/none/at/all", "`/none/at/all` can't be run"), ("false", "broke off with exit code 1")],
+    [("/none/at/all", "`/none/at/all` can't be run"), ("false", "failed with exit code 1")],
 )
 def test_a_worker_that_can_not_be_run_is_no_bug(tmp_path: Path, command: str, said: str) -> None:
     spec = own_spec(tmp_path, "org/tiny")

@@ -17,8 +17,8 @@ from benchmarks.gpu.routes import ROUTES, Bench, Route, RouteError, read_demo
 # One of each kind of process; the other training routes differ in the spec's settings alone.
 TOY_ROUTES = ["mixed-best", "mixed-trl", "full-compiled", "generation", "tests"]
 DEMO = """\
-demo: trains on 1 × NVIDIA H100; Transformers draws the samples, because vLLM is not installed
-demo: makes a tiny Olmo-3 (byte-level tokens, random weights), its rows and its benchmark
+demo: trains on 1 × NVIDIA H100; Transformers generates the answers, because vLLM is not installed
+demo: creates a tiny Olmo-3 (byte-level tokens, random weights), training rows and a benchmark
 $ jobspec enqueue a.json
 demo: avg@4 on 26 questions it was trained on: 0.000 before, 0.952 after: it learned
 demo: took 51 s
@@ -80,7 +80,7 @@ def test_a_route_without_time_left_is_skipped(tmp_path: Path) -> None:
 
 def test_the_demos_judgement_is_read_off_its_output() -> None:
     assert read_demo(DEMO) == {
-        "machine": "trains on 1 × NVIDIA H100; Transformers draws the samples, "
+        "machine": "trains on 1 × NVIDIA H100; Transformers generates the answers, "
         "because vLLM is not installed",
         "scores": "avg@4 on 26 questions it was trained on: 0.000 before, 0.952 after: it learned",
     }

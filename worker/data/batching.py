@@ -1,7 +1,8 @@
-"""Which rows make which step: a function of seed, epoch and lengths alone, whatever the devices.
+"""Assigns rows to steps and micro-batches, depending only on seed, epoch and lengths.
 
-A step trains one *global batch* of rows. Each rank gets the same number of micro-batches of it;
-where rows run short, a micro-batch repeats a row with no weight, so that every collective is met.
+Each step trains one *global batch* of rows, the same on any number of devices. All ranks get the
+same number of micro-batches, because they communicate in each. If there are too few rows, a
+micro-batch repeats a row with weight 0.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_WINDOW = 32  # global batches whose rows are sorted by length together before they are cut
+_WINDOW = 32  # number of global batches whose rows are sorted by length together
 
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Rows one rank runs at once; `weight` is 0.0 for a filler that trains nothing."""
+    """Rows that one rank runs at once. `weight` is 0.0 for a filler, which is not trained on."""
 
     rows: tuple[int, ...]
     weight: float = 1.0
@@ -24,16 +25,16 @@ class MicroBatch:
 def global_batches(
     lengths: Sequence[int], *, seed: int, epoch: int, batch_size: int
 ) -> list[list[int]]:
-    """One epoch's rows, each exactly once, cut into steps.
+    """Divide the rows of one epoch into steps; each row occurs exactly once.
 
-    Rows are shuffled, then sorted by length within windows of 32 batches, so that the rows of a
-    batch are of like length (less padding, ranks that wait less), then the batches are shuffled.
+    Rows are shuffled, then sorted by length within windows of 32 batches, and the batches are
+    shuffled. So the rows of a batch have similar lengths: less padding, and ranks wait less.
 
     Args:
-        lengths: tokens a row.
+        lengths: tokens of each row.
         seed: the spec's.
-        epoch: from 0.
-        batch_size: rows a step (`train.global_batch_size`); the last batch may be smaller.
+        epoch: counted from 0.
+        batch_size: rows per step (`train.global_batch_size`); the last batch may be smaller.
     """
     shuffle = random.Random(f"{seed}:{epoch}").shuffle
     rows = list(range(len(lengths)))
@@ -50,23 +51,26 @@ def global_batches(
 def micro_batches(
     batch: Sequence[int], lengths: Sequence[int], *, world: int, size: int
 ) -> list[list[MicroBatch]]:
-    """Deal a global batch to the ranks: `world` lists of equal length, longest rows first.
+    """Distribute a global batch: `world` lists of equal length, longest rows first.
 
     Args:
-        size: rows a micro-batch holds at most (`per_device_train_batch_size`).
+        batch: indices of rows.
+        lengths: tokens of each row.
+        world: number of ranks.
+        size: limit of rows per micro-batch (`per_device_train_batch_size`).
     """
     rows = sorted(batch, key=lambda row: (-lengths[row], row))
     cut = [MicroBatch(tuple(rows[i : i + size])) for i in range(0, len(rows), size)]
-    return _deal(cut, lengths, world)
+    return _distribute(cut, lengths, world)
 
 
 def packed_batches(
     batch: Sequence[int], lengths: Sequence[int], *, world: int, max_tokens: int
 ) -> list[list[MicroBatch]]:
-    """Deal a global batch as packs of at most `max_tokens` tokens, best fit first.
+    """Distribute a global batch as packs of at most `max_tokens` tokens, by best fit.
 
-    Every row stays whole and in one pack; a row longer than `max_tokens` is a pack of its own.
-    At least `world` packs are made where there are rows enough, so that no rank idles.
+    Rows are never split; a row longer than `max_tokens` gets its own pack. There are at least
+    `world` packs if there are enough rows, so that no rank is idle.
     """
     rows = sorted(batch, key=lambda row: (-lengths[row], row))
     limit = min(max_tokens, max(lengths[rows[0]], -(-sum(lengths[r] for r in rows) // world)))
@@ -81,10 +85,12 @@ def packed_batches(
         else:
             packs.append([row])
             space.append(limit - lengths[row])
-    return _deal([MicroBatch(tuple(pack)) for pack in packs], lengths, world)
+    return _distribute([MicroBatch(tuple(pack)) for pack in packs], lengths, world)
 
 
-def _deal(micros: list[MicroBatch], lengths: Sequence[int], world: int) -> list[list[MicroBatch]]:
+def _distribute(
+    micros: list[MicroBatch], lengths: Sequence[int], world: int
+) -> list[list[MicroBatch]]:
     shortest = min((row for micro in micros for row in micro.rows), key=lambda r: (lengths[r], r))
     while len(micros) % world:
         micros.append(MicroBatch((shortest,), weight=0.0))

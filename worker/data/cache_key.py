@@ -1,4 +1,4 @@
-"""Everything that decides what is prepared, but the rows: read, checked and named by one key."""
+"""The inputs of prepare, checked and hashed into the key of the dataset cache."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from worker.data.encode import RowEncoder
 from worker.data.tokenizer import Codec, ModelTokenizer, load_tokenizer_facts
 from worker.thinking import ThinkTags
 
-# Part of every key: raise it when the same inputs would give other rows, another report, or files
-# of another layout (2: counts beside the rows).
+# Part of every key. Raise it when the same inputs give other rows, another report or other files
+# (2: token counts in a file of their own).
 VERSION = 2
 
 
 @dataclass(frozen=True)
 class PrepareInputs:
-    """What is prepared, and how. `key` is equal exactly where the outcome is."""
+    """The inputs of prepare. Inputs with the same `key` give the same prepared rows."""
 
     data: DataSpec
     train: TrainSpec
@@ -35,12 +35,12 @@ class PrepareInputs:
 
     @classmethod
     def of(cls, spec: JobSpec, root: RootPaths) -> PrepareInputs:
-        """Find, read and check them.
+        """Read and check the inputs of a spec.
 
         Raises:
-            DataError: no such file, an empty one, or another than the spec's hash says.
-            ModelError: no such model here, no usable tokenizer, too few positions.
-            TemplateError: no template, or one that can't be read.
+            DataError: the file is missing, empty, or differs from the hash in the spec.
+            ModelError: the model is missing, has no usable tokenizer, or a context too short.
+            TemplateError: there is no template, or it can't be read.
         """
         data, train = spec.data, spec.train
         if data is None or train is None:
@@ -69,7 +69,7 @@ class PrepareInputs:
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:40]
 
     def encoder(self) -> RowEncoder:
-        """The encoder of these rows; loads the tokenizer."""
+        """An encoder for these rows; loads the tokenizer."""
         return RowEncoder(
             template=self.template,
             codec=Codec(self.tokenizer.facts),
@@ -83,7 +83,7 @@ def _hash(path: Path, expected: str | None) -> str:
     place = "$.data.path"
     try:
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
             size = file.tell()
     except OSError as error:
         raise DataError(
@@ -94,14 +94,14 @@ def _hash(path: Path, expected: str | None) -> str:
         ) from error
     if size == 0:
         raise DataError("is empty", file=path, place=place, hint="is it still being written?")
-    if expected is not None and found != expected:
+    if expected is not None and actual != expected:
         raise DataError(
-            data_changed(found, expected),
+            data_changed(actual, expected),
             file=path,
             place="$.data.sha256",
-            hint="put the old data back, or enqueue a new spec: other data, other experiment",
+            hint="restore the old data, or enqueue a new spec for the new data",
         )
-    return found
+    return actual
 
 
 def _check_positions(max_length: int, model_dir: Path) -> None:
@@ -124,7 +124,7 @@ def _template(spec: JobSpec, tokenizer: ModelTokenizer) -> ChatTemplate:
             sources = {"default": file.read_text(encoding="utf-8")}
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else str(error)
-            hint = "it names a file that holds a Jinja template"
+            hint = "it must name a file with a Jinja template"
             raise TemplateError(
                 f"can't be read: {why}", file=file, place=place, hint=hint
             ) from error
@@ -133,7 +133,7 @@ def _template(spec: JobSpec, tokenizer: ModelTokenizer) -> ChatTemplate:
             "the model's tokenizer has no chat template",
             file=file,
             place=place,
-            hint="set model.chat_template to a file that holds a Jinja template",
+            hint="set model.chat_template to a file with a Jinja template",
         )
     kwargs = spec.eval.chat_template_kwargs if spec.eval is not None else {}
     return ChatTemplate(sources, tokenizer.facts.special_tokens, kwargs=kwargs, file=file)

@@ -1,7 +1,7 @@
-"""Chat templates, rendered exactly as Transformers renders them, without importing Transformers.
+"""Renders chat templates exactly as Transformers does, without importing Transformers.
 
-The Jinja environment below is the one of `transformers.utils.chat_template_utils`; a test holds the
-two equal on every template at hand. Importing that module costs seconds and pulls torch in.
+The Jinja environment is a copy of the one in `transformers.utils.chat_template_utils`, because
+importing that module takes seconds and imports torch. A test compares the two on all templates.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ Message = dict[str, Any]
 
 
 class RenderError(Exception):
-    """The template refused the messages, or broke on them."""
+    """The template raised an error for these messages."""
 
 
 class _Generation(jinja2.ext.Extension):
-    """`{% generation %}` marks assistant output for Transformers' masks; its text passes."""
+    """Renders the body of `{% generation %}`, which marks assistant text for Transformers."""
 
-    tags = {"generation"}  # noqa: RUF012 - jinja2's own spelling of an extension
+    tags = {"generation"}  # noqa: RUF012 - jinja2 declares it so
 
     def parse(self, parser: Any) -> Any:
         line = next(parser.stream).lineno
@@ -46,13 +46,13 @@ class _Generation(jinja2.ext.Extension):
 
 
 class ChatTemplate:
-    """A model's chat template with everything its rendering depends on.
+    """A model's chat template, with everything that its rendering depends on.
 
     Args:
-        sources: the template's text by name; `default`, and `tool_use` where the model has one.
-        special_tokens: `eos_token` and the like, visible in the template as variables.
-        kwargs: what the spec passes at inference (`eval.chat_template_kwargs`), passed here too, so
-            that the prompt trained on is the prompt met at inference.
+        sources: the templates by name: `default`, and `tool_use` if the model has one.
+        special_tokens: variables of the template, such as `eos_token`.
+        kwargs: `eval.chat_template_kwargs` of the spec, so that the prompts in training are the
+            same as those at inference.
         file: named in errors.
     """
 
@@ -85,22 +85,22 @@ class ChatTemplate:
 
     @cached_property
     def identity(self) -> str:
-        """A hash of the template and of every variable it is rendered with."""
+        """A hash of the templates and of the variables that they are rendered with."""
         data = json.dumps([self.sources, self._variables], sort_keys=True)
         return hashlib.sha256(data.encode()).hexdigest()
 
     @property
     def writes_date(self) -> bool:
-        """Whether what it renders may differ from day to day."""
+        """Whether the rendered text may depend on the date."""
         return any("strftime_now" in text for text in self.sources.values())
 
     def render(
         self, messages: list[Message], tools: list[Any] | None = None, *, prompt: bool
     ) -> str:
-        """The conversation's text; with `prompt`, followed by what opens the assistant's turn.
+        """Render a conversation; with `prompt`, followed by the generation prompt.
 
         Raises:
-            RenderError: with the template's own words where it has any.
+            RenderError: with the template's own message, if it has one.
         """
         named = "tool_use" if tools is not None and "tool_use" in self._compiled else "default"
         try:
@@ -111,29 +111,29 @@ class ChatTemplate:
                 add_generation_prompt=prompt,
                 **self._variables,
             )
-        except Exception as error:  # a template is a program: whatever it raises is its answer
+        except Exception as error:  # a template is a program and may raise anything
             raise RenderError(str(error) or type(error).__name__) from error
 
     def opening(
         self, messages: list[Message], tools: list[Any] | None, prompt: str, tags: ThinkTags
     ) -> str:
-        """What a generation prompt writes of the answer: `<think>`, an empty block, or nothing.
+        """What the generation prompt writes of the answer: `<think>`, an empty block, or "".
 
         Args:
             prompt: the messages rendered with `prompt`.
         """
         start, end = re.escape(tags.open), re.escape(tags.close)
-        found = re.search(rf"{start}\s*(?:{end}\s*)?\Z", prompt)
-        if found is None:
+        match = re.search(rf"{start}\s*(?:{end}\s*)?\Z", prompt)
+        if match is None:
             return ""
-        # The last message may end so by itself: only what the prompt adds to it counts.
+        # The last message may end with the same text; only what the generation prompt adds counts.
         shared = common_prefix(prompt, self.render(messages, tools, prompt=False))
-        return found.group() if found.start() >= shared else ""
+        return match.group() if match.start() >= shared else ""
 
 
 def common_prefix(one: str, other: str) -> int:
-    """How many characters two texts begin with in common."""
-    return len(os.path.commonprefix((one, other)))  # noqa: RUF071 - characters are what is meant
+    """The number of characters in the common prefix of two texts."""
+    return len(os.path.commonprefix((one, other)))  # noqa: RUF071 - characters are intended
 
 
 def _environment() -> ImmutableSandboxedEnvironment:
@@ -153,7 +153,7 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Jinja's own filter escapes HTML characters; this one writes JSON as it is."""
+    """Write JSON without escaping HTML characters, which Jinja's own filter does."""
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )

@@ -1,8 +1,8 @@
-"""Benchmark questions that stand in the training data, by runs of 13 words.
+"""Searches the training data for benchmark questions, by 13-grams of words.
 
-A score on a question the model was trained on says little. The measure is the usual one: a run of
-13 words in common, case and punctuation aside; a question shorter than that counts if all of it is
-found, and is not judged below 6 words.
+A score on a question that the model was trained on means little. As usual, a question counts as
+contained if it has 13 consecutive words in common with a row, ignoring case and punctuation. A
+shorter question must occur completely, and questions of fewer than 6 words are not checked.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _words = re.compile(r"\w+").findall
 
 @dataclass
 class QuestionIndex:
-    """The word runs of a benchmark's questions, to be looked for in any text."""
+    """The 13-grams of a benchmark's questions, to search texts for them."""
 
     _runs: dict[tuple[str, ...], list[int]] = field(default_factory=dict)
     _short: list[tuple[str, int]] = field(default_factory=list)
@@ -55,18 +55,18 @@ class QuestionIndex:
         return index
 
     def find(self, text: str) -> set[int]:
-        """The questions that stand in a text, by their place in the list."""
+        """The indices of the questions that a text contains."""
         words = _words(text.lower())
         runs = self._runs
-        found = {number for run in _runs(words) if run in runs for number in runs[run]}
+        matches = {number for run in _runs(words) if run in runs for number in runs[run]}
         joined = f" {' '.join(words)} "
-        return found.union(number for short, number in self._short if short in joined)
+        return matches.union(number for short, number in self._short if short in joined)
 
 
 def report(
     asked: EvalSpec | None, data: Path, data_sha256: str, root: RootPaths
 ) -> dict[str, Overlap | None]:
-    """The overlap with each benchmark a spec asks for; None where its questions are not at hand."""
+    """The overlap with each benchmark of a spec; None if its questions are not on this machine."""
     if asked is None:
         return {}
     where = question_file.directories(asked.benchmark_dir, root.cache / "benchmarks")
@@ -74,19 +74,19 @@ def report(
     for name in asked.benchmarks:
         benchmark = registry.get(name)
         file = None if benchmark is None else question_file.find(benchmark, where)
-        found = None
+        overlap = None
         if benchmark is not None and file is not None:
-            found = _kept(benchmark, file, data, data_sha256, root)
-        overlaps[name] = found
+            overlap = _cached_overlap(benchmark, file, data, data_sha256, root)
+        overlaps[name] = overlap
     return overlaps
 
 
 def measure(questions: Sequence[tuple[str, str]], data: Path) -> Overlap:
-    """The overlap of (id, text) questions with a data file, on every core."""
+    """Compute the overlap of (id, text) questions with a data file, on all cores."""
     index = QuestionIndex.of(text for _, text in questions)
     rows: set[int] = set()
     pairs: dict[int, int] = {}
-    for hits in parallel_map.map_in_order(partial(_look, index, data), Scan.of(data).chunks):
+    for hits in parallel_map.map_in_order(partial(_search, index, data), Scan.of(data).chunks):
         for row, numbers in hits:
             rows.add(row)
             for number in sorted(numbers):
@@ -101,31 +101,31 @@ def measure(questions: Sequence[tuple[str, str]], data: Path) -> Overlap:
     )
 
 
-def _look(index: QuestionIndex, data: Path, chunk: FileChunk) -> list[tuple[int, set[int]]]:
+def _search(index: QuestionIndex, data: Path, chunk: FileChunk) -> list[tuple[int, set[int]]]:
     hits: list[tuple[int, set[int]]] = []
     for number, line in chunk.rows(data):
         messages = parse_row(line, number, data).messages
         contents = [text for message in messages for text in texts(message.get("content"))]
-        found = index.find("\n".join(contents))
-        if found:
-            hits.append((number, found))
+        questions = index.find("\n".join(contents))
+        if questions:
+            hits.append((number, questions))
     return hits
 
 
-def _kept(
+def _cached_overlap(
     benchmark: Benchmark, file: Path, data: Path, data_sha256: str, root: RootPaths
 ) -> Overlap:
-    """The overlap, measured once for each pair of contents."""
+    """The overlap, computed once for each pair of file contents."""
     asked = question_file.read(benchmark, file)
     described = f"{_VERSION} {WORDS} {asked.sha256} {data_sha256}"
     path = root.overlap / f"{hashlib.sha256(described.encode()).hexdigest()[:40]}.json"
     try:
         return msgspec.json.decode(path.read_bytes(), type=Overlap)
     except (FileNotFoundError, msgspec.MsgspecError):
-        found = measure([(one.id, one.problem) for one in asked.questions], data)
+        overlap = measure([(one.id, one.problem) for one in asked.questions], data)
         fs.make_dir(path.parent)
-        fs.publish(path, msgspec.json.encode(found))
-        return found
+        fs.publish(path, msgspec.json.encode(overlap))
+        return overlap
 
 
 def _runs(words: list[str]) -> Iterable[tuple[str, ...]]:

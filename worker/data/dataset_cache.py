@@ -1,4 +1,4 @@
-"""The cache of prepared rows: one directory per content key, found or published as a whole."""
+"""The dataset cache: prepared rows in one directory per content key, published atomically."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jobspec.records.reports import DatasetReport
 from jobspec.storage import fs
 from jobspec.storage.layout import PreparedPaths, SplitPaths
 
-IGNORED = -100  # the label of a context token, which is not trained
+IGNORED = -100  # the label of a context token: no loss is computed on it
 
 
 def read_counts(split: SplitPaths) -> tuple[list[int], list[int]]:

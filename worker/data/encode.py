@@ -1,9 +1,9 @@
-"""One row of a data file → rendered text, token ids and labels, all verified; or why not. Pure.
+"""Turns one row of a data file into verified text, token ids and labels, or says why it can't.
 
-What is trained: the final assistant turn as the model's chat template renders it, from the first
-token after its header to the end-of-turn token that ends it, thinking included, also where the
-generation prompt opens it. `input_ids = tokens(generation prompt) + tokens(rest of the turn)`: the
-text is never tokenized as a whole, so the prefix trained on is the one met at inference.
+Loss is computed on the final assistant turn only, including its reasoning: from the first token
+after the turn's header to its end-of-turn token. If the generation prompt opens the reasoning, that
+part is trained too. The prompt and the rest of the turn are tokenized separately, `input_ids =
+tokens(generation prompt) + tokens(rest)`, so the prefix has the same tokens as at inference.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from worker.thinking import ThinkTags
 
 
 class DropKind(StrEnum):
-    """Why a row is not trained on."""
+    """Why a row is dropped."""
 
     OVER_LONG = "over_long"
     NO_THINKING = "no_thinking"
@@ -40,7 +40,7 @@ class DropKind(StrEnum):
     TOKENS_DIFFER = "tokens_differ"
 
 
-# Where every row fails for one of these, it is the template's doing.
+# If all rows are dropped for one of these, the template is the cause.
 TEMPLATE_KINDS = (
     DropKind.TEMPLATE_REFUSED,
     DropKind.PROMPT_NOT_A_PREFIX,
@@ -59,14 +59,14 @@ class ChatRow:
 
     @property
     def prompt_key(self) -> bytes:
-        """Equal for rows of one prompt: all messages before the final assistant turn."""
+        """A hash of all messages before the final turn, equal for rows with the same prompt."""
         data = msgspec.json.encode(self.messages[:-1], order="sorted")
         return hashlib.blake2b(data, digest_size=12).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class RowEncoder:
-    """Everything that turns a row into tokens."""
+    """Everything that is needed to turn a row into tokens."""
 
     template: ChatTemplate
     codec: Codec
@@ -77,7 +77,7 @@ class RowEncoder:
 
 @dataclass(frozen=True, slots=True)
 class EncodedRow:
-    """A verified row. Tokens before `start` are context: their labels are −100."""
+    """A verified row. Tokens before `start` are context, with the label −100."""
 
     text: str
     input_ids: list[int]
@@ -92,7 +92,7 @@ class EncodedRow:
 
 @dataclass(frozen=True, slots=True)
 class RefusedRow:
-    """A row that is not trained on; `text` is what was rendered, as far as it came."""
+    """A dropped row. `text` is the rendered text, if rendering succeeded."""
 
     kind: DropKind
     reason: str
@@ -110,7 +110,7 @@ _decode_tools = msgspec.json.Decoder(list[dict[str, Any]]).decode
 
 
 def parse_row(line: bytes, number: int, file: Path) -> ChatRow:
-    """Read one line. Raises DataError, naming the file and the row."""
+    """Parse one line. Raises DataError with the file and the row."""
     place = f"row {number}"
     try:
         raw = _decode_row(line)
@@ -136,14 +136,14 @@ def encode_row(row: ChatRow, encoder: RowEncoder) -> EncodedRow | RefusedRow:
     if isinstance(rendered, RefusedRow):
         return rendered
     text, header_end = rendered.text, rendered.header_end
-    found = render_check.trace(row.messages, row.tools, text, header_end, encoder.tags)
-    if found.lost is not None:
-        return RefusedRow(DropKind.LOST_IN_RENDERING, found.lost, text)
+    checked = render_check.trace(row.messages, row.tools, text, header_end, encoder.tags)
+    if checked.lost is not None:
+        return RefusedRow(DropKind.LOST_IN_RENDERING, checked.lost, text)
     written = render_check.first_block(text[header_end:], encoder.tags)
     if rendered.thought and written is not None and written != rendered.thought:
-        why = f"the turn's first thinking block is not its own: `{_shown(written)}`"
+        why = f"the rendered turn starts with another think block: `{_shown(written)}`"
         return RefusedRow(DropKind.LOST_IN_RENDERING, why, text)
-    end = _end_of_turn(text, max(found.end, len(rendered.prompt)), encoder.codec)
+    end = _end_of_turn(text, max(checked.end, len(rendered.prompt)), encoder.codec)
     if end is None:
         return _no_end(text, encoder.codec)
     tokens = _tokenize(text[:end], rendered.prompt, header_end, encoder.codec)
@@ -154,12 +154,12 @@ def encode_row(row: ChatRow, encoder: RowEncoder) -> EncodedRow | RefusedRow:
         why = f"{len(input_ids)} tokens are more than max_length {encoder.max_length}"
         return RefusedRow(DropKind.OVER_LONG, why, text, len(input_ids))
     thinks = bool(rendered.thought or written)
-    return EncodedRow(text, input_ids, start, thinks, found.thinking_dropped)
+    return EncodedRow(text, input_ids, start, thinks, checked.thinking_dropped)
 
 
 @dataclass(frozen=True, slots=True)
 class _Rendered:
-    """A row as text. The final turn begins at `header_end`, at or before the prompt's end."""
+    """A rendered row. The final turn begins at `header_end`, at or before the prompt's end."""
 
     prompt: str
     text: str
@@ -176,18 +176,18 @@ def _render(row: ChatRow, encoder: RowEncoder) -> _Rendered | RefusedRow:
     except RenderError as error:
         return RefusedRow(DropKind.TEMPLATE_REFUSED, f"the template refuses the row: {error}")
     if render_check.is_unclosed(final, tags):
-        why = f"the final turn opens `{tags.open}` and never closes it"
+        why = f"the final turn opens `{tags.open}` but never closes it"
         return RefusedRow(DropKind.UNCLOSED_THINKING, why, text)
     thought = render_check.thinking(final, tags)
     if encoder.require_think and not thought:
-        why = "the final turn has no thinking, and `data.require_think` asks for it"
+        why = "the final turn has no reasoning, and `data.require_think` requires it"
         return RefusedRow(DropKind.NO_THINKING, why, text)
     rendered = _Rendered(prompt, text, len(prompt) - len(opening), thought)
     return rendered if text.startswith(prompt) else _not_a_prefix(rendered, tags)
 
 
 def _malformed(messages: list[dict[str, Any]]) -> tuple[str, str] | None:
-    """What is wrong with a row's messages, and a hint."""
+    """What is wrong with a row's messages, and a hint; None if nothing is."""
     hint = "a message is an object with `role` and `content`"
     for index, message in enumerate(messages):
         at = f"`messages[{index}]"
@@ -201,12 +201,12 @@ def _malformed(messages: list[dict[str, Any]]) -> tuple[str, str] | None:
         last = (
             f"the last message is of role `{messages[-1]['role']}`" if messages else "no messages"
         )
-        return f"no final assistant turn: {last}", "each row ends with the turn to be learned"
+        return f"no final assistant turn: {last}", "each row must end with the turn to train on"
     if len(messages) == 1:
-        return "no prompt before the assistant turn", "put what it answers before it"
+        return "no prompt before the assistant turn", "put the message that it answers before it"
     final = messages[-1]
     if not any(final.get(key) for key in ("content", "tool_calls", "function_calls")):
-        return "the final assistant turn is empty", "leave such rows out"
+        return "the final assistant turn is empty", "remove such rows"
     return None
 
 
@@ -230,32 +230,35 @@ def _not_a_prefix(rendered: _Rendered, tags: ThinkTags) -> RefusedRow:
     if at_header and tags.close not in opening:
         why = (
             f"the template's generation prompt opens `{tags.open}`, but the final turn does not "
-            "begin with it: at inference the model could never write this turn"
+            "begin with it, so the model could never generate this turn at inference"
         )
         return RefusedRow(DropKind.NO_THINKING, why, text)
     same = common_prefix(prompt, text)
     why = (
         "the generation prompt is not a prefix of the rendered row, so the model would be trained "
-        f"on a prefix it never gets: the prompt goes on with `{_shown(prompt[same:])}` where the "
-        f"row goes on with `{_shown(text[same:])}`"
+        "on a prefix that never occurs at inference: "
+        f"the prompt continues with `{_shown(prompt[same:])}` "
+        f"where the row continues with `{_shown(text[same:])}`"
     )
     if at_header:
         why += (
-            f" (the prompt already writes `{_shown(opening)}`, the row's turn is `{_shown(turn)}`)"
+            f" (the prompt ends with `{_shown(opening)}`, and the row's turn is `{_shown(turn)}`)"
         )
     return RefusedRow(DropKind.PROMPT_NOT_A_PREFIX, why, text)
 
 
 def _end_of_turn(text: str, after: int, codec: Codec) -> int | None:
-    """Where the end-of-turn token ends that closes the final turn; nothing may follow it but
-    whitespace and more end tokens."""
+    """The position after the final turn's end-of-turn token; None if there is none.
+
+    Only whitespace and more end tokens may follow it.
+    """
     if not codec.eos_tokens:
         return None
     ends = "|".join(re.escape(token) for token in codec.eos_tokens)
-    found = re.compile(ends).search(text, after)
-    if found is None or not re.compile(rf"(?:\s|{ends})*").fullmatch(text, found.end()):
+    match = re.compile(ends).search(text, after)
+    if match is None or not re.compile(rf"(?:\s|{ends})*").fullmatch(text, match.end()):
         return None
-    return found.end()
+    return match.end()
 
 
 def _no_end(text: str, codec: Codec) -> RefusedRow:
@@ -267,40 +270,40 @@ def _no_end(text: str, codec: Codec) -> RefusedRow:
 def _tokenize(
     text: str, prompt: str, header_end: int, codec: Codec
 ) -> tuple[list[int], int] | RefusedRow:
-    """(ids, number of context tokens), the ids of the supervised part spelling exactly its text."""
+    """(ids, number of context tokens). The trained ids must decode to exactly the turn's text."""
     prompt_ids = codec.encode(prompt)
     rest_ids = codec.encode_rest(text[len(prompt) :])
     opened = _tokens_of_end(prompt_ids, prompt[header_end:], codec)
     if rest_ids is None or opened is None:
-        why = "no token boundary lies between the turn's header and its first token"
+        why = "there is no token boundary between the turn's header and its first token"
         return RefusedRow(DropKind.TOKENS_DIFFER, why, text)
     ids, start = prompt_ids + rest_ids, len(prompt_ids) - opened
     supervised = ids[start:]
     spelled, turn = codec.spell(supervised), text[header_end:]
-    # Tokenizers may compose accents (Qwen's do): the same text, in Unicode's own terms.
+    # Some tokenizers (Qwen's) normalize accents. That is the same text in Unicode's NFC.
     if spelled not in (turn, unicodedata.normalize("NFC", turn)):
         same = common_prefix(spelled, turn)
         why = (
-            f"the trained tokens spell `{_shown(spelled[same:])}` "
-            f"where the turn says `{_shown(turn[same:])}`"
+            f"the trained tokens decode to `{_shown(spelled[same:])}` "
+            f"where the turn has `{_shown(turn[same:])}`"
         )
         return RefusedRow(DropKind.TOKENS_DIFFER, why, text)
     ends = set(codec.eos_tokens.values())
     if supervised[-1] not in ends:
         return _no_end(text, codec)
     if not ends.isdisjoint(supervised[:-1]):
-        why = "the final turn holds an end-of-turn token in its middle: generation would stop there"
+        why = "the final turn contains an end-of-turn token, at which generation would stop"
         return RefusedRow(DropKind.END_TOKEN_INSIDE, why, text)
     return ids, start
 
 
 def _tokens_of_end(ids: list[int], text: str, codec: Codec) -> int | None:
-    """How many of the last ids spell `text`; None where no whole number of them does."""
+    """How many of the last ids decode to `text`; None if no number of them does."""
     for count in range(len(ids) + 1):
         spelled = codec.spell(ids[len(ids) - count :]) if count else ""
         if spelled == text:
             return count
-        # A character's last bytes alone are spelled as one of these each.
+        # Each incomplete byte of a character is decoded as this.
         if len(spelled.lstrip("\ufffd")) > len(text):
             return None
     return None

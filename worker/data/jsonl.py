@@ -1,4 +1,4 @@
-"""A JSONL data file in chunks that many processes can take, without holding it in memory."""
+"""Divides a JSONL data file into chunks for several processes, without loading it whole."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MIN_BYTES, _MAX_BYTES = 1 << 18, 1 << 23
 
 @dataclass(frozen=True, slots=True)
 class FileChunk:
-    """Whole lines of the file: `size` bytes from `offset`, the first being line `number`."""
+    """Whole lines of the file: `size` bytes from `offset`, starting with line `number`."""
 
     index: int
     offset: int
@@ -36,7 +36,7 @@ class FileChunk:
 
 @dataclass(frozen=True)
 class Scan:
-    """Where a file's chunks begin, and what says that it is still the same file."""
+    """The chunks of a file, and the identity that shows whether the file has changed."""
 
     file: Path
     chunks: list[FileChunk]
@@ -45,7 +45,7 @@ class Scan:
 
     @classmethod
     def of(cls, file: Path) -> Scan:
-        """Read a file once, for its line ends."""
+        """Read the file once to find its lines."""
         with file.open("rb") as source:
             identity = _identity(os.fstat(source.fileno()))
             size = min(max(identity[1] // _CHUNKS, _MIN_BYTES), _MAX_BYTES)
@@ -67,7 +67,7 @@ class Scan:
             yield from chunk.rows(self.file)
 
     def check_unchanged(self) -> None:
-        """Raises DataError where the file was written to or replaced since it was scanned."""
+        """Raise DataError if the file was modified or replaced since the scan."""
         if _identity(self.file.stat()) != self.identity:
             raise DataError(
                 "changed while it was read",
@@ -78,7 +78,7 @@ class Scan:
 
 
 def read_row(file: Path, number: int) -> ChatRow:
-    """One row by its line number, counted from 1. Raises DataError where there is none."""
+    """The row with this line number, counted from 1. Raises DataError if there is none."""
     with file.open("rb") as source:
         line = next(islice(source, number - 1, None), b"") if number > 0 else b""
     if not line.strip():
@@ -86,5 +86,5 @@ def read_row(file: Path, number: int) -> ChatRow:
     return parse_row(line, number, file)
 
 
-def _identity(found: os.stat_result) -> tuple[int, int, int]:
-    return found.st_ino, found.st_size, found.st_mtime_ns
+def _identity(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,8 +1,8 @@
 """Maps a function over many items on all cores, with results in order.
 
-Processes are forked, so that what the function holds (a tokenizer takes half a second to load) is
-loaded once and shared; only items and results are pickled. A process that has threads must not
-fork: call this before numpy or pyarrow are imported.
+Processes are forked, so they inherit what the function refers to (loading a tokenizer takes half a
+second), and only items and results are pickled. A process with threads must not fork, so call this
+before importing numpy or pyarrow.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ def map_in_order(
     """Apply `function` to each item. The first exception cancels the rest and is raised.
 
     Args:
-        processes: how many; all cores this process may use if None. With one, nothing is forked.
+        function: called in the child processes.
+        items: its arguments.
+        processes: default: one per core that this process may use. With one, nothing is forked.
     """
     count = min(processes or len(os.sched_getaffinity(0)), len(items))
     if count <= 1:
         yield from map(function, items)
         return
     context = multiprocessing.get_context("fork")
-    # The function is inherited by the fork: `map` itself would pickle it for every item.
+    # The forked processes inherit the function; `map` would pickle it for each item.
     initargs = (function, os.getpid())
     with ProcessPoolExecutor(count, context, initializer=_start, initargs=initargs) as pool:
         yield from pool.map(_call, items)

@@ -1,7 +1,7 @@
 """Turns a spec's data file into prepared rows: token ids and labels, with a report.
 
-Nothing here imports torch, Transformers or datasets. If the rows are prepared already, the inputs
-are hashed and the kept report is returned.
+It does not import torch, Transformers or datasets. If the rows are in the cache already, it only
+hashes the inputs and returns the cached report.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from worker.data.tokenize import TokenizeTask, tokenize_chunk
 Progress = Callable[[float, float, str], None]
 
 _HINTS = {
-    "over_long": "raise train.max_length, or leave long rows out: rows are never cut",
+    "over_long": "raise train.max_length, or remove long rows; rows are never truncated",
     "no_thinking": "begin each final turn with its thinking",
-    "unclosed_thinking": "leave unfinished answers out",
+    "unclosed_thinking": "remove unfinished answers",
     "lost_in_rendering": "use the roles and fields that the template renders",
     "no_end_token": "name the template's end of turn in generation_config.json, eos_token_id",
 }
@@ -40,13 +40,13 @@ _HINTS = {
 def prepare(
     spec: JobSpec, root: RootPaths, progress: Progress = lambda done, total, unit: None
 ) -> PrepareReport:
-    """Prepare a spec's rows, or find them prepared, and return their report.
+    """Prepare a spec's rows unless they are in the cache, and return their report.
 
-    Several processes may do so at once: the rows of the first one to finish are kept, and they
-    appear as a whole.
+    Several processes may do so at once. The rows of the first one to finish are published
+    atomically; the others are dropped.
 
     Raises:
-        DataError, ModelError, TemplateError, BenchmarkError: something is wrong with the inputs.
+        DataError, ModelError, TemplateError, BenchmarkError: the inputs are wrong.
         DiskFull, RootError: the shared directory is full or not writable; no partial rows stay.
     """
     started = time.monotonic()
@@ -122,19 +122,19 @@ def _write_rows(inputs: PrepareInputs, staged: PreparedPaths, progress: Progress
 
 def _refuse_bad_rows(report: DatasetReport, inputs: PrepareInputs) -> None:
     """Raise DataError or TemplateError if too many rows were dropped or none are left."""
-    dropped, looked_at = sum(report.dropped.values()), report.rows_selected
+    dropped, selected = sum(report.dropped.values()), report.rows_selected
     allowed = inputs.data.max_dropped_frac
-    if report.rows_train and dropped <= allowed * looked_at:
+    if report.rows_train and dropped <= allowed * selected:
         return
     first = min(report.first_dropped, key=lambda row: row.row)
     counts = ", ".join(f"{kind}: {count}" for kind, count in report.dropped.items())
-    message = f"{dropped} of {looked_at} rows can't be trained on ({counts}); {first.reason}"
+    message = f"{dropped} of {selected} rows can't be used for training ({counts}); {first.reason}"
     if first.text:
         message += f"\n--- row {first.row} as rendered ---\n{first.text}"
     hint = _HINTS.get(first.kind, "set model.chat_template to one that renders the rows")
-    if dropped < looked_at:
+    if dropped < selected:
         hint += f", or allow more than data.max_dropped_frac {allowed:g}"
     hint += "; `jobspec preview SPEC --row N` shows a row"
-    is_templates = dropped == looked_at and first.kind in TEMPLATE_KINDS
+    is_templates = dropped == selected and first.kind in TEMPLATE_KINDS
     kind = TemplateError if is_templates else DataError
     raise kind(message, file=inputs.data_file, place=f"row {first.row}", hint=hint)

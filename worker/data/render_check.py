@@ -1,9 +1,9 @@
-"""Does what a row says survive the template's rendering? Pure text, no tokens.
+"""Checks that the chat template renders all of a row's content. Works on text, not on tokens.
 
-Templates drop things without a word: turns of a role they do not know, `reasoning_content`, tools,
-everything before a quoted `</think>`. Every piece of every message is looked for in the rendered
-text, verbatim up to outer whitespace, in order. Thinking of earlier turns may go: Qwen3's template,
-among others, drops it by design; it is counted.
+Templates silently drop content: turns with an unknown role, `reasoning_content`, tools, everything
+before a quoted `</think>`. This module searches the rendered text for every part of every message,
+verbatim except for outer whitespace, and in order. Reasoning of earlier turns may be missing,
+because some templates (Qwen3's) drop it by design; this is counted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CARRIERS = ("functions", "function_calls")
 
 @dataclass(frozen=True, slots=True)
 class MessagePart:
-    """A part of a message that must be found in the rendered text."""
+    """A part of a message that the rendered text must contain."""
 
     text: str
     what: str
@@ -32,12 +32,12 @@ class MessagePart:
 
 @dataclass(frozen=True, slots=True)
 class RenderOutcome:
-    """What became of a row's pieces.
+    """The result of checking one row.
 
     Attributes:
-        lost: what is missing, in words; None if all survived.
-        end: where the last piece ends in the text.
-        thinking_dropped: earlier turns whose thinking the template left out.
+        lost: a message about what is missing; None if nothing is.
+        end: where the last part ends in the text.
+        thinking_dropped: number of earlier turns whose reasoning the template left out.
     """
 
     lost: str | None
@@ -48,25 +48,28 @@ class RenderOutcome:
 def trace(
     messages: list[Message], tools: list[Any] | None, text: str, final: int, tags: ThinkTags
 ) -> RenderOutcome:
-    """Look for every message, and the tools, in the rendered text.
+    """Search the rendered text for the tools and every message.
 
     Args:
-        text: the whole conversation, rendered.
+        messages: the row's messages.
+        tools: its tools.
+        text: the rendered conversation.
         final: where the final turn begins in it, after its header.
+        tags: the tags of a think block.
     """
     squeezed = _squeeze(text[:final])
     for index, tool in enumerate(tools or (), 1):
         if _squeeze(_json(tool)) not in squeezed:
             return RenderOutcome(f"the template drops tool {index} (`{_tool_name(tool)}`)")
-    found = _follow(messages, text, final, tags, skip=False)
-    if found.lost is not None:
-        # Thinking that was dropped may stand in the text by chance, further on: read on without it.
-        found = _follow(messages, text, final, tags, skip=True)
-    return found
+    outcome = _follow(messages, text, final, tags, skip=False)
+    if outcome.lost is not None:
+        # Dropped reasoning may match later text by chance, so try again without searching for it.
+        outcome = _follow(messages, text, final, tags, skip=True)
+    return outcome
 
 
 def thinking(message: Message, tags: ThinkTags) -> str | None:
-    """An assistant message's thinking, stripped; None where it has no thinking block at all."""
+    """The stripped reasoning of an assistant message; None if it has no think block."""
     for key in _REASONING:
         said = message.get(key)
         if isinstance(said, str) and said.strip():
@@ -76,13 +79,13 @@ def thinking(message: Message, tags: ThinkTags) -> str | None:
 
 
 def first_block(turn: str, tags: ThinkTags) -> str | None:
-    """The thinking that a rendered turn begins with, stripped; None where it begins otherwise."""
+    """The stripped reasoning at the start of a rendered turn; None if it starts without any."""
     block = _inline_block([turn], tags)
     return None if block is None else block[0].strip()
 
 
 def is_unclosed(message: Message, tags: ThinkTags) -> bool:
-    """Whether an assistant message opens a thinking block and never closes it."""
+    """Whether an assistant message opens a think block but does not close it."""
     text = "".join(texts(message.get("content")))
     return text.lstrip().startswith(tags.open) and tags.close not in text
 
@@ -129,7 +132,7 @@ def _pieces(
 
 
 def _inline_block(said: list[str], tags: ThinkTags) -> tuple[str, str] | None:
-    """(thinking, answer) of a content that begins with a closed thinking block."""
+    """(reasoning, answer) of content that starts with a closed think block."""
     if len(said) != 1 or not said[0].lstrip().startswith(tags.open):
         return None
     inside, close, answer = said[0].lstrip()[len(tags.open) :].partition(tags.close)
@@ -137,7 +140,7 @@ def _inline_block(said: list[str], tags: ThinkTags) -> tuple[str, str] | None:
 
 
 def texts(content: Any) -> list[str]:
-    """The texts of a message's content, which may be one, none, or a list of parts."""
+    """The texts of a message's content, which may be a string, null, or a list of parts."""
     if isinstance(content, str):
         return [content]
     parts = content if isinstance(content, list) else []
@@ -150,7 +153,7 @@ def _lost(piece: MessagePart, tags: ThinkTags) -> str:
 
 
 def _lost_call(message: Message, region: str) -> str | None:
-    """What of a message's tool calls is not in the text that follows its content."""
+    """The part of a message's tool calls that is missing in the text after its content."""
     calls = message.get("tool_calls") or ()
     squeezed = _squeeze(region) if calls else ""
     for call in calls:
@@ -181,7 +184,7 @@ def _parsed(arguments: str) -> Any:
 
 
 def _squeeze(text: str) -> str:
-    """Without whitespace, so that JSON is found however it is indented."""
+    """Remove whitespace, so that the indentation of JSON does not matter."""
     return re.sub(r"\s+", "", text)
 
 

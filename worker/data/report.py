@@ -1,4 +1,4 @@
-"""What was kept of a data file, what was dropped and why, in numbers."""
+"""Counts the kept and dropped rows of a data file, for its report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _EXCERPT = 2000
 
 
 class RowCounts:
-    """Adds up the outcomes of chunks, which come in the file's order."""
+    """Adds up the results of the chunks, in the order of the file."""
 
     def __init__(self) -> None:
         self.rows_in = 0
@@ -33,7 +33,7 @@ class RowCounts:
                 self._dropped_lengths.append(row.tokens)
 
     def report(self, split: Split, think_end: str) -> DatasetReport:
-        """The numbers of a report; the caller adds what identifies its inputs."""
+        """The counts of a report. The caller adds the hashes of the inputs."""
         train = [row for row in self.kept if row.number in split.train]
         held_out = [row for row in self.kept if row.number in split.held_out]
         rows = train + held_out
@@ -61,10 +61,10 @@ class RowCounts:
 
 
 def percentiles(ordered: list[int]) -> dict[str, int]:
-    """Lengths at 50, 90, 99 percent and the greatest, of rows kept or over-long."""
+    """The 50th, 90th and 99th percentile of the row lengths, and the maximum."""
     if not ordered:
         return {}
-    at = {f"p{share}": ordered[math.ceil(share / 100 * len(ordered)) - 1] for share in (50, 90, 99)}
+    at = {f"p{p}": ordered[math.ceil(p / 100 * len(ordered)) - 1] for p in (50, 90, 99)}
     return at | {"max": ordered[-1]}
 
 

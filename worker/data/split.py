@@ -36,8 +36,9 @@ def choose_held_out(prompts: Iterable[bytes], ratio: float, seed: int) -> set[by
 
     Args:
         prompts: each row's prompt key.
-        ratio: the share of rows to hold out, met as closely as whole prompts allow. If it is above
-            0 and there are two prompts or more, at least one is held out, and never all.
+        ratio: the fraction of rows to hold out, as closely as whole prompts allow. Above 0 and with
+            two or more prompts, at least one prompt is held out, but never all.
+        seed: the spec's.
     """
     rows = Counter(prompts)
     if ratio <= 0 or len(rows) < 2:
@@ -60,8 +61,8 @@ def sample_rows(
 ) -> set[int]:
     """The line numbers of the rows to use if `max_train_samples` is `limit`.
 
-    There are `limit` rows to train on plus their share of held-out rows. They are chosen by their
-    content, so that the same rows are chosen whatever their order in the file.
+    These are `limit` rows to train on, and held-out rows in proportion. They are chosen by their
+    content, so the choice does not depend on their order in the file.
     """
     extra = limit * ratio / (1 - ratio)
     wanted = limit + math.ceil(extra - 1e-9)  # 19 rows at 5 % need 1 more, not 1.0000000000000002

@@ -1,4 +1,4 @@
-"""Tokenizes one chunk of a data file: rows go to a chunk file, what is counted is returned."""
+"""Tokenizes one chunk of a data file: writes its rows to a chunk file and returns counts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worker.data.jsonl import FileChunk
 
 @dataclass(frozen=True)
 class TokenizeTask:
-    """What every chunk needs. `wanted` has the line numbers to use; None means all."""
+    """What is the same for all chunks. `wanted`: the line numbers to use; None for all."""
 
     file: Path
     staged: PreparedPaths
@@ -23,7 +23,7 @@ class TokenizeTask:
 
 @dataclass(frozen=True, slots=True)
 class KeptRow:
-    """What is counted of a row that is trained on or held out."""
+    """What is counted of a row to train on or to hold out."""
 
     number: int
     prompt: bytes
@@ -36,7 +36,7 @@ class KeptRow:
 
 @dataclass(frozen=True, slots=True)
 class DroppedLine:
-    """What is counted of a dropped row; `text` is given for the first of its kind in a chunk."""
+    """What is counted of a dropped row. Only the first of each kind in a chunk has `text`."""
 
     number: int
     kind: DropKind
@@ -47,7 +47,7 @@ class DroppedLine:
 
 @dataclass(slots=True)
 class ChunkResult:
-    """What became of a chunk's rows."""
+    """The kept and dropped rows of a chunk."""
 
     rows_in: int = 0
     kept: list[KeptRow] = field(default_factory=list)

@@ -1,8 +1,7 @@
-"""A model's tokenizer, template and end tokens, without Transformers once they are in the cache.
+"""A model's tokenizer, chat templates and end tokens, from the root's cache.
 
-Transformers' AutoTokenizer decides what a model directory's tokenizer is: it is asked once for each
-set of tokenizer files, in a process of its own, and its facts is kept in the root's cache. Every
-later process reads that facts with the `tokenizers` library alone, in milliseconds.
+AutoTokenizer loads each set of tokenizer files once, in a child process, and the result is stored
+in the cache. Later processes need only the `tokenizers` library and read it in milliseconds.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from jobspec.spec.schema import ModelSpec
 from jobspec.storage import fs
 from jobspec.storage.layout import RootPaths
 
-# What a tokenizer is read from. `config.json` counts: it names the tokenizer's class.
+# The files that define a tokenizer; `config.json` because it names the tokenizer's class.
 _FILES = (
     "added_tokens.json",
     "chat_template.jinja",
@@ -45,7 +44,7 @@ _FORMAT = 1
 
 
 class TokenizerFacts(msgspec.Struct, frozen=True):
-    """What AutoTokenizer made of a model directory."""
+    """What AutoTokenizer loaded from a model directory."""
 
     tokenizer: str
     special_tokens: dict[str, str]
@@ -54,10 +53,10 @@ class TokenizerFacts(msgspec.Struct, frozen=True):
 
 
 class Codec:
-    """Text to token ids and back, for parts of a text."""
+    """Encodes and decodes parts of a text."""
 
     def __init__(self, facts: TokenizerFacts) -> None:
-        # Every core has a process of its own already, and threads would not survive a fork.
+        # There is a process per core already, and threads do not survive a fork.
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         from tokenizers import Tokenizer
 
@@ -66,18 +65,18 @@ class Codec:
         self._anchor, self._anchor_ids, self._anchor_text = self._find_anchor()
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text that begins a sequence, as at inference: no token is added."""
-        # The batch call leaves out character offsets, a sixth of the time.
+        """The ids of a text at the start of a sequence. No special tokens are added."""
+        # The batch call computes no character offsets, which saves a sixth of the time.
         return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def encode_rest(self, text: str) -> list[int] | None:
-        """The ids of a text that goes on where a prompt ended; None where that can't be said."""
+        """The ids of a text that continues a prompt; None if they can't be determined."""
         ids = self.encode(self._anchor + text)
         count = len(self._anchor_ids)
         return ids[count:] if ids[:count] == self._anchor_ids else None
 
     def spell(self, ids: list[int]) -> str:
-        """The text that ids stand for in the middle of a sequence, special tokens shown."""
+        """Decode ids in the middle of a sequence, including special tokens."""
         text = self._decode([*self._anchor_ids, *ids])
         return text[len(self._anchor_text) :]
 
@@ -85,10 +84,10 @@ class Codec:
         return self._tokenizer.decode(ids, skip_special_tokens=False)
 
     def _find_anchor(self) -> tuple[str, list[int], str]:
-        """Text to put before a continuation so that no space is made up at its start.
+        """A text to put before a continuation, so that encoding adds no space at its start.
 
-        Byte-level tokenizers need none. SentencePiece ones write a space before whatever begins a
-        sequence (or follows a special token): behind an anchor the text does not begin.
+        Byte-level tokenizers need none. SentencePiece tokenizers add a space at the start of a
+        sequence, or after a special token; text after the anchor is not at the start.
         """
         for anchor in ("", *self.eos_tokens, "\n"):
             ids = self.encode(anchor) if anchor else []
@@ -96,14 +95,14 @@ class Codec:
             if all(self._round_trips(text) for text in ("a", " a", "<a>\na")):
                 return self._anchor, self._anchor_ids, self._anchor_text
         raise ModelError(
-            "its tokenizer does not spell a text's parts as they were written",
-            hint="prepare needs a tokenizer that decodes what it encodes",
+            "its tokenizer does not decode parts of a text to the same text",
+            hint="the tokenizer must decode exactly what it encodes",
         )
 
     def _round_trips(self, text: str) -> bool:
-        """Whether a text's ids spell it, behind the anchor and behind anything else.
+        """Whether a text survives encoding and decoding, after the anchor and after other text.
 
-        A decoder that strips the space it expects at a sequence's start hides a made-up one there.
+        Both are needed, because a decoder that strips the first space hides an added one.
         """
         ids = self.encode_rest(text)
         if ids is None or self.spell(ids) != text:
@@ -114,10 +113,10 @@ class Codec:
 
 @dataclass(frozen=True)
 class ModelTokenizer:
-    """A model's tokenizer, as `prepare` needs it.
+    """A model's tokenizer.
 
     Attributes:
-        sha256: of the tokenizer's files and the versions that read them.
+        sha256: of the tokenizer's files and of the versions of the libraries that read them.
     """
 
     model_dir: Path
@@ -126,10 +125,10 @@ class ModelTokenizer:
 
 
 def load_tokenizer_facts(model: ModelSpec, root: RootPaths) -> ModelTokenizer:
-    """A model's tokenizer from the cache, or through AutoTokenizer where it is not there yet.
+    """A model's tokenizer from the cache; if it is not there, from AutoTokenizer.
 
     Raises:
-        ModelError: no such model here, or no tokenizer that can be used.
+        ModelError: the model is not on this machine, or its tokenizer can't be used.
     """
     directory = find_model(model, root)
     sha256 = _fingerprint(directory, model.trust_remote_code)
@@ -162,7 +161,7 @@ def _fingerprint(directory: Path, trust_remote_code: bool) -> str:
 
 
 def _ask_transformers(directory: Path, trust_remote_code: bool) -> TokenizerFacts:
-    # In a process of its own: torch, which comes along, must not be in the one that forks.
+    # In a child process: AutoTokenizer imports torch, which a process that forks must not do.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(_tokenizer_facts, directory, trust_remote_code).result()
@@ -178,7 +177,7 @@ def _tokenizer_facts(directory: Path, trust_remote_code: bool) -> TokenizerFacts
         )
     except JobspecError:
         raise
-    except Exception as error:  # whatever its code raises is about this directory
+    except Exception as error:  # the model's own code may raise anything
         raise ModelError(
             f"no tokenizer can be loaded: {_first_line(error)}",
             file=directory,

@@ -1,11 +1,11 @@
-"""The whole way on this machine, in minutes: `jobspec demo`, also `python -m worker.demo.run`.
+"""Runs the whole pipeline on this machine in minutes: `jobspec demo`.
 
-In a temporary root: makes a tiny model, rows and a benchmark (worker.demo.tiny_model), enqueues
-the untrained
-model and two learning rates with the commands a user would type, runs one worker until the queue is
-empty, and prints the scores. The model must learn: avg@k at most 0.05 before, at least 0.8 after,
-for the better rate. That number proves masks, template, training, saving, loading and scoring at
-once. The questions were trained on: it says nothing about generalization.
+It creates a tiny model, rows and a benchmark in a temporary root (worker.demo.tiny_model). With the
+commands that a user would type it enqueues the untrained model and two learning rates. Then it runs
+one worker until the queue is empty, and prints the scores. The model must learn: avg@k at most 0.05
+before training and at least 0.8 after it, for the better rate. This tests masks, template,
+training, saving, loading and scoring together. The benchmark asks questions from the training data,
+so the score says nothing about generalization.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from worker.demo import tiny_model
 from worker.host.devices import visible_devices
 from worker.inference.engine import ENGINES, resolve_backend
 
-# Far apart, so that the first wins on every machine: 0.96 against 0.00.
+# Far apart, so that the first is better on every machine: 0.96 against 0.00.
 RATES = ("2e-3", "5e-5")
 UNTRAINED_AT_MOST = 0.05
 TUNED_AT_LEAST = 0.8
@@ -44,9 +44,11 @@ _SETTINGS = {
 
 
 def main() -> None:
-    """Run the demo; exits 1 where the model did not learn."""
+    """Run the demo; exits with 1 if the model did not learn."""
     parser = argparse.ArgumentParser(prog="python -m worker.demo.run", description=__doc__)
-    parser.add_argument("--root", type=Path, help="where to work; kept (default: a temporary one)")
+    parser.add_argument(
+        "--root", type=Path, help="directory to work in and keep (default: a temporary one)"
+    )
     args = parser.parse_args()
     try:
         if args.root is not None:
@@ -61,10 +63,10 @@ def main() -> None:
 
 
 def run(directory: Path) -> int:
-    """The demo in `directory`. Returns the exit code."""
+    """Run the demo in `directory`. Returns the exit code."""
     started = time.monotonic()
     _say(_describe_machine())
-    _say("makes a tiny Olmo-3 (byte-level tokens, random weights), its rows and its benchmark")
+    _say("creates a tiny Olmo-3 (byte-level tokens, random weights), training rows and a benchmark")
     tiny_model.make(directory)
     queue = Queue.create(directory / "root", heartbeat_s=2.0, lease_s=20.0)
     specs = _specs(directory)
@@ -72,22 +74,22 @@ def run(directory: Path) -> int:
     _work(queue)
     _jobspec("status", "--root", str(queue.paths.root))
     _jobspec("results", "--root", str(queue.paths.root))
-    code = _judge(queue)
+    code = _check_scores(queue)
     _say(f"took {time.monotonic() - started:.0f} s")
     return code
 
 
 def _describe_machine() -> str:
-    """Which devices train and which engine draws the samples, and why."""
+    """Which devices train, which engine generates, and why."""
     devices = visible_devices()
     gpus = devices.count if devices.on_gpu else 0
     name, reason = resolve_backend("auto", gpus)
     hardware = f"{gpus} × {devices.name}" if gpus else f"{devices.count} processes on the CPU"
-    return f"trains on {hardware}; {ENGINES[name].title} draws the samples, because {reason}"
+    return f"trains on {hardware}; {ENGINES[name].title} generates the answers, because {reason}"
 
 
 def _specs(directory: Path) -> list[str]:
-    """Specs written by `jobspec new`: two learning rates, and the model as it is."""
+    """Write specs with `jobspec new`: two learning rates, and the untrained model."""
     model = str(directory / "model")
     common = [
         "--model",
@@ -117,13 +119,13 @@ def _set(key: str, value: object) -> tuple[str, str]:
 
 
 def _work(queue: Queue) -> None:
-    """One worker until the queue is empty, its progress shown as it goes."""
+    """Run one worker until the queue is empty, and show its progress."""
     command = [sys.executable, "-m", "worker", "--root", str(queue.paths.root), "--drain"]
     _say("$ jobspec-worker --drain", bare=True)
     log = queue.paths.root / "worker.log"
     shown = ""
     with log.open("wb") as stream:
-        # A session of its own: Ctrl-C reaches this process alone, which then ends the worker.
+        # In its own session, so that Ctrl-C reaches only this process, which then ends the worker.
         worker = subprocess.Popen(
             command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -141,7 +143,7 @@ def _work(queue: Queue) -> None:
     _say("", over=True)
     if worker.returncode != 0:
         sys.stderr.write(log.read_text())
-        sys.exit(f"the worker exited {worker.returncode}")
+        sys.exit(f"the worker exited with {worker.returncode}")
 
 
 def _progress(queue: Queue) -> str:
@@ -160,8 +162,8 @@ def _progress(queue: Queue) -> str:
     return " · ".join([*parts, f"loss {loss:.3f}"] if loss is not None else parts)
 
 
-def _judge(queue: Queue) -> int:
-    """Whether the tuned model learned what the untrained one did not know."""
+def _check_scores(queue: Queue) -> int:
+    """Whether the trained model learned what the untrained model did not know."""
     scores: dict[bool, list[float]] = {True: [], False: []}
     for job in queue.jobs(State.SUCCEEDED):
         result = records.read(job.paths.result, Result)
@@ -181,7 +183,7 @@ def _judge(queue: Queue) -> int:
 
 
 def _jobspec(*arguments: str) -> list[str]:
-    """Show and run a command of the command line; its output's lines."""
+    """Show and run a jobspec command. Returns the words of its output."""
     _say(f"$ {shlex.join(['jobspec', *arguments])}", bare=True)
     done = subprocess.run(
         [sys.executable, "-m", "jobspec.cli", *arguments],
@@ -197,7 +199,7 @@ def _jobspec(*arguments: str) -> list[str]:
 
 
 def _say(line: str, *, bare: bool = False, over: bool = False) -> None:
-    """A line for the person who watches; `over` replaces the last one on a terminal."""
+    """Print a line to stderr; with `over` it replaces the last line of a terminal."""
     if over and sys.stderr.isatty():
         sys.stderr.write(f"\r\033[K{line}")
     elif line:

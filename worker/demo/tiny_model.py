@@ -1,11 +1,11 @@
-"""Makes a tiny model of the Olmo-3 architecture, its training rows and its benchmark, for the demo.
+"""Creates a tiny Olmo-3 model, training rows and a benchmark for the demo.
 
     python -m worker.demo.tiny_model DIR
 
-The model has random weights, a byte-level tokenizer and a chat template that opens `<think>` as
-Olmo-3-Think's does; the rows teach sums of two digits with a think trace; the benchmark, in the
-AIME form, asks some of the sums that were trained, so that a score says whether the way from rows
-to score is sound, and nothing about generalization.
+The model has random weights, a byte-level tokenizer and a chat template that opens `<think>` like
+Olmo-3-Think's. The rows teach the positions of letters in the alphabet, with reasoning. The
+benchmark has the form of AIME and asks the same questions. So its score shows whether the pipeline
+works, but nothing about generalization.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ BENCHMARK = "aime_demo"
 def make(directory: Path) -> None:
     """Write `model/`, `train.jsonl` and `benchmarks/aime_demo.jsonl` below `directory`."""
     directory.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed, which comes along, else talks of it
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed prints about it
     make_model(directory / "model")
     make_rows(directory)
 
 
 def make_model(path: Path, *, hidden: int = 64, layers: int = 2, seed: int = 0) -> None:
-    """A randomly initialised Olmo-3 with a tokenizer of 256 bytes and four special tokens."""
+    """Write a randomly initialized Olmo-3 with a tokenizer of 256 bytes and 4 special tokens."""
     import torch
     from transformers import Olmo3Config, Olmo3ForCausalLM
     from transformers.utils import logging
@@ -79,7 +79,7 @@ def make_model(path: Path, *, hidden: int = 64, layers: int = 2, seed: int = 0) 
 
 
 def make_tokenizer() -> Any:
-    """A byte-level tokenizer without merges: every text round-trips, one token a byte."""
+    """A byte-level tokenizer without merges: one token per byte, so every text round-trips."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -97,12 +97,12 @@ def make_tokenizer() -> Any:
 
 
 def make_rows(directory: Path, *, repeats: int = 6, seed: int = 0) -> None:
-    """Places of letters in the alphabet: rows with think traces, and a benchmark that asks them."""
+    """Write rows about the positions of letters, with reasoning, and a benchmark that asks them."""
     rows = [_row(letter) for letter in LETTERS for _ in range(repeats)]
     random.Random(seed).shuffle(rows)
     _write(directory / "train.jsonl", rows)
     asked = [
-        {"id": letter, "problem": _question(letter), "answer": str(_place(letter))}
+        {"id": letter, "problem": _question(letter), "answer": str(_position(letter))}
         for letter in LETTERS
     ]
     (directory / "benchmarks").mkdir(exist_ok=True)
@@ -110,17 +110,17 @@ def make_rows(directory: Path, *, repeats: int = 6, seed: int = 0) -> None:
 
 
 def _question(letter: str) -> str:
-    # Said six times, a letter stands out of the prompt's bytes: minutes of training suffice.
+    # Repeating the letter makes it easy to learn, so minutes of training suffice.
     return f"Which place in the alphabet has the letter {letter * 6}?"
 
 
-def _place(letter: str) -> int:
+def _position(letter: str) -> int:
     return LETTERS.index(letter) + 1
 
 
 def _row(letter: str) -> dict[str, Any]:
-    place = _place(letter)
-    answer = f"<think>{letter} is number {place}.</think>\n\n\\boxed{{{place}}}"
+    position = _position(letter)
+    answer = f"<think>{letter} is number {position}.</think>\n\n\\boxed{{{position}}}"
     return {
         "messages": [
             {"role": "user", "content": benchmark.PROMPT.format(problem=_question(letter))},

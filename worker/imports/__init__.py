@@ -1,1 +1,1 @@
-"""Keeps imports of heavy libraries short and quiet."""
+"""Makes imports of heavy libraries faster, and calls of lm-eval quieter."""

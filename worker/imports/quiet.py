@@ -1,4 +1,4 @@
-"""Libraries without their remarks, and without imports that nothing here needs."""
+"""Calls lm-eval without its log output, and imports Transformers without unused packages."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from worker.imports.lean import lean
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Call lm-eval in here: errors are still logged, nothing else.
+    """Call lm-eval inside this context, which logs only errors.
 
-    Its environment report runs pip, lscpu and git, 1.5 s a call; what it would say stands in the
-    attempt's manifest and in each benchmark's protocol.
+    It also skips lm-eval's environment report, which runs pip, lscpu and git and takes 1.5 s per
+    call. The attempt's manifest and each benchmark's protocol contain the same facts.
     """
     from lm_eval import evaluator
 
@@ -29,11 +29,11 @@ def quiet() -> Iterator[None]:
 
 
 def import_transformers() -> None:
-    """Import what of transformers every evaluation uses, without what it brings unused.
+    """Import the parts of Transformers that every evaluation uses, without unused packages.
 
-    transformers' assisted generation imports scikit-learn, and with it scipy, where it is
-    installed: a fifth of an evaluation's start, for nothing used here. lm-eval's tasks that do use
-    it still find it afterwards.
+    Its assisted generation imports scikit-learn and scipy if they are installed. The imports of an
+    evaluation take 6.7 s of CPU time, and 2.4 s more (35 %, 921 modules) with these. Tasks of
+    lm-eval that need them can import them afterwards.
     """
     if "sklearn" in sys.modules or "transformers.generation" in sys.modules:
         return

@@ -1,7 +1,6 @@
-"""Token ids and labels of some rows, collated into a micro-batch's tensors.
+"""Collates token ids and labels of rows into the tensors of a micro-batch.
 
-Rows are padded side by side, packed one after the other, or packed and sharded over the ranks of a
-sequence-parallel group.
+Rows are padded, packed, or packed and sharded over the ranks of a sequence-parallel group.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from worker.data.dataset_cache import IGNORED
 
 @dataclass(frozen=True)
 class Shard:
-    """Which part of each line's tokens a rank holds under sequence parallelism."""
+    """The part of each pack's tokens that a rank holds with sequence parallelism."""
 
     index: int = 0
     count: int = 1
@@ -27,10 +26,10 @@ WHOLE = Shard()
 
 
 def pad(ids: list[torch.Tensor], labels: list[torch.Tensor], token: int) -> dict[str, torch.Tensor]:
-    """Rows side by side, padded on the right to the longest.
+    """Pad rows on the right to the length of the longest.
 
     Returns:
-        int64 [rows, tokens] `input_ids`, `labels`, with more than one row also `attention_mask`.
+        int64 [rows, tokens] `input_ids` and `labels`; with several rows also `attention_mask`.
     """
     pad_rows = torch.nn.utils.rnn.pad_sequence
     batch = {
@@ -44,16 +43,16 @@ def pad(ids: list[torch.Tensor], labels: list[torch.Tensor], token: int) -> dict
 
 
 def pack(ids: list[torch.Tensor], labels: list[torch.Tensor]) -> dict[str, Any]:
-    """Rows one after the other in one line, kept apart by position ids and sequence bounds.
+    """Concatenate rows. Position ids and `cu_seq_lens_*` separate them.
 
     Returns:
-        int64 [1, tokens] `input_ids`, `labels`, `position_ids`, int32 [rows + 1] `cu_seq_lens_*`,
-        on the host the rows' lengths and the longest.
+        int64 [1, tokens] `input_ids`, `labels` and `position_ids`, int32 [rows + 1]
+        `cu_seq_lens_*`, and as Python integers the rows' lengths and the longest one.
     """
     lengths = tuple(len(row) for row in ids)
     bounds = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
     for label in labels:
-        label[0] = IGNORED  # a row's first token is never predicted from another row
+        label[0] = IGNORED  # the first token of a row must not be predicted from the row before
     return {
         "input_ids": torch.cat(ids)[None],
         "labels": torch.cat(labels)[None],
@@ -69,13 +68,13 @@ def pack(ids: list[torch.Tensor], labels: list[torch.Tensor]) -> dict[str, Any]:
 def shard(
     ids: list[torch.Tensor], labels: list[torch.Tensor], token: int, part: Shard
 ) -> dict[str, Any]:
-    """One rank's tokens of a line whose length is filled up to a multiple of the ranks.
+    """One rank's shard of a pack, which is padded to a multiple of the number of ranks.
 
-    Labels are shifted before the line is cut: a part's last token predicts the next part's first.
-    Positions and bounds stay the whole line's.
+    Labels are shifted before the pack is divided, because the last token of a shard predicts the
+    first token of the next one. `cu_seq_lens_*` describe the whole pack.
 
     Returns:
-        int64 [1, tokens / ranks] `input_ids`, `shift_labels`, `position_ids`; bounds as `pack`.
+        int64 [1, tokens / ranks] `input_ids`, `shift_labels`, `position_ids`; the rest as `pack`.
     """
     missing = -sum(len(row) for row in ids) % part.count
     if missing:
@@ -90,12 +89,12 @@ def shard(
 
 
 def find_targets(line: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Where a micro-batch's hidden states are scored, and against which tokens.
+    """The positions of the trained tokens in a micro-batch, and their target ids.
 
-    Found here, on the host: a device asked how many they are would have to be waited for.
+    They are computed on the host, because finding their number on a GPU would force a sync.
 
     Returns:
-        int64 [trained tokens] `positions` in the line, or in lines one after the other, `targets`.
+        int64 [trained tokens] `positions` in the flattened micro-batch, and `targets`.
     """
     shifted = line.get("shift_labels")
     if shifted is None:
@@ -106,7 +105,7 @@ def find_targets(line: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def to_device(line: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """A micro-batch on a device, the copies not waited for."""
+    """Copy a micro-batch to a device, without waiting for the copies."""
     return {
         name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
         for name, value in line.items()

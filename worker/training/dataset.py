@@ -1,4 +1,4 @@
-"""Which prepared rows each training step uses on this rank, and loading them as tensors."""
+"""Chooses the prepared rows for each training step on this rank, and loads them as tensors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from worker.training.collate import WHOLE, Shard, find_targets, pack, pad, shard
 
 @dataclass(frozen=True)
 class Step:
-    """One rank's share of one step. `lengths` and `trained_tokens` count the whole global batch."""
+    """One rank's part of a step. `lengths` and `trained_tokens` are of the whole global batch."""
 
     micros: tuple[MicroBatch, ...]
     lengths: tuple[int, ...]
@@ -28,7 +28,7 @@ class Step:
 
 @dataclass
 class Rows:
-    """Prepared rows: ids and labels by index, lengths and trained-token counts at hand."""
+    """Prepared rows by index, with their lengths and their numbers of trained tokens."""
 
     data: Any
     lengths: list[int]
@@ -36,7 +36,7 @@ class Rows:
 
     @classmethod
     def open(cls, split: SplitPaths) -> Rows:
-        """Open rows saved by the prepare phase, memory-mapped: only their counts are read now."""
+        """Open the rows of the prepare phase. They are memory-mapped; only the counts are read."""
         import datasets
 
         data = datasets.load_from_disk(str(split.dir))
@@ -49,7 +49,7 @@ class Rows:
 
 @dataclass
 class Schedule:
-    """How rows become steps for one of `world` ranks, or groups of ranks that share their rows."""
+    """Divides rows into steps, for one of `world` ranks or sequence-parallel groups."""
 
     rows: Rows
     seed: int
@@ -75,31 +75,31 @@ class Schedule:
             yield self.step(batch)
 
     def step(self, batch: list[int]) -> Step:
-        """This rank's share of a global batch."""
+        """This rank's part of a global batch."""
         lengths = self.rows.lengths
         if self.packing:
-            dealt = batching.packed_batches(
+            by_rank = batching.packed_batches(
                 batch, lengths, world=self.world, max_tokens=self.max_tokens
             )
         else:
-            dealt = batching.micro_batches(
+            by_rank = batching.micro_batches(
                 batch, lengths, world=self.world, size=self.micro_batch_size
             )
         return Step(
-            micros=tuple(dealt[self.rank]),
+            micros=tuple(by_rank[self.rank]),
             lengths=tuple(lengths[row] for row in batch),
             trained_tokens=sum(self.rows.trained[row] for row in batch),
         )
 
     def in_order(self) -> Iterator[Step]:
-        """This rank's steps over all rows as they lie, for evaluation."""
+        """This rank's steps over all rows, sorted by length, for evaluation."""
         rows = sorted(range(len(self.rows)), key=self.rows.lengths.__getitem__)
         for start in range(0, len(rows), self.batch_size):
             yield self.step(rows[start : start + self.batch_size])
 
 
 class EpochSampler(Sampler[Step]):
-    """Yields steps; the Trainer tells it the epoch and, after a resume, skips what was done."""
+    """Yields steps. The Trainer sets the epoch and, after a resume, skips finished steps."""
 
     def __init__(self, schedule: Schedule) -> None:
         self._schedule = schedule
@@ -107,8 +107,8 @@ class EpochSampler(Sampler[Step]):
 
     @property
     def batch_sampler(self) -> EpochSampler:
-        # The Trainer looks for `set_epoch` one level below what `skip_first_batches` wraps, and
-        # without a resume at that same place: this is there.
+        # The Trainer calls `set_epoch` on the loader's `batch_sampler`, or after a resume on that
+        # object's own `batch_sampler`. This property serves both.
         return self
 
     def set_epoch(self, epoch: int) -> None:
@@ -124,7 +124,7 @@ class EpochSampler(Sampler[Step]):
 
 
 class StepDataset(torch.utils.data.Dataset):
-    """Turns a Step into its micro-batches' tensors."""
+    """Loads the tensors of a step's micro-batches."""
 
     def __init__(
         self, rows: Rows, pad_token_id: int, *, padded: bool, shard: Shard = WHOLE
@@ -160,7 +160,7 @@ class StepDataset(torch.utils.data.Dataset):
 
 
 def loader(dataset: StepDataset, sampler: EpochSampler) -> DataLoader:
-    """Steps one after the other; where there is a GPU, in memory that it copies from unattended."""
+    """A loader of steps; with a GPU in pinned memory, so that copies are asynchronous."""
 
     def collate(items: list[Any]) -> Any:
         return items[0]

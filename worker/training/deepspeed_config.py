@@ -1,7 +1,6 @@
 """DeepSpeed's configuration, made from the spec alone.
 
-The trainer gets it as a dictionary, the same way on CPU and GPU, so that no launcher's default can
-change it.
+The trainer receives it as a dictionary, on CPU and GPU, so that no launcher can change it.
 """
 
 from __future__ import annotations

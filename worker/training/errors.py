@@ -11,7 +11,7 @@ class NonFiniteLossError(JobspecError):
     def __init__(self, loss: float, step: int) -> None:
         super().__init__(
             f"the loss is {loss} at step {step}",
-            hint="lower train.learning_rate, or look at the rows of that step",
+            hint="lower train.learning_rate, or inspect the rows of that step",
         )
         self.step = step
 

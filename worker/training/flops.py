@@ -19,9 +19,9 @@ from jobspec.models.decoder_shape import causal_pairs
 
 @dataclass(frozen=True)
 class FlopModel:
-    """The numbers that a model's work follows from, counted on the loaded model of any family.
+    """The sizes that determine a model's FLOPs, counted on the loaded model.
 
-    `jobspec.models.decoder_shape` estimates the same before there is a model, from config.json.
+    `jobspec.models.decoder_shape` estimates the same from config.json.
 
     Attributes:
         body: weights except those of the embedding and the output head.

@@ -1,4 +1,4 @@
-"""LoRA adapters by peft: their configuration from the spec, and peft's refusals in our words."""
+"""LoRA adapters by peft: the configuration for a spec, and clearer errors."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def config(lora: LoraSpec | None) -> Any:
 
 
 def explained(error: ValueError, lora: LoraSpec | None) -> Exception:
-    """What to raise for an error met while the trainer was built."""
+    """The error to raise for one that was raised while the trainer was built."""
     if lora is None or "arget modules" not in str(error):
         return error
     return JobspecError(
-        f"no module of the model is named by {lora.target_modules}",
+        f"the model has no modules named {lora.target_modules}",
         place="$.train.lora.target_modules",
-        hint='"all-linear" adapts every linear layer but the output head',
+        hint='"all-linear" adapts every linear layer except the output head',
     )

@@ -1,8 +1,8 @@
-"""The loss of a micro-batch: hidden states of trained tokens alone, their logits tile by tile.
+"""The loss of a micro-batch: logits are computed only for trained tokens, tile by tile.
 
-TRL's fused head does the tiles. By default it has to find out which tokens are trained, for which
-a GPU is waited for in every micro-batch, and elsewhere it projects all tokens. So where a family's
-logits are no more than a projection, it is given the trained ones, whose number the host knows.
+TRL's fused head computes the tiles. By default it locates the trained tokens on the GPU, which
+forces a sync in every micro-batch, and on a CPU it projects all tokens. So if a model's logits are
+a plain projection, this module passes it only the trained tokens, whose number the host knows.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ import torch
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 from trl.trainer.utils import add_fused_lm_head, maybe_gather_lm_head_ctx
 
-TILE = 32768  # entries of the vocabulary at once, of 4,096 tokens
+TILE = 32768  # entries of the vocabulary per tile, for 4,096 tokens
 _SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
 
 Score = Callable[[Any, dict[str, Any]], torch.Tensor]
 
 
 def of(model: Any) -> Score:
-    """Teach a causal language model, not yet wrapped, to score.
+    """Prepare a causal language model, not yet wrapped, to compute the summed loss.
 
     Returns:
-        What takes it, perhaps wrapped by then, and a micro-batch's tensors (see `feed.scored`), and
-        returns the cross-entropy summed over its trained tokens, float32 [].
+        A function of the model (wrapped or not) and a micro-batch's tensors (with those of
+        `find_targets`). It returns the cross-entropy summed over the trained tokens, float32 [].
     """
     if is_plain(model.config):
-        _teach(model)
+        _extend_forward(model)
         return _score
     add_fused_lm_head(model, outputs=("log_probs",))
     return _score_all
 
 
 def is_plain(config: Any) -> bool:
-    """Whether a family's logits are its head's projection, at most capped, and its loss theirs."""
+    """Whether logits are the head's projection, perhaps capped, and the loss has no other term."""
     text = config.get_text_config()
     scaled = any(getattr(text, name, None) is not None for name in _SCALES)
     return not scaled and not getattr(text, "output_router_logits", False)
@@ -53,17 +53,17 @@ def _score_all(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
     return -outputs.log_probs.float().sum()
 
 
-def _without(inputs: dict[str, Any], *told_twice: str) -> dict[str, Any]:
-    """A micro-batch less one of the two ways in which it says what is trained."""
-    return {name: value for name, value in inputs.items() if name not in told_twice}
+def _without(inputs: dict[str, Any], *names: str) -> dict[str, Any]:
+    """A micro-batch without these inputs; it describes the trained tokens in two forms."""
+    return {name: value for name, value in inputs.items() if name not in names}
 
 
-def _teach(model: Any) -> None:
-    """Let `forward` return the summed log-probability of `targets` where it is given any."""
+def _extend_forward(model: Any) -> None:
+    """Let `forward` return the summed log-probability of `targets`, if it is given any."""
     original = model.forward
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
 
-    @functools.wraps(type(model).forward)  # `generate` looks at the signature
+    @functools.wraps(type(model).forward)  # `generate` inspects the signature
     def forward(
         self: Any, *args: Any, positions: Any = None, targets: Any = None, **kwargs: Any
     ) -> Any:
@@ -72,10 +72,10 @@ def _teach(model: Any) -> None:
         hidden = self.base_model(*args, **kwargs).last_hidden_state
         chosen = hidden.reshape(-1, hidden.shape[-1]).index_select(0, positions)
         head = self.get_output_embeddings()
-        with maybe_gather_lm_head_ctx(head.weight, head.bias):  # ZeRO-3 has a part of it here
-            found: Any = ChunkedLogProbFunction.apply(
+        with maybe_gather_lm_head_ctx(head.weight, head.bias):  # with ZeRO-3 it is sharded
+            log_probs: Any = ChunkedLogProbFunction.apply(
                 chosen, head.weight, head.bias, targets, 1.0, TILE, cap, 1.0, ()
             )
-        return found[0].float().sum()
+        return log_probs[0].float().sum()
 
     model.forward = types.MethodType(forward, model)

@@ -1,4 +1,4 @@
-"""Where a phase's ranks meet: torch's rendezvous, by the variables their rank launcher set."""
+"""Joins the ranks of a phase, with the variables that the rank launcher set."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-# As DeepSpeed's own: NCCL's ten minutes are less than a large model's save may take on rank 0.
+# DeepSpeed's default. Saving a large model on rank 0 may exceed NCCL's ten minutes.
 _TIMEOUT = timedelta(minutes=30)
 
 
 def join(backend: str) -> bool:
-    """Meet the other ranks. False where another process has taken the port since it was chosen."""
+    """Join the other ranks. False if another process has bound the port in the meantime."""
     try:
         dist.init_process_group(backend, timeout=_TIMEOUT)
     except dist.DistNetworkError as error:

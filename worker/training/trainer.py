@@ -1,8 +1,8 @@
 """TRL's SFTTrainer, with this project's row order, loss normalization, stops and records.
 
-A training step is one global batch. The loader gives each rank its micro-batches of it in one
-piece; `training_step` runs them and marks DeepSpeed's accumulation boundary on the last, so that
-steps may have different numbers of micro-batches (packing) and the Trainer's own accumulation is 1.
+A training step is one global batch. The loader gives each rank all its micro-batches at once.
+`training_step` runs them and marks DeepSpeed's accumulation boundary at the last one. So steps may
+have different numbers of micro-batches (packing), and the Trainer's own accumulation is 1.
 The loss is the sum over trained tokens divided by the trained tokens of the global batch.
 """
 
@@ -39,7 +39,7 @@ class StepTotals:
 class RowTrainer(SFTTrainer):
     """SFTTrainer over a Schedule. Rows are prepared; nothing is tokenized or masked here."""
 
-    # Their declared types are unions over every backend there is.
+    # Their declared types are unions over all backends.
     model: Any
     model_wrapped: Any
     optimizer: Any
@@ -55,18 +55,18 @@ class RowTrainer(SFTTrainer):
         self.learning_rate: float | None = None
         super().__init__(train_dataset=schedule.rows.data, **kwargs)
         base = self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
-        del base.forward  # TRL's, which computes entropy and accuracy that nobody reads
+        del base.forward  # TRL's computes entropy and accuracy, which are not used
         self._score = loss.of(base)
 
     def get_train_dataloader(self) -> DataLoader:
         return loader(self._dataset(self.schedule), EpochSampler(self.schedule))
 
     def _dataset(self, schedule: Schedule) -> StepDataset:
-        # Padded only for models that do not take the attention that keeps unpadded rows apart.
+        # Models that can't use `segments` attention need padded rows.
         padded = self.model.config._attn_implementation != varlen_attention.NAME
         if padded and schedule.shard.count > 1:
             raise SpecError(
-                f"`{self.model.config.model_type}` does not take the attention that can be shared",
+                f"`{self.model.config.model_type}` can't use sequence parallelism",
                 place="$.train.sequence_parallel",
                 hint="set it to 1",
             )
@@ -83,7 +83,7 @@ class RowTrainer(SFTTrainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], torch.Tensor | int | None]:
-        """The loader knows the global batch's trained tokens: no collective is needed to count."""
+        """The loader counts the trained tokens of the global batch, so no collective is needed."""
         with self.clock.fetching():
             inputs = next(epoch_iterator)
         return [inputs], inputs["trained_tokens"]
@@ -101,13 +101,13 @@ class RowTrainer(SFTTrainer):
             with self.compute_loss_context_manager():
                 loss = self.summed_loss(model, micro) / max(num_items_in_batch or 0, 1)
             total += loss.detach()
-            # Ranks' gradients are averaged; the loss is already a share of the global batch's.
+            # DeepSpeed averages gradients over ranks, but the loss is divided by the global count.
             self.accelerator.backward(loss * self.args.world_size, scale_wrt_gas=False)
         self.totals.loss = total
         return total
 
     def summed_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        """Cross-entropy summed over the trained tokens of one micro-batch; logits never whole."""
+        """Cross-entropy summed over the trained tokens of one micro-batch."""
         return self._score(model, inputs)
 
     @torch.no_grad()
@@ -115,7 +115,7 @@ class RowTrainer(SFTTrainer):
         """Token-weighted loss over the held-out rows, the same on any number of ranks.
 
         Raises:
-            StoppedError: a rank was asked to stop; the loss is measured after the resume.
+            StoppedError: a rank was asked to stop; the loss is computed after the resume.
         """
         if self.evaluation is None:
             return {}
@@ -171,12 +171,12 @@ class RowTrainer(SFTTrainer):
         dist.barrier()
 
     def merge_adapter(self) -> None:
-        """Merge the adapter into the weights permanently, because training is over."""
+        """Merge the adapter into the weights, after training."""
         self.model = self.model.merge_and_unload()
         self._merged = True
 
     def save_weights(self, path: Path) -> None:
-        """A model directory that others can load. All ranks call it."""
+        """Save a model directory that other programs can load. All ranks call it."""
         if self._merged:
             if self.args.should_save:
                 self._save(str(path))

@@ -268,7 +268,7 @@ class TrainingRun:
         return control.should_training_stop and state.global_step < state.max_steps
 
     def save_weights(self, path: Path) -> None:
-        """A model directory under its final name only once it is whole."""
+        """Save a model directory, which gets its final name only when it is complete."""
         partial = partial_of(path)
         self.trainer.save_weights(partial)
         if self.rank == 0:

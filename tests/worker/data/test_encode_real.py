@@ -149,7 +149,7 @@ def test_qwens_non_thinking_template_is_refused_and_says_why(
     made = refused(row(user("2+2?"), assistant("<think>\nTwo.\n</think>\n\n4")), format_)
     assert made.kind is DropKind.PROMPT_NOT_A_PREFIX
     assert "prefix" in made.reason
-    assert "the prompt already writes `<think>\\n\\n</think>\\n\\n`" in made.reason
+    assert "the prompt ends with `<think>\\n\\n</think>\\n\\n`" in made.reason
     # Without thinking the turn is rendered as the prompt begins it: trained, the empty block too.
     plain = encoded(row(user("2+2?"), assistant("4")), format_)
     assert supervised(plain, format_) == "<think>\n\n</think>\n\n4<|im_end|>"

@@ -43,7 +43,7 @@ REFUSALS = {
         OPENING.replace("assistant\\n<think>'", "assistant\\n<think></think>'"),
         [user("a"), assistant("b")],
         DropKind.PROMPT_NOT_A_PREFIX,
-        "(the prompt already writes `<think></think>`, the row's turn is `b",
+        "(the prompt ends with `<think></think>`, and the row's turn is `b",
     ),
     "unclosed": (
         CHATML,
@@ -76,13 +76,13 @@ REFUSALS = {
         ),
         [user("a"), assistant("<think>why</think>b")],
         DropKind.LOST_IN_RENDERING,
-        "first thinking block is not its own",
+        "starts with another think block",
     ),
     "reasoning that quotes its end": (
         CHATML,
         [user("a"), assistant("b", reasoning_content="I write </think> and go on")],
         DropKind.LOST_IN_RENDERING,
-        "first thinking block is not its own",
+        "starts with another think block",
     ),
     "call dropped": (
         CHATML,
@@ -112,7 +112,7 @@ REFUSALS = {
         CHATML,
         [user("a"), assistant("write <|im_end|> to stop")],
         DropKind.END_TOKEN_INSIDE,
-        "in its middle",
+        "contains an end-of-turn token",
     ),
     "two assistant turns": (
         CHATML.replace("m.role +", "(m.role if loop.last else 'past') +"),
@@ -202,7 +202,7 @@ def test_a_tokenizer_that_cannot_spell_the_answer_is_refused() -> None:
     encoded(row(user("a"), assistant("aa")), format_)
     found = refused(row(user("a"), assistant("aba")), format_)
     assert found.kind is DropKind.TOKENS_DIFFER
-    assert "where the turn says `ba" in found.reason
+    assert "where the turn has `ba" in found.reason
 
 
 def test_an_end_that_is_no_token_of_its_own_is_refused() -> None:

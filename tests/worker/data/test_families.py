@@ -154,7 +154,7 @@ def test_an_empty_reasoning_field_does_not_hide_thinking_in_the_content() -> Non
         row(user("2+2?"), assistant(THINK, reasoning_content="")), chat(trl_template("qwen3"))
     )
     assert isinstance(made, RefusedRow)
-    assert "first thinking block is not its own" in made.reason
+    assert "starts with another think block" in made.reason
 
 
 def test_content_in_parts_is_trained_where_the_template_reads_parts() -> None:

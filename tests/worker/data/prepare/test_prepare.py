@@ -153,7 +153,10 @@ def test_too_many_dropped_rows_stop_the_job_and_name_the_first(
         with pytest.raises(DataError) as caught:
             prepare(train_spec(model, rows), root)
         message = caught.value.message
-        assert "3 of 53 rows can't be trained on (over_long: 2, unclosed_thinking: 1)" in message
+        assert (
+            "3 of 53 rows can't be used for training (over_long: 2, unclosed_thinking: 1)"
+            in message
+        )
         assert "<|im_start|>assistant\n<think>no end<|im_end|>" in message
         assert (caught.value.file, caught.value.place) == (str(rows), "row 51")
         assert "max_dropped_frac 0.05" in str(caught.value.hint)
