@@ -87,7 +87,7 @@ def turn(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Counter[str]]:
     ("what", "calls", "renames", "fsyncs"),
     [
         ("enqueue", 30, 2, 6),
-        ("beat", 1, 1, 0),
+        ("heartbeat", 1, 1, 0),
         ("reap", 10, 0, 0),
         ("claim", 26, 2, 0),
         ("held", 5, 0, 0),
