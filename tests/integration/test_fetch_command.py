@@ -44,7 +44,7 @@ def own_spec(directory: Path, model: str, **fields: Any) -> Path:
     return write_spec(directory / f"{model.replace('/', '-')}{len(fields)}.json", spec)
 
 
-def taken(root: Path, model: str = "org/tiny") -> set[str]:
+def cached_files(root: Path, model: str = "org/tiny") -> set[str]:
     snapshot = find_model(ModelSpec(name=model), RootPaths(root))
     assert snapshot.name == COMMIT
     return {path.name for path in snapshot.iterdir()}
@@ -57,7 +57,7 @@ def test_weights_and_tokenizer_are_fetched_and_nothing_that_can_run(tmp_path: Pa
     first, second = done.stdout.splitlines()
     assert first.startswith("org/tiny: ") and second.startswith("aime_own: 1 questions in ")
     unwanted = {"pytorch_model.bin", "tokenizer.bin", "modeling_own.py", "README.md"}
-    assert taken(root) == MODEL.keys() - unwanted
+    assert cached_files(root) == MODEL.keys() - unwanted
     assert "\r" not in done.stderr  # no progress bars where nobody looks
     jobspec("status", "--root", root)  # the root is one of ours, safe to enqueue into
 
@@ -78,8 +78,8 @@ def test_code_comes_with_a_model_only_where_the_spec_trusts_it(tmp_path: Path) -
     spec = own_spec(tmp_path, "org/tiny", trust_remote_code=True)
     with hub(HUB) as endpoint:
         jobspec("fetch", spec, "--root", tmp_path / "root", HF_ENDPOINT=endpoint, **QUICK)
-    assert "modeling_own.py" in taken(tmp_path / "root")
-    assert "pytorch_model.bin" not in taken(tmp_path / "root")
+    assert "modeling_own.py" in cached_files(tmp_path / "root")
+    assert "pytorch_model.bin" not in cached_files(tmp_path / "root")
 
 
 def test_every_spec_is_tried_and_what_is_missing_is_named(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_every_spec_is_tried_and_what_is_missing_is_named(tmp_path: Path) -> Non
     assert pickled["message"] == "`org/pickled` has no safetensors weights"
     assert "can carry code" in pickled["hint"]
     assert {row["file"] for row in told["fetched"]} == {str(files[2])}
-    assert "model-00001-of-00001.safetensors" in taken(tmp_path / "root")
+    assert "model-00001-of-00001.safetensors" in cached_files(tmp_path / "root")
 
 
 def test_without_network_it_says_what_could_not_be_fetched(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_a_refusal_is_json_with_place_and_hint_and_exit_code_3(
     assert error["hint"]
 
 
-def test_what_a_models_own_code_prints_is_not_taken_for_the_answer(
+def test_output_of_a_models_own_code_is_not_read_as_the_answer(
     root: RootPaths, data: Path, tmp_path: Path
 ) -> None:
     model = model_dir(tmp_path / "talks")
@@ -149,7 +149,7 @@ def test_too_many_dropped_rows_stop_the_job_and_name_the_first(
 ) -> None:
     unclosed = {"messages": [user("why?"), assistant("<think>no end")]}
     rows = write_rows(tmp_path / "rows.jsonl", [*sums(50), unclosed, *long_rows(2)])
-    for _ in range(2):  # made, and found on the shelf
+    for _ in range(2):  # prepared, then found in the cache
         with pytest.raises(DataError) as caught:
             prepare(train_spec(model, rows), root)
         message = caught.value.message
