@@ -92,7 +92,7 @@ def test_every_spec_is_tried_and_what_is_missing_is_named(tmp_path: Path) -> Non
     none, pickled = told["errors"]
     assert none["file"] == str(files[0]) and "`org/none` can't be downloaded" in none["message"]
     assert pickled["message"] == "`org/pickled` has no safetensors weights"
-    assert "can carry code" in pickled["hint"]
+    assert "can contain code" in pickled["hint"]
     assert {row["file"] for row in told["fetched"]} == {str(files[2])}
     assert "model-00001-of-00001.safetensors" in cached_files(tmp_path / "root")
 
