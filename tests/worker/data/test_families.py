@@ -220,7 +220,7 @@ def test_no_made_up_space_gets_into_the_trained_turn(name: str) -> None:
 def test_a_tokenizer_that_loses_text_is_refused() -> None:
     lossy = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
     lossy.pre_tokenizer = pre_tokenizers.Whitespace()
-    with pytest.raises(ModelError, match="does not spell"):
+    with pytest.raises(ModelError, match="does not decode parts"):
         tokens.Codec(tokens.TokenizerFacts(lossy.to_str(), {}, {}, {"a": 0}))
 
 
