@@ -39,9 +39,9 @@ def doctor(wait_for: int, peer: str | None, seconds: float) -> None:
     jobspec doctor
     srun -N2 --ntasks-per-node=1 jobspec doctor --wait-for 2
 
-    It measures renames by several processes at once, how late changes become visible, fsync,
-    clocks, permissions, path lengths, free space and notifications. It deletes all
-    its files. If the root does not exist yet, it measures the directory that would contain it.
+    It measures renames by several threads or hosts at once, how late changes become visible,
+    fsync, clocks, permissions, path lengths, free space and notifications. It deletes all its
+    files. If the root does not exist yet, it measures the directory that would contain it.
     """
     diagnosis = doctors.examine(
         current_root(), seconds=seconds, name=peer, wait_for=wait_for, log=say

@@ -185,7 +185,7 @@ def _check_costs(measured: Measurements) -> Iterator[CheckResult]:
 def _check_races(measured: Measurements) -> Iterator[CheckResult]:
     for where, race in [(w, race) for w, joint in _joint(measured) for race in joint.races]:
         shares = ", ".join(map(str, race.won))
-        message = f"{race.files} files, {len(race.won)} processes {where} (won {shares})"
+        message = f"{race.files} files, {len(race.won)} members {where} (won {shares})"
         if race.doubled or race.unclaimed:
             wrong = f"{race.doubled} files have two winners, {race.unclaimed} have none"
             yield _bad("race", f"{message}: {wrong}", "choose a root on another filesystem")
@@ -213,26 +213,22 @@ def _check_visibility(measured: Measurements) -> Iterator[CheckResult]:
             hint = "lower the age of the attribute cache (NFS: actimeo, sshfs: dcache_timeout)"
             yield _bad("visibility", f"changes are visible late or never {where}: {message}", hint)
         elif message:
-            yield _ok("visibility", f"longest lag {where}: {message}")
+            yield _ok("visibility", f"lag {where} at most: {message}")
     if measured.missed_peers is not None:
         hint = "start all within a minute on one root; or changes take that long to become visible"
         yield _bad("visibility", measured.missed_peers, hint)
 
 
 def _check_clocks(measured: Measurements) -> Iterator[CheckResult]:
-    server = measured.server_clock
-    differences = [("the clock that stamps files", server.ahead_s, server.error_s)]
-    for each in measured.across.clocks if measured.across is not None else []:
-        whose = f"{each.watcher}'s clock, compared with {each.actor}'s,"
-        differences.append((whose, each.ahead_s, each.error_s))
-    for whose, ahead_s, error_s in differences:
-        direction = "ahead" if ahead_s > 0 else "behind"
-        message = f"{whose} is {_short(abs(ahead_s))} {direction}, ± {_short(error_s)}"
-        if abs(ahead_s) - error_s > _CLOCKS_APART_S:
-            hint = "let NTP set the clocks; leases are safe, but order and ages are wrong"
-            yield _warn("clock", message, hint)
-        else:
-            yield _ok("clock", message)
+    ahead_s, error_s = measured.server_clock.ahead_s, measured.server_clock.error_s
+    direction = "ahead" if ahead_s > 0 else "behind"
+    message = f"the clock that stamps files is {_short(abs(ahead_s))} {direction}"
+    message += f", ± {_short(error_s)}"
+    if abs(ahead_s) - error_s > _CLOCKS_APART_S:
+        hint = "let NTP set the clocks; leases are safe, but order and ages are wrong"
+        yield _warn("clock", message, hint)
+    else:
+        yield _ok("clock", message)
 
 
 def _check_notifications(location: Location, measured: Measurements) -> Iterator[CheckResult]:

@@ -8,7 +8,11 @@ import msgspec
 
 
 class VisibilityLag(msgspec.Struct, frozen=True, kw_only=True):
-    """How late `watcher` saw changes of `actor`. `missed`: changes it did not see in time."""
+    """How late `watcher` and `actor` saw each other's changes, at most.
+
+    The figures are round trips: from a change of `actor` until it saw the same change made by
+    `watcher` in answer. `missed`: answers that it did not see in time.
+    """
 
     kind: str
     actor: str
@@ -18,20 +22,10 @@ class VisibilityLag(msgspec.Struct, frozen=True, kw_only=True):
     missed: int = 0
 
 
-class ClockOffset(msgspec.Struct, frozen=True, kw_only=True):
-    """`watcher`'s clock minus `actor`'s, ± `error_s`. `round_trip_s`: the longest."""
-
-    actor: str
-    watcher: str
-    ahead_s: float
-    error_s: float
-    round_trip_s: float
-
-
 class RaceResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Outcome of a race for `actor`'s files, which all processes tried to rename.
+    """Outcome of a race for `actor`'s files, which all members tried to rename.
 
-    `won` counts the files that each process got, `doubled` those that several processes got,
+    `won` counts the files that each member got, `doubled` those that several members got,
     `unclaimed` those that none got, `lost_replies` the winners whose rename returned an error.
     `losers` counts the errors that losers got, by errno.
     """
@@ -46,16 +40,17 @@ class RaceResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JointMeasurement(msgspec.Struct, frozen=True, kw_only=True):
-    """What several processes measured together.
+    """What several members measured together: threads of this host, or hosts.
 
     `silent`: members that did not answer in time. `noticed`: by member, whether inotify
-    reported another member's changes.
+    reported another member's changes. `clocks` is always empty and kept for readers of older
+    reports: each host compares its own clock with the filesystem's.
     """
 
     members: list[str] = []
     silent: list[str] = []
     lags: list[VisibilityLag] = []
-    clocks: list[ClockOffset] = []
+    clocks: list[str] = []
     races: list[RaceResult] = []
     noticed: dict[str, bool] = {}
 

@@ -15,10 +15,11 @@ from jobspec.doctor.measurements import Diagnosis, JointMeasurement, Measurement
 from jobspec.errors import DiskFull, JobspecError
 from jobspec.records import base as records
 from jobspec.records.queue_files import Format
-from jobspec.storage import tempfiles
+from jobspec.storage import fs, tempfiles
 from jobspec.storage.layout import RootPaths
 
-PROCESSES = 4
+THREADS = 4  # that measure together on this host
+_COME_S = 60.0  # how long to wait for other hosts
 
 
 def examine(
@@ -67,15 +68,16 @@ def examine(
 def _measure(
     directory: Path, seconds: float, name: str, wait_for: int, log: Callable[[str], None]
 ) -> Measurements:
+    fs.sweep(directory)
     with probes.workspace(directory) as space:
         costs = probes.costs(space, seconds / 5)
         broken = list(probes.broken_promises(space))
         clock = probes.server_clock(space)
-    here = session.measure_here(directory, PROCESSES, seconds / 4)
+    here = session.measure_here(directory, THREADS, seconds / 4)
     if here is None:
         raise JobspecError(
-            "the processes that measure together did not start in time",
-            hint="the host may be very busy: try again, or with a larger --seconds",
+            "threads of this host did not see each other's directories in time",
+            hint="names become visible very late on this filesystem: choose a root on another",
         )
     across, missed = _measure_across(directory, name, wait_for, seconds / 4, log)
     return Measurements(
@@ -95,6 +97,7 @@ def _measure_across(
         return None, None
     others = wait_for - 1
     log(f"waiting for {others} other{'s' * (others > 1)} in {directory}")
-    measured = session.measure_across(directory, name, wait_for, patience_s)
+    member = session.Member(directory, "across", name, patience_s)
+    measured = member.participate(wait_for, _COME_S)
     missed = f"not all of {others} others came" if others > 1 else "the other host did not come"
     return measured, None if measured is not None else missed

@@ -56,7 +56,7 @@ DOCUMENTED: list[type] = [
     disk.Room, disk.Usage, archive.Archived, admission.Quarantined, Site,
     doctor.Diagnosis, doctor.Location, doctor.FreeSpace, doctor.Measurements, doctor.Costs,
     doctor.Timing, doctor.ServerClock, doctor.JointMeasurement, doctor.VisibilityLag,
-    doctor.ClockOffset, doctor.RaceResult, doctor.CheckResult, doctor.Recommendation,
+    doctor.RaceResult, doctor.CheckResult, doctor.Recommendation,
 ]  # fmt: skip
 # Objects that commands put together: held against what they print.
 PUT_TOGETHER = {

@@ -36,15 +36,12 @@ def test_two_mounts_are_measured_against_each_other(roots: tuple[Path, Path]) ->
         assert told["place"]["filesystem"].startswith("fuse") and not told["place"]["local"]
         found = told["measured"]["across"]
         assert sorted(found["members"]) == ["a", "b"] and found["silent"] == []
-        assert len(found["races"]) == 2
-        for race in found["races"]:
-            assert (race["doubled"], race["unclaimed"]) == (0, 0)
-            assert sum(race["won"]) == race["files"]
-        ways = {(lag["kind"], lag["actor"], lag["watcher"]) for lag in found["lags"]}
-        kinds = ("created", "renamed away", "replaced")
-        assert ways == {(kind, *way) for kind in kinds for way in (("a", "b"), ("b", "a"))}
+        (race,) = found["races"]
+        assert (race["doubled"], race["unclaimed"]) == (0, 0)
+        assert sum(race["won"]) == race["files"]
+        pairs = {(lag["kind"], lag["actor"], lag["watcher"]) for lag in found["lags"]}
+        assert pairs == {(kind, "a", "b") for kind in ("created", "renamed away", "replaced")}
         assert all(lag["longest_s"] < 1 and not lag["missed"] for lag in found["lags"])
-        assert all(abs(each["ahead_s"]) < 0.5 for each in found["clocks"])  # it is one host
         assert found["noticed"] == {"a": False, "b": False}  # inotify sees one mount only
         assert told["measured"]["server_clock"]["whole_seconds"]
         assert told["measured"]["broken"] == []
