@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -56,19 +56,18 @@ def measure_here(parent: Path, count: int, patience_s: float) -> JointMeasuremen
 
 @dataclass
 class Member:
-    """One participant. `dirs` has the directories of those it knows, by name and random digits."""
+    """One participant, which knows itself and the others by keys: a name and random digits."""
 
     parent: Path
     group: str
     name: str
     patience_s: float  # how long the leader waits for an answer
-    dirs: dict[str, Path] = field(default_factory=dict[str, Path])
 
     def participate(self, count: int, within_s: float) -> JointMeasurement | None:
         """Measure with `count - 1` others; None if some do not come in time."""
         self.key = f"{re.sub('[^A-Za-z0-9.-]+', '-', self.name)[:40]}-{secrets.token_hex(4)}"
         self.dir = tempfiles.beside(self.parent / f"doctor-{self.group}-{self.key}")
-        self.dirs[self.key] = self.dir
+        self.dirs = {self.key: self.dir}
         fs.make_dir(self.dir, 0o755)
         try:
             keys = self._wait(lambda: self._meet(count), within_s)
@@ -155,17 +154,16 @@ class Member:
 
     def _follow(self, keys: Sequence[str], noticed: bool) -> JointMeasurement:
         leader, steps, result = keys[0], list(_STEPS), None
+        limit_s = 6 * self.patience_s  # longer than the leader waits for others in between
 
         def answer() -> int | None:
             if steps and self._is_visible(leader, *steps[0]):
                 self._change(*steps.pop(0))
             return self._receive(leader, "go", int)
 
-        if files := self._wait(answer, 6 * self.patience_s):
+        if files := self._wait(answer, limit_s):
             self._send("reply", self._race(leader, files, noticed))
-            result = self._wait(
-                lambda: self._receive(leader, "result", JointMeasurement), 5 * self.patience_s
-            )
+            result = self._wait(lambda: self._receive(leader, "result", JointMeasurement), limit_s)
         return result or JointMeasurement(members=list(map(_name, keys)), silent=[_name(leader)])
 
     def _change(self, number: int, kind: str) -> None:
