@@ -21,6 +21,7 @@ from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import AttemptPaths, PreparedPaths
 from worker.checkpoints import directories, integrity
 from worker.data import dataset_cache
+from worker.host import vllm_package
 from worker.kernels import liger
 from worker.launch.plan import BatchPlan
 from worker.training.deepspeed_config import deepspeed_config
@@ -119,6 +120,7 @@ PHASES = (
         info=phases.EVAL,
         module="worker.evaluation.evaluate",
         inputs=(phases.TRAIN,),
+        check=lambda spec, on_gpu: vllm_package.check(spec),
     ),
 )
 

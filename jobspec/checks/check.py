@@ -19,6 +19,7 @@ import msgspec
 from jobspec.checks import rows as row_checks
 from jobspec.checks.benchmarks import check_benchmarks
 from jobspec.checks.data import RELATIVE_PATHS, refuse_unreadable, sha256_of
+from jobspec.checks.engine import check_engine
 from jobspec.checks.model import check_model
 from jobspec.errors import JobspecError, SpecError
 from jobspec.estimates import evaluation_time, training_time
@@ -78,6 +79,7 @@ def check_spec(
     secrets.refuse(spec, file=file)
     spec = complete(spec, file)
     warnings = [*check_model(spec, root, file), *check_benchmarks(spec, root, file)]
+    warnings += check_engine(spec, file)
     report = None
     if spec.train is not None and rows:
         tell(f"{file}: rendering and verifying the rows")

@@ -45,6 +45,19 @@ class Preview(Record, frozen=True, kw_only=True):
     dropped: str | None = None
 
 
+class VllmAnswer(Record, frozen=True, kw_only=True):
+    """Whether vLLM is installed and can run.
+
+    Attributes:
+        problem: why the installed vLLM can't run; None if it can.
+        command: what installs it, where it is missing or can't run.
+    """
+
+    installed: bool
+    problem: str | None = None
+    command: str | None = None
+
+
 class Fetched(Record, frozen=True, kw_only=True):
     """One line of `worker.fetch`: what a spec needed and where it is, or why it is not there."""
 

