@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 import torch
 
@@ -84,6 +85,33 @@ def test_what_was_finished_before_an_engine_died_is_kept(
         assert 2 <= len(finished) < 6
     finally:
         pool.close()
+
+
+HEIR = """\
+import os, sys, time
+if sys.argv[:1] == ["-m"] and sys.orig_argv[-2].endswith("pool_main") and os.fork() == 0:
+    time.sleep(600)  # holds the socket that it inherited, and the pipe of the log
+    os._exit(0)
+"""
+
+
+def test_a_dead_engine_is_noticed_behind_a_socket_that_its_child_holds(
+    choice: EngineChoice, chunks: list[SampleChunk], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HEIR)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    pool = EnginePool(choice, [{}], samples=48)
+    child = pool._children[0].process.pid
+    try:
+        heirs: list[psutil.Process] = []
+        with pytest.raises(EngineDiedError, match="ended with code -9"):
+            for _ in pool.run(iter(chunks)):
+                heirs = heirs or psutil.Process(child).children()
+                os.kill(child, signal.SIGKILL)
+        assert len(heirs) == 1 and heirs[0].is_running()
+    finally:
+        pool.close()
+    assert not heirs[0].is_running() or heirs[0].status() == psutil.STATUS_ZOMBIE
 
 
 def test_an_engine_that_can_not_load_says_why(choice: EngineChoice, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ RULES = "tests/project/test_layering.py::test_the_rule_holds"
 DOCUMENTED = (
     "tests/project/test_docs.py::test_every_field_of_a_spec_is_documented_with_default_and_limits"
 )
-CONTRACT = "tests/worker/inference/test_engines.py::test_contract_the_same_seeds_give_the_same_text"
+CONTRACT = "tests/worker/inference/test_engines.py::test_contract"
 SAME_IDS = (
     "tests/jobspec/spec/test_identity.py::test_ids_of_the_spec_files_stay_the_same",
     "tests/jobspec/spec/test_identity.py::test_ids_of_partly_written_specs_stay_the_same",
@@ -364,7 +364,7 @@ def test_an_engine_is_its_module_a_line_of_the_table_and_its_name(tmp_path: Path
     (tmp_path / "config.json").write_text('{"max_position_embeddings": 128}')
     answer = trial.json(f"MODEL = {str(tmp_path)!r}\n{ASK_ENGINE}")
     assert answer == ["q", 2, "Echo"]
-    assert "1 passed" in trial.test(f"{CONTRACT}[echo]")
+    assert "1 passed" in trial.test(f"{CONTRACT}[echo-the_same_seeds_give_the_same_text]")
     trial.finish(f"{DOCUMENTED}[EvalSpec]")
 
 

@@ -35,6 +35,8 @@ RUN_BY = {
     "make test*": ".ci/run: make test",
     "make lint types*": ".ci/run: make lint",
     "make docs*": ".ci/run: make docs",
+    "tests/integration/vllm/create-environment *": ".ci/run: vllm_environment",
+    "~/.cache/jobspec-ci/vllm/bin/python -m pytest *": ".ci/run: with_vllm",
     ".ci/run*": "nothing: it is what runs everything",
     "git clone *": "nothing: the address is the reader's",
     "python3 -m venv .login *": "tests/integration/cluster/build-sif",

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 from jobspec.spec.schema import EvalSpec
-from jobspec.version import installed_version
+from jobspec.version import distribution_of
 from worker.inference import children, gpu_groups
 from worker.inference.engine import EngineChoice
-from worker.inference.vllm_engine import link_arguments, shut_down
+from worker.inference.vllm_engine import cpu_arguments, link_arguments, shut_down
 
 Report = Callable[[int, int], None]
 _HF_BATCH = 8
@@ -53,20 +55,13 @@ def _hf(choice: EngineChoice, shared: dict[str, Any], seed: int, bar: Any) -> It
 
 @contextmanager
 def _vllm(choice: EngineChoice, shared: dict[str, Any], seed: int, bar: Any) -> Iterator[Any]:
-    from lm_eval.models import vllm_causallms
-
+    vllm_causallms = lm_evals_vllm()
     children.die_with_this_process()
     os.environ.update(gpu_groups.all_links())
     # lm-eval insists on a think_end_token where thinking is on; our specs need none for it.
     thinking = shared["chat_template_args"].pop("enable_thinking", None)
-    with ExitStack() as patches:
-        # It asks for the version of a distribution `vllm`, which a CPU or ROCm build has not.
-        patches.enter_context(
-            mock.patch.object(vllm_causallms, "version", installed_version, create=True)
-        )
-        patches.enter_context(mock.patch.object(vllm_causallms, "tqdm", bar))
-        make: Any = vllm_causallms.VLLM  # its decorator hides the signature from type checkers
-        model = make(
+    with mock.patch.object(vllm_causallms, "tqdm", bar):
+        model = vllm_causallms.VLLM(
             **shared,
             max_model_len=_AS_LONG_AS_FITS,
             tensor_parallel_size=gpu_groups.tensor_parallel_size(
@@ -74,15 +69,33 @@ def _vllm(choice: EngineChoice, shared: dict[str, Any], seed: int, bar: Any) -> 
             ),
             seed=seed,
             **link_arguments(),
+            **({} if choice.devices else cpu_arguments(choice.context)),
         )
         try:
-            model._max_length = None  # it then asks vLLM what was chosen
+            model._max_length = None  # it then asks vLLM for the length that was chosen
             model.enable_thinking = thinking
             generate = model.model.generate
             model.model.generate = lambda *args, **kw: generate(*args, **{**kw, "use_tqdm": bar})
             yield model
         finally:
             shut_down(model.model)
+
+
+def lm_evals_vllm() -> Any:
+    """lm-eval's module for vLLM.
+
+    It asks for the version of a distribution `vllm` when it is imported and later, which a CPU or
+    ROCm build does not have. vLLM finds out by its distribution's name whether it was built for
+    CPUs, so it must have done that before another name answers.
+    """
+    version, installed = metadata.version, distribution_of("vllm") or "vllm"
+    importlib.import_module("vllm.platforms").current_platform  # noqa: B018 - found on first access
+
+    def version_of(name: str) -> str:
+        return version(installed if name == "vllm" else name)
+
+    with mock.patch.object(metadata, "version", version_of):
+        return importlib.import_module("lm_eval.models.vllm_causallms")
 
 
 def _counting_bar(report: Report) -> Any:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
+from lm_eval.api.instance import Instance
 
 from jobspec.records import base as records
 from jobspec.records.attempt import End, Progress
@@ -96,7 +101,9 @@ def test_lm_evals_own_tasks_run_on_vllm_and_count_as_progress(model: Path, tmp_p
     assert (progress.done, progress.total) == (6, 6)
 
 
-def test_thinking_is_switched_for_lm_evals_own_tasks(choice: EngineChoice, model: Path) -> None:
+def test_a_task_of_lm_evals_reports_each_request_and_may_switch_thinking(
+    choice: EngineChoice, model: Path
+) -> None:
     template = "{{ messages[0]['content'] }}{% if enable_thinking %}<think>{% endif %}"
     (model / "chat_template.jinja").write_text(template)
     settings = EvalSpec(benchmarks=("say_it",), chat_template_kwargs={"enable_thinking": True})
@@ -106,3 +113,33 @@ def test_thinking_is_switched_for_lm_evals_own_tasks(choice: EngineChoice, model
         assert lm.apply_chat_template([{"role": "user", "content": "x"}]) == "x<think>"
         lm.enable_thinking = False
         assert lm.apply_chat_template([{"role": "user", "content": "x"}]) == "x"
+        # A worker ends a phase that reports nothing for long, so every request must be reported.
+        lm.generate_until([request_for(f"Say {i}.", i) for i in range(6)])
+    assert {(done, 6) for done in range(1, 7)} <= set(reports)
+
+
+def request_for(prompt: str, index: int) -> Instance:
+    settings = {"until": ["\n"], "max_gen_toks": 4, "do_sample": False}
+    return Instance("generate_until", doc={}, arguments=(prompt, settings), idx=index)
+
+
+def test_lm_evals_own_tasks_get_every_gpu_and_the_longest_context(
+    choice: EngineChoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+    engine = SimpleNamespace(engine_core=SimpleNamespace(shutdown=lambda: None))
+
+    def note(**arguments: Any) -> Any:
+        given.update(arguments)
+        return SimpleNamespace(model=SimpleNamespace(llm_engine=engine, generate=None))
+
+    monkeypatch.setattr(lm_eval_engines.lm_evals_vllm(), "VLLM", note)
+    on_gpus = msgspec.structs.replace(choice, devices=8)
+    with lm_eval_engines.loaded(on_gpus, EvalSpec(benchmarks=("say_it",)), lambda *at: None):
+        pass
+    # The model has four heads, and -1 is vLLM's word for the longest context that fits.
+    assert given["tensor_parallel_size"] == 4 and given["max_model_len"] == -1
+    engine_args = importlib.import_module("vllm.engine.arg_utils").EngineArgs
+    known = inspect.signature(engine_args).parameters.keys()
+    own = {"pretrained", "think_end_token", "chat_template_args"}
+    assert given.keys() - own <= known

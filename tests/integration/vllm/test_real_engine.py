@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.engine_contract import CONTRACT, generate
+from tests.support.engines import SAMPLING, prompts
 from tests.support.vllm import living, vllm_processes
 from tests.support.waiting import until
 from worker.evaluation.generation import plan_chunks
@@ -20,7 +22,6 @@ from worker.inference.pool import EngineDiedError, EnginePool
 from worker.inference.requests import SampleChunk, Sampling
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]
-SAMPLING = Sampling(max_gen_toks=24, temperature=0.8, top_p=0.9)
 
 
 @pytest.fixture(scope="module")
@@ -36,30 +37,12 @@ def engine(choice: EngineChoice, tokenizer: Any) -> Iterator[Any]:
 
 
 def planned(tokenizer: Any, k: int, sampling: Sampling, rows: int = 4) -> list[SampleChunk]:
-    texts = {"a": "one", "b": "a longer question, this", "c": "two words"}
-    prompts = {name: tuple(tokenizer(text)["input_ids"]) for name, text in texts.items()}
-    return plan_chunks("job", "bench", prompts, k, sampling, rows=rows)
+    return plan_chunks("job", "bench", prompts(tokenizer), k, sampling, rows=rows)
 
 
-def drawn(engine: Engine, chunks: list[SampleChunk]) -> dict[int, Any]:
-    return {chunk.index: rows for chunk, rows in engine.run(iter(chunks))}
-
-
-def test_every_sample_comes_once_in_the_order_asked(engine: Any, tokenizer: Any) -> None:
-    chunks = planned(tokenizer, 5, SAMPLING)
-    answered = drawn(engine, chunks)
-    assert sorted(answered) == [chunk.index for chunk in chunks]
-    for chunk in chunks:
-        found = [(row.question, row.sample, row.seed) for row in answered[chunk.index]]
-        assert found == [(r.question, r.sample, r.seed) for r in chunk.requests]
-    assert len({row.text for rows in answered.values() for row in rows}) > 10
-
-
-def test_the_same_seeds_give_the_same_text(engine: Any, tokenizer: Any) -> None:
-    chunks = planned(tokenizer, 5, SAMPLING)
-    first = drawn(engine, chunks)
-    assert drawn(engine, chunks) == first
-    assert drawn(engine, chunks[2:]) == {index: first[index] for index in first if index >= 2}
+@pytest.mark.parametrize("promise", CONTRACT, ids=lambda promise: promise.__name__)
+def test_contract(engine: Any, tokenizer: Any, promise: Callable[[Engine, Any], None]) -> None:
+    promise(engine, tokenizer)
 
 
 def test_only_finished_samples_are_handed_over(
@@ -74,30 +57,32 @@ def test_only_finished_samples_are_handed_over(
         return found
 
     monkeypatch.setattr(engine._llm.llm_engine, "step", noting)
-    drawn(engine, planned(tokenizer, 2, SAMPLING))
+    generate(engine, planned(tokenizer, 2, SAMPLING))
     assert len(outputs) == 6 and all(output.finished for output in outputs)
 
 
-def test_greedy_text_is_that_of_hf(engine: Any, tokenizer: Any, choice: EngineChoice) -> None:
+def test_greedy_text_is_that_of_hf_without_a_generation_config(
+    engine: Any, tokenizer: Any, choice: EngineChoice
+) -> None:
     assert not (Path(choice.weights.directory) / "generation_config.json").exists()
     chunks = planned(tokenizer, 1, Sampling(max_gen_toks=40, temperature=0.0), rows=8)
     hf = HfEngine.load(Weights(directory=choice.weights.directory, dtype="float32"), tokenizer)
-    wanted = [(row.text, row.tokens, row.finish) for row in drawn(hf, chunks)[0]]
-    assert [(row.text, row.tokens, row.finish) for row in drawn(engine, chunks)[0]] == wanted
+    wanted = [(row.text, row.tokens, row.finish) for row in generate(hf, chunks)[0]]
+    assert [(row.text, row.tokens, row.finish) for row in generate(engine, chunks)[0]] == wanted
 
 
 def test_a_second_engine_follows_the_first_in_one_process(
-    choice: EngineChoice, tokenizer: Any
+    engine: Any, choice: EngineChoice, tokenizer: Any
 ) -> None:
-    before = set(vllm_processes(os.getpid()))
+    """It closes the engine that the tests above share, which saves starting a third one."""
     chunks = planned(tokenizer, 1, SAMPLING)
     texts: list[Any] = []
-    for _ in range(2):
-        engine = choice.load(tokenizer)
-        own = [each for each in vllm_processes(os.getpid()) if each not in before]
+    for load in (lambda: engine, lambda: choice.load(tokenizer)):
+        running = load()
+        own = vllm_processes(os.getpid())
         assert own
-        texts.append(drawn(engine, chunks))
-        engine.close()
+        texts.append(generate(running, chunks))
+        running.close()
         assert living(own) == []
     assert texts[0] == texts[1]
 

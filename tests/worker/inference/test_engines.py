@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ import msgspec
 import pytest
 import torch
 
+from tests.support.engine_contract import CONTRACT
 from tests.support.engines import CONFIGS, END, SAMPLING, make_engine, prompts
 from worker.evaluation.generation import plan_chunks
 from worker.inference.decode import Responses
@@ -167,35 +169,9 @@ def engine(request: pytest.FixtureRequest, tokenizer: Any) -> Engine:
     return make_engine("llama", tokenizer) if request.param == "hf" else vllm_engine(tokenizer)
 
 
-def test_contract_every_sample_once_in_the_order_asked(engine: Engine, tokenizer: Any) -> None:
-    chunks = plan_chunks("job", "bench", prompts(tokenizer), 5, SAMPLING, rows=4)
-    answered = {chunk.index: rows for chunk, rows in engine.run(iter(chunks))}
-    assert sorted(answered) == [chunk.index for chunk in chunks]
-    for chunk in chunks:
-        found = [(row.question, row.sample, row.seed) for row in answered[chunk.index]]
-        assert found == [(r.question, r.sample, r.seed) for r in chunk.requests]
-
-
-def test_contract_the_same_seeds_give_the_same_text(engine: Engine, tokenizer: Any) -> None:
-    chunks = plan_chunks("job", "bench", prompts(tokenizer), 5, SAMPLING, rows=4)
-    first = {chunk.index: rows for chunk, rows in engine.run(iter(chunks))}
-    assert {chunk.index: rows for chunk, rows in engine.run(iter(chunks))} == first
-    # And so does a run that starts in the middle.
-    rest = {chunk.index: rows for chunk, rows in engine.run(iter(chunks[2:]))}
-    assert rest == {index: rows for index, rows in first.items() if index >= 2}
-
-
-def test_contract_samples_of_a_question_differ(engine: Engine, tokenizer: Any) -> None:
-    chunks = plan_chunks("job", "bench", prompts(tokenizer), 6, SAMPLING, rows=64)
-    texts: dict[str, set[str]] = {}
-    for _, rows in engine.run(iter(chunks)):
-        for row in rows:
-            texts.setdefault(row.question, set()).add(row.text)
-    assert all(len(found) > 1 for found in texts.values())
-
-
-def test_contract_nothing_to_do(engine: Engine) -> None:
-    assert list(engine.run(iter([]))) == []
+@pytest.mark.parametrize("promise", CONTRACT, ids=lambda promise: promise.__name__)
+def test_contract(engine: Engine, tokenizer: Any, promise: Callable[[Engine, Any], None]) -> None:
+    promise(engine, tokenizer)
 
 
 @pytest.mark.parametrize(
