@@ -87,7 +87,7 @@ def test_what_was_finished_before_an_engine_died_is_kept(
         pool.close()
 
 
-HEIR = """\
+FORK_AT_START = """\
 import os, sys, time
 if sys.argv[:1] == ["-m"] and sys.orig_argv[-2].endswith("pool_main") and os.fork() == 0:
     time.sleep(600)  # holds the socket that it inherited, and the pipe of the log
@@ -98,20 +98,20 @@ if sys.argv[:1] == ["-m"] and sys.orig_argv[-2].endswith("pool_main") and os.for
 def test_a_dead_engine_is_noticed_behind_a_socket_that_its_child_holds(
     choice: EngineChoice, chunks: list[SampleChunk], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(HEIR)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    (tmp_path / "sitecustomize.py").write_text(FORK_AT_START)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{REPOSITORY}")
     pool = EnginePool(choice, [{}], samples=48)
     child = pool._children[0].process.pid
     try:
-        heirs: list[psutil.Process] = []
+        forked: list[psutil.Process] = []
         with pytest.raises(EngineDiedError, match="ended with code -9"):
             for _ in pool.run(iter(chunks)):
-                heirs = heirs or psutil.Process(child).children()
+                forked = forked or psutil.Process(child).children()
                 os.kill(child, signal.SIGKILL)
-        assert len(heirs) == 1 and heirs[0].is_running()
+        assert len(forked) == 1 and forked[0].is_running()
     finally:
         pool.close()
-    assert not heirs[0].is_running() or heirs[0].status() == psutil.STATUS_ZOMBIE
+    assert not forked[0].is_running() or forked[0].status() == psutil.STATUS_ZOMBIE
 
 
 def test_an_engine_that_can_not_load_says_why(choice: EngineChoice, tmp_path: Path) -> None:
