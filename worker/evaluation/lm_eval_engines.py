@@ -16,7 +16,12 @@ from jobspec.spec.schema import EvalSpec
 from jobspec.version import distribution_of
 from worker.inference import children, gpu_groups
 from worker.inference.engine import EngineChoice
-from worker.inference.vllm_engine import cpu_arguments, link_arguments, shut_down
+from worker.inference.vllm_engine import (
+    cpu_arguments,
+    fail_when_killed,
+    link_arguments,
+    shut_down,
+)
 
 Report = Callable[[int, int], None]
 _HF_BATCH = 8
@@ -71,6 +76,7 @@ def _vllm(choice: EngineChoice, shared: dict[str, Any], seed: int, bar: Any) -> 
             **link_arguments(),
             **({} if choice.devices else cpu_arguments(choice.context)),
         )
+        fail_when_killed(model.model)
         try:
             model._max_length = None  # it then asks vLLM for the length that was chosen
             model.enable_thinking = thinking

@@ -11,9 +11,12 @@ hold the GPU's memory: `close` ends them, and a process that loads vLLM first ca
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 import os
+import threading
 from collections.abc import Iterator
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +76,7 @@ class VllmEngine:
             **link_arguments(),
             **({} if gpus else cpu_arguments(context)),
         )
+        fail_when_killed(llm)
         # Many models have no generation_config.json; then config.json has their end tokens.
         end_tokens = config.end_tokens(Path(weights.directory))
         return cls(llm, vllm, Responses(tokenizer, end_tokens), in_flight=in_flight)
@@ -155,6 +159,25 @@ class _Open:
         return [row for row in self._rows if row is not None]
 
 
+def fail_when_killed(llm: Any) -> None:
+    """Let a waiting `step` of a `vllm.LLM` fail once its engine core was killed.
+
+    The core reports its own errors. When the kernel kills it, vLLM 0.32 closes its sockets, but the
+    thread that waits for outputs is not woken up and would wait for ever.
+    """
+    sentinels = [process.sentinel for process in _core_processes(llm)]
+    if not sentinels:
+        return
+    dead = importlib.import_module("vllm.v1.engine.exceptions").EngineDeadError
+    outputs = llm.llm_engine.engine_core.outputs_queue
+
+    def report() -> None:
+        wait(sentinels)
+        outputs.put_nowait(dead())
+
+    threading.Thread(target=report, daemon=True).start()
+
+
 def shut_down(llm: Any) -> None:
     """End the processes of a `vllm.LLM`: dropping the object leaves them, and their memory.
 
@@ -162,19 +185,24 @@ def shut_down(llm: Any) -> None:
     """
     import psutil
 
-    core = llm.llm_engine.engine_core
-    manager = getattr(getattr(core, "resources", None), "engine_manager", None)
     processes: list[psutil.Process] = []
-    for each in getattr(manager, "processes", ()):
+    for each in _core_processes(llm):
         with contextlib.suppress(psutil.NoSuchProcess):
             first = psutil.Process(each.pid)
             processes += [first, *first.children(recursive=True)]
-    core.shutdown()
+    llm.llm_engine.engine_core.shutdown()
     _, living = psutil.wait_procs(processes, timeout=_ENDS_BY_ITSELF_S)
     for process in living:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(living, timeout=_ENDS_BY_ITSELF_S)
+
+
+def _core_processes(llm: Any) -> list[Any]:
+    """The `multiprocessing` processes that run the engine core."""
+    core = getattr(llm.llm_engine, "engine_core", None)
+    manager = getattr(getattr(core, "resources", None), "engine_manager", None)
+    return list(getattr(manager, "processes", ()))
 
 
 def link_arguments() -> dict[str, Any]:
