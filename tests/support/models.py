@@ -155,7 +155,7 @@ def vllm_model(directory: Path, template: str | None = None) -> Path:
     from worker.demo import tiny_model
 
     model = directory / "model"
-    tiny_model.vllm_model(model, hidden=128)
+    tiny_model.make_model(model, hidden=128)
     (model / "generation_config.json").unlink()
     if template is not None:
         (model / "chat_template.jinja").write_text(template)
