@@ -32,6 +32,10 @@ class DataError(JobspecError):
     """A data file cannot be used for training. `place` names the row, counted from 1."""
 
 
+class MalformedRow(DataError):  # noqa: N818 - reads as what happened
+    """One row is not a conversation that can be trained on. Such rows are dropped and counted."""
+
+
 class TemplateError(JobspecError):
     """A chat template renders text in which the trained tokens cannot be verified."""
 

@@ -86,7 +86,7 @@ def check_spec(
         report = _check_rows(spec, root, file)
         warnings += _check_thinking(spec, report, file)
     elif spec.data is not None:
-        row_checks.check_lines(Path(spec.data.path))
+        row_checks.check_lines(spec.data)
     return CheckedSpec(file, spec, report, evaluation_time.estimate(spec, root), warnings=warnings)
 
 

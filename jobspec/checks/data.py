@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
-from jobspec.errors import SpecError, data_changed
+from jobspec.errors import DataError, SpecError, data_changed
+from jobspec.storage import data_files
 
 RELATIVE_PATHS = "relative paths are taken from the directory you call jobspec in"
 _OWN_ROWS = f"link your rows there, or name them: `jobspec new … --data FILE`; {RELATIVE_PATHS}"
@@ -13,9 +13,14 @@ _OWN_ROWS = f"link your rows there, or name them: `jobspec new … --data FILE`;
 
 def sha256_of(path: Path, expected: str | None, file: Path | None) -> str:
     """Return the hash of a data file. Raises SpecError if the spec expected another one."""
-    refuse_unreadable(path, "$.data.path", file, _OWN_ROWS)
-    with path.open("rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    if not path.is_dir():
+        refuse_unreadable(path, "$.data.path", file, _OWN_ROWS)
+    try:
+        found, _ = data_files.digest(path)
+    except DataError as error:
+        raise SpecError(
+            f"`{path}` {error.message}", file=file, place="$.data.path", hint=error.hint
+        ) from error
     if expected is not None and expected != found:
         raise SpecError(
             f"`{path}` {data_changed(found, expected)}",

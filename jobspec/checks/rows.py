@@ -13,49 +13,67 @@ import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 
 from jobspec import worker_command
 from jobspec.benchmarks import lm_eval_names as tasknames
-from jobspec.errors import DataError
+from jobspec.errors import DataError, MalformedRow
 from jobspec.records.answers import Preview
 from jobspec.records.base import R
 from jobspec.records.reports import RowReport
 from jobspec.spec import identity
-from jobspec.spec.schema import JobSpec
+from jobspec.spec.schema import DataSpec, JobSpec
+from jobspec.storage import data_files, json_faults
 from jobspec.storage.layout import RootPaths
 
-
-class _Message(msgspec.Struct):
-    role: str
+_ROW_HINT = 'each row is one JSON object, as {"messages": [{"role": …, "content": …}, …]}'
 
 
-class _Row(msgspec.Struct):
-    messages: list[_Message]
+def check_lines(data: DataSpec) -> None:
+    """Read every row's JSON, without the worker's code, as far as `max_dropped_frac` allows.
+
+    Tables and directories need the worker's packages, so they are not read.
+
+    Raises:
+        DataError: the file can't be read, or too many rows are no conversations.
+    """
+    path = Path(data.path)
+    if path.is_dir() or data_files.detect(path).table is not None:
+        return
+    decode = msgspec.json.Decoder(dict[str, Any]).decode
+    count, first, malformed = 0, None, 0
+    for number, line in data_files.read_lines(path):
+        count += 1
+        try:
+            wrong = _wrong_with(decode(line), data.format)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            error = json_faults.explain(line, number, path)
+            if not isinstance(error, MalformedRow):
+                raise error from None
+            wrong = error.message
+        if wrong is not None:
+            first, malformed = first or (number, wrong), malformed + 1
+    if not count:
+        raise DataError("has no rows", file=path, place="$.data.path", hint=_ROW_HINT)
+    if first is not None and (malformed > data.max_dropped_frac * count or malformed == count):
+        number, wrong = first
+        raise DataError(wrong, file=path, place=f"row {number}", hint=_ROW_HINT)
 
 
-def check_lines(path: Path) -> None:
-    """Read every line as a row whose last message is the assistant's. Raises DataError."""
-    decoder = msgspec.json.Decoder(_Row)
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                row = decoder.decode(line)
-            except msgspec.MsgspecError as error:
-                raise DataError(
-                    f"not a row of `messages`: {error}",
-                    file=path,
-                    place=f"row {number}",
-                    hint='each line holds one JSON object, as {"messages": [{"role": …, …}, …]}',
-                ) from error
-            if not row.messages or row.messages[-1].role != "assistant":
-                raise DataError(
-                    "its last message is not the assistant's",
-                    file=path,
-                    place=f"row {number}",
-                    hint="loss is computed on the final assistant turn: end the row with one",
-                )
+def _wrong_with(row: dict[str, Any], format_: str) -> str | None:
+    """What is wrong with a row of `messages`; rows of other formats are the worker's to check."""
+    messages = row.get("messages")
+    others = {"conversations", "prompt", "instruction"} & row.keys()
+    if messages is None and format_ != "messages" and others:
+        return None
+    last = cast("Any", messages[-1]) if isinstance(messages, list) and messages else None
+    if not isinstance(last, dict):
+        return "not a row of `messages`"
+    if last.get("role") != "assistant":
+        return "its last message is not the assistant's"
+    return None
 
 
 def check_rows(spec: JobSpec, root: Path) -> RowReport:

@@ -306,11 +306,15 @@ def _print_row(shown: Preview) -> None:
     """Print the rendered row. Trained text is green on a terminal, and between marks elsewhere."""
     if shown.dropped:
         warn(f"row {shown.row} is not trained on: {shown.dropped}")
+    for name in shown.unrendered:
+        warn(f"`{name}` carries text that is not rendered; data.ignore_fields may list it")
     text, trained = shown.text, shown.supervised_text
     start = text.rfind(trained) if trained else -1
     labels = shown.labels
     count = sum(label != -100 for label in labels)
     say(f"row {shown.row}: {plural(len(labels), 'token')}, {count:,} trained", fg="cyan")
+    if shown.format:
+        say(shown.format, fg="cyan")
     if start < 0:
         click.echo(text)
         return

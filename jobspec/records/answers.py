@@ -34,10 +34,14 @@ class Preview(Record, frozen=True, kw_only=True):
     Attributes:
         labels: `input_ids`, with -100 for tokens that the loss ignores.
         dropped: why the row is not trained on; then there are no ids.
+        format: how the data is stored, and the format of its rows.
+        unrendered: fields of this row whose text is not rendered; the data is refused for them.
     """
 
     schema: int = 1
     row: int
+    format: str = ""
+    unrendered: tuple[str, ...] = ()
     text: str
     input_ids: tuple[int, ...] = ()
     labels: tuple[int, ...] = ()

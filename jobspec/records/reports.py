@@ -34,12 +34,21 @@ class DroppedExample(DroppedRow, frozen=True, kw_only=True):
     text: str = ""
 
 
+class UnrenderedField(Record, frozen=True, kw_only=True):
+    """A field of rows or messages whose text the chat template does not render."""
+
+    name: str
+    rows: int
+    first_row: int
+
+
 class DatasetReport(Record, frozen=True, kw_only=True):
     """`prepared.json` in the dataset cache: which rows of a data file are used. Lengths in tokens.
 
     Attributes:
         dropped: number of rows by kind of reason.
         first_dropped: the first row of each kind.
+        unrendered: fields with text that is not rendered and that the spec does not ignore.
         length_percentiles: `p50`, `p90`, `p99` and `max`.
         file_sizes: bytes of each file of the cache, by its relative path.
     """
@@ -51,6 +60,7 @@ class DatasetReport(Record, frozen=True, kw_only=True):
     rows_eval: int = 0
     dropped: dict[str, int] = msgspec.field(default_factory=dict[str, int])
     first_dropped: tuple[DroppedExample, ...] = ()
+    unrendered: tuple[UnrenderedField, ...] = ()
     prompts: int = 0
     prompts_eval: int = 0
     tokens: int = 0

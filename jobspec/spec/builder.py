@@ -267,6 +267,6 @@ def spell_rate(rate: Any) -> str:
 
 def missing_data(spec: JobSpec) -> str | None:
     """What to say where the data a spec names is not there yet: that refuses nothing here."""
-    if spec.data is None or Path(spec.data.path).is_file():
+    if spec.data is None or Path(spec.data.path).exists():
         return None
     return f"data file `{spec.data.path}` does not exist yet; name it with --data or $JOBSPEC_DATA"

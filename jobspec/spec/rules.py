@@ -31,6 +31,9 @@ def _broken_rules(spec: JobSpec) -> Iterator[_Broken]:
         yield "$", "neither `train` nor `eval` is given: there is nothing to do", "fill in one"
     if spec.train is None and spec.data is not None:
         yield "$.data", "is given, but `train` is null", "remove one of the two"
+    for name in spec.data.ignore_fields if spec.data is not None else ():
+        if name in ("messages", "role", "content"):
+            yield "$.data.ignore_fields", f"`{name}` is what is trained on", "remove it"
     if spec.train is not None:
         yield from _broken_train_rules(spec, spec.train)
     if spec.eval is not None:

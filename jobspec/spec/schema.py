@@ -67,8 +67,19 @@ class ModelSpec(Spec, frozen=True, kw_only=True):
     trust_remote_code: bool = False
 
 
+# Fields of a row or a message that say where it comes from. They need not be listed in
+# `data.ignore_fields`; any other field with text that the chat template does not render must be.
+METADATA_FIELDS = frozenset(
+    {
+        *("id", "_id", "uid", "uuid", "row_id", "prompt_id", "message_id", "idx", "index"),
+        *("source", "dataset", "subset", "split", "url", "license", "licence"),
+        *("lang", "language", "created_at", "timestamp"),
+    }
+)
+
+
 class DataSpec(Spec, frozen=True, kw_only=True):
-    """What is trained on: JSONL rows of `messages`. `sha256` is filled in at enqueue."""
+    """What is trained on: rows of `messages`. `sha256` is filled in at enqueue."""
 
     path: Text
     sha256: Sha256 | None = None
@@ -76,6 +87,10 @@ class DataSpec(Spec, frozen=True, kw_only=True):
     max_train_samples: Count | None = None
     require_think: bool = False
     max_dropped_frac: Fraction = 0.05
+    format: Annotated[
+        Literal["auto", "messages", "sharegpt", "prompt_completion", "alpaca"], ADDED_LATER
+    ] = "auto"
+    ignore_fields: Annotated[tuple[Text, ...], ADDED_LATER] = ()
 
 
 class LoraSpec(Spec, frozen=True, kw_only=True):

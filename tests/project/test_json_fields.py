@@ -41,7 +41,7 @@ DOCUMENTED: list[type] = [
     BenchmarkRow,
     status.Status, status.JobRow, status.EndedAttemptRow, workers.WorkerRow,
     status.JobReport, status.AttemptRow, status.LossRow, PhaseTime, Result,
-    reports.PrepareReport, reports.DroppedExample, reports.Overlap,
+    reports.PrepareReport, reports.DroppedExample, reports.UnrenderedField, reports.Overlap,
     reports.TrainReport, reports.TrainingEngine, reports.MemoryUse, reports.Resumed,
     reports.RankChange, reports.ScoringProtocol,
     manifest.Manifest, manifest.CodeVersion, manifest.UsedDevices, manifest.Seeds,

@@ -35,7 +35,7 @@ JOBSPEC_ROOMS = (
     *("dashboard", "doctor", "cli", "__main__"),
 )
 WORKER_ROOMS = (
-    *("imports", "thinking", "host", "process", "phase", "launch", "data"),
+    *("imports", "thinking", "host", "process", "phase", "launch", "rows", "data"),
     *("checkpoints", "kernels", "training", "inference", "evaluation", "phases", "supervisor"),
     *("fetch", "demo", "__main__"),
 )

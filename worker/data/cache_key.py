@@ -10,15 +10,17 @@ from pathlib import Path
 from jobspec.errors import DataError, ModelError, TemplateError, data_changed
 from jobspec.models import config
 from jobspec.spec.schema import DataSpec, JobSpec, TrainSpec
+from jobspec.storage import data_files
 from jobspec.storage.layout import RootPaths
 from worker.data.chat_template import ChatTemplate
 from worker.data.encode import RowEncoder
 from worker.data.tokenizer import Codec, ModelTokenizer, load_tokenizer_facts
+from worker.rows.row import RowParser
 from worker.thinking import ThinkTags
 
 # Part of every key. Raise it when the same inputs give other rows, another report or other files
-# (2: token counts in a file of their own).
-VERSION = 2
+# (2: token counts in a file of their own; 3: tool calls in one form, fields that are not rendered).
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,16 @@ class PrepareInputs:
             "eval_split_ratio": self.data.eval_split_ratio,
             "max_train_samples": self.data.max_train_samples,
             "require_think": self.data.require_think,
+            "format": self.data.format,
+            "ignore_fields": sorted(set(self.data.ignore_fields)),
             "seed": self.train.seed,
         }
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:40]
+
+    def parser(self) -> RowParser:
+        """A parser for the lines of the data file."""
+        ignored = frozenset(self.data.ignore_fields)
+        return RowParser(self.data_file, self.data.format, ignored)
 
     def encoder(self) -> RowEncoder:
         """An encoder for these rows; loads the tokenizer."""
@@ -82,9 +91,7 @@ class PrepareInputs:
 def _hash(path: Path, expected: str | None) -> str:
     place = "$.data.path"
     try:
-        with path.open("rb") as file:
-            actual = hashlib.file_digest(file, "sha256").hexdigest()
-            size = file.tell()
+        actual, size = data_files.digest(path)
     except OSError as error:
         raise DataError(
             f"can't be read: {error.strerror}",

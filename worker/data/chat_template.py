@@ -22,9 +22,8 @@ import jinja2.nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from jobspec.errors import TemplateError
+from worker.rows.messages import Message
 from worker.thinking import ThinkTags
-
-Message = dict[str, Any]
 
 
 class RenderError(Exception):
@@ -93,6 +92,10 @@ class ChatTemplate:
     def writes_date(self) -> bool:
         """Whether the rendered text may depend on the date."""
         return any("strftime_now" in text for text in self.sources.values())
+
+    def mentions(self, name: str) -> bool:
+        """Whether the template's source names a field, so that it may render it."""
+        return any(name in text for text in self.sources.values())
 
     def render(
         self, messages: list[Message], tools: list[Any] | None = None, *, prompt: bool

@@ -26,8 +26,8 @@ from jobspec.storage.layout import PreparedPaths, RootPaths, SplitPaths
 from worker.data import batching, dataset_cache
 from worker.data.cache_key import PrepareInputs
 from worker.data.encode import EncodedRow, encode_row
-from worker.data.jsonl import read_row
 from worker.data.pipeline import prepare
+from worker.rows import row_source
 
 
 def main() -> None:
@@ -43,13 +43,18 @@ def main() -> None:
 def preview(spec: JobSpec, root: RootPaths, number: int) -> Preview:
     """Which tokens of one row are trained. `number` is its line, counted from 1."""
     inputs = PrepareInputs.of(spec, root)
-    row = read_row(inputs.data_file, number)
+    stored = row_source.describe(inputs.data_file)
+    row = inputs.parser().parse(row_source.read_line(inputs.data_file, number), number)
+    format_ = f"{stored}, rows in the format `{row.format}`"
     encoder = inputs.encoder()
     encoded = encode_row(row, encoder)
     if not isinstance(encoded, EncodedRow):
-        return Preview(row=number, text=encoded.text, dropped=f"{encoded.kind}: {encoded.reason}")
+        dropped = f"{encoded.kind}: {encoded.reason}"
+        return Preview(row=number, format=format_, text=encoded.text, dropped=dropped)
     return Preview(
         row=number,
+        format=format_,
+        unrendered=encoded.unrendered,
         text=encoded.text,
         input_ids=tuple(encoded.input_ids),
         labels=tuple(encoded.labels),

@@ -18,14 +18,16 @@ import msgspec
 
 from jobspec.benchmarks import question_file, registry
 from jobspec.benchmarks.benchmark import Benchmark
+from jobspec.errors import MalformedRow
 from jobspec.records.reports import Overlap
 from jobspec.spec.schema import EvalSpec
 from jobspec.storage import fs
 from jobspec.storage.layout import RootPaths
 from worker.data import parallel_map
-from worker.data.encode import parse_row
-from worker.data.jsonl import FileChunk, Scan
 from worker.data.render_check import texts
+from worker.rows.jsonl import FileChunk, Scan
+from worker.rows.row import RowParser
+from worker.rows.row_source import RowSource
 
 WORDS = 13
 _FEWEST = 6
@@ -64,7 +66,7 @@ class QuestionIndex:
 
 
 def report(
-    asked: EvalSpec | None, data: Path, data_sha256: str, root: RootPaths
+    asked: EvalSpec | None, source: RowSource, parser: RowParser, data_sha256: str, root: RootPaths
 ) -> dict[str, Overlap | None]:
     """The overlap with each benchmark of a spec; None if its questions are not on this machine."""
     if asked is None:
@@ -76,17 +78,21 @@ def report(
         file = None if benchmark is None else question_file.find(benchmark, where)
         overlap = None
         if benchmark is not None and file is not None:
-            overlap = _cached_overlap(benchmark, file, data, data_sha256, root)
+            overlap = _cached_overlap(benchmark, file, source, parser, data_sha256, root)
         overlaps[name] = overlap
     return overlaps
 
 
-def measure(questions: Sequence[tuple[str, str]], data: Path) -> Overlap:
-    """Compute the overlap of (id, text) questions with a data file, on all cores."""
+def measure(
+    questions: Sequence[tuple[str, str]], data: Path, parser: RowParser | None = None
+) -> Overlap:
+    """Compute the overlap of (id, text) questions with a JSONL file, on all cores."""
     index = QuestionIndex.of(text for _, text in questions)
     rows: set[int] = set()
     pairs: dict[int, int] = {}
-    for hits in parallel_map.map_in_order(partial(_search, index, data), Scan.of(data).chunks):
+    parser = parser or RowParser(data)
+    search = partial(_search, index, data, parser)
+    for hits in parallel_map.map_in_order(search, Scan.of(data, parser.file).chunks):
         for row, numbers in hits:
             rows.add(row)
             for number in sorted(numbers):
@@ -101,10 +107,15 @@ def measure(questions: Sequence[tuple[str, str]], data: Path) -> Overlap:
     )
 
 
-def _search(index: QuestionIndex, data: Path, chunk: FileChunk) -> list[tuple[int, set[int]]]:
+def _search(
+    index: QuestionIndex, data: Path, parser: RowParser, chunk: FileChunk
+) -> list[tuple[int, set[int]]]:
     hits: list[tuple[int, set[int]]] = []
     for number, line in chunk.rows(data):
-        messages = parse_row(line, number, data).messages
+        try:
+            messages = parser.parse(line, number).messages
+        except MalformedRow:
+            continue
         contents = [text for message in messages for text in texts(message.get("content"))]
         questions = index.find("\n".join(contents))
         if questions:
@@ -113,16 +124,21 @@ def _search(index: QuestionIndex, data: Path, chunk: FileChunk) -> list[tuple[in
 
 
 def _cached_overlap(
-    benchmark: Benchmark, file: Path, data: Path, data_sha256: str, root: RootPaths
+    benchmark: Benchmark,
+    file: Path,
+    source: RowSource,
+    parser: RowParser,
+    data_sha256: str,
+    root: RootPaths,
 ) -> Overlap:
     """The overlap, computed once for each pair of file contents."""
     asked = question_file.read(benchmark, file)
-    described = f"{_VERSION} {WORDS} {asked.sha256} {data_sha256}"
+    described = f"{_VERSION} {WORDS} {asked.sha256} {data_sha256} {parser.format}"
     path = root.overlap / f"{hashlib.sha256(described.encode()).hexdigest()[:40]}.json"
     try:
         return msgspec.json.decode(path.read_bytes(), type=Overlap)
     except (FileNotFoundError, msgspec.MsgspecError):
-        overlap = measure([(one.id, one.problem) for one in asked.questions], data)
+        overlap = measure([(one.id, one.problem) for one in asked.questions], source.jsonl, parser)
         fs.make_dir(path.parent)
         fs.publish(path, msgspec.json.encode(overlap))
         return overlap

@@ -8,27 +8,26 @@ tokens(generation prompt) + tokens(rest)`, so the prefix has the same tokens as 
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from jobspec.errors import DataError
 from worker.data import render_check
-from worker.data.chat_template import ChatTemplate, Message, RenderError, common_prefix
+from worker.data.chat_template import ChatTemplate, RenderError, common_prefix
 from worker.data.dataset_cache import IGNORED
 from worker.data.tokenizer import Codec
+from worker.rows.messages import Message
+from worker.rows.row import ChatRow
 from worker.thinking import ThinkTags
 
 
 class DropKind(StrEnum):
     """Why a row is dropped."""
 
+    MALFORMED = "malformed"
+    NOT_TRAINED = "not_trained"
     OVER_LONG = "over_long"
     NO_THINKING = "no_thinking"
     UNCLOSED_THINKING = "unclosed_thinking"
@@ -50,21 +49,6 @@ TEMPLATE_KINDS = (
 
 
 @dataclass(frozen=True, slots=True)
-class ChatRow:
-    """A well-formed row. `number` counts the file's lines from 1."""
-
-    number: int
-    messages: list[Message]
-    tools: list[Any] | None
-
-    @property
-    def prompt_key(self) -> bytes:
-        """A hash of all messages before the final turn, equal for rows with the same prompt."""
-        data = msgspec.json.encode(self.messages[:-1], order="sorted")
-        return hashlib.blake2b(data, digest_size=12).digest()
-
-
-@dataclass(frozen=True, slots=True)
 class RowEncoder:
     """Everything that is needed to turn a row into tokens."""
 
@@ -77,13 +61,18 @@ class RowEncoder:
 
 @dataclass(frozen=True, slots=True)
 class EncodedRow:
-    """A verified row. Tokens before `start` are context, with the label −100."""
+    """A verified row. Tokens before `start` are context, with the label −100.
+
+    Attributes:
+        unrendered: names of fields that carry text which the template did not render.
+    """
 
     text: str
     input_ids: list[int]
     start: int
     has_thinking: bool
     thinking_dropped: int
+    unrendered: tuple[str, ...] = ()
 
     @property
     def labels(self) -> list[int]:
@@ -100,43 +89,19 @@ class RefusedRow:
     length: int | None = None
 
 
-class _RawRow(msgspec.Struct):
-    messages: list[dict[str, Any]]
-    tools: list[dict[str, Any]] | str | None = None
-
-
-_decode_row = msgspec.json.Decoder(_RawRow).decode
-_decode_tools = msgspec.json.Decoder(list[dict[str, Any]]).decode
-
-
-def parse_row(line: bytes, number: int, file: Path) -> ChatRow:
-    """Parse one line. Raises DataError with the file and the row."""
-    place = f"row {number}"
-    try:
-        raw = _decode_row(line)
-        tools = raw.tools or None
-        if isinstance(tools, str):
-            tools = _decode_tools(tools)
-    except msgspec.ValidationError as error:
-        hint = 'a row is {"messages": [{"role": …, "content": …}, …]}, `tools` a list beside it'
-        raise DataError(str(error), file=file, place=place, hint=hint) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        hint = "each line holds one JSON object"
-        message = f"not valid JSON: {error}"
-        raise DataError(message, file=file, place=place, hint=hint) from error
-    wrong = _malformed(raw.messages)
-    if wrong is not None:
-        raise DataError(wrong[0], file=file, place=place, hint=wrong[1])
-    return ChatRow(number, raw.messages, tools)
-
-
 def encode_row(row: ChatRow, encoder: RowEncoder) -> EncodedRow | RefusedRow:
     """Render, tokenize and verify one row."""
-    rendered = _render(row, encoder)
+    if row.not_trained is not None:
+        return RefusedRow(DropKind.NOT_TRAINED, row.not_trained)
+    messages = render_check.without_repeated_thinking(row.messages, encoder.tags, encoder.template)
+    if messages is None:
+        why = "a turn has reasoning in a field of its own and other reasoning in its content"
+        return RefusedRow(DropKind.MALFORMED, why)
+    rendered = _render(messages, row.tools, encoder)
     if isinstance(rendered, RefusedRow):
         return rendered
     text, header_end = rendered.text, rendered.header_end
-    checked = render_check.trace(row.messages, row.tools, text, header_end, encoder.tags)
+    checked = render_check.trace(messages, row.tools, text, header_end, encoder.tags)
     if checked.lost is not None:
         return RefusedRow(DropKind.LOST_IN_RENDERING, checked.lost, text)
     written = render_check.first_block(text[header_end:], encoder.tags)
@@ -154,7 +119,8 @@ def encode_row(row: ChatRow, encoder: RowEncoder) -> EncodedRow | RefusedRow:
         why = f"{len(input_ids)} tokens are more than max_length {encoder.max_length}"
         return RefusedRow(DropKind.OVER_LONG, why, text, len(input_ids))
     thinks = bool(rendered.thought or written)
-    return EncodedRow(text, input_ids, start, thinks, checked.thinking_dropped)
+    unrendered = render_check.unrendered_fields(row.text_fields, text, encoder.template)
+    return EncodedRow(text, input_ids, start, thinks, checked.thinking_dropped, unrendered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,12 +133,25 @@ class _Rendered:
     thought: str | None
 
 
-def _render(row: ChatRow, encoder: RowEncoder) -> _Rendered | RefusedRow:
-    context, final, tags = row.messages[:-1], row.messages[-1], encoder.tags
+def _render(
+    messages: list[Message], tools: list[Any] | None, encoder: RowEncoder
+) -> _Rendered | RefusedRow:
+    rendered = _render_once(messages, tools, encoder)
+    if isinstance(rendered, RefusedRow) and rendered.kind is DropKind.TEMPLATE_REFUSED:
+        # DeepSeek's templates, for one, write arguments only if they are text.
+        as_text = render_check.with_arguments_as_text(messages)
+        return rendered if as_text is None else _render_once(as_text, tools, encoder)
+    return rendered
+
+
+def _render_once(
+    messages: list[Message], tools: list[Any] | None, encoder: RowEncoder
+) -> _Rendered | RefusedRow:
+    context, final, tags = messages[:-1], messages[-1], encoder.tags
     try:
-        prompt = encoder.template.render(context, row.tools, prompt=True)
-        text = encoder.template.render(row.messages, row.tools, prompt=False)
-        opening = encoder.template.opening(context, row.tools, prompt, tags)
+        prompt = encoder.template.render(context, tools, prompt=True)
+        text = encoder.template.render(messages, tools, prompt=False)
+        opening = encoder.template.opening(context, tools, prompt, tags)
     except RenderError as error:
         return RefusedRow(DropKind.TEMPLATE_REFUSED, f"the template refuses the row: {error}")
     if render_check.is_unclosed(final, tags):
@@ -184,40 +163,6 @@ def _render(row: ChatRow, encoder: RowEncoder) -> _Rendered | RefusedRow:
         return RefusedRow(DropKind.NO_THINKING, why, text)
     rendered = _Rendered(prompt, text, len(prompt) - len(opening), thought)
     return rendered if text.startswith(prompt) else _not_a_prefix(rendered, tags)
-
-
-def _malformed(messages: list[dict[str, Any]]) -> tuple[str, str] | None:
-    """What is wrong with a row's messages, and a hint; None if nothing is."""
-    hint = "a message is an object with `role` and `content`"
-    for index, message in enumerate(messages):
-        at = f"`messages[{index}]"
-        if not isinstance(message.get("role"), str):
-            return f"{at}.role` is not a text", hint
-        if not _is_content(message.get("content")):
-            return f"{at}.content` is neither a text, nor null, nor a list of parts", hint
-        if not _is_list_of_objects(message.get("tool_calls")):
-            return f"{at}.tool_calls` is not a list of objects", hint
-    if not messages or messages[-1]["role"] != "assistant":
-        last = (
-            f"the last message is of role `{messages[-1]['role']}`" if messages else "no messages"
-        )
-        return f"no final assistant turn: {last}", "each row must end with the turn to train on"
-    if len(messages) == 1:
-        return "no prompt before the assistant turn", "put the message that it answers before it"
-    final = messages[-1]
-    if not any(final.get(key) for key in ("content", "tool_calls", "function_calls")):
-        return "the final assistant turn is empty", "remove such rows"
-    return None
-
-
-def _is_content(content: Any) -> bool:
-    return content is None or isinstance(content, str) or _is_list_of_objects(content)
-
-
-def _is_list_of_objects(value: Any) -> bool:
-    if value is None:
-        return True
-    return isinstance(value, list) and all(isinstance(part, dict) for part in value)
 
 
 def _not_a_prefix(rendered: _Rendered, tags: ThinkTags) -> RefusedRow:

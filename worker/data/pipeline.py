@@ -7,6 +7,7 @@ hashes the inputs and returns the cached report.
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -22,13 +23,16 @@ from worker.data import contamination, dataset_cache, parallel_map, split
 from worker.data.arrow_files import write_splits
 from worker.data.cache_key import PrepareInputs
 from worker.data.encode import TEMPLATE_KINDS
-from worker.data.jsonl import Scan
 from worker.data.report import RowCounts
 from worker.data.tokenize import TokenizeTask, tokenize_chunk
+from worker.rows.jsonl import Scan
+from worker.rows.row_source import RowSource
 
 Progress = Callable[[float, float, str], None]
 
 _HINTS = {
+    "malformed": "a row is a JSON object with `messages`, and ends with the turn to be learned",
+    "not_trained": "leave such rows out of the file",
     "over_long": "raise train.max_length, or remove long rows; rows are never truncated",
     "no_thinking": "begin each final turn with its thinking",
     "unclosed_thinking": "remove unfinished answers",
@@ -52,15 +56,19 @@ def prepare(
     started = time.monotonic()
     try:
         inputs = PrepareInputs.of(spec, root)
-        # The contamination check forks processes. Writing rows starts threads, after which a
-        # process must not fork, so the check comes first.
-        overlaps = contamination.report(spec.eval, inputs.data_file, inputs.data_sha256, root)
-        prepared = root.prepared_rows(inputs.key)
-        report = dataset_cache.find(prepared)
-        cached = report is not None
-        if report is None:
-            report = _prepare_rows(inputs, prepared, progress)
+        with RowSource(inputs.data_file, root.prepared) as source:
+            # The contamination check forks processes. Writing rows starts threads, after which a
+            # process must not fork, so the check comes first.
+            overlaps = contamination.report(
+                spec.eval, source, inputs.parser(), inputs.data_sha256, root
+            )
+            prepared = root.prepared_rows(inputs.key)
+            report = dataset_cache.find(prepared)
+            cached = report is not None
+            if report is None:
+                report = _prepare_rows(inputs, source, prepared, progress)
         _refuse_bad_rows(report, inputs)
+        _refuse_unrendered_text(report, inputs)
     except PermissionError as error:
         hint = "prepare needs to write to its cache"
         raise RootError(f"not writable: {error}", file=root.root, hint=hint) from error
@@ -75,7 +83,7 @@ def prepare(
 
 
 def _prepare_rows(
-    inputs: PrepareInputs, prepared: PreparedPaths, progress: Progress
+    inputs: PrepareInputs, source: RowSource, prepared: PreparedPaths, progress: Progress
 ) -> DatasetReport:
     """Tokenize the rows, publish them in the cache, and return their report."""
     fs.make_dir(prepared.dir.parent)
@@ -84,7 +92,7 @@ def _prepare_rows(
     try:
         with fs.disk_full(prepared.dir):
             staged.dir.mkdir()
-            report = _write_rows(inputs, staged, progress)
+            report = _write_rows(inputs, source, staged, progress)
             dataset_cache.publish(staged, prepared, report)
     except BaseException:
         fs.remove_tree(staged.dir)
@@ -92,17 +100,19 @@ def _prepare_rows(
     return report
 
 
-def _write_rows(inputs: PrepareInputs, staged: PreparedPaths, progress: Progress) -> DatasetReport:
+def _write_rows(
+    inputs: PrepareInputs, source: RowSource, staged: PreparedPaths, progress: Progress
+) -> DatasetReport:
     ratio, limit = inputs.data.eval_split_ratio, inputs.data.max_train_samples
     seed = inputs.train.seed
-    scan = Scan.of(inputs.data_file)
+    scan = Scan.of(source.jsonl, source.data)
     wanted = None if limit is None else split.sample_rows(scan.lines(), limit, ratio, seed)
-    task = TokenizeTask(inputs.data_file, staged, inputs.encoder(), wanted)
+    task = TokenizeTask(source.jsonl, staged, inputs.parser(), inputs.encoder(), wanted)
     counts = RowCounts()
     for result in parallel_map.map_in_order(partial(tokenize_chunk, task), scan.chunks):
         counts.add(result)
         progress(counts.rows_in, scan.rows, "rows")
-    scan.check_unchanged()
+    source.check_unchanged()
     prompts = [(row.number, row.prompt) for row in counts.kept]
     splits = split.split_rows(prompts, ratio, seed, limit)
     write_splits(staged, len(scan.chunks), splits, inputs.key)
@@ -138,3 +148,20 @@ def _refuse_bad_rows(report: DatasetReport, inputs: PrepareInputs) -> None:
     is_templates = dropped == selected and first.kind in TEMPLATE_KINDS
     kind = TemplateError if is_templates else DataError
     raise kind(message, file=inputs.data_file, place=f"row {first.row}", hint=hint)
+
+
+def _refuse_unrendered_text(report: DatasetReport, inputs: PrepareInputs) -> None:
+    """Raise DataError if rows carry text that training would silently leave out."""
+    fields = report.unrendered
+    if not fields:
+        return
+    first = min(field.first_row for field in fields)
+    counts = ", ".join(f"`{field.name}` in {field.rows} rows" for field in fields)
+    names = sorted({*inputs.data.ignore_fields, *(field.name for field in fields)})
+    raise DataError(
+        f"the chat template does not render the text of {counts}",
+        file=inputs.data_file,
+        place=f"row {first}",
+        hint="move it into `messages`, or leave it out on purpose: "
+        f"--set data.ignore_fields='{json.dumps(names, ensure_ascii=False)}'",
+    )

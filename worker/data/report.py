@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
-from jobspec.records.reports import DatasetReport, DroppedExample, TokenCounts
+from jobspec.records.reports import DatasetReport, DroppedExample, TokenCounts, UnrenderedField
 from worker.data.split import Split
 from worker.data.tokenize import ChunkResult, DroppedLine, KeptRow
 
@@ -22,10 +22,13 @@ class RowCounts:
         self._dropped: Counter[str] = Counter()
         self._first: dict[str, DroppedLine] = {}
         self._dropped_lengths: list[int] = []
+        self._unrendered: dict[str, list[int]] = {}
 
     def add(self, done: ChunkResult) -> None:
         self.rows_in += done.rows_in
         self.kept += done.kept
+        for name, numbers in done.unrendered.items():
+            self._unrendered.setdefault(name, []).extend(numbers)
         for row in done.dropped:
             self._dropped[row.kind] += 1
             self._first.setdefault(row.kind, row)
@@ -46,6 +49,10 @@ class RowCounts:
             rows_eval=len(held_out),
             dropped=dict(sorted(self._dropped.items())),
             first_dropped=tuple(_example(row) for row in self._first.values()),
+            unrendered=tuple(
+                UnrenderedField(name=name, rows=len(numbers), first_row=numbers[0])
+                for name, numbers in sorted(self._unrendered.items())
+            ),
             prompts=_prompts(rows),
             prompts_eval=_prompts(held_out),
             tokens=sum(row.tokens for row in rows),

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jobspec.errors import MalformedRow
 from jobspec.storage.layout import PreparedPaths
 from worker.data import arrow_files
-from worker.data.encode import DropKind, EncodedRow, RefusedRow, RowEncoder, encode_row, parse_row
-from worker.data.jsonl import FileChunk
+from worker.data.encode import DropKind, EncodedRow, RefusedRow, RowEncoder, encode_row
+from worker.rows.jsonl import FileChunk
+from worker.rows.row import ChatRow, RowParser
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,7 @@ class TokenizeTask:
 
     file: Path
     staged: PreparedPaths
+    parser: RowParser
     encoder: RowEncoder
     wanted: set[int] | None = None
 
@@ -47,33 +50,53 @@ class DroppedLine:
 
 @dataclass(slots=True)
 class ChunkResult:
-    """The kept and dropped rows of a chunk."""
+    """The kept and dropped rows of a chunk.
+
+    Attributes:
+        unrendered: for each field whose text is not rendered, the numbers of the kept rows.
+    """
 
     rows_in: int = 0
     kept: list[KeptRow] = field(default_factory=list)
     dropped: list[DroppedLine] = field(default_factory=list)
+    unrendered: dict[str, list[int]] = field(default_factory=dict)
 
 
 def tokenize_chunk(task: TokenizeTask, chunk: FileChunk) -> ChunkResult:
-    """Tokenize a chunk's rows into its chunk file. Raises DataError at the first malformed row."""
+    """Tokenize a chunk's rows into its chunk file.
+
+    Raises:
+        DataError: a row holds what no valid export has. A malformed row is only dropped.
+    """
     result, encoded = ChunkResult(), []
-    rows = [parse_row(line, number, task.file) for number, line in chunk.rows(task.file)]
-    result.rows_in = len(rows)
     shown: set[DropKind] = set()
-    for row in rows:
-        if task.wanted is not None and row.number not in task.wanted:
+    for number, line in chunk.rows(task.file):
+        result.rows_in += 1
+        if task.wanted is not None and number not in task.wanted:
             continue
-        made = encode_row(row, task.encoder)
-        if isinstance(made, RefusedRow):
+        row, made = _make(task, number, line)
+        if row is None or isinstance(made, RefusedRow):
             text = "" if made.kind in shown else made.text
             shown.add(made.kind)
-            dropped = DroppedLine(row.number, made.kind, made.reason, text, made.length)
+            dropped = DroppedLine(number, made.kind, made.reason, text, made.length)
             result.dropped.append(dropped)
             continue
-        encoded.append((row.number, made))
-        result.kept.append(_count(row.number, row.prompt_key, made, task.encoder.tags.close))
+        encoded.append((number, made))
+        for name in made.unrendered:
+            result.unrendered.setdefault(name, []).append(number)
+        result.kept.append(_count(number, row.prompt_key, made, task.encoder.tags.close))
     arrow_files.write_chunk(task.staged.chunk(chunk.index), encoded)
     return result
+
+
+def _make(
+    task: TokenizeTask, number: int, line: bytes
+) -> tuple[ChatRow, EncodedRow | RefusedRow] | tuple[None, RefusedRow]:
+    try:
+        row = task.parser.parse(line, number)
+    except MalformedRow as error:
+        return None, RefusedRow(DropKind.MALFORMED, error.message)
+    return row, encode_row(row, task.encoder)
 
 
 def _count(number: int, prompt: bytes, row: EncodedRow, think_end: str) -> KeptRow:

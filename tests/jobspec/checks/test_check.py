@@ -48,7 +48,16 @@ def test_empty_data(place: Path) -> None:
 
 
 def test_a_directory_as_data(place: Path) -> None:
-    assert "can not be read: Is a directory" in refusal(data="tiny").message
+    (place / "rows").mkdir()
+    assert "has no data files" in refusal(data="rows").message
+    (place / "rows" / "b.jsonl").write_text(chat_line("a", "b") + "\n")
+    found = checked(data="rows").spec
+    (place / "rows" / "README.md").touch()
+    again = checked(data="rows").spec
+    assert found.data is not None and found == again
+    (place / "rows" / "c.jsonl").write_text(chat_line("a", "c") + "\n")
+    other = checked(data="rows").spec
+    assert other.data is not None and other.data.sha256 != found.data.sha256
 
 
 def test_changed_data(place: Path) -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from jobspec.errors import DataError
 from tests.support.models import BARE, CHATML, OPENING
 from tests.support.prepared import TOOLS, assistant, chat, encoded, row, supervised, user
-from worker.data.encode import RefusedRow, encode_row, parse_row
+from worker.data.encode import RefusedRow, encode_row
+from worker.rows.row import parse_row
 from worker.thinking import ThinkTags
 
 
@@ -105,7 +106,7 @@ LINES = {
         b'{"tools": "[", "messages": [{"role": "user", "content": "a"}]}',
         "not valid JSON",
     ),
-    "not text": (b'{"messages": [{"role": "\xff"}]}', "not valid JSON"),
+    "not text": (b'{"messages": [{"role": "\xff"}]}', "byte 0xff at position 24 is not UTF-8"),
 }
 
 

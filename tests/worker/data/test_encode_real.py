@@ -25,7 +25,8 @@ from tests.support.prepared import (
 )
 from worker.data.chat_template import ChatTemplate
 from worker.data.dataset_cache import IGNORED
-from worker.data.encode import ChatRow, DropKind, parse_row
+from worker.data.encode import ChatRow, DropKind
+from worker.rows.row import parse_row
 
 TEMPLATES = DATA / "templates"
 

@@ -22,8 +22,9 @@ from tests.support.prepared import TAGS, assistant, chat, real_chat, row, user
 from worker.data import tokenizer as tokens
 from worker.data.chat_template import ChatTemplate
 from worker.data.dataset_cache import IGNORED
-from worker.data.encode import DropKind, EncodedRow, RefusedRow, RowEncoder, encode_row, parse_row
-from worker.data.jsonl import Scan
+from worker.data.encode import DropKind, EncodedRow, RefusedRow, RowEncoder, encode_row
+from worker.rows.jsonl import Scan
+from worker.rows.row import parse_row
 
 THINK = "<think>\nTwo and two.\n</think>\n\nIt is 4."
 ROWS = {

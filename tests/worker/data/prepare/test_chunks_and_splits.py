@@ -14,14 +14,14 @@ import pytest
 from jobspec.errors import DataError
 from jobspec.records.reports import Passes, RowReport
 from jobspec.storage.layout import PreparedPaths, RootPaths
-from tests.support.paths import REPOSITORY, stems
+from tests.support.paths import REPOSITORY
 from tests.support.prepared import read_split, run_code, sums, user, write_rows
 from tests.support.specs import train_spec, write_spec
 from tests.support.waiting import until
 from worker.data import dataset_cache, split
 from worker.data.check_command import count_micro_batches
-from worker.data.jsonl import Scan
 from worker.data.pipeline import prepare
+from worker.rows.jsonl import Scan
 
 
 def test_chunks_and_processes_change_nothing(root: RootPaths, model: Path, tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_chunks_and_processes_change_nothing(root: RootPaths, model: Path, tmp_p
     tables = [read_split(root, whole, name) for name in ("train", "eval")]
     shutil.rmtree(root.prepared)
     code = (
-        "import worker.data.jsonl as reading\n"
+        "import worker.rows.jsonl as reading\n"
         "reading._MIN_BYTES, reading._CHUNKS = 1000, 10_000\n"
         "from worker.data import check_command\n"
         "check_command.main()"
@@ -172,11 +172,18 @@ def test_one_prompt_alone_is_not_trained_beyond_the_samples_asked_for(
     assert report.tokens == report.train.tokens
 
 
-def test_malformed_rows_are_found_among_those_not_taken(
+def test_malformed_rows_are_dropped_and_counted_among_the_selected_ones(
     root: RootPaths, model: Path, tmp_path: Path
 ) -> None:
-    file = write_rows(tmp_path / "rows.jsonl", [*sums(20), {"messages": [user("a")]}])
-    with pytest.raises(DataError, match="no final assistant turn") as caught:
-        prepare(train_spec(model, file, data__max_train_samples=1), root)
-    assert caught.value.place == "row 21"
-    assert stems(root.prepared) == []
+    rows = [*sums(40), {"messages": [user("a")]}]
+    file = write_rows(tmp_path / "rows.jsonl", rows)
+    report = prepare(train_spec(model, file), root)
+    assert (report.rows_in, report.rows_kept, report.dropped) == (41, 40, {"malformed": 1})
+    (first,) = report.first_dropped
+    assert first.row == 41 and "no final assistant turn" in first.reason
+    strict = train_spec(model, file, data__max_dropped_frac=0.0)
+    with pytest.raises(DataError, match=r"1 of 41 rows .*no final assistant turn") as caught:
+        prepare(strict, root)
+    assert caught.value.place == "row 41"
+    few = prepare(train_spec(model, file, data__max_train_samples=1), root)
+    assert (few.rows_in, few.dropped) == (41, {})

@@ -38,7 +38,8 @@ def wrong_inputs(model: Path, data: Path, tmp: Path) -> Iterator[tuple[str, JobS
     bad_config = model_dir(tmp / "bad_config")
     (bad_config / "config.json").write_text("{")
     yield "data missing", train_spec(model, tmp / "none"), DataError, "$.data.path"
-    yield "data a directory", train_spec(model, tmp), DataError, "$.data.path"
+    (tmp / "nothing").mkdir()
+    yield "an empty directory", train_spec(model, tmp / "nothing"), DataError, "$.data.path"
     yield "data empty", train_spec(model, empty), DataError, "$.data.path"
     yield "data blank", train_spec(model, blank), DataError, "$.data.path"
     yield (

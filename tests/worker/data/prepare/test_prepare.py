@@ -85,12 +85,13 @@ def test_a_refusal_is_json_with_place_and_hint_and_exit_code_3(
     root: RootPaths, model: Path, tmp_path: Path
 ) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", sums(20))
-    rows.write_text(rows.read_text().replace("\n", "\n{\n", 17).replace("\n{\n", "\n", 16))
+    rows.write_text(rows.read_text().replace("\n", "\n{\n", 18).replace("\n{\n", "\n", 16))
     file = write_spec(tmp_path / "spec.json", train_spec(model, rows))
     done = run_prepare("--check", file, "--root", root.root)
     assert done.returncode == 3
     error = json.loads(done.stdout)["error"]
-    assert error["message"].startswith("not valid JSON")
+    assert error["message"].startswith("2 of 22 rows can't be used for training (malformed: 2)")
+    assert "not valid JSON" in error["message"]
     assert (error["file"], error["place"]) == (str(rows), "row 18")
     assert error["hint"]
 

@@ -1,0 +1,1 @@
+"""Rows of a data file as conversations: reading, converting and checking them, without a model."""
