@@ -71,7 +71,7 @@ def _wrong_with(row: dict[str, Any], format_: str) -> str | None:
     last = cast("Any", messages[-1]) if isinstance(messages, list) and messages else None
     if not isinstance(last, dict):
         return "not a row of `messages`"
-    if last.get("role") != "assistant":
+    if cast("dict[str, Any]", last).get("role") != "assistant":
         return "its last message is not the assistant's"
     return None
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jobspec.errors import DataError, MalformedRow
 from jobspec.storage.data_files import not_in_encoding
@@ -75,11 +75,11 @@ def _faults(value: Any, field: str) -> Iterator[tuple[str, str]]:
         if cause is not None:
             yield field or "$", cause
     elif isinstance(value, dict):
-        for key, inner in value.items():
+        for key, inner in cast("dict[str, Any]", value).items():
             yield from _faults(key, f"{field}.(key)".lstrip("."))
             yield from _faults(inner, f"{field}.{key}".lstrip("."))
     elif isinstance(value, list):
-        for index, inner in enumerate(value):
+        for index, inner in enumerate(cast("list[Any]", value)):
             yield from _faults(inner, f"{field}[{index}]")
 
 

@@ -10,7 +10,7 @@ from jobspec.storage.layout import PreparedPaths
 from worker.data import arrow_files
 from worker.data.encode import DropKind, EncodedRow, RefusedRow, RowEncoder, encode_row
 from worker.rows.jsonl import FileChunk
-from worker.rows.row import ChatRow, RowParser
+from worker.rows.row import RowParser
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ def tokenize_chunk(task: TokenizeTask, chunk: FileChunk) -> ChunkResult:
         result.rows_in += 1
         if task.wanted is not None and number not in task.wanted:
             continue
-        row, made = _make(task, number, line)
-        if row is None or isinstance(made, RefusedRow):
+        prompt, made = _encode_line(task, number, line)
+        if isinstance(made, RefusedRow):
             text = "" if made.kind in shown else made.text
             shown.add(made.kind)
             dropped = DroppedLine(number, made.kind, made.reason, text, made.length)
@@ -84,19 +84,21 @@ def tokenize_chunk(task: TokenizeTask, chunk: FileChunk) -> ChunkResult:
         encoded.append((number, made))
         for name in made.unrendered:
             result.unrendered.setdefault(name, []).append(number)
-        result.kept.append(_count(number, row.prompt_key, made, task.encoder.tags.close))
+        result.kept.append(_count(number, prompt, made, task.encoder.tags.close))
     arrow_files.write_chunk(task.staged.chunk(chunk.index), encoded)
     return result
 
 
-def _make(
+def _encode_line(
     task: TokenizeTask, number: int, line: bytes
-) -> tuple[ChatRow, EncodedRow | RefusedRow] | tuple[None, RefusedRow]:
+) -> tuple[bytes, EncodedRow | RefusedRow]:
+    """The key of a row's prompt, and the row encoded or refused."""
     try:
         row = task.parser.parse(line, number)
     except MalformedRow as error:
-        return None, RefusedRow(DropKind.MALFORMED, error.message)
-    return row, encode_row(row, task.encoder)
+        return b"", RefusedRow(DropKind.MALFORMED, error.message)
+    made = encode_row(row, task.encoder)
+    return b"" if isinstance(made, RefusedRow) else row.prompt_key, made
 
 
 def _count(number: int, prompt: bytes, row: EncodedRow, think_end: str) -> KeptRow:

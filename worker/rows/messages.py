@@ -68,11 +68,13 @@ def tools_of(tools: Any, functions: Any) -> list[Any] | None:
 def _parsed(value: Any, field: str) -> list[Any]:
     if isinstance(value, str) and value.strip():
         value = _parse(value, field)
-    found = value or []
-    if isinstance(found, list):
-        found = [_parse(one, field) if isinstance(one, str) else one for one in found]
+    hint = "it describes the tools, as JSON"
+    found: Any = [] if isinstance(value, str) and not value.strip() else value or []
+    if not isinstance(found, list):
+        raise Malformed(f"`{field}` is not a list of objects", hint)
+    found = [_parse(one, field) if isinstance(one, str) else one for one in found]
     if not _is_list_of_objects(found):
-        raise Malformed(f"`{field}` is not a list of objects", "it describes the tools, as JSON")
+        raise Malformed(f"`{field}` is not a list of objects", hint)
     return found
 
 
