@@ -14,7 +14,10 @@ import contextlib
 import importlib
 import itertools
 import os
+import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -29,6 +32,7 @@ from worker.inference.requests import SampleChunk, SampleRequest, Sampling
 IN_FLIGHT = 256  # samples an engine holds at a time; more would only wait in vLLM's queue
 _CPU_BATCHED_TOKENS = 2048
 _ENDS_BY_ITSELF_S = 5.0
+_CLOSING = "_jobspec_closing"  # an attribute of a `vllm.LLM` whose processes are ended on purpose
 
 
 class VllmEngine:
@@ -165,17 +169,37 @@ def fail_when_killed(llm: Any) -> None:
     The core reports its own errors. When the kernel kills it, vLLM 0.32 closes its sockets, but the
     thread that waits for outputs is not woken up and would wait for ever.
     """
-    sentinels = [process.sentinel for process in _core_processes(llm)]
-    if not sentinels:
+    processes = _core_processes(llm)
+    if not processes:
         return
     dead = importlib.import_module("vllm.v1.engine.exceptions").EngineDeadError
     outputs = llm.llm_engine.engine_core.outputs_queue
 
     def report() -> None:
-        wait(sentinels)
-        outputs.put_nowait(dead())
+        wait([process.sentinel for process in processes])
+        if not getattr(llm, _CLOSING, False):
+            _log_signals(processes)
+            outputs.put_nowait(dead())
 
     threading.Thread(target=report, daemon=True).start()
+
+
+def _log_signals(processes: list[Any]) -> None:
+    """Log what killed the core, as vLLM logs errors: worker.inference.pool looks for that.
+
+    RACE: while another thread collects the exit code, it is None for a moment.
+    """
+    for _ in range(20):
+        codes = [process.exitcode for process in processes]
+        for code in codes:
+            if code is not None and code < 0:
+                name = signal.Signals(-code).name
+                why = "; the kernel does that when memory runs out" if name == "SIGKILL" else ""
+                message = f"ERROR [vllm] EngineDeadError: {name} ended vLLM's engine core{why}"
+                sys.stderr.write(f"{message}\n")
+                sys.stderr.flush()
+                return
+        time.sleep(0.05)
 
 
 def shut_down(llm: Any) -> None:
@@ -185,6 +209,7 @@ def shut_down(llm: Any) -> None:
     """
     import psutil
 
+    setattr(llm, _CLOSING, True)
     processes: list[psutil.Process] = []
     for each in _core_processes(llm):
         with contextlib.suppress(psutil.NoSuchProcess):
