@@ -23,10 +23,10 @@ import msgspec
 
 from jobspec.errors import DiskFull, JobspecError, SpecError
 from jobspec.records import base as records
-from jobspec.records import exit_codes, metrics
+from jobspec.records import exit_codes, metric_rows
 from jobspec.records.attempt import PhaseError, Progress
 from jobspec.records.base import R, Reason, Record
-from jobspec.records.metrics import MetricRow, RowOrigin
+from jobspec.records.metric_rows import MetricRow, RowOrigin
 from jobspec.records.phases import PhaseInfo
 from jobspec.spec import identity, parsing
 from jobspec.spec import schema as specs
@@ -42,6 +42,34 @@ _DISK_FULL_MESSAGES = (
     "os error 122",
 )
 _OUT_OF_MEMORY_MESSAGES = ("can't allocate memory", "CUDA out of memory", "not enough memory")
+# What gloo and NCCL report on a rank whose peer has ended.
+_LOST_PEER_MESSAGES = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "gloo/transport",
+    "NCCL error",
+    "remote process exited",
+    "Timed out waiting",
+)
+_PERMANENT_ERRORS = (
+    TypeError,
+    ValueError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    AssertionError,
+)
+_PERMANENT_MESSAGES = (
+    "size mismatch",
+    "must match the size",
+    "shapes cannot be multiplied",
+    "out of range",
+    "expected scalar type",
+    "Expected all tensors",
+    "is invalid for input of size",
+    "not implemented for",
+)
 _FLUSH_EVERY_S = 1.0
 
 
@@ -120,7 +148,7 @@ class Phase:
             attempt=self.paths.number, seq=self._seq, time=records.utc_now(), phase=self.name
         )
         self._seq += 1
-        self._buffer += metrics.encode_row(origin, row)
+        self._buffer += metric_rows.encode_row(origin, row)
         if time.monotonic() - self._last_flush >= _FLUSH_EVERY_S:
             self.flush()
 
@@ -141,12 +169,15 @@ class Phase:
         """The report that an earlier phase of this attempt published."""
         return msgspec.json.decode(self.paths.done(phase.name).read_bytes(), type=phase.report)
 
-    def fail(
-        self, kind: Reason, message: str, *, hint: str | None = None, step: int | None = None
-    ) -> None:
-        """Write `error.json`: why this phase ends."""
-        error = PhaseError(phase=self.name, kind=kind, message=message, hint=hint, step=step)
-        fs.replace(self.paths.error, records.encode(error))
+    def fail(self, error: PhaseError) -> None:
+        """Write `error.json`: why this phase ends.
+
+        When one rank fails, the others lose their connection to it and fail too. The error of the
+        first rank is kept: an error is replaced only if it is about a lost connection.
+        """
+        earlier = records.read(self.paths.error, PhaseError)
+        if earlier is None or (earlier.lost_peer and not error.lost_peer):
+            fs.replace(self.paths.error, records.encode(error))
 
 
 def run(info: PhaseInfo[Any], body: Callable[[Phase], int | None]) -> None:
@@ -181,15 +212,23 @@ def guard(phase: Phase, body: Callable[[Phase], int | None]) -> int:
 
 
 def _report_error(phase: Phase, error: Exception, kind: Reason | None) -> None:
-    """Log the error, and write `error.json` if its reason is known."""
+    """Log the error and write `error.json`."""
     known = isinstance(error, JobspecError)
     message = str(error) if known else _first_line(error)
     hint = getattr(error, "hint", None)
     if not known:
         traceback.print_exc()
     sys.stderr.write(f"{phase.name}: {message}\n" + (f"hint: {hint}\n" if hint else ""))
-    if kind is not None:
-        phase.fail(kind, message, hint=hint, step=getattr(error, "step", None))
+    phase.fail(
+        PhaseError(
+            phase=phase.name,
+            kind=kind,
+            message=message,
+            hint=hint,
+            step=getattr(error, "step", None),
+            lost_peer=_has_any(str(error), _LOST_PEER_MESSAGES),
+        )
+    )
     phase.flush()
 
 
@@ -205,9 +244,24 @@ def classify(error: BaseException) -> Reason | None:
         return Reason.OOM
     # Libraries written in C++ raise RuntimeError; only the message tells what happened.
     message = str(error)
-    if any(text in message for text in _DISK_FULL_MESSAGES):
+    if _has_any(message, _DISK_FULL_MESSAGES):
         return Reason.DISK
-    return Reason.OOM if any(text in message for text in _OUT_OF_MEMORY_MESSAGES) else None
+    if _has_any(message, _OUT_OF_MEMORY_MESSAGES):
+        return Reason.OOM
+    if _has_any(message, _LOST_PEER_MESSAGES):
+        return None
+    return Reason.FAILED if _is_permanent(error, message) else None
+
+
+def _is_permanent(error: BaseException, message: str) -> bool:
+    """Whether another attempt would fail in the same way: wrong types, shapes or settings."""
+    if isinstance(error, _PERMANENT_ERRORS) or type(error).__name__ == "SafetensorError":
+        return True
+    return isinstance(error, RuntimeError) and _has_any(message, _PERMANENT_MESSAGES)
+
+
+def _has_any(message: str, texts: tuple[str, ...]) -> bool:
+    return any(text in message for text in texts)
 
 
 def _first_line(error: BaseException) -> str:

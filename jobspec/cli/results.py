@@ -9,6 +9,7 @@ import click
 from jobspec.cli.common import common, jobs_argument, open_queue, wants_json
 from jobspec.cli.output import Cell, Column, Table, emit_struct, say
 from jobspec.cli.status_view import short
+from jobspec.monitoring import reasons
 from jobspec.results import table as scores
 from jobspec.results.table import ResultRow, Score
 from jobspec.spec import builder
@@ -75,6 +76,7 @@ def _table(rows: Sequence[ResultRow]) -> Table:
             _epochs(row),
             *(_cell(row.scores.get(name)) for name in names),
             row.job,
+            notes=[Cell(reasons.loss_rise(row.loss_rise), "yellow")] if row.loss_rise else [],
         )
     return table
 

@@ -102,6 +102,7 @@ def _facts(report: JobReport) -> list[str]:
             reasons.why(loss.reason, loss.count, loss.limit) for loss in report.losses
         ),
         "worker": " on ".join(part for part in (row.worker, row.host) if part),
+        "warning": reasons.loss_rise(row.loss_rise) if row.loss_rise else "",
         "directory": report.dir,
         "logs": f"jobspec logs {row.job}" if report.attempts else "",
     }

@@ -146,6 +146,8 @@ def short(benchmark: str) -> str:
 def _notes(row: JobRow, end: End | None) -> list[Cell]:
     """Why a job failed and what to do, or why it was put back into the queue."""
     notes = [Cell(row.waits_for, "yellow")] if row.waits_for else []
+    if row.loss_rise is not None:
+        notes.append(Cell(reasons.loss_rise(row.loss_rise), "yellow"))
     if row.reason not in reasons.LOSSES:
         return notes
     if row.state != State.FAILED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jobspec.records.base import Reason
+from jobspec.records.reports import LossChange
 
 REASONS: dict[str, str] = {
     Reason.PREEMPTED.value: "preempted",
@@ -20,6 +21,11 @@ REASONS: dict[str, str] = {
 # Other reasons are not shown beside the job's state.
 LOSSES = REASONS.keys() - {Reason.CANCELLED.value, Reason.SUCCEEDED.value}
 _IN_A_ROW = (Reason.PREEMPTED.value, Reason.WALLTIME.value)
+
+
+def loss_rise(change: LossChange) -> str:
+    """What to say of a run whose training made the loss higher."""
+    return f"the loss rose from {change.first:.4g} to {change.last:.4g}: lower the learning rate?"
 
 
 def why(reason: str, count: int | None = None, limit: int | None = None) -> str:

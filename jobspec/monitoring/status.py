@@ -21,6 +21,7 @@ from jobspec.records import metrics
 from jobspec.records.attempt import ClaimRecord, End, PhaseTime, Progress, Result
 from jobspec.records.base import Reason, State
 from jobspec.records.manifest import Manifest
+from jobspec.records.reports import LossChange
 
 if TYPE_CHECKING:
     from jobspec.queue.job import Job
@@ -49,6 +50,7 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
         progress: the finished fraction of the phase, 0 to 1: `done` of `total` `unit`s.
         reason_count: attempts that ended for `reason`; the job fails at `reason_limit`.
         waits_for: what a pending job needs that no live worker has.
+        loss_rise: of a finished training that made the loss higher.
     """
 
     job: str
@@ -72,6 +74,7 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     unit: str | None = None
     waits_for: str | None = None
     attempts: list[EndedAttemptRow] = []
+    loss_rise: LossChange | None = None
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -198,7 +201,7 @@ def job_row(job: Job, worker_rows: Sequence[WorkerRow] = ()) -> JobRow:
     worker = job.worker or (end.worker if end else None) or None
     hosts = {row.worker: row.host for row in worker_rows if row.worker == worker}
     able = [row for row in worker_rows if row.alive]
-    loss = _loss(job)
+    loss, finished = _loss(job), result(job)
     return JobRow(
         job=job.id,
         name=_name(job),
@@ -215,12 +218,13 @@ def job_row(job: Job, worker_rows: Sequence[WorkerRow] = ()) -> JobRow:
         enqueued_at=job.enqueued_at,
         started_at=_started(attempt, end) if job.state is not State.PENDING else None,
         ended_at=(end.ended_at if end else None) or None,
-        metrics=_metrics(job, progress),
+        metrics=_metrics(job, finished, progress),
         done=progress.done if progress else None,
         total=progress.total if progress else None,
         unit=progress.unit if progress else None,
         waits_for=workers.unmet_need(job, able) if job.state is State.PENDING else None,
         attempts=_ended_attempts(job),
+        loss_rise=finished.train.loss_rise if finished and finished.train else None,
     )
 
 
@@ -304,8 +308,9 @@ def _ended_attempt_row(attempt: AttemptPaths) -> EndedAttemptRow:
     )
 
 
-def _metrics(job: Job, progress: Progress | None) -> dict[str, float | None]:
-    finished = result(job)
+def _metrics(
+    job: Job, finished: Result | None, progress: Progress | None
+) -> dict[str, float | None]:
     if finished is not None:
         return finished.metrics
     if progress is None:

@@ -71,10 +71,16 @@ class AttemptEvent(Record, frozen=True, kw_only=True):
 
 
 class PhaseError(Record, frozen=True, kw_only=True):
-    """`error.json`: why a phase gave up, written by the phase itself."""
+    """`error.json`: why a phase failed, written by the rank that failed.
+
+    Attributes:
+        kind: null if only the supervisor can tell, from the circumstances.
+        lost_peer: the rank failed because another rank did; that one's error replaces this one.
+    """
 
     phase: str
-    kind: Reason = Reason.FAILED
+    kind: Reason | None = Reason.FAILED
+    lost_peer: bool = False
     message: str = ""
     hint: str | None = None
     step: int | None = None

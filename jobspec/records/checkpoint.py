@@ -71,6 +71,7 @@ class TrainingProgress(msgspec.Struct, kw_only=True):
 
     eval_loss_first: float | None = None
     eval_loss: float | None = None
+    loss_first: float | None = None
     loss: float | None = None
     tokens: int = 0
     trained_tokens: int = 0

@@ -17,86 +17,9 @@ import msgspec
 from jobspec.records import base as records
 from jobspec.records import phases
 from jobspec.records.attempt import ClaimRevoked, End
-from jobspec.records.base import UNSET, Record, UnsetType
-from jobspec.records.reports import Resumed
 from jobspec.storage.layout import AttemptPaths, JobPaths
 
 Row = dict[str, Any]
-
-
-class RowOrigin(Record, frozen=True, kw_only=True):
-    """The first fields of every row: who wrote it and when. `seq` counts an attempt's rows."""
-
-    attempt: int
-    seq: int
-    time: str
-    phase: str
-
-
-class MetricRow(Record, frozen=True, kw_only=True):
-    """Base of the rows that a phase appends to `metrics.jsonl`."""
-
-
-class StepRow(MetricRow, frozen=True, kw_only=True):
-    """One training step, over all ranks.
-
-    Attributes:
-        num_tokens: tokens of all steps so far, padding not counted; `trained_tokens`: those of
-            them that the loss is computed on.
-        tokens_per_second_per_device: likewise without padding.
-        mfu: model FLOPs utilization; null on devices whose peak is unknown.
-        hfu: the same with the recomputation of gradient checkpointing.
-        data_wait_share: the part of the step spent waiting for rows.
-    """
-
-    step: int
-    epoch: float | None
-    loss: float
-    learning_rate: float | None
-    grad_norm: float | None
-    num_tokens: int
-    trained_tokens: int
-    step_s: float
-    tokens_per_second: float
-    tokens_per_second_per_device: float
-    mfu: float | None
-    hfu: float | None
-    peak_memory_gib: float
-    data_wait_share: float
-
-
-class EvalLossRow(MetricRow, frozen=True, kw_only=True):
-    """The loss on the held-out rows."""
-
-    step: int
-    epoch: float
-    eval_loss: float
-
-
-class ResumeRow(MetricRow, frozen=True, kw_only=True):
-    """The first row of an attempt that resumed."""
-
-    resumed_from: Resumed
-    step: int
-
-
-class ScoresRow(MetricRow, frozen=True, kw_only=True):
-    """The benchmark scores of one model. The row has each metric as a field of its own.
-
-    Attributes:
-        epoch: of the model; left out if it is unknown.
-        metrics: named as in W&B: `bench/aime24/avg_at_32`.
-    """
-
-    epoch: float | UnsetType = UNSET
-    metrics: dict[str, float | None]
-
-
-def encode_row(origin: RowOrigin, row: MetricRow) -> bytes:
-    """One line of `metrics.jsonl`: a flat object."""
-    fields = msgspec.to_builtins(row)
-    scores = fields.pop("metrics", {})
-    return msgspec.json.encode(msgspec.to_builtins(origin) | fields | scores) + b"\n"
 
 
 _decoder = msgspec.json.Decoder(dict[str, Any])
@@ -186,6 +109,8 @@ def _chain(rows: dict[int, list[Row]], phase: str) -> list[Row]:
 
 def _resumed(rows: list[Row], previous: int) -> tuple[int, float]:
     """Which attempt these rows continue, and the last of its steps that they leave standing."""
+    from jobspec.records.reports import Resumed  # here, so that `status` need not load it
+
     try:
         resumed = msgspec.convert(rows[0].get("resumed_from"), Resumed)
         return resumed.attempt or previous, resumed.step

@@ -206,12 +206,20 @@ class RankChange(Record, frozen=True, kw_only=True):
     size: int = 0
 
 
+class LossChange(Record, frozen=True, kw_only=True):
+    """A loss before and after training."""
+
+    first: float
+    last: float
+
+
 class TrainReport(Record, frozen=True, kw_only=True):
     """`train.json`: what trained the model and how it went, over all attempts of the job.
 
     Attributes:
         model_dir: relative to the attempt.
         eval_loss_first: the held-out loss of the untrained model.
+        loss_first: the training loss of the first step; `loss` is that of the last one.
         train_s: seconds in training steps.
         saves_s: seconds that each checkpoint took to write.
         ended_epochs: epochs whose held-out loss and weights are done.
@@ -223,6 +231,7 @@ class TrainReport(Record, frozen=True, kw_only=True):
     engine: TrainingEngine = TrainingEngine()
     eval_loss_first: float | None = None
     eval_loss: float | None = None
+    loss_first: float | None = None
     loss: float | None = None
     tokens: int = 0
     trained_tokens: int = 0
@@ -234,6 +243,18 @@ class TrainReport(Record, frozen=True, kw_only=True):
     conversions: tuple[RankChange, ...] = ()
     memory: MemoryUse | None = None
     tokens_per_second: float | None = None
+
+    @property
+    def loss_rise(self) -> LossChange | None:
+        """The change of the loss if training made it higher; else None.
+
+        It is the held-out loss if that was measured, else the loss of the training steps.
+        """
+        pairs = ((self.eval_loss_first, self.eval_loss), (self.loss_first, self.loss))
+        for first, last in pairs:
+            if first is not None and last is not None:
+                return LossChange(first=first, last=last) if last > first else None
+        return None
 
     @property
     def tokens_per_second_per_device(self) -> float | None:

@@ -11,7 +11,7 @@ import msgspec
 from jobspec.monitoring import status
 from jobspec.records.attempt import Result
 from jobspec.records.base import State
-from jobspec.records.reports import ScoringProtocol
+from jobspec.records.reports import LossChange, ScoringProtocol
 
 if TYPE_CHECKING:
     from jobspec.queue.job import Job
@@ -57,6 +57,7 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
         learning_rate: null for a model that was not trained.
         kind: `tuned`; `base`; or `calibrated`, a base model with the settings of its published
             scores.
+        loss_rise: of a training that made the loss higher.
     """
 
     job: str
@@ -68,6 +69,7 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
     scores: dict[str, Score]
     metrics: dict[str, float | None]
     kind: str = "tuned"
+    loss_rise: LossChange | None = None
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,6 +190,7 @@ def _row(job: Job, result: Result) -> ResultRow:
         scores=scores(result.metrics, result.protocol),
         metrics=result.metrics,
         kind=_kind(spec),
+        loss_rise=result.train.loss_rise if result.train else None,
     )
 
 

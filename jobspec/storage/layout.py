@@ -17,7 +17,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 JOB_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{0,59}-[0-9a-f]{10}")
 WORKER_PATTERN = re.compile(r"[a-z0-9-]{1,80}")
@@ -90,28 +90,36 @@ def is_partial(path: Path) -> bool:
     return path.name.endswith(_PARTIAL)
 
 
-class _Directory(Protocol):
-    @property
-    def dir(self) -> Path: ...
+class DirectoryPaths:
+    """Base of a directory's paths. Two are equal if they are of one class and directory."""
+
+    def __init__(self, dir: Path) -> None:
+        self.dir = dir
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, type(self)) and other.dir == self.dir
+
+    def __hash__(self) -> int:
+        return hash(self.dir)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.dir)!r})"
 
 
 def _below(name: str) -> cached_property[Path]:
     """A property of a directory's class: the path of this name in the directory."""
 
-    def path(owner: _Directory) -> Path:
+    def path(owner: DirectoryPaths) -> Path:
         return owner.dir / name
 
     return cached_property(path)
 
 
-@dataclass(frozen=True)
-class CheckpointPaths:
+class CheckpointPaths(DirectoryPaths):
     """A checkpoint to resume from: `step-<n>`, or `step-<n>.universal` once it is converted."""
 
     MANIFEST: ClassVar[str] = "COMPLETE"
     LATEST: ClassVar[str] = "latest"
-
-    dir: Path
 
     @classmethod
     def of(cls, path: Path) -> CheckpointPaths | None:
@@ -145,11 +153,8 @@ class CheckpointPaths:
     latest = _below(LATEST)
 
 
-@dataclass(frozen=True)
-class SplitPaths:
+class SplitPaths(DirectoryPaths):
     """One split of prepared rows, laid out as `datasets.save_to_disk` does, with counts beside."""
-
-    dir: Path
 
     rows = _below("data-00000-of-00001.arrow")
     # Tokens and trained tokens of each row.
@@ -158,11 +163,8 @@ class SplitPaths:
     info = _below("dataset_info.json")
 
 
-@dataclass(frozen=True)
-class PreparedPaths:
+class PreparedPaths(DirectoryPaths):
     """Prepared rows, and the report that is written last."""
-
-    dir: Path
 
     report = _below("prepared.json")
 
@@ -179,13 +181,10 @@ class PreparedPaths:
         return self.dir / f"piece-{index:06d}.arrow"
 
 
-@dataclass(frozen=True)
-class EvaluationPaths:
+class EvaluationPaths(DirectoryPaths):
     """The samples of one model on one benchmark, and how they were scored."""
 
     PLAN: ClassVar[str] = "plan.json"
-
-    dir: Path
 
     # Published first: what is to be sampled.
     plan = _below(PLAN)
@@ -197,8 +196,7 @@ class EvaluationPaths:
         return self.dir / f"generations-{index:05d}.jsonl"
 
 
-@dataclass(frozen=True)
-class AttemptPaths:
+class AttemptPaths(DirectoryPaths):
     """The files of one attempt, which no other attempt writes."""
 
     CLAIM: ClassVar[str] = "claim.json"
@@ -209,8 +207,6 @@ class AttemptPaths:
     TRASH: ClassVar[str] = "trash"
     FINAL_MODEL: ClassVar[str] = "final_model"
     EVAL: ClassVar[str] = "eval"
-
-    dir: Path
 
     @property
     def number(self) -> int:
@@ -261,13 +257,10 @@ class AttemptPaths:
         return self.dir / f"{phase}.json"
 
 
-@dataclass(frozen=True)
-class JobPaths:
+class JobPaths(DirectoryPaths):
     """One job's directory."""
 
     REBUILT: ClassVar[str] = "rebuilt"
-
-    dir: Path
 
     @property
     def job(self) -> str:
@@ -295,21 +288,18 @@ class JobPaths:
         """The directory that lets `fsck` rebuild the entry of attempt `number` only once."""
         return self.dir / f"{self.REBUILT}.{number}"
 
-    # A spec that no longer matched the job's id, kept aside when it was restored.
+    # A spec that no longer matched the job's id, kept when it was restored.
     edited_spec = _below("spec.edited.json")
 
 
-@dataclass(frozen=True)
-class RootPaths:
+class RootPaths(DirectoryPaths):
     """A root: queue, jobs and cache."""
 
     SUBMIT_LOCK: ClassVar[str] = "turn."  # prefix of the lock file of `jobspec scale`
 
-    root: Path
-
     @property
-    def dir(self) -> Path:
-        return self.root
+    def root(self) -> Path:
+        return self.dir
 
     format = _below("FORMAT")
     queue = _below("queue")

@@ -39,7 +39,7 @@ from tests.support.json_docs import (
 
 DOCUMENTED: list[type] = [
     BenchmarkRow,
-    status.Status, status.JobRow, status.EndedAttemptRow, workers.WorkerRow,
+    status.Status, status.JobRow, reports.LossChange, status.EndedAttemptRow, workers.WorkerRow,
     status.JobReport, status.AttemptRow, status.LossRow, PhaseTime, Result,
     reports.PrepareReport, reports.DroppedExample, reports.UnrenderedField, reports.Overlap,
     reports.TrainReport, reports.TrainingEngine, reports.MemoryUse, reports.Resumed,

@@ -21,7 +21,7 @@ from jobspec.errors import ModelError
 from jobspec.models.directory import find_model
 from jobspec.records import phases
 from jobspec.records.base import UNSET
-from jobspec.records.metrics import ScoresRow
+from jobspec.records.metric_rows import ScoresRow
 from jobspec.records.reports import EvalReport, GenerationTiming, ModelScores
 from jobspec.spec.schema import EvalSpec
 from jobspec.storage.layout import AttemptPaths, epoch_of

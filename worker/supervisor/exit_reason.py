@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from jobspec.records import base as records
 from jobspec.records import exit_codes, phases
 from jobspec.records.attempt import PhaseError, Progress
@@ -54,11 +56,14 @@ def classify_exit(phase: str, code: int | None, about: Circumstances) -> PhaseOu
         code: the exit code; None if the worker killed the phase.
         about: the state of the attempt and its worker.
     """
-    if code in _REPORTED:
-        error = records.read(about.paths.error, PhaseError) or PhaseError(
-            phase=phase, kind=_REPORTED[code], message=f"{phase} ended: {_REPORTED[code]}"
-        )
-        return _refused(phase, code, error, about)
+    error = records.read(about.paths.error, PhaseError)
+    if code in _REPORTED or (code == exit_codes.UNEXPLAINED and not about.stopping):
+        # The launcher passes on the first exit code that it sees. A rank that only lost its peer
+        # may exit before that peer, so the peer's error decides and not the code.
+        kind = (error.kind if error is not None else None) or _REPORTED.get(code)
+        if kind is not None:
+            error = error or PhaseError(phase=phase, message=f"{phase} ended: {kind}")
+            return _refused(phase, code, msgspec.structs.replace(error, kind=kind), about)
     if about.stopping:
         reason = Reason.WALLTIME if about.time_left_s < _NEAR_END_S else Reason.PREEMPTED
         kept = "its state is saved" if code == exit_codes.STOPPED else "its state is not saved"
@@ -76,12 +81,12 @@ def classify_exit(phase: str, code: int | None, about: Circumstances) -> PhaseOu
     if code == exit_codes.KILLED:
         killed = PhaseError(phase=phase, kind=Reason.OOM, message=f"{phase} was killed (SIGKILL)")
         return _refused(phase, code, killed, about)
-    return _unexplained(phase, code, about)
+    return _unexplained(phase, code, error, about)
 
 
 def _refused(phase: str, code: int, error: PhaseError, about: Circumstances) -> PhaseOutcome:
     """Bad input is final; out of memory is retried with smaller micro-batches, all else as is."""
-    kind, message, hint = error.kind, error.message, error.hint
+    kind, message, hint = error.kind or Reason.FAILED, error.message, error.hint
     again = kind not in (Reason.FAILED, Reason.OOM)
     if kind is Reason.OOM:
         micro = about.plan.micro if about.plan is not None and phases.trains(phase) else 1
@@ -94,9 +99,11 @@ def _refused(phase: str, code: int, error: PhaseError, about: Circumstances) -> 
     return PhaseOutcome(kind, message, hint, phase, code, error.step, again=again)
 
 
-def _unexplained(phase: str, code: int, about: Circumstances) -> PhaseOutcome:
-    """A failure without a reason. Before the first step or sample, the host may be the cause."""
-    tail = _last_line(about.paths, phase)
+def _unexplained(
+    phase: str, code: int, error: PhaseError | None, about: Circumstances
+) -> PhaseOutcome:
+    """A failure of unknown kind. Before the first step or sample, the host may be the cause."""
+    tail = error.message if error is not None else _last_line(about.paths, phase)
     progress = records.read(about.paths.progress, Progress)
     begun = progress is not None and progress.phase == phase and progress.done > 0
     return PhaseOutcome(

@@ -6,11 +6,11 @@ from jobspec.errors import JobspecError
 
 
 class NonFiniteLossError(JobspecError):
-    """The loss became NaN or infinite, at `step`."""
+    """A loss or the gradient's norm became NaN or infinite, at `step`."""
 
-    def __init__(self, loss: float, step: int) -> None:
+    def __init__(self, loss: float, step: int, what: str = "the loss") -> None:
         super().__init__(
-            f"the loss is {loss} at step {step}",
+            f"{what} is {loss} at step {step}",
             hint="lower train.learning_rate, or inspect the rows of that step",
         )
         self.step = step

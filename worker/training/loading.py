@@ -52,9 +52,31 @@ def load_model(spec: JobSpec, eos_token_ids: tuple[int, ...]) -> Any:
         if train.sequence_parallel > 1:
             varlen_attention.enable_sequence_parallel(loaded.config, train.sequence_parallel)
         loaded.generation_config.eos_token_id = list(eos_token_ids)
+        _allow_sampling(loaded.generation_config)
         return loaded
     except OSError as error:
         raise ModelError(
             f"`{model.name}` can't be loaded: {str(error).splitlines()[0]}",
             hint="safetensors are needed; `jobspec fetch` downloads them, on a node with network",
         ) from error
+
+
+def _allow_sampling(config: Any) -> None:
+    """Set `do_sample` if the model's generation_config.json has sampling settings without it.
+
+    Many published models have a temperature there and no `do_sample`. Transformers loads such a
+    file, but refuses to save it.
+    """
+    if _is_valid(config):
+        return
+    given, config.do_sample = config.do_sample, True
+    if not _is_valid(config):
+        config.do_sample = given  # something else is wrong: saving will say what
+
+
+def _is_valid(config: Any) -> bool:
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        return False
+    return True

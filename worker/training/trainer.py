@@ -8,7 +8,8 @@ The loss is the sum over trained tokens divided by the trained tokens of the glo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 from trl.trainer.sft_trainer import SFTTrainer
 
-from jobspec.errors import SpecError
+from jobspec.errors import ModelError, SpecError
 from worker.kernels import varlen_attention
 from worker.training import loss
 from worker.training.collate import to_device
@@ -141,6 +142,11 @@ class RowTrainer(SFTTrainer):
         )
         return metrics
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        scheduler: Any = super().create_scheduler(num_training_steps, optimizer)
+        warm_up_from_first_step(scheduler, self.args.get_warmup_steps(num_training_steps))
+        return scheduler
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Does nothing: `DistributedCheckpoints` decides when to save and what to keep."""
 
@@ -175,6 +181,30 @@ class RowTrainer(SFTTrainer):
         self.model = self.model.merge_and_unload()
         self._merged = True
 
+    def try_saving(self, path: Path) -> None:
+        """Save everything except weights to `path`, a directory that is removed afterwards.
+
+        What cannot be saved is found before the first step instead of after the last one. One rank
+        calls it.
+
+        Raises:
+            ModelError: a part of the model cannot be saved.
+        """
+        models = [self.model]
+        if hasattr(self.model, "peft_config"):
+            models.append(self.model.get_base_model())
+        try:
+            for number, model in enumerate(models):
+                model.save_pretrained(str(path / str(number)), state_dict={})
+            self._tokenizer.save_pretrained(str(path / "tokenizer"))
+        except Exception as error:
+            raise ModelError(
+                f"the trained model could not be saved: {' '.join(str(error).split())[:300]}",
+                hint="mend the model's own files: config.json, generation_config.json, tokenizer",
+            ) from error
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
     def save_weights(self, path: Path) -> None:
         """Save a model directory that other programs can load. All ranks call it."""
         if self._merged:
@@ -185,3 +215,25 @@ class RowTrainer(SFTTrainer):
         if self.args.should_save:
             (path / "training_args.bin").unlink(missing_ok=True)
         dist.barrier()
+
+
+def warm_up_from_first_step(scheduler: Any, warmup_steps: int) -> None:
+    """Let the learning rate of the first step be 1/warmup_steps of the full rate, not 0.
+
+    Transformers' schedules begin at 0, so that the first step would change nothing, and a run of
+    one step would train nothing at all. The rates after the warm-up stay as they are.
+
+    Args:
+        scheduler: a LambdaLR; one without warm-up is left alone.
+    """
+    if scheduler.lr_lambdas[0](0) > 0:
+        return
+
+    def warmed(rate: Callable[[int], float]) -> Callable[[int], float]:
+        return lambda step: (step + 1) / warmup_steps if step < warmup_steps else rate(step)
+
+    scheduler.lr_lambdas = [warmed(rate) for rate in scheduler.lr_lambdas]
+    groups = scheduler.optimizer.param_groups
+    for group, base, rate in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+        group["lr"] = base * rate(0)
+    scheduler._last_lr = [group["lr"] for group in groups]

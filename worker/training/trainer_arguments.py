@@ -9,7 +9,7 @@ from typing import Any
 
 from trl.trainer.sft_config import SFTConfig
 
-from jobspec.spec.schema import JobSpec
+from jobspec.spec.schema import JobSpec, TrainSpec
 
 
 def trainer_arguments(
@@ -41,7 +41,7 @@ def trainer_arguments(
             per_device_train_batch_size=micro_batch_size,
             gradient_accumulation_steps=1,
             lr_scheduler_type=train.lr_scheduler_type,
-            warmup_steps=math.ceil(train.warmup_ratio * steps),
+            warmup_steps=warmup_steps(train, steps),
             optim=train.optim,
             adam_beta1=train.adam_beta1,
             adam_beta2=train.adam_beta2,
@@ -61,3 +61,8 @@ def trainer_arguments(
             report_to=[],
             disable_tqdm=True,
         )
+
+
+def warmup_steps(train: TrainSpec, steps: int) -> int:
+    """Steps of rising learning rate: never all of them, so that the full rate is reached."""
+    return min(math.ceil(train.warmup_ratio * steps), steps - 1)

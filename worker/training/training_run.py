@@ -20,7 +20,7 @@ from jobspec.errors import JobspecError
 from jobspec.models import devices
 from jobspec.records import exit_codes, phases
 from jobspec.records.checkpoint import TrainingProgress
-from jobspec.records.metrics import EvalLossRow, ResumeRow, StepRow
+from jobspec.records.metric_rows import EvalLossRow, ResumeRow, StepRow
 from jobspec.records.reports import TrainingEngine, TrainReport
 from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import PreparedPaths, SplitPaths, partial_of
@@ -185,6 +185,8 @@ class TrainingRun:
     def on_train_begin(self) -> None:
         """Before the first step: say where this attempt begins, and measure the untrained loss."""
         self.check_engine()
+        if self.rank == 0:
+            self.trainer.try_saving(partial_of(self.phase.paths.final_model))
         self.stop.check(self.trainer.args.device)
         state, progress = self.trainer.state, self.progress
         if self.resumed is not None:
@@ -206,6 +208,8 @@ class TrainingRun:
         loss = self.trainer.evaluate().get("eval_loss")
         if loss is not None:
             state = self.trainer.state
+            if not math.isfinite(loss):
+                raise NonFiniteLossError(loss, state.global_step, "the held-out loss")
             row = EvalLossRow(step=state.global_step, epoch=state.epoch or 0.0, eval_loss=loss)
             self.phase.metric(row)
         return loss
@@ -214,8 +218,13 @@ class TrainingRun:
         """After each step: record it, and save where it is time. All ranks call it."""
         if not math.isfinite(step.loss):
             raise NonFiniteLossError(step.loss, step.step)
+        norm = self.trainer.grad_norm
+        if norm is not None and not math.isfinite(norm):
+            raise NonFiniteLossError(norm, step.step, "the gradient's norm")
         progress, trainer = self.progress, self.trainer
         progress.loss = step.loss
+        if progress.loss_first is None and step.step == 1:
+            progress.loss_first = step.loss
         progress.tokens += sum(step.lengths)
         progress.trained_tokens += step.trained_tokens
         progress.train_s += step_s

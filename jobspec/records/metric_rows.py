@@ -1,0 +1,83 @@
+"""The rows of `metrics.jsonl` as phases write them. `metrics` reads and merges them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from jobspec.records.base import UNSET, Record, UnsetType
+from jobspec.records.reports import Resumed
+
+
+class RowOrigin(Record, frozen=True, kw_only=True):
+    """The first fields of every row: who wrote it and when. `seq` counts an attempt's rows."""
+
+    attempt: int
+    seq: int
+    time: str
+    phase: str
+
+
+class MetricRow(Record, frozen=True, kw_only=True):
+    """Base of the rows that a phase appends to `metrics.jsonl`."""
+
+
+class StepRow(MetricRow, frozen=True, kw_only=True):
+    """One training step, over all ranks.
+
+    Attributes:
+        num_tokens: tokens of all steps so far, padding not counted; `trained_tokens`: those of
+            them that the loss is computed on.
+        tokens_per_second_per_device: likewise without padding.
+        mfu: model FLOPs utilization; null on devices whose peak is unknown.
+        hfu: the same with the recomputation of gradient checkpointing.
+        data_wait_share: the part of the step spent waiting for rows.
+    """
+
+    step: int
+    epoch: float | None
+    loss: float
+    learning_rate: float | None
+    grad_norm: float | None
+    num_tokens: int
+    trained_tokens: int
+    step_s: float
+    tokens_per_second: float
+    tokens_per_second_per_device: float
+    mfu: float | None
+    hfu: float | None
+    peak_memory_gib: float
+    data_wait_share: float
+
+
+class EvalLossRow(MetricRow, frozen=True, kw_only=True):
+    """The loss on the held-out rows."""
+
+    step: int
+    epoch: float
+    eval_loss: float
+
+
+class ResumeRow(MetricRow, frozen=True, kw_only=True):
+    """The first row of an attempt that resumed."""
+
+    resumed_from: Resumed
+    step: int
+
+
+class ScoresRow(MetricRow, frozen=True, kw_only=True):
+    """The benchmark scores of one model. The row has each metric as a field of its own.
+
+    Attributes:
+        epoch: of the model; left out if it is unknown.
+        metrics: named as in W&B: `bench/aime24/avg_at_32`.
+    """
+
+    epoch: float | UnsetType = UNSET
+    metrics: dict[str, float | None]
+
+
+def encode_row(origin: RowOrigin, row: MetricRow) -> bytes:
+    """One line of `metrics.jsonl`: a flat object."""
+    fields = msgspec.to_builtins(row)
+    scores = fields.pop("metrics", {})
+    return msgspec.json.encode(msgspec.to_builtins(origin) | fields | scores) + b"\n"
