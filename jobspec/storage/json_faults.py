@@ -65,6 +65,19 @@ def find_fault(value: Any) -> tuple[str, str] | None:
     return next(_faults(value, ""), None)
 
 
+def find_repeated_key(line: bytes) -> tuple[str, str] | None:
+    """A key that an object of this line gives twice, so that one value would be lost."""
+    repeated: list[str] = []
+
+    def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        repeated.extend(key for key in keys if keys.count(key) > 1)
+        return dict(pairs)
+
+    json.loads(line, object_pairs_hook=collect)
+    return (repeated[0], "a key that is given twice") if repeated else None
+
+
 def _faults(value: Any, field: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, _NotANumber):
         yield field or "$", f"{value.name} is not a JSON number"

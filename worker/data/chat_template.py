@@ -95,7 +95,8 @@ class ChatTemplate:
 
     def mentions(self, name: str) -> bool:
         """Whether the template's source names a field, so that it may render it."""
-        return any(name in text for text in self.sources.values())
+        written = re.compile(rf"""(?:\.\s*|['"]){re.escape(name)}(?!\w)""")
+        return any(written.search(text) for text in self.sources.values())
 
     def render(
         self, messages: list[Message], tools: list[Any] | None = None, *, prompt: bool

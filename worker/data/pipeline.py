@@ -15,7 +15,7 @@ from functools import partial
 import msgspec
 
 from jobspec.errors import DataError, RootError, TemplateError
-from jobspec.records.reports import DatasetReport, PrepareReport
+from jobspec.records.reports import DatasetReport, PrepareReport, UnrenderedField
 from jobspec.spec.schema import JobSpec
 from jobspec.storage import fs, tempfiles
 from jobspec.storage.layout import PreparedPaths, RootPaths
@@ -156,7 +156,7 @@ def _refuse_unrendered_text(report: DatasetReport, inputs: PrepareInputs) -> Non
     if not fields:
         return
     first = min(field.first_row for field in fields)
-    counts = ", ".join(f"`{field.name}` in {field.rows} rows" for field in fields)
+    counts = ", ".join(_count_rows(field) for field in fields)
     names = sorted({*inputs.data.ignore_fields, *(field.name for field in fields)})
     raise DataError(
         f"the chat template does not render the text of {counts}",
@@ -165,3 +165,7 @@ def _refuse_unrendered_text(report: DatasetReport, inputs: PrepareInputs) -> Non
         hint="move it into `messages`, or leave it out on purpose: "
         f"--set data.ignore_fields='{json.dumps(names, ensure_ascii=False)}'",
     )
+
+
+def _count_rows(field: UnrenderedField) -> str:
+    return f"`{field.name}` in {field.rows} row{'s' * (field.rows != 1)}"

@@ -106,9 +106,24 @@ class RowParser:
             row = _decode_row(line)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise json_faults.explain(line, number, self.file) from error
-        if b"\\u0000" in line and (fault := json_faults.find_fault(row)) is not None:
+        fault = json_faults.find_fault(row) if b"\\u0000" in line else None
+        if fault is None and _may_repeat_keys(line, row):
+            fault = json_faults.find_repeated_key(line)
+        if fault is not None:
             raise json_faults.found_fault(fault, number, self.file)
         return row
+
+
+def _may_repeat_keys(line: bytes, row: dict[str, Any]) -> bool:
+    """Whether a key of the conversation stands more often in a line than it can without repeats.
+
+    Counting bytes is cheap. Inside a text the quotes are escaped, so quoted keys are not counted.
+    """
+    messages = row.get("messages")
+    count = len(messages) if isinstance(messages, list) else 0
+    return line.count(b'"messages"') > 1 or (
+        count > 0 and max(line.count(b'"content"'), line.count(b'"role"')) > count
+    )
 
 
 _decode_row = msgspec.json.Decoder(dict[str, Any]).decode

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import msgspec
 
@@ -42,7 +43,8 @@ def open_zstd(path: Path) -> BinaryIO:
     """Open a zstd file with pyarrow, which the worker always has."""
     import pyarrow as pa
 
-    return pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")
+    stream = pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")
+    return io.BufferedReader(cast("Any", stream))  # the stream itself reads no lines
 
 
 def _batches(path: Path) -> Iterator[Any]:
