@@ -1,4 +1,4 @@
-"""Tool calls and reasoning as real templates render them: kept once, in any notation, or refused."""
+"""Tool calls and reasoning in real templates: kept once, in any notation, or refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.support.models import CHATML
 from tests.support.prepared import TOOL_TURNS, assistant, chat, encoded, refused, user
 from tests.worker.data.test_families import trl_template
-from worker.data.encode import DropKind, EncodedRow, encode_row
+from worker.data.encode import DropKind, EncodedRow, RefusedRow, encode_row
 from worker.rows.row import ChatRow, parse_row
 
 WEATHER = {
@@ -134,6 +134,7 @@ def test_a_notation_of_tools_must_spell_every_description_and_parameter(spelled:
 def test_a_tools_result_may_be_written_as_a_json_string() -> None:
     """Llama 3.1's template does so."""
     turns = [*TOOL_TURNS[:2], {"role": "tool", "content": '{"a": "ä\n"}'}, TOOL_TURNS[3]]
+    written = "(m.content | tojson if m.role == 'tool' else m.content)"
     quoting = CHATML.replace(
         "(m.content or '')", "(m.content | tojson if m.role == 'tool' else m.content)"
     )
@@ -155,11 +156,13 @@ def test_reasoning_given_twice_is_rendered_once(name: str, key: str) -> None:
         for turn in (assistant(THOUGHT), assistant("b", **{key: "Why."}))
     ]
     made = encode_row(ChatRow(1, [user("a"), assistant(THOUGHT, **{key: "Why.\n"})], None), encoder)
-    trained = [one.text for one in once if isinstance(one, EncodedRow)]
-    if not isinstance(made, EncodedRow):
-        assert not trained
+    # Some templates keep the line ends around reasoning, some do not.
+    trained = ["".join(one.text.split()) for one in once if isinstance(one, EncodedRow)]
+    if trained:
+        assert isinstance(made, EncodedRow)
+        assert "".join(made.text.split()) in trained
     else:
-        assert made.text.count("Why.") == 1 and made.text in trained
+        assert isinstance(made, RefusedRow)
 
 
 def test_reasoning_in_two_fields_is_rendered_once() -> None:
@@ -169,6 +172,6 @@ def test_reasoning_in_two_fields_is_rendered_once() -> None:
 
 
 def test_two_different_reasonings_are_refused() -> None:
-    for turn in (assistant(THOUGHT, reasoning_content="Other."),):
-        made = refused(ChatRow(1, [user("a"), turn], None), chat(trl_template("qwen3")))
-        assert made.kind is DropKind.MALFORMED and "other reasoning" in made.reason
+    turn = assistant(THOUGHT, reasoning_content="Other.")
+    made = refused(ChatRow(1, [user("a"), turn], None), chat(trl_template("qwen3")))
+    assert made.kind is DropKind.MALFORMED and "other reasoning" in made.reason

@@ -1,4 +1,4 @@
-"""Text that training would leave out in silence refuses the data; rows of every kind are prepared."""
+"""Text that training would leave out refuses the data; rows of every format are prepared."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_rows_marked_as_not_trained_are_dropped_and_counted(
     data = write_rows(tmp_path / "rows.jsonl", [*sums(50), *marked])
     report = prepare(train_spec(model, data), root)
     assert (report.rows_kept, report.dropped) == (50, {"not_trained": 2})
-    with pytest.raises(DataError, match="2 of 2 rows .*`weight` 0"):
+    with pytest.raises(DataError, match=r"2 of 2 rows .*`weight` 0"):
         prepare(train_spec(model, write_rows(tmp_path / "rows.jsonl", marked)), root)
 
 
