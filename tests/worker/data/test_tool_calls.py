@@ -134,7 +134,6 @@ def test_a_notation_of_tools_must_spell_every_description_and_parameter(spelled:
 def test_a_tools_result_may_be_written_as_a_json_string() -> None:
     """Llama 3.1's template does so."""
     turns = [*TOOL_TURNS[:2], {"role": "tool", "content": '{"a": "ä\n"}'}, TOOL_TURNS[3]]
-    written = "(m.content | tojson if m.role == 'tool' else m.content)"
     quoting = CHATML.replace(
         "(m.content or '')", "(m.content | tojson if m.role == 'tool' else m.content)"
     )
