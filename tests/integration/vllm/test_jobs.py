@@ -22,11 +22,12 @@ from tests.support.queues import queue_at
 from tests.support.specs import job_spec
 from tests.support.vllm import vllm_processes
 from tests.support.waiting import until
-from tests.support.workers import drain, worker
+from tests.support.workers import worker
 from worker.evaluation import lm_eval_engines
 from worker.inference.engine import EngineChoice
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]
+START_S = 600.0  # a start imports vLLM four times, which takes minutes on a busy machine
 
 
 def test_a_job_whose_engine_dies_goes_on_from_its_finished_samples(
@@ -44,10 +45,10 @@ def test_a_job_whose_engine_dies_goes_on_from_its_finished_samples(
     first = job.paths.attempt(1)
     bench = first.eval / "aime_demo"
     with worker(queue, "--drain") as process:
-        until(lambda: list(bench.glob("generations-*")), "the first finished samples")
+        until(lambda: list(bench.glob("generations-*")), "the first finished samples", START_S)
         for engine in vllm_processes(process.pid):
             engine.kill()
-        until(first.end.is_file, "the attempt's end")
+        until(first.end.is_file, "the attempt's end", START_S)
     kept = generations(bench)
     end = records.read(first.end, End)
     assert end is not None and queue.job(job.id).state is State.FAILED
@@ -55,7 +56,8 @@ def test_a_job_whose_engine_dies_goes_on_from_its_finished_samples(
     assert 0 < len(kept) < 26 * 16
 
     queue.retry(job.id)
-    drain(queue)
+    with worker(queue, "--drain") as process:
+        assert process.wait(START_S) == 0
     assert queue.job(job.id).state is State.SUCCEEDED
     second = job.paths.attempt(2)
     rows = generations(second.eval / "aime_demo")
