@@ -10,13 +10,15 @@ from jobspec.errors import ModelError, SpecError
 from jobspec.models import config
 from jobspec.models.config import ModelConfig
 from jobspec.models.directory import is_path, locate
-from jobspec.models.weights import refuse_pickles
+from jobspec.models.weights import refuse_pickles, tensor_shapes
 from jobspec.spec.benchmark_settings import sampling
 from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import RootPaths
 
 _PROMPT_TOKENS = 64  # no benchmark's prompt is shorter than this
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(?:/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
+_HEADS = {"lm_head", "embed_out", "output_layer"}
+_EMBEDDINGS = {"embed_tokens", "wte", "wpe", "word_embeddings", "embed_in"}
 # Every kind of tokenizer has one of these files.
 _TOKENIZERS = ("tokenizer.*", "vocab.*", "*.model", "*.tiktoken", "tekken.json")
 
@@ -41,6 +43,7 @@ def check_model(spec: JobSpec, root: Path, file: Path) -> Iterator[str]:
     _check_heads(spec, model, file)
     _check_tokenizer(directory, file)
     refuse_pickles(directory, file=file)
+    _check_adapters(spec, tensor_shapes(directory, file=file), file)
     if model.context_length is None:
         yield f"{directory / config.CONFIG}: does not state a context length, so it was not checked"
         return
@@ -104,6 +107,29 @@ def _check_tokenizer(directory: Path, file: Path) -> None:
             place="$.model.name",
             hint="copy the tokenizer files of the model it was tuned from beside the weights",
         )
+
+
+def _check_adapters(spec: JobSpec, shapes: dict[str, tuple[int, ...]], file: Path) -> None:
+    """Each LoRA target must name a linear layer, and not the output head.
+
+    The loss is computed from the head's weights without calling the head, so an adapter on it would
+    have no effect.
+    """
+    lora = spec.train.lora if spec.train is not None else None
+    if lora is None or lora.target_modules == "all-linear" or not shapes:
+        return
+    layers = {name.removesuffix(".weight") for name, shape in shapes.items() if len(shape) == 2}
+    names = {layer.rpartition(".")[2] for layer in layers} - _HEADS - _EMBEDDINGS
+    for target in lora.target_modules:
+        head = target.rpartition(".")[2] in _HEADS
+        if head or not any(layer == target or layer.endswith(f".{target}") for layer in layers):
+            why = "cannot be adapted" if head else "does not exist"
+            raise SpecError(
+                f"the model's module `{target}` {why}",
+                file=file,
+                place="$.train.lora.target_modules",
+                hint=f'"all-linear", or some of: {", ".join(sorted(names))}',
+            )
 
 
 def _needs(spec: JobSpec) -> Iterator[tuple[str, int, str]]:

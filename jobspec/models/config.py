@@ -18,9 +18,15 @@ _CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
 class ModelConfig(msgspec.Struct, frozen=True):
-    """What config.json says. `values`: its fields; those of a `text_config` take precedence."""
+    """What config.json says.
+
+    Attributes:
+        values: its fields; those of a `text_config` take precedence.
+        outer: its fields as they are.
+    """
 
     values: Mapping[str, Any]
+    outer: Mapping[str, Any]
 
     @property
     def context_length(self) -> int | None:
@@ -36,6 +42,17 @@ class ModelConfig(msgspec.Struct, frozen=True):
             if isinstance(original, int | float):
                 lengths.append(int(original * float(factor or 1)))
         return max(lengths, default=None)
+
+    @property
+    def model_type(self) -> str | None:
+        """The family, as Transformers names it: that of the whole model, not of its text part."""
+        value = self.outer.get("model_type")
+        return value if isinstance(value, str) else None
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Tokens that the embedding has."""
+        return self._integer("vocab_size")
 
     @property
     def heads(self) -> int | None:
@@ -68,7 +85,7 @@ class ModelConfig(msgspec.Struct, frozen=True):
 def read(directory: Path) -> ModelConfig:
     """Read a model directory's config.json. Raises ModelError, naming the file."""
     values = _read_object(directory / CONFIG)
-    return ModelConfig({**values, **_text_config(values)})
+    return ModelConfig({**values, **_text_config(values)}, values)
 
 
 def end_tokens(directory: Path) -> list[int]:

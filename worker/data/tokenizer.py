@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from jobspec.errors import JobspecError, ModelError
-from jobspec.models.config import end_tokens
+from jobspec.models.config import end_tokens, read
 from jobspec.models.directory import find_model
 from jobspec.spec.schema import ModelSpec
 from jobspec.storage import fs
@@ -40,14 +40,19 @@ _FILES = (
     "vocab.json",
     "vocab.txt",
 )
-_FORMAT = 1
+_FORMAT = 2
 
 
 class TokenizerFacts(msgspec.Struct, frozen=True):
-    """What AutoTokenizer loaded from a model directory."""
+    """What AutoTokenizer loaded from a model directory.
+
+    Attributes:
+        special_ids: the id of each special token, by its role: `eos_token`, `pad_token`.
+    """
 
     tokenizer: str
     special_tokens: dict[str, str]
+    special_ids: dict[str, int]
     chat_templates: dict[str, str]
     eos_tokens: dict[str, int]
 
@@ -138,7 +143,27 @@ def load_tokenizer_facts(model: ModelSpec, root: RootPaths) -> ModelTokenizer:
         facts = _ask_transformers(directory, model.trust_remote_code)
         fs.make_dir(kept.parent)
         fs.publish(kept, msgspec.json.encode(facts))
+    _refuse_unusable(facts, directory)
     return ModelTokenizer(directory, facts, sha256)
+
+
+def _refuse_unusable(facts: TokenizerFacts, directory: Path) -> None:
+    """Raise ModelError for a tokenizer that the model cannot be trained with."""
+    if not facts.special_ids.keys() & {"eos_token", "pad_token"}:
+        raise ModelError(
+            "its tokenizer has neither an end-of-sequence token nor a padding token",
+            file=directory / "tokenizer_config.json",
+            hint="set `eos_token` to the token that ends a turn",
+        )
+    embedded = read(directory).vocabulary
+    for role, token in facts.special_ids.items():
+        if embedded is not None and token >= embedded:
+            raise ModelError(
+                f"its {role} `{facts.special_tokens[role]}` has the id {token}, but the model "
+                f"embeds {embedded} tokens",
+                file=directory / "tokenizer_config.json",
+                hint="use the tokenizer that belongs to these weights, or resize the embedding",
+            )
 
 
 def _read(path: Path) -> TokenizerFacts | None:
@@ -171,6 +196,7 @@ def _tokenizer_facts(directory: Path, trust_remote_code: bool) -> TokenizerFacts
     from transformers import AutoTokenizer, logging
 
     logging.set_verbosity_error()
+    _refuse_other_models(directory)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             str(directory), trust_remote_code=trust_remote_code, local_files_only=True
@@ -200,9 +226,28 @@ def _tokenizer_facts(directory: Path, trust_remote_code: bool) -> TokenizerFacts
     return TokenizerFacts(
         tokenizer=backend.to_str(),
         special_tokens={key: str(value) for key, value in tokenizer.special_tokens_map.items()},
+        special_ids={
+            role: token
+            for role, text in tokenizer.special_tokens_map.items()
+            if role.endswith("_token") and (token := backend.token_to_id(str(text))) is not None
+        },
         chat_templates=templates,
         eos_tokens={text: token for text, token in spelled.items() if text is not None},
     )
+
+
+def _refuse_other_models(directory: Path) -> None:
+    """Raise ModelError for a kind of model that Transformers knows, but not as a language model."""
+    from transformers import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    kind = read(directory).model_type
+    if kind in CONFIG_MAPPING and kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ModelError(
+            f"a `{kind}` model is not a causal language model for Transformers",
+            file=directory / "config.json",
+            hint="use a model that AutoModelForCausalLM can load",
+        )
 
 
 def _first_line(error: Exception) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from jobspec.errors import ModelError
 from tests.support.checks import checked, refusal
+from tests.support.models import write_weights
 
 
 @pytest.mark.parametrize("model", ["./nowhere", "/nowhere/at/all", "../nowhere"])
@@ -25,7 +26,7 @@ def test_weights_as_pickles_alone(place: Path) -> None:
     assert "pickles (`pytorch_model.bin`)" in error.message
     assert "safetensors" in (error.hint or "")
     assert (error.file, error.place) == ("specs/s.json", "$.model.name")
-    (place / "tiny/model.safetensors").touch()
+    write_weights(place / "tiny/model.safetensors", {})
     checked()
 
 
