@@ -19,7 +19,7 @@ from worker.supervisor.worker import Worker, WorkerOptions
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--root", default=None, help="Root of the queue  [default: $JOBSPEC_ROOT]")
-@click.option("--drain", is_flag=True, help="Leave when nothing is left to do.")
+@click.option("--drain", is_flag=True, help="End when the queue is empty.")
 @click.option("--max-jobs", type=click.IntRange(min=1), help="End after this number of jobs.")
 @click.option("--idle-timeout", type=float, help="End after this many seconds without work.")
 @click.option("--time-limit", type=float, help="Seconds this worker has; Slurm's end counts too.")
@@ -28,19 +28,19 @@ from worker.supervisor.worker import Worker, WorkerOptions
 @click.option(
     "--launcher",
     default=launcher.SRUN,
-    help="Starts the command after it once on each of {nodes} nodes.  [default: srun]",
+    help="Command that starts a program once on each of {nodes} nodes.  [default: srun]",
 )
 @click.option("--stall", default=3600.0, help="Seconds without progress that end a phase.")
 @click.option(
     "--isolation",
     type=click.Choice(["auto", "subreaper"]),
     default="auto",
-    help="How phases are kept from outliving the worker: a PID namespace where allowed, or not.",
+    help="How a phase ends with its worker: in a PID namespace if possible, or by a subreaper.",
 )
 @click.option(
     "--poll",
     is_flag=True,
-    help="Never wait for notifications: others write to what looks like a local filesystem.",
+    help="List the queue regularly instead of waiting for file notifications.",
 )
 def main(
     root: str | None,
@@ -55,10 +55,10 @@ def main(
     isolation: str,
     poll: bool,
 ) -> None:
-    """Take jobs from a queue and do them, one after the other, until told to stop.
+    """Run jobs from a queue, one after the other, until it is stopped.
 
-    SIGUSR2 and SIGTERM: checkpoint, give the job back, leave. Exit code 75 asks the batch script
-    to requeue the array element.
+    On SIGUSR2 or SIGTERM it saves a checkpoint, returns the job to the queue and ends. Exit code 75
+    asks the batch script to requeue the array element.
 
     Example: jobspec-worker --root /scratch/me/queue --drain
     """

@@ -175,7 +175,8 @@ class Worker:
             outcome = Attempt(self, claim).run()
             self._finished += 1
             state = outcome.state or "given up"
-            say(f"{claim.job} attempt {claim.attempt}: {state}, {outcome.message}")
+            why = "" if outcome.message == state else f", {outcome.message}"
+            say(f"{claim.job} attempt {claim.attempt}: {state}{why}")
             self.send_heartbeat(job=None, attempt=None, phase=None)
             self._back_off(outcome)
 
