@@ -22,8 +22,8 @@ import torch
 from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, Olmo3Config, Qwen3Config
 
 from worker.kernels import liger, varlen_attention
+from worker.packing.collate import find_targets, pack
 from worker.training import loss as scoring
-from worker.training.collate import find_targets, pack
 
 try:
     import triton

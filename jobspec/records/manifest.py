@@ -54,6 +54,11 @@ class EngineSummary(Record, frozen=True, kw_only=True):
     dtype: str | UnsetType | None = UNSET
     attention: str | UnsetType | None = UNSET
     kernels: str | UnsetType | None = UNSET
+    rows: str | UnsetType | None = UNSET
+    rows_reason: str | UnsetType | None = UNSET
+    weights: int | UnsetType | None = UNSET
+    trained_weights: int | UnsetType | None = UNSET
+    unused: tuple[str, ...] | UnsetType = UNSET
 
 
 class PlannedBatch(Record, frozen=True, kw_only=True):

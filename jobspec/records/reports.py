@@ -166,7 +166,14 @@ class ConvertReport(Record, frozen=True, kw_only=True):
 
 
 class TrainingEngine(Record, frozen=True, kw_only=True):
-    """What trained the model: the DeepSpeed engine, its optimizer and kernels."""
+    """What trained the model: the DeepSpeed engine, its optimizer and kernels.
+
+    Attributes:
+        rows: how the rows of a micro-batch were laid out, `packed` or `padded`.
+        rows_reason: why not packed.
+        weights: of the whole model; shared weights count once.
+        unused: parts of the model that text does not run through; they are not trained.
+    """
 
     name: str = msgspec.field(default="", name="class")
     zero_stage: int = 0
@@ -177,6 +184,11 @@ class TrainingEngine(Record, frozen=True, kw_only=True):
     kernels: str | None = None
     attn_implementation: str | None = None
     attention: str | None = None
+    rows: str | None = None
+    rows_reason: str | None = None
+    weights: int | None = None
+    trained_weights: int | None = None
+    unused: tuple[str, ...] = ()
     deepspeed_config: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
 
 

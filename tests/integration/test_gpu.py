@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, Olmo3Config  # noqa: E402
 
 from benchmarks import liger  # noqa: E402
 from worker.kernels import flash_attention, varlen_attention  # noqa: E402
-from worker.training.collate import pack  # noqa: E402
+from worker.packing.collate import pack  # noqa: E402
 
 pytestmark = pytest.mark.gpu
 GPU = torch.cuda.is_available()
@@ -63,7 +63,7 @@ def test_each_kernel_here_computes_what_rows_by_themselves_do(
 def test_a_model_on_a_gpu_trains_by_one_kernel() -> None:
     config = Olmo3Config(**{**liger.SHAPE, "head_dim": 64}, sliding_window=5)
     model = AutoModelForCausalLM.from_config(
-        config, dtype=torch.bfloat16, attn_implementation=varlen_attention.choose("auto")
+        config, dtype=torch.bfloat16, attn_implementation=varlen_attention.register()
     ).cuda()
     varlen_attention.configure(model)
     rows = [torch.randint(2, 61, (length,)) for length in (7, 12)]

@@ -36,7 +36,8 @@ JOBSPEC_ROOMS = (
 )
 WORKER_ROOMS = (
     *("imports", "thinking", "host", "process", "phase", "launch", "rows", "data"),
-    *("checkpoints", "kernels", "training", "inference", "evaluation", "phases", "supervisor"),
+    *("checkpoints", "kernels", "packing", "training", "inference", "evaluation"),
+    *("phases", "supervisor"),
     *("fetch", "demo", "__main__"),
 )
 # What jobspec may import from outside the standard library, and in which room.
@@ -50,7 +51,7 @@ ALLOWED = {
     "jinja2": "jobspec.dashboard",
     "markupsafe": "jobspec.dashboard",
 }
-TORCH_ROOMS = ("training", "kernels", "inference", "evaluation")
+TORCH_ROOMS = ("training", "packing", "kernels", "inference", "evaluation")
 TORCH_MODULES = (
     *("worker.checkpoints.distributed", "worker.checkpoints.convert", "worker.demo"),
     "worker.imports.lean",  # it changes how torch is imported

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.nn.functional import scaled_dot_product_attention
+from transformers.integrations.heterogeneity import AmbiguousGlobalPerLayerAttributeError
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from jobspec.errors import SpecError
@@ -99,20 +100,8 @@ def _group(size: int) -> Any:
     return groups[dist.get_rank() // size]
 
 
-def choose(asked: str) -> str:
-    """The attention to load a model with: `segments` for "auto" and all FlashAttentions.
-
-    Args:
-        asked: the spec's `attn_implementation`.
-    """
-    return register() if asked == "auto" or asked in flash_attention.NAMES else asked
-
-
 def configure(model: Any, asked: str = "auto") -> None:
-    """Choose and test the kernel for a loaded model, or restore the model's own attention.
-
-    Some models need attention that `segments` does not implement: Gemma 2 caps the attention
-    logits, gpt-oss adds sinks to them, and some are trained with dropout. They are padded instead.
+    """Choose and test the kernel for a loaded model; none unless it uses `segments`.
 
     Args:
         model: the loaded model.
@@ -121,28 +110,30 @@ def configure(model: Any, asked: str = "auto") -> None:
     Raises:
         SpecError: the requested kernel can't run this model here.
     """
-    text = model.config.get_text_config()
-    needs_more = (
-        getattr(text, "attn_logit_softcapping", None) is not None
-        or getattr(text, "attention_dropout", 0.0) > 0
-        or text.model_type == "gpt_oss"
-    )
     _runs.kernel, _runs.heads, _runs.ran = None, None, {}
     if model.config._attn_implementation != NAME:
         return
-    if needs_more:
-        model.set_attn_implementation("eager" if asked == "auto" else asked)
-        return
-    _runs.heads = _heads(text, model.dtype)
-    _runs.kernel = flash_attention.choose(asked, _runs.heads)
+    _runs.heads = _heads(model.config.get_text_config(), model.dtype)
+    if _runs.heads is not None:
+        _runs.kernel = flash_attention.choose(asked, _runs.heads)
 
 
-def _heads(text: Any, dtype: torch.dtype) -> flash_attention.Heads:
-    count = text.num_attention_heads
+def forget_runs() -> None:
+    """Let `ran` report only what runs from now on."""
+    _runs.ran = {}
+
+
+def _heads(text: Any, dtype: torch.dtype) -> flash_attention.Heads | None:
+    """The heads of a model's attention; None if it has none or each layer has its own."""
+    try:
+        count = text.num_attention_heads
+        size = getattr(text, "head_dim", None) or text.hidden_size // count
+    except (AttributeError, AmbiguousGlobalPerLayerAttributeError):
+        return None
     return flash_attention.Heads(
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
         dtype=dtype,
-        size=getattr(text, "head_dim", None) or text.hidden_size // count,
+        size=size,
         count=count,
         shared=getattr(text, "num_key_value_heads", None) or count,
         windowed=getattr(text, "sliding_window", None) is not None,
@@ -225,7 +216,7 @@ def _by_row(
         )
         for length, q, k, v in parts
     ]
-    return torch.cat(rows, dim=2).transpose(1, 2)
+    return torch.cat([row.transpose(1, 2) for row in rows], dim=1)
 
 
 def _window_mask(length: int, window: int | None, like: torch.Tensor) -> torch.Tensor | None:

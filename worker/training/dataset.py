@@ -14,7 +14,8 @@ from jobspec.storage.layout import SplitPaths
 from worker.data import batching, dataset_cache
 from worker.data.batching import MicroBatch
 from worker.data.dataset_cache import IGNORED
-from worker.training.collate import WHOLE, Shard, find_targets, pack, pad, shard
+from worker.packing.collate import WHOLE, Shard, find_targets, shard
+from worker.packing.row_layout import RowLayout
 
 
 @dataclass(frozen=True)
@@ -127,11 +128,11 @@ class StepDataset(torch.utils.data.Dataset):
     """Loads the tensors of a step's micro-batches."""
 
     def __init__(
-        self, rows: Rows, pad_token_id: int, *, padded: bool, shard: Shard = WHOLE
+        self, rows: Rows, pad_token_id: int, *, layout: RowLayout, shard: Shard = WHOLE
     ) -> None:
         self._rows = rows
         self._pad = pad_token_id
-        self._padded = padded
+        self._layout = layout
         self._shard = shard
 
     def __len__(self) -> int:
@@ -150,12 +151,10 @@ class StepDataset(torch.utils.data.Dataset):
         labels = [torch.tensor(row["labels"]) for row in rows]
         if micro.weight == 0:
             labels = [torch.full_like(label, IGNORED) for label in labels]
-        if self._padded:
-            line = pad(ids, labels, self._pad)
-        elif self._shard.count > 1:
+        if self._shard.count > 1:
             line = shard(ids, labels, self._pad, self._shard)
         else:
-            line = pack(ids, labels)
+            line = self._layout.collate(ids, labels, self._pad)
         return line | find_targets(line)
 
 

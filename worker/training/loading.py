@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from jobspec.errors import ModelError
+from jobspec.errors import ModelError, SpecError
 from jobspec.spec.schema import JobSpec, ModelSpec
 from worker.kernels import varlen_attention
+from worker.packing import row_check
+from worker.packing.row_check import ModelCheck
 
 
 def load_tokenizer(model: ModelSpec, chat_template: str) -> Any:
@@ -28,7 +31,7 @@ def load_tokenizer(model: ModelSpec, chat_template: str) -> Any:
 
 
 def load_model(spec: JobSpec, eos_token_ids: tuple[int, ...]) -> Any:
-    """The model with the attention that it will be trained with.
+    """The model with its own attention, sdpa if it has it; `check_model` chooses another.
 
     Args:
         eos_token_ids: the tokens that end a turn in the training rows. The saved model must stop
@@ -37,20 +40,16 @@ def load_model(spec: JobSpec, eos_token_ids: tuple[int, ...]) -> Any:
     Raises:
         ModelError: it can't be loaded.
     """
-    model, train = spec.model, spec.train
-    assert train is not None
+    model, asked = spec.model, spec.model.attn_implementation
     try:
         loaded = AutoModelForCausalLM.from_pretrained(
             model.name,
             revision=model.revision,
             dtype=getattr(torch, model.dtype),
-            attn_implementation=varlen_attention.choose(model.attn_implementation),
+            attn_implementation=asked if asked in ("sdpa", "eager") else None,
             trust_remote_code=model.trust_remote_code,
             use_safetensors=True,
         )
-        varlen_attention.configure(loaded, model.attn_implementation)
-        if train.sequence_parallel > 1:
-            varlen_attention.enable_sequence_parallel(loaded.config, train.sequence_parallel)
         loaded.generation_config.eos_token_id = list(eos_token_ids)
         _allow_sampling(loaded.generation_config)
         return loaded
@@ -59,6 +58,34 @@ def load_model(spec: JobSpec, eos_token_ids: tuple[int, ...]) -> Any:
             f"`{model.name}` can't be loaded: {str(error).splitlines()[0]}",
             hint="safetensors are needed; `jobspec fetch` downloads them, on a node with network",
         ) from error
+
+
+def check_model(model: Any, spec: JobSpec, device: torch.device) -> ModelCheck:
+    """Choose the layout of rows and set the attention, the same on all ranks. All ranks call it.
+
+    Raises:
+        ModelError: the model can't be trained on several rows at once.
+        SpecError: the spec's attention or sequence parallelism is not possible.
+    """
+    train = spec.train
+    assert train is not None
+
+    def agree(holds: bool) -> bool:
+        agreed = torch.tensor(int(holds), device=device)
+        dist.all_reduce(agreed, dist.ReduceOp.MIN)
+        return bool(agreed)
+
+    found = row_check.check(model, spec.model.attn_implementation, device=device, agree=agree)
+    if train.sequence_parallel > 1:
+        if found.layout.padded or found.layout.seq_idx:
+            raise SpecError(
+                f"`{model.config.model_type}` can't share rows among devices: "
+                f"{found.layout.reason}",
+                place="$.train.sequence_parallel",
+                hint="set it to 1",
+            )
+        varlen_attention.enable_sequence_parallel(model.config, train.sequence_parallel)
+    return found
 
 
 def _allow_sampling(config: Any) -> None:

@@ -19,10 +19,10 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 from trl.trainer.sft_trainer import SFTTrainer
 
-from jobspec.errors import ModelError, SpecError
-from worker.kernels import varlen_attention
+from jobspec.errors import ModelError
+from worker.packing.collate import to_device
+from worker.packing.row_layout import RowLayout
 from worker.training import loss
-from worker.training.collate import to_device
 from worker.training.dataset import EpochSampler, Schedule, StepDataset, loader
 from worker.training.stop_flag import StopFlag
 from worker.training.throughput import StepClock
@@ -45,7 +45,15 @@ class RowTrainer(SFTTrainer):
     model_wrapped: Any
     optimizer: Any
 
-    def __init__(self, *, schedule: Schedule, evaluation: Schedule | None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        schedule: Schedule,
+        evaluation: Schedule | None,
+        layout: RowLayout,
+        **kwargs: Any,
+    ) -> None:
+        self.layout = layout
         self.schedule = schedule
         self.evaluation = evaluation
         self.totals = StepTotals()
@@ -63,15 +71,9 @@ class RowTrainer(SFTTrainer):
         return loader(self._dataset(self.schedule), EpochSampler(self.schedule))
 
     def _dataset(self, schedule: Schedule) -> StepDataset:
-        # Models that can't use `segments` attention need padded rows.
-        padded = self.model.config._attn_implementation != varlen_attention.NAME
-        if padded and schedule.shard.count > 1:
-            raise SpecError(
-                f"`{self.model.config.model_type}` can't use sequence parallelism",
-                place="$.train.sequence_parallel",
-                hint="set it to 1",
-            )
-        return StepDataset(schedule.rows, self._pad_token_id, padded=padded, shard=schedule.shard)
+        return StepDataset(
+            schedule.rows, self._pad_token_id, layout=self.layout, shard=schedule.shard
+        )
 
     @property
     def _pad_token_id(self) -> int:

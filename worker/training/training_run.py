@@ -7,6 +7,7 @@ stage of the spec.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -29,15 +30,16 @@ from worker.checkpoints.distributed import DistributedCheckpoints
 from worker.checkpoints.progress import restore_progress
 from worker.kernels import liger, varlen_attention
 from worker.launch.manifest import planned_rows
+from worker.packing import model_parts
+from worker.packing.collate import Shard
 from worker.phase import Phase
 from worker.training import lora
 from worker.training.callbacks import Milestones, StepReporter
-from worker.training.collate import Shard
 from worker.training.dataset import Rows, Schedule
 from worker.training.deepspeed_config import deepspeed_config
 from worker.training.errors import NonFiniteLossError, StoppedError
 from worker.training.flops import FlopModel
-from worker.training.loading import load_model, load_tokenizer
+from worker.training.loading import check_model, load_model, load_tokenizer
 from worker.training.records import StepRecord
 from worker.training.stop_flag import StopFlag
 from worker.training.throughput import Rates, forecast, memory_use, peak_memory_gib
@@ -104,6 +106,12 @@ class TrainingRun:
         )
         model = load_model(self.spec, prepared.eos_token_ids)
         self.kernels = liger.apply(model, self.train.use_liger_kernel, on_gpu=self.on_gpu)
+        begun = time.monotonic()
+        self.check = check_model(model, self.spec, arguments.device)
+        self.check_s = time.monotonic() - begun
+        for split in (schedule, evaluation):
+            if split is not None and self.check.layout.padded:
+                split.packing = False
         try:
             trainer = RowTrainer(
                 model=model,
@@ -111,11 +119,16 @@ class TrainingRun:
                 processing_class=tokenizer,
                 schedule=schedule,
                 evaluation=evaluation,
+                layout=self.check.layout,
                 peft_config=lora.config(self.train.lora),
             )
         except ValueError as error:
             raise lora.explained(error, self.train.lora) from error
         trainer.stop = self.stop
+        # After adapters were added, also to these parts, and before there is an optimizer.
+        model_parts.freeze(model, self.check.unused)
+        self.weights = model_parts.count_weights(trainer.model)
+        self._log_check()
         self.rates = Rates(
             FlopModel.of(trainer.model),
             self.world,
@@ -125,6 +138,23 @@ class TrainingRun:
         trainer.add_callback(Milestones(self.on_train_begin, self.on_epoch_end))
         trainer.add_callback(StepReporter(trainer, self.stop, self.on_step, self.wants_save))
         return trainer
+
+    def _log_check(self) -> None:
+        """Say how rows are laid out and what is trained; once."""
+        if self.rank:
+            return
+        layout, weights = self.check.layout, self.weights
+        reason = f" ({layout.reason})" if layout.reason else ""
+        lines = [f"rows are {layout}, checked in {self.check_s:.1f} s{reason}"]
+        if self.train.packing and layout.padded:
+            lines.append(
+                "train.packing is not used: micro-batches have up to "
+                f"{self.micro_batch_size} padded rows"
+            )
+        lines.append(f"trains {weights.trained:,} of {weights.total:,} weights")
+        if self.check.unused:
+            lines.append(f"not trained, because text does not use it: {self.check.unused}")
+        sys.stderr.writelines(f"train: {line}\n" for line in lines)
 
     def _schedule(self, split: SplitPaths) -> Schedule:
         degree = self.train.sequence_parallel
@@ -179,6 +209,11 @@ class TrainingRun:
             kernels=self.kernels,
             attn_implementation=self.trainer.model.config._attn_implementation,
             attention=varlen_attention.ran(),
+            rows=self.check.layout.rows,
+            rows_reason=self.check.layout.reason,
+            weights=self.weights.total,
+            trained_weights=self.weights.trained,
+            unused=self.check.unused,
             deepspeed_config=self.deepspeed_config,
         )
 

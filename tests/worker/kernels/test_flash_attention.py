@@ -40,9 +40,9 @@ from tests.support import flash_packages  # noqa: E402
 from tests.support.models import WIDTHS  # noqa: E402
 from worker.host.devices import WorkerDevices  # noqa: E402
 from worker.kernels import flash_attention, liger, varlen_attention  # noqa: E402
+from worker.packing.collate import pack  # noqa: E402
 from worker.supervisor.attempt import Attempt  # noqa: E402
 from worker.supervisor.worker import Worker, WorkerOptions  # noqa: E402
-from worker.training.collate import pack  # noqa: E402
 
 TWO, THREE, FOUR = flash_attention.NAMES
 TORCH = f"torch varlen {torch.__version__}"
@@ -152,7 +152,7 @@ def test_a_compiled_layer_records_its_kernel(have: Have) -> None:
     have()
     config = Olmo3Config(**SHAPE, sliding_window=5)
     model = AutoModelForCausalLM.from_config(
-        config, attn_implementation=varlen_attention.choose("auto")
+        config, attn_implementation=varlen_attention.register()
     )
     varlen_attention.configure(model)
     rows = [torch.randint(2, 60, (length,)) for length in (3, 17)]
@@ -278,7 +278,7 @@ def test_a_model_trains_with_it_as_by_row_and_what_ran_is_known(config: object, 
     have(TWO, THREE)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(
-        config, dtype=torch.bfloat16, attn_implementation=varlen_attention.choose(TWO)
+        config, dtype=torch.bfloat16, attn_implementation=varlen_attention.register()
     )
     rows = [torch.randint(2, 60, (length,)) for length in (3, 17, 1, 9)]
     line = pack(rows, [row.clone() for row in rows])

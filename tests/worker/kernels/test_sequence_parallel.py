@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, Olmo3Config  # noqa: E402
 from jobspec.errors import SpecError  # noqa: E402
 from worker.data.dataset_cache import IGNORED  # noqa: E402
 from worker.kernels import varlen_attention  # noqa: E402
-from worker.training.collate import Shard, find_targets, pack, shard  # noqa: E402
+from worker.packing.collate import Shard, find_targets, pack, shard  # noqa: E402
 
 RANKS = 4  # two groups of two
 DEGREE = 2

@@ -24,8 +24,8 @@ from transformers import (  # noqa: E402
 
 from tests.support.models import WIDTHS  # noqa: E402
 from worker.data.dataset_cache import IGNORED  # noqa: E402
+from worker.packing.collate import find_targets, pad, to_device  # noqa: E402
 from worker.training import loss as scoring  # noqa: E402
-from worker.training.collate import find_targets, pad, to_device  # noqa: E402
 
 VOCABULARY = 203
 SHAPE: dict[str, Any] = WIDTHS | {

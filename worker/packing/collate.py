@@ -65,6 +65,12 @@ def pack(ids: list[torch.Tensor], labels: list[torch.Tensor]) -> dict[str, Any]:
     }
 
 
+def add_seq_idx(line: dict[str, Any]) -> dict[str, Any]:
+    """A packed line that also says for each token which row it belongs to: int32 [1, tokens]."""
+    rows = [torch.full((n,), row, dtype=torch.int32) for row, n in enumerate(line["row_lengths"])]
+    return line | {"seq_idx": torch.cat(rows)[None]}
+
+
 def shard(
     ids: list[torch.Tensor], labels: list[torch.Tensor], token: int, part: Shard
 ) -> dict[str, Any]:

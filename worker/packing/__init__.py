@@ -1,0 +1,1 @@
+"""How rows share a micro-batch, and the check of it on the loaded model."""
