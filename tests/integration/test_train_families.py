@@ -6,6 +6,7 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -67,6 +68,12 @@ def trained(
     return run
 
 
+def weights_of(model: Path) -> dict[str, Any]:
+    """Arrays by name. With ZeRO-3, Transformers saves the tower under the names of old releases."""
+    arrays = load_file(model / "model.safetensors")
+    return {name.replace(".vision_model.", "."): array for name, array in arrays.items()}
+
+
 @pytest.mark.parametrize("stage", [2, 3], ids=lambda stage: f"zero-{stage}")
 def test_a_vision_tower_stays_as_it_is(
     ranks: Forge, queue: Queue, tiny: Path, models: Path, stage: int
@@ -81,8 +88,8 @@ def test_a_vision_tower_stays_as_it_is(
         weight_decay=0.5,
         zero_stage=stage,
     )
-    before = load_file(models / "gemma3" / "model.safetensors")
-    after = load_file(run.attempt.final_model / "model.safetensors")
+    before = weights_of(models / "gemma3")
+    after = weights_of(run.attempt.final_model)
     assert before.keys() <= after.keys()
     changed = {name for name in before if (before[name] != after[name]).any()}
     unused = {name for name in before if "vision_tower" in name or "projector" in name}
