@@ -32,6 +32,14 @@ from jobspec.spec import identity, parsing, rules, secrets
 from jobspec.spec.benchmark_settings import with_canonical_names
 from jobspec.spec.schema import EvalSpec, JobSpec
 
+# Reasons for dropping rows that other tags of a think block can cause.
+_KINDS_OF_THINKING = (
+    "lost_in_rendering",
+    "no_thinking",
+    "unclosed_thinking",
+    "prompt_not_a_prefix",
+)
+
 
 @dataclass(frozen=True)
 class CheckedSpec:
@@ -117,7 +125,8 @@ def _check_rows(spec: JobSpec, root: Path, file: Path) -> RowReport:
     except JobspecError as error:
         token = spec.eval.think_end_token if spec.eval is not None else None
         hint = error.hint
-        if token != EvalSpec().think_end_token:
+        tags_matter = any(kind in error.message for kind in _KINDS_OF_THINKING)
+        if token not in (None, EvalSpec().think_end_token) and tags_matter:
             asks = f"$.eval.think_end_token is `{token}`: is it what ends thinking in these rows?"
             hint = f"{hint}; {asks}" if hint else asks
         raise type(error)(

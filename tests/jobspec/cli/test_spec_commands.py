@@ -183,6 +183,8 @@ def test_preview_marks_what_is_trained(place: Path) -> None:
     shown = {
         "schema": 1,
         "row": 2,
+        "format": "UTF-8, JSON lines, rows in the format `messages`",
+        "unrendered": ["note"],
         "text": "<|user|>2+2?<|assistant|>4</s>\n",
         "input_ids": [1, 2, 3],
         "labels": [-100, 2, 3],
@@ -196,6 +198,7 @@ def test_preview_marks_what_is_trained(place: Path) -> None:
     done = jobspec("preview", spec, "--row", "2", cwd=place, **env)
     assert done.stdout == "<|user|>2+2?<|assistant|>\n>>> trained\n4</s>\n<<< trained\n"
     assert "3 tokens, 2 trained" in done.stderr
+    assert shown["format"] in done.stderr and "`note` carries text" in done.stderr
     assert jobspec_json("preview", spec, "--row", "2", cwd=place, **env) == shown
 
 
