@@ -88,8 +88,9 @@ def reached_weights(output: torch.Tensor) -> set[torch.Tensor]:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if hasattr(node, "variable"):
-            found.add(node.variable)
+        weight = getattr(node, "variable", None)  # only the nodes at which a graph begins have one
+        if weight is not None:
+            found.add(weight)
         queue += [parent for parent, _ in node.next_functions]
     return found
 

@@ -205,7 +205,7 @@ class _Check:
                 self.weights = sample_weights(self.model, self.reached)
             leak = len(losses) > 1 and leaks(losses[1], tokens, places[1])
             inputs = [tokens, *self.weights]
-            first, *weights = torch.autograd.grad(sum(losses), inputs, allow_unused=True)
+            first, *weights = torch.autograd.grad(losses, inputs, allow_unused=True)
         weights = [
             torch.zeros_like(weight) if grad is None else grad
             for weight, grad in zip(self.weights, weights, strict=True)
