@@ -48,6 +48,25 @@ class Hungry(Olmo3ForCausalLM):
 '''
 
 
+BREAKING = '''
+from transformers import Olmo3ForCausalLM
+
+
+class Breaking(Olmo3ForCausalLM):
+    """A model that computes NaN in its first training step; the check before it is the first."""
+
+    trained = 0
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model.norm.register_forward_hook(self.break_down)
+
+    def break_down(self, module, args, output):
+        self.trained += self.training
+        return output * float("nan") if self.training and self.trained > 1 else output
+'''
+
+
 @pytest.fixture(scope="module")
 def queue(tmp_path_factory: pytest.TempPathFactory) -> Queue:
     """One for most of these tests, so that rows are prepared once."""
@@ -99,6 +118,20 @@ def test_out_of_memory_at_one_row_fails_and_names_what_would_fit(
 def test_a_loss_that_is_not_a_number_fails_at_once_with_its_step(
     tiny: Path, tmp_path: Path, queue: Queue
 ) -> None:
+    model = coded_model(tiny, tmp_path / "breaking", BREAKING)
+    job = queue.enqueue(with_model(tiny_spec(tiny, name="breaking"), model))
+    drain(queue, *ONE)
+    found = queue.job(job.id)
+    assert (found.state, found.attempt) == (State.FAILED, 1)
+    end = end_of(job.paths.attempt(1))
+    assert end.reason is Reason.FAILED
+    assert end.step == 1
+    assert "nan at step 1" in end.message
+
+
+def test_weights_that_are_not_numbers_are_refused_before_training(
+    tiny: Path, tmp_path: Path, queue: Queue
+) -> None:
     model = tmp_path / "nan"
     shutil.copytree(tiny / "model", model)
     weights = load_file(model / "model.safetensors")
@@ -109,9 +142,8 @@ def test_a_loss_that_is_not_a_number_fails_at_once_with_its_step(
     found = queue.job(job.id)
     assert (found.state, found.attempt) == (State.FAILED, 1)
     end = end_of(job.paths.attempt(1))
-    assert end.reason is Reason.FAILED
-    assert end.step == 1
-    assert "nan at step 1" in end.message
+    assert (end.reason, end.step) == (Reason.FAILED, None)
+    assert "logits that are not finite, before any training" in end.message
 
 
 def test_a_hung_phase_is_killed_and_the_job_goes_on(

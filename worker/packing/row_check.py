@@ -106,6 +106,12 @@ class _Check:
         with _sharpened(self.model):
             with called_modules() as called:
                 alone = self._reference(default)
+            if not self.agree(all(bool(logits.isfinite().all()) for logits in alone.logits)):
+                raise ModelError(
+                    "the model computes logits that are not finite, before any training",
+                    place="$.model.name",
+                    hint="its weights are damaged, or model.dtype has too small a range for them",
+                )
             layout = self._choose(asked, default, alone)
         varlen_attention.forget_runs()
         return ModelCheck(layout, unused_parts(self.model, called, self.reached))
