@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -25,6 +26,9 @@ from tests.support.workers import drain, ranks_of, rows
 pytestmark = pytest.mark.deepspeed
 
 NEVER = 1000  # steps
+# Low enough that rounding, which differs between the ways to spread a batch, does not grow in 19
+# steps beyond what is compared.
+GENTLE: dict[str, Any] = {"num_train_epochs": 1.0, "learning_rate": 1e-3}
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +47,14 @@ def train(
     tiny: Path, queue: Queue, name: str, devices: int = 2, options: Sequence[str] = (), **settings
 ) -> Job:
     """One short run by a worker; its job."""
-    job = queue.enqueue(tiny_spec(tiny, name=name, num_train_epochs=1.0, **settings))
+    job = queue.enqueue(tiny_spec(tiny, name=name, **GENTLE | settings))
     drain(queue, "--devices", str(devices), *options)
     return queue.job(job.id)
 
 
 def forged(tiny: Path, queue: Queue, ranks: Forge, name: str, world: int = 2, **settings) -> Run:
     """The same by ranks that need no start each: where it's only the curve that is looked at."""
-    spec = tiny_spec(tiny, name=name, num_train_epochs=1.0, **settings)
+    spec = tiny_spec(tiny, name=name, **GENTLE | settings)
     run = start(ranks, queue, spec, save_every=NEVER)
     assert run.go(world=world) == [0] * world, run.attempt.log("train").read_text()
     return run
