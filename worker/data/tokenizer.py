@@ -52,9 +52,9 @@ class TokenizerFacts(msgspec.Struct, frozen=True):
 
     tokenizer: str
     special_tokens: dict[str, str]
-    special_ids: dict[str, int]
     chat_templates: dict[str, str]
     eos_tokens: dict[str, int]
+    special_ids: dict[str, int] = msgspec.field(default_factory=dict[str, int])
 
 
 class Codec:
