@@ -32,7 +32,7 @@ def test_a_benchmark_that_is_a_file(place: Path, monkeypatch: pytest.MonkeyPatch
     assert refusal(settings).place == "$.eval.benchmarks[0]"
     assert checked(settings, "eval.benchmark_dir=bench").warnings == []
     monkeypatch.setenv("JOBSPEC_BENCHMARK_DIR", "bench")
-    assert "workers must be given" in checked(settings).warnings[0]
+    assert "which workers must have too" in checked(settings).warnings[0]
 
 
 def test_a_damaged_benchmark_file(place: Path) -> None:

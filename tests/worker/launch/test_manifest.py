@@ -117,7 +117,7 @@ def test_show_prints_the_newest_attempts(queue: Queue) -> None:
         assert expected in said
     assert jobspec_json("show", job.id, "--root", queue.paths.root)[
         "manifest"
-    ] == msgspec.to_builtins(facts)
+    ] == msgspec.json.decode(msgspec.json.encode(facts))
     fs.publish(claim.dir.manifest, b'{"torn')
     assert jobspec_json("show", job.id, "--root", queue.paths.root)["manifest"] is None
 
