@@ -21,16 +21,31 @@ class MetricRow(Record, frozen=True, kw_only=True):
     """Base of the rows that a phase appends to `metrics.jsonl`."""
 
 
-class StepRow(MetricRow, frozen=True, kw_only=True):
+class StepRates(MetricRow, frozen=True, kw_only=True):
+    """How fast a training step was: a part of its row.
+
+    Attributes:
+        tokens_per_second: without padding, over all devices.
+        mfu: model FLOPs utilization; null on devices whose peak is unknown.
+        hfu: the same with the recomputation of gradient checkpointing.
+        data_wait_share: the part of the step spent waiting for rows.
+    """
+
+    step_s: float
+    tokens_per_second: float
+    tokens_per_second_per_device: float
+    mfu: float | None
+    hfu: float | None
+    peak_memory_gib: float
+    data_wait_share: float
+
+
+class StepRow(StepRates, frozen=True, kw_only=True):
     """One training step, over all ranks.
 
     Attributes:
         num_tokens: tokens of all steps so far, padding not counted; `trained_tokens`: those of
             them that the loss is computed on.
-        tokens_per_second_per_device: likewise without padding.
-        mfu: model FLOPs utilization; null on devices whose peak is unknown.
-        hfu: the same with the recomputation of gradient checkpointing.
-        data_wait_share: the part of the step spent waiting for rows.
     """
 
     step: int
@@ -40,13 +55,6 @@ class StepRow(MetricRow, frozen=True, kw_only=True):
     grad_norm: float | None
     num_tokens: int
     trained_tokens: int
-    step_s: float
-    tokens_per_second: float
-    tokens_per_second_per_device: float
-    mfu: float | None
-    hfu: float | None
-    peak_memory_gib: float
-    data_wait_share: float
 
 
 class EvalLossRow(MetricRow, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import torch
@@ -14,6 +14,7 @@ import torch
 from jobspec.estimates import memory
 from jobspec.estimates.memory import Memory
 from jobspec.models import decoder_shape
+from jobspec.records.metric_rows import StepRates
 from jobspec.records.reports import MemoryUse
 from jobspec.spec.schema import JobSpec
 from worker.training.dataset import Schedule
@@ -54,18 +55,6 @@ def peak_memory_gib() -> float:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 2**20
     return 0.0
-
-
-class StepRates(NamedTuple):
-    """The fields of a `StepRow` that say how fast a step was."""
-
-    step_s: float
-    tokens_per_second: float
-    tokens_per_second_per_device: float
-    mfu: float | None
-    hfu: float | None
-    peak_memory_gib: float
-    data_wait_share: float
 
 
 class Rates:

@@ -273,7 +273,7 @@ class TrainingRun:
             grad_norm=trainer.grad_norm,
             num_tokens=progress.tokens,
             trained_tokens=progress.trained_tokens,
-            **rates._asdict(),
+            **msgspec.structs.asdict(rates),
         )
         self.phase.metric(row)
         self.phase.progress(

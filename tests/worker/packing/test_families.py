@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 
 pytest.importorskip("torch")
 
-import transformers
 
 from benchmarks import families
 from tests.support.paths import REPOSITORY
@@ -19,17 +16,6 @@ from tests.support.paths import REPOSITORY
 TABLE = families.read_table((REPOSITORY / "docs" / "training.md").read_text())
 ALL = os.environ.get("JOBSPEC_ALL_FAMILIES") == "1"  # minutes
 SAMPLE = families.FAMILIES if ALL else families.FAMILIES[::5]
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Without what families warn of when they are built."""
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-    transformers.logging.set_verbosity(level)
 
 
 def test_the_table_names_every_family_once() -> None:

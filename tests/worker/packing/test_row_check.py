@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-import transformers  # noqa: E402
 from transformers import AutoModelForCausalLM, Gemma2Config, Qwen3Config  # noqa: E402
 
 from benchmarks.families import tiny_model  # noqa: E402
@@ -23,17 +20,6 @@ from worker.packing.row_layout import RowLayout  # noqa: E402
 
 LEAK = "rows affect each other: one row's loss has a gradient at another's tokens"
 SHAPE: dict[str, Any] = WIDTHS | {"vocab_size": 60, "intermediate_size": 64, "num_hidden_layers": 2}
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Without what families warn of when they are built."""
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-    transformers.logging.set_verbosity(level)
 
 
 def check(model: Any, asked: str = "auto", **options: Any) -> ModelCheck:
