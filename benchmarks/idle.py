@@ -127,11 +127,11 @@ def _idle(root: Path, minutes: float, *, real: bool) -> None:
     worker = loop.Worker(queue, loop.WorkerOptions(poll=True), WorkerDevices(1))
     begin = clock.monotonic() + 60 * WARM_UP_MINUTES
     end, begun = begin + 60 * minutes, False
-    beat = worker.beat
+    send = worker.send_heartbeat
 
     def heartbeat_and_check(**shown: Any) -> None:
         nonlocal begun
-        beat(**shown)
+        send(**shown)
         if clock.monotonic() >= begin and not begun:
             begun = True
             mark(BEGIN)
@@ -139,7 +139,7 @@ def _idle(root: Path, minutes: float, *, real: bool) -> None:
             mark(END)
             worker.signals.stop = True
 
-    worker.beat = heartbeat_and_check
+    worker.send_heartbeat = heartbeat_and_check
     worker.run()
 
 
