@@ -17,7 +17,7 @@ import pytest
 
 from jobspec.queue.queue import Queue
 from tests.support.commands import environment
-from tests.support.paths import REPOSITORY
+from tests.support.paths import DATA, REPOSITORY
 from tests.support.specs import base_spec
 
 # The title of each list → its text.
@@ -89,7 +89,9 @@ class Trial:
         done = subprocess.run(
             [sys.executable, *arguments],
             cwd=self.directory,
-            env=environment() | {"PYTHONPATH": str(self.directory)} | env,
+            env=environment()
+            | {"PYTHONPATH": str(self.directory), "JOBSPEC_TEST_DATA": str(DATA)}
+            | env,
             capture_output=True,
             text=True,
             check=False,
