@@ -19,8 +19,9 @@ from worker.rows.row import RowParser
 from worker.thinking import ThinkTags
 
 # Part of every key. Raise it when the same inputs give other rows, another report or other files
-# (2: token counts in a file of their own; 3: tool calls in one form, fields that are not rendered).
-VERSION = 3
+# (2: token counts in a file of their own; 3: tool calls in one form, fields that are not rendered;
+# 4: other held-out prompts).
+VERSION = 4
 
 
 @dataclass(frozen=True)
