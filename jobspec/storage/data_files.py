@@ -20,12 +20,13 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import msgspec
 
 from jobspec.errors import DataError
 
+_T = TypeVar("_T")
 OpenFile = Callable[[Path], BinaryIO]
 
 _COMPRESSED = {
@@ -100,24 +101,69 @@ def list_files(path: Path) -> list[Path]:
     any other they are those with a suffix of a data file (`.jsonl`, `.json.gz`, `.parquet`, …).
 
     Raises:
-        DataError: the directory has no such file, or has several splits.
+        DataError: the directory has no such file, has several splits, or lacks a file of its state.
     """
     if not path.is_dir():
         return [path]
     if (path / _SPLITS).is_file():
-        splits = json.loads((path / _SPLITS).read_bytes()).get("splits", [])
+        splits = _read(path / _SPLITS, _Splits).splits
         hint = f"name one of them: {', '.join(str(path / split) for split in splits)}"
         message = f"is a saved dataset with {len(splits)} splits"
         raise DataError(message, file=path, place="$.data.path", hint=hint)
     if (path / _STATE).is_file():
-        state = json.loads((path / _STATE).read_bytes())
-        files = [path / one["filename"] for one in state["_data_files"]]
+        files = _saved_files(path)
     else:
         files = sorted(file for file in path.rglob("*") if _is_data_file(file, path))
     if not files:
         hint = f"its files must end in one of {', '.join(_SUFFIXES)}"
         raise DataError("has no data files", file=path, place="$.data.path", hint=hint)
     return files
+
+
+class _Splits(msgspec.Struct):
+    splits: list[str]
+
+
+class _SavedFile(msgspec.Struct):
+    filename: str
+
+
+class _State(msgspec.Struct):
+    """What is read of the state of a saved dataset."""
+
+    files: list[_SavedFile] = msgspec.field(name="_data_files")
+    # Early versions of `datasets` kept a selection of rows beside the rows.
+    indices: list[_SavedFile] | None = msgspec.field(name="_indices_data_files", default=None)
+
+
+def _saved_files(path: Path) -> list[Path]:
+    """The files of a saved dataset, in the order of its rows."""
+    state = _read(path / _STATE, _State)
+    if state.indices:
+        raise DataError(
+            "is a saved dataset with a selection of rows, which is not applied",
+            file=path,
+            place="$.data.path",
+            hint="load it, call `flatten_indices()`, and save it again",
+        )
+    files = [path / Path(one.filename).name for one in state.files]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise DataError(
+            f"lacks {len(missing)} of its {len(files)} files: {', '.join(missing[:3])}",
+            file=path,
+            place="$.data.path",
+            hint="copy the directory again",
+        )
+    return files
+
+
+def _read(file: Path, kind: type[_T]) -> _T:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=kind)
+    except (OSError, msgspec.MsgspecError) as error:
+        message, hint = f"can't be read: {error}", "copy the directory again"
+        raise DataError(message, file=file, place="$.data.path", hint=hint) from error
 
 
 def digest(path: Path) -> tuple[str, int]:

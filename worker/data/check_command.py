@@ -44,7 +44,8 @@ def preview(spec: JobSpec, root: RootPaths, number: int) -> Preview:
     """Which tokens of one row are trained. `number` is its line, counted from 1."""
     inputs = PrepareInputs.of(spec, root)
     stored = row_source.describe(inputs.data_file)
-    row = inputs.parser().parse(row_source.read_line(inputs.data_file, number), number)
+    with row_source.rows_named_by_file(inputs.data_file):
+        row = inputs.parser().parse(row_source.read_line(inputs.data_file, number), number)
     format_ = f"{stored}, rows in the format `{row.format}`"
     encoder = inputs.encoder()
     encoded = encode_row(row, encoder)

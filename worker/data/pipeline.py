@@ -26,7 +26,7 @@ from worker.data.encode import TEMPLATE_KINDS
 from worker.data.report import RowCounts
 from worker.data.tokenize import TokenizeTask, tokenize_chunk
 from worker.rows.jsonl import Scan
-from worker.rows.row_source import RowSource
+from worker.rows.row_source import RowSource, rows_named_by_file
 
 Progress = Callable[[float, float, str], None]
 
@@ -56,7 +56,8 @@ def prepare(
     started = time.monotonic()
     try:
         inputs = PrepareInputs.of(spec, root)
-        with RowSource(inputs.data_file, root.prepared) as source:
+        data = inputs.data_file
+        with rows_named_by_file(data), RowSource(data, root.prepared) as source:
             # The contamination check forks processes. Writing rows starts threads, after which a
             # process must not fork, so the check comes first.
             overlaps = contamination.report(
@@ -67,8 +68,8 @@ def prepare(
             cached = report is not None
             if report is None:
                 report = _prepare_rows(inputs, source, prepared, progress)
-        _refuse_bad_rows(report, inputs)
-        _refuse_unrendered_text(report, inputs)
+            _refuse_bad_rows(report, inputs)
+            _refuse_unrendered_text(report, inputs)
     except PermissionError as error:
         hint = "prepare needs to write to its cache"
         raise RootError(f"not writable: {error}", file=root.root, hint=hint) from error
@@ -144,7 +145,7 @@ def _refuse_bad_rows(report: DatasetReport, inputs: PrepareInputs) -> None:
     hint = _HINTS.get(first.kind, "set model.chat_template to one that renders the rows")
     if dropped < selected:
         hint += f", or allow more than data.max_dropped_frac {allowed:g}"
-    hint += "; `jobspec preview SPEC --row N` shows a row"
+    hint += f"; `jobspec preview SPEC --row {first.row}` shows it"
     is_templates = dropped == selected and first.kind in TEMPLATE_KINDS
     kind = TemplateError if is_templates else DataError
     raise kind(message, file=inputs.data_file, place=f"row {first.row}", hint=hint)

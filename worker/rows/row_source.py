@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Self
 
-from jobspec.errors import DataError
+from jobspec.errors import DataError, JobspecError
 from jobspec.storage import data_files, fs, tempfiles
 from worker.process.rank_launcher import die_with_parent
 from worker.rows import tables
+
+_ROW = re.compile(r"row ([0-9]+)")
 
 
 class RowSource:
@@ -72,13 +76,39 @@ def read_lines(data: Path) -> Iterator[tuple[int, bytes]]:
     before = 0
     for file in data_files.list_files(data):
         number = 0
-        if data_files.detect(file, tables.open_zstd).table is None:
-            lines = data_files.read_lines(file, tables.open_zstd)
-        else:
-            lines = tables.read_lines(file)
-        for number, line in lines:
+        for number, line in _read_file(file):
             yield before + number, line
         before += number
+
+
+def _read_file(file: Path) -> Iterator[tuple[int, bytes]]:
+    if data_files.detect(file, tables.open_zstd).table is None:
+        return data_files.read_lines(file, tables.open_zstd)
+    return tables.read_lines(file)
+
+
+@contextmanager
+def rows_named_by_file(data: Path) -> Generator[None]:
+    """Let an error about a row of a directory name the file, and the row by its number there."""
+    try:
+        yield
+    except JobspecError as error:
+        row = _ROW.fullmatch(error.place or "")
+        if row is None or error.file != str(data) or not data.is_dir():
+            raise
+        file, number = locate(data, int(row[1]))
+        kind, place = type(error), f"row {number}"
+        raise kind(error.message, hint=error.hint, file=file, place=place) from error
+
+
+def locate(data: Path, number: int) -> tuple[Path, int]:
+    """The file that holds a row of the data, and the row's number in that file."""
+    for file in data_files.list_files(data):
+        count = max((found for found, _ in _read_file(file)), default=0)
+        if number <= count:
+            return file, number
+        number -= count
+    return data, number
 
 
 def read_line(data: Path, number: int) -> bytes:

@@ -132,3 +132,24 @@ def test_splits_of_a_saved_dataset_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="2 splits") as caught:
         data_files.list_files(tmp_path)
     assert str(tmp_path / "train") in str(caught.value.hint)
+
+
+STATES = {
+    "a file is missing": ('{"_data_files": [{"filename": "b.arrow"}]}', "lacks 1 of its 1 files"),
+    "no JSON": ('{"_data_files": ', "can't be read"),
+    "another JSON": ("{}", "can't be read"),
+    "a selection": (
+        '{"_data_files": [{"filename": "a"}], "_indices_data_files": [{"filename": "i"}]}',
+        "a selection of rows",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", STATES)
+def test_a_saved_dataset_that_is_incomplete_is_refused(case: str, tmp_path: Path) -> None:
+    state, cause = STATES[case]
+    (tmp_path / "a").write_text("{}")
+    (tmp_path / "state.json").write_text(state)
+    with pytest.raises(DataError, match=cause) as caught:
+        data_files.list_files(tmp_path)
+    assert caught.value.place == "$.data.path" and caught.value.hint
