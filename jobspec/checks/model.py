@@ -10,7 +10,7 @@ from jobspec.errors import ModelError, SpecError
 from jobspec.models import config
 from jobspec.models.config import ModelConfig
 from jobspec.models.directory import is_path, locate
-from jobspec.models.weights import refuse_pickles, tensor_shapes
+from jobspec.models.weights import TOKEN_EMBEDDINGS, refuse_pickles, tensor_shapes
 from jobspec.spec.benchmark_settings import sampling
 from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import RootPaths
@@ -18,7 +18,7 @@ from jobspec.storage.layout import RootPaths
 _PROMPT_TOKENS = 64  # no benchmark's prompt is shorter than this
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(?:/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 _HEADS = {"lm_head", "embed_out", "output_layer"}
-_EMBEDDINGS = {"embed_tokens", "wte", "wpe", "word_embeddings", "embed_in"}
+_EMBEDDINGS = TOKEN_EMBEDDINGS | {"wpe"}
 # Every kind of tokenizer has one of these files.
 _TOKENIZERS = ("tokenizer.*", "vocab.*", "*.model", "*.tiktoken", "tekken.json")
 

@@ -8,10 +8,13 @@ from typing import Any
 import msgspec
 
 from jobspec.errors import ModelError
+from jobspec.models import config
 
+# What families call the module that embeds the tokens.
+TOKEN_EMBEDDINGS = frozenset(
+    {"embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings", "embeddings"}
+)
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-
-
 _INDEX = "model.safetensors.index.json"
 _LONGEST_HEADER = 100 << 20  # the format's own limit
 
@@ -45,6 +48,19 @@ def tensor_shapes(directory: Path, *, file: Path | None = None) -> dict[str, tup
                 hint="copy or fetch the weights again",
             ) from error
     return shapes
+
+
+def count_embedded_tokens(directory: Path) -> int | None:
+    """The number of tokens that a model embeds, by its weights, else by its config.json.
+
+    A few families embed more tokens than their `vocab_size`. None if neither file says it.
+    """
+    rows = [
+        shape[0]
+        for name, shape in tensor_shapes(directory).items()
+        if len(shape) == 2 and name.split(".")[-2:-1] and name.split(".")[-2] in TOKEN_EMBEDDINGS
+    ]
+    return max(rows, default=config.read(directory).vocabulary)
 
 
 def _listed(directory: Path, file: Path | None) -> list[Path]:

@@ -86,6 +86,7 @@ class PrepareInputs:
             tags=self.tags,
             max_length=self.train.max_length,
             require_think=self.data.require_think,
+            embedded=self.tokenizer.embedded,
         )
 
 

@@ -37,6 +37,7 @@ class DropKind(StrEnum):
     NO_END_TOKEN = "no_end_token"
     END_TOKEN_INSIDE = "end_token_inside"
     TOKENS_DIFFER = "tokens_differ"
+    NOT_EMBEDDED = "not_embedded"
 
 
 # If all rows are dropped for one of these, the template is the cause.
@@ -50,13 +51,18 @@ TEMPLATE_KINDS = (
 
 @dataclass(frozen=True, slots=True)
 class RowEncoder:
-    """Everything that is needed to turn a row into tokens."""
+    """Everything that is needed to turn a row into tokens.
+
+    Attributes:
+        embedded: how many tokens the model embeds, if that is known.
+    """
 
     template: ChatTemplate
     codec: Codec
     tags: ThinkTags
     max_length: int
     require_think: bool = False
+    embedded: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +124,12 @@ def encode_row(row: ChatRow, encoder: RowEncoder) -> EncodedRow | RefusedRow:
     if len(input_ids) > encoder.max_length:
         why = f"{len(input_ids)} tokens are more than max_length {encoder.max_length}"
         return RefusedRow(DropKind.OVER_LONG, why, text, len(input_ids))
+    if encoder.embedded is not None and (highest := max(input_ids)) >= encoder.embedded:
+        why = (
+            f"the token `{encoder.codec.token(highest)}` has the id {highest}, but the model "
+            f"embeds {encoder.embedded} tokens"
+        )
+        return RefusedRow(DropKind.NOT_EMBEDDED, why, text)
     thinks = bool(rendered.thought or written)
     unrendered = render_check.unrendered_fields(row.text_fields, text, encoder.template)
     return EncodedRow(text, input_ids, start, thinks, checked.thinking_dropped, unrendered)

@@ -14,7 +14,7 @@ from functools import partial
 
 import msgspec
 
-from jobspec.errors import DataError, RootError, TemplateError
+from jobspec.errors import DataError, ModelError, RootError, TemplateError
 from jobspec.records.reports import DatasetReport, PrepareReport, UnrenderedField
 from jobspec.spec.schema import JobSpec
 from jobspec.storage import fs, tempfiles
@@ -22,7 +22,7 @@ from jobspec.storage.layout import PreparedPaths, RootPaths
 from worker.data import contamination, dataset_cache, parallel_map, split
 from worker.data.arrow_files import write_splits
 from worker.data.cache_key import PrepareInputs
-from worker.data.encode import TEMPLATE_KINDS
+from worker.data.encode import TEMPLATE_KINDS, DropKind
 from worker.data.report import RowCounts
 from worker.data.tokenize import TokenizeTask, tokenize_chunk
 from worker.rows.jsonl import Scan
@@ -68,6 +68,7 @@ def prepare(
             cached = report is not None
             if report is None:
                 report = _prepare_rows(inputs, source, prepared, progress)
+            _refuse_unknown_tokens(report, inputs)
             _refuse_bad_rows(report, inputs)
             _refuse_unrendered_text(report, inputs)
     except PermissionError as error:
@@ -128,6 +129,25 @@ def _write_rows(
         template_writes_date=inputs.template.writes_date,
         eos_token_ids=tuple(sorted(set(inputs.tokenizer.facts.eos_tokens.values()))),
         file_sizes=dataset_cache.file_sizes(staged),
+    )
+
+
+def _refuse_unknown_tokens(report: DatasetReport, inputs: PrepareInputs) -> None:
+    """Raise ModelError if a row has a token that the model does not embed.
+
+    One such row is enough: the tokenizer does not belong to the model.
+    """
+    first = next((row for row in report.first_dropped if row.kind == DropKind.NOT_EMBEDDED), None)
+    if first is None:
+        return
+    rows = report.dropped[DropKind.NOT_EMBEDDED]
+    others = f"; {rows} rows have such tokens" if rows > 1 else ""
+    raise ModelError(
+        f"{first.reason}{others}",
+        file=inputs.data_file,
+        place=f"row {first.row}",
+        hint="use the tokenizer that belongs to the weights in "
+        f"{inputs.tokenizer.model_dir}, or resize their embedding",
     )
 
 

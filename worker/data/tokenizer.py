@@ -21,6 +21,7 @@ import msgspec
 from jobspec.errors import JobspecError, ModelError
 from jobspec.models.config import end_tokens, read
 from jobspec.models.directory import find_model
+from jobspec.models.weights import count_embedded_tokens
 from jobspec.spec.schema import ModelSpec
 from jobspec.storage import fs
 from jobspec.storage.layout import RootPaths
@@ -80,6 +81,10 @@ class Codec:
         count = len(self._anchor_ids)
         return ids[count:] if ids[:count] == self._anchor_ids else None
 
+    def token(self, number: int) -> str:
+        """A token as it stands in the vocabulary."""
+        return self._tokenizer.id_to_token(number) or ""
+
     def spell(self, ids: list[int]) -> str:
         """Decode ids in the middle of a sequence, including special tokens."""
         text = self._decode([*self._anchor_ids, *ids])
@@ -122,11 +127,13 @@ class ModelTokenizer:
 
     Attributes:
         sha256: of the tokenizer's files and of the versions of the libraries that read them.
+        embedded: how many tokens the model embeds; None if its files do not say it.
     """
 
     model_dir: Path
     facts: TokenizerFacts
     sha256: str
+    embedded: int | None
 
 
 def load_tokenizer_facts(model: ModelSpec, root: RootPaths) -> ModelTokenizer:
@@ -143,21 +150,26 @@ def load_tokenizer_facts(model: ModelSpec, root: RootPaths) -> ModelTokenizer:
         facts = _ask_transformers(directory, model.trust_remote_code)
         fs.make_dir(kept.parent)
         fs.publish(kept, msgspec.json.encode(facts))
-    _refuse_unusable(facts, directory)
-    return ModelTokenizer(directory, facts, sha256)
+    embedded = count_embedded_tokens(directory)
+    _refuse_unusable(facts, embedded, directory)
+    return ModelTokenizer(directory, facts, sha256, embedded)
 
 
-def _refuse_unusable(facts: TokenizerFacts, directory: Path) -> None:
-    """Raise ModelError for a tokenizer that the model cannot be trained with."""
+def _refuse_unusable(facts: TokenizerFacts, embedded: int | None, directory: Path) -> None:
+    """Raise ModelError for a tokenizer that the model cannot be trained with.
+
+    Other tokens than these two may lie beyond the embedding if no row has them. Tokenizers of
+    published models contain such tokens, for example for images (Gemma 3 1B).
+    """
     if not facts.special_ids.keys() & {"eos_token", "pad_token"}:
         raise ModelError(
             "its tokenizer has neither an end-of-sequence token nor a padding token",
             file=directory / "tokenizer_config.json",
             hint="set `eos_token` to the token that ends a turn",
         )
-    embedded = read(directory).vocabulary
-    for role, token in facts.special_ids.items():
-        if embedded is not None and token >= embedded:
+    for role in ("eos_token", "pad_token"):
+        token = facts.special_ids.get(role)
+        if token is not None and embedded is not None and token >= embedded:
             raise ModelError(
                 f"its {role} `{facts.special_tokens[role]}` has the id {token}, but the model "
                 f"embeds {embedded} tokens",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobspec.errors import ModelError, SpecError
-from jobspec.models.weights import tensor_shapes
+from jobspec.models.weights import count_embedded_tokens, tensor_shapes
 from tests.support.checks import checked, refusal
 from tests.support.models import write_weights
 
@@ -35,6 +35,28 @@ def test_the_shapes_are_those_that_safetensors_wrote(tmp_path: Path) -> None:
     arrays = {name: numpy.zeros(shape, "float32") for name, shape in SHAPES.items()}
     save_file(arrays, tmp_path / "model.safetensors", metadata={"format": "pt"})
     assert tensor_shapes(tmp_path) == SHAPES
+
+
+@pytest.mark.parametrize(
+    ("tensor", "tokens"),
+    [
+        ("model.embed_tokens.weight", 9),
+        ("model.language_model.embed_tokens.weight", 9),
+        ("transformer.wte.weight", 9),
+        ("gpt_neox.embed_in.weight", 9),
+        ("transformer.word_embeddings.weight", 9),
+        ("backbone.embeddings.weight", 9),
+        ("model.embed_tokens_per_layer.weight", 7),
+        ("transformer.wpe.weight", 7),
+    ],
+)
+def test_the_embedding_says_how_many_tokens_there_are(
+    tmp_path: Path, tensor: str, tokens: int
+) -> None:
+    (tmp_path / "config.json").write_text('{"vocab_size": 7}')
+    assert count_embedded_tokens(tmp_path) == 7, "there are no weights"
+    write_weights(tmp_path / "model.safetensors", {tensor: (9, 4), "lm_head.weight": (11, 4)})
+    assert count_embedded_tokens(tmp_path) == tokens
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 100, -1, -4])
