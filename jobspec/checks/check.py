@@ -8,7 +8,6 @@ environment or of the image (`$JOBSPEC_WORKER_COMMAND`).
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +15,10 @@ from typing import Any
 
 import msgspec
 
+from jobspec.checks import data as data_checks
 from jobspec.checks import rows as row_checks
 from jobspec.checks.benchmarks import check_benchmarks
-from jobspec.checks.data import RELATIVE_PATHS, refuse_unreadable, sha256_of
+from jobspec.checks.data import RELATIVE_PATHS, absolute, refuse_unreadable
 from jobspec.checks.engine import check_engine
 from jobspec.checks.model import check_model
 from jobspec.errors import JobspecError, SpecError
@@ -160,21 +160,15 @@ def complete(spec: JobSpec, file: Path | None = None) -> JobSpec:
     changes: dict[str, Any] = {}
     model = {}
     if is_path(spec.model.name):
-        model["name"] = _absolute(spec.model.name)
+        model["name"] = absolute(spec.model.name)
     if spec.model.chat_template is not None:
-        template = _absolute(spec.model.chat_template)
+        template = absolute(spec.model.chat_template)
         refuse_unreadable(Path(template), "$.model.chat_template", file, RELATIVE_PATHS)
         model["chat_template"] = template
     changes["model"] = msgspec.structs.replace(spec.model, **model)
     if spec.data is not None:
-        path = Path(_absolute(spec.data.path))
-        sha256 = sha256_of(path, spec.data.sha256, file)
-        changes["data"] = msgspec.structs.replace(spec.data, path=str(path), sha256=sha256)
+        changes["data"] = data_checks.complete(spec.data, file)
     if spec.eval is not None and spec.eval.benchmark_dir is not None:
-        place = _absolute(spec.eval.benchmark_dir)
+        place = absolute(spec.eval.benchmark_dir)
         changes["eval"] = msgspec.structs.replace(spec.eval, benchmark_dir=place)
     return msgspec.structs.replace(spec, **changes)
-
-
-def _absolute(path: str) -> str:
-    return os.path.abspath(Path(path).expanduser())  # noqa: PTH100 - symlinks are kept: they move

@@ -25,6 +25,7 @@ from jobspec.records.base import R
 from jobspec.records.reports import RowReport
 from jobspec.spec import identity
 from jobspec.spec.schema import DataSpec, JobSpec
+from jobspec.spec.sources import errors_at, group_place, list_sources
 from jobspec.storage import data_files, json_faults
 from jobspec.storage.layout import RootPaths
 
@@ -37,9 +38,14 @@ def check_lines(data: DataSpec) -> None:
     Tables and directories need the worker's packages, so they are not read.
 
     Raises:
-        DataError: the file can't be read, or too many rows are no conversations.
+        DataError: a file can't be read, or too many of its rows are no conversations.
     """
-    path = Path(data.path)
+    for index, source in enumerate(list_sources(data)):
+        with errors_at(f"{group_place(data, index)}.path"):
+            _check_lines_of(Path(source.path), source.format or "auto", data.max_dropped_frac)
+
+
+def _check_lines_of(path: Path, format_: str, allowed: float) -> None:
     if path.is_dir() or data_files.detect(path).table is not None:
         return
     decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -47,7 +53,7 @@ def check_lines(data: DataSpec) -> None:
     for number, line in data_files.read_lines(path):
         count += 1
         try:
-            wrong = _wrong_with(decode(line), data.format)
+            wrong = _wrong_with(decode(line), format_)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             error = json_faults.explain(line, number, path)
             if not isinstance(error, MalformedRow):
@@ -57,7 +63,7 @@ def check_lines(data: DataSpec) -> None:
             first, malformed = first or (number, wrong), malformed + 1
     if not count:
         raise DataError("has no rows", file=path, place="$.data.path", hint=_ROW_HINT)
-    if first is not None and (malformed > data.max_dropped_frac * count or malformed == count):
+    if first is not None and (malformed > allowed * count or malformed == count):
         number, wrong = first
         raise DataError(wrong, file=path, place=f"row {number}", hint=_ROW_HINT)
 
@@ -86,10 +92,16 @@ def check_rows(spec: JobSpec, root: Path) -> RowReport:
         return run_prepare(RowReport, ["--check", file, "--root", place])
 
 
-def preview(spec: JobSpec, root: Path, row: int) -> Preview:
-    """Return one row (counted from 1) as the worker renders it, with its trained span."""
+def preview(spec: JobSpec, root: Path, row: int, source: str | None = None) -> Preview:
+    """Return one row (counted from 1) as the worker renders it, with its trained span.
+
+    Args:
+        source: the name of its source in a mixture; by default the first one.
+    """
     with _spec_file(spec) as file, _root_or_temporary(root) as place:
-        return run_prepare(Preview, ["--preview", file, "--row", str(row), "--root", place])
+        asked = ["--preview", file, "--row", str(row), "--root", place]
+        asked += [] if source is None else ["--source", source]
+        return run_prepare(Preview, asked)
 
 
 def run_prepare(kind: type[R], arguments: Sequence[str]) -> R:

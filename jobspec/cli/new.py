@@ -54,6 +54,13 @@ benchmarks_option = click.option(
     help=f"Training data, JSONL.  [default: $JOBSPEC_DATA, or {specs_new.DEFAULT_DATA}]",
 )
 @click.option(
+    "--source",
+    "sources",
+    metavar="[NAME=]FILE[:REPEAT]",
+    multiple=True,
+    help="A file of a mixture and its repeats, or its weight (FILE:30%); may be repeated.",
+)
+@click.option(
     "--name",
     help="Name of the spec; in a grid, the prefix of all names.  [default: from model and rate]",
 )
@@ -91,6 +98,7 @@ def new(
     jobspec new --model allenai/Olmo-3-7B-Think
     jobspec new --model Qwen/Qwen3-8B --learning-rate 1e-5 --learning-rate 5e-6
     jobspec new --model ./tiny --smoke --set train.global_batch_size=4
+    jobspec new --model ./tiny --source chat.jsonl --source math=gsm.jsonl.gz:2
 
     It prints the paths of the files and never overwrites one. Each spec contains every field, so
     that you can edit it; `jobspec enqueue` puts it into the queue.

@@ -13,8 +13,10 @@ from jobspec.cli.output import Cell, Column, Table, duration, emit_struct
 from jobspec.cli.status_view import COLOURS, figures, state_and_phase
 from jobspec.monitoring import reasons, status, workers
 from jobspec.monitoring.status import AttemptRow, JobReport, JobRow
+from jobspec.records.attempt import Result
 from jobspec.records.base import State
 from jobspec.records.manifest import Manifest
+from jobspec.records.mixture import TrainedSource
 from jobspec.spec.schema import DataSpec, JobSpec, ModelSpec
 
 _DEFAULTS = JobSpec(name="x", model=ModelSpec(name=""), data=DataSpec(path=""))
@@ -48,6 +50,8 @@ def _lines(report: JobReport) -> list[str]:
     lines += _facts(report)
     if report.attempts:
         lines += ["", *_attempt_table(report).lines()]
+    if report.result is not None and report.result.prepare and report.result.prepare.sources:
+        lines += ["", *_source_table(report.result).lines()]
     if report.result is not None and report.result.metrics:
         lines += ["", *_metric_table(report.result.metrics).lines()]
     if report.manifest is not None:
@@ -156,6 +160,28 @@ def _attempt_notes(attempt: AttemptRow) -> list[Cell]:
     if attempt.retried:
         notes.append(Cell("retried by hand", dim=True))
     return notes
+
+
+def _source_table(result: Result) -> Table:
+    """The sources of a mixture: what was trained on, and the held-out loss before and after."""
+    columns = ("rows in an epoch", "repeat", "held out", "trained tokens", "held-out loss")
+    table = Table([Column("source"), *(Column(title, right=True) for title in columns)])
+    trained = result.train.sources if result.train else {}
+    for source in result.prepare.sources if result.prepare else ():
+        found = trained.get(source.name, TrainedSource())
+        table.add(
+            source.name,
+            f"{source.train.rows:,}",
+            f"{source.repeat:.4g}",
+            f"{source.eval.rows:,}",
+            f"{found.trained_tokens:,}",
+            f"{_loss(found.eval_loss_first)} → {_loss(found.eval_loss)}",
+        )
+    return table
+
+
+def _loss(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
 
 
 def _metric_table(metrics: dict[str, float | None]) -> Table:

@@ -24,6 +24,7 @@ from jobspec.models.devices import device as find_device
 from jobspec.queue.job import Job
 from jobspec.queue.queue import Queue
 from jobspec.records.answers import Preview
+from jobspec.records.mixture import SourceReport
 from jobspec.records.reports import RowReport
 from jobspec.spec import parsing
 from jobspec.storage.layout import RootPaths
@@ -120,8 +121,9 @@ def enqueue(files: tuple[Path, ...], row_check: bool, priority: int) -> None:
     show_default=True,
     help="Line number of the row in the data file.",
 )
+@click.option("--source", help="Name of the row's source in a mixture.  [default: the first]")
 @common
-def preview(file: Path, row: int) -> None:
+def preview(file: Path, row: int, source: str | None) -> None:
     """Show one row of the data as the model sees it, with the trained tokens marked.
 
     \b
@@ -134,7 +136,7 @@ def preview(file: Path, row: int) -> None:
         raise JobspecError(
             "this spec trains nothing, so there is no row to show", file=file, place="$.train"
         )
-    shown = rows.preview(completed, current_root(), row)
+    shown = rows.preview(completed, current_root(), row, source)
     if wants_json():
         return emit_struct(shown)
     return _print_row(shown)
@@ -282,8 +284,23 @@ def _row_lines(report: RowReport) -> list[str]:
     if report.length_percentiles:
         spread = ", ".join(f"{name} {n:,.0f}" for name, n in report.length_percentiles.items())
         lines[-1] += f"; tokens per row: {spread}"
-    firsts = sorted(report.first_dropped, key=lambda row: row.row)
-    return lines + [f"row {row.row}, dropped as {row.kind}: {row.reason}" for row in firsts]
+    lines += map(_source_line, report.sources)
+    for row in sorted(report.first_dropped, key=lambda row: row.row):
+        of = f" of {row.source}" if row.source else ""
+        lines.append(f"row {row.row}{of}, dropped as {row.kind}: {row.reason}")
+    return lines
+
+
+def _source_line(source: SourceReport) -> str:
+    """`source math: 40 rows, each 2.5 times: 95 to train on, …`."""
+    times = "" if source.repeat == 1 else f", each {source.repeat:.4g} times"
+    dropped = sum(source.dropped.values())
+    return (
+        f"source {source.name}: {plural(source.rows_in, 'row')}{times}: "
+        f"{source.train.rows:,} to train on, {source.eval.rows:,} held out"
+        + (f", {dropped:,} dropped" if dropped else "")
+        + f"; {source.train.trained_tokens:,} trained tokens in an epoch"
+    )
 
 
 def checked_json(one: CheckedSpec) -> dict[str, Any]:

@@ -46,6 +46,7 @@ def figures(runs: Sequence[DashboardRun]) -> list[Figure]:
     made = [
         _curve(runs, "loss", "Training loss"),
         _curve(runs, "eval_loss", "Held-out loss"),
+        _by_source(runs),
         *(_by_rate(runs, name) for name in benchmarks),
         *(_by_epoch(runs, name) for name in benchmarks),
         _bars(runs, benchmarks, "mean_response_tokens"),
@@ -68,6 +69,33 @@ def _curve(runs: Sequence[DashboardRun], what: Literal["loss", "eval_loss"], tit
         layout=_layout("epoch", "loss", len(traces), log_y=what == "loss"),
         head=["run", "first", "least", "last"],
         rows=[[run.label, *_summary(points)] for _, run, points in shown],
+    )
+
+
+def _by_source(runs: Sequence[DashboardRun]) -> Figure:
+    """The held-out loss of each source of the mixtures; runs keep their colours."""
+    shown = [
+        (n, run, source, points)
+        for n, run in enumerate(runs)
+        for source, points in run.source_losses.items()
+        if points
+    ]
+    traces = [
+        _line(n, run, points, True)
+        | {
+            "name": f"{run.label}, {source}",
+            "marker": {"size": 6, "symbol": _SYMBOLS[k % len(_SYMBOLS)]},
+        }
+        for k, (n, run, source, points) in enumerate(shown)
+    ]
+    return Figure(
+        id="source_losses",
+        title="Held-out loss by source",
+        says=f"Held-out loss of the {len(traces)} sources of mixtures by epoch.",
+        data=traces,
+        layout=_layout("epoch", "loss", len(traces)),
+        head=["run", "source", "first", "least", "last"],
+        rows=[[run.label, source, *_summary(points)] for _, run, source, points in shown],
     )
 
 

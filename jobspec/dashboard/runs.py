@@ -21,6 +21,7 @@ from jobspec.records.phases import EVAL
 from jobspec.records.reports import ScoringProtocol
 from jobspec.results import table
 from jobspec.results.table import Score
+from jobspec.spec.sources import list_sources
 
 if TYPE_CHECKING:
     from jobspec.queue.job import Job
@@ -52,6 +53,7 @@ class DashboardRun(msgspec.Struct, frozen=True, kw_only=True):
     label: str
     loss: list[Point]
     eval_loss: list[Point]
+    source_losses: dict[str, list[Point]]
     scores: dict[str, Score]
     kind: str
     by_epoch: list[EpochScores]
@@ -94,6 +96,11 @@ def _run(job: Job, worker_rows: Sequence[WorkerRow]) -> DashboardRun:
         label=row.name,
         loss=thinned(list(_points(history, "loss"))),
         eval_loss=list(_points(history, "eval_loss")),
+        source_losses={
+            source.name: list(_points(history, f"eval_loss/{source.name}"))
+            for source in (list_sources(spec.data) if spec is not None and spec.data else ())
+            if source.name
+        },
         scores=scored.scores if scored is not None else {},
         kind=scored.kind if scored is not None else "tuned",
         by_epoch=list(_by_epoch(job, scored, spec)),
@@ -149,8 +156,9 @@ def _origin(job: Job, spec: JobSpec | None) -> Iterator[tuple[str, str]]:
     if spec is not None:
         revision = spec.model.revision
         yield "model", spec.model.name + (f" @ {revision}" if revision else "")
-        if spec.data is not None:
-            yield "data", f"{spec.data.path}, SHA-256 {(spec.data.sha256 or '')[:16]}…"
+        for source in list_sources(spec.data) if spec.data is not None else ():
+            name = f"source {source.name}" if source.name else "data"
+            yield name, f"{source.path}, SHA-256 {(source.sha256 or '')[:16]}…"
     manifest = records.read(job.paths.attempt(job.attempt).manifest, Manifest)
     if manifest is not None:
         yield from _provenance(manifest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from jobspec.records.base import Record
+from jobspec.records.mixture import TokenCounts, TrainedSource
 from jobspec.records.reports import RankChange, Resumed
 
 
@@ -67,6 +68,7 @@ class TrainingProgress(msgspec.Struct, kw_only=True):
     Attributes:
         ended_epochs: epochs whose held-out loss and weights are done, not only their steps.
         saves_s: seconds each checkpoint took to write.
+        sources: of a mixture, by name.
     """
 
     eval_loss_first: float | None = None
@@ -81,6 +83,23 @@ class TrainingProgress(msgspec.Struct, kw_only=True):
     saves_s: list[float] = msgspec.field(default_factory=list[float])
     ended_epochs: int = 0
     conversions: list[RankChange] = msgspec.field(default_factory=list[RankChange])
+    sources: dict[str, TrainedSource] = msgspec.field(default_factory=dict[str, TrainedSource])
+
+    def add_tokens(self, source: str, counts: TokenCounts) -> None:
+        """Count the rows of a source that a step trained on."""
+        before = self.sources.get(source, TrainedSource())
+        self.sources[source] = msgspec.structs.replace(
+            before,
+            rows=before.rows + counts.rows,
+            tokens=before.tokens + counts.tokens,
+            trained_tokens=before.trained_tokens + counts.trained_tokens,
+        )
+
+    def add_eval_loss(self, source: str, loss: float) -> None:
+        """Record the held-out loss of a source; the first one is that of the untrained model."""
+        before = self.sources.get(source, TrainedSource())
+        field = "eval_loss_first" if before.eval_loss_first is None else "eval_loss"
+        self.sources[source] = msgspec.structs.replace(before, **{field: loss})
 
     @property
     def tokens_per_second(self) -> float | None:

@@ -46,6 +46,7 @@ class StepRow(StepRates, frozen=True, kw_only=True):
     Attributes:
         num_tokens: tokens of all steps so far, padding not counted; `trained_tokens`: those of
             them that the loss is computed on.
+        metrics: in a mixture, `trained_tokens/<source>` so far; each is a field of its own.
     """
 
     step: int
@@ -55,14 +56,20 @@ class StepRow(StepRates, frozen=True, kw_only=True):
     grad_norm: float | None
     num_tokens: int
     trained_tokens: int
+    metrics: dict[str, int] = msgspec.field(default_factory=dict[str, int])
 
 
 class EvalLossRow(MetricRow, frozen=True, kw_only=True):
-    """The loss on the held-out rows."""
+    """The loss on the held-out rows.
+
+    Attributes:
+        metrics: in a mixture, `eval_loss/<source>`; each is a field of its own.
+    """
 
     step: int
     epoch: float
     eval_loss: float
+    metrics: dict[str, float] = msgspec.field(default_factory=dict[str, float])
 
 
 class ResumeRow(MetricRow, frozen=True, kw_only=True):
@@ -87,5 +94,5 @@ class ScoresRow(MetricRow, frozen=True, kw_only=True):
 def encode_row(origin: RowOrigin, row: MetricRow) -> bytes:
     """One line of `metrics.jsonl`: a flat object."""
     fields = msgspec.to_builtins(row)
-    scores = fields.pop("metrics", {})
-    return msgspec.json.encode(msgspec.to_builtins(origin) | fields | scores) + b"\n"
+    metrics = fields.pop("metrics", {})
+    return msgspec.json.encode(msgspec.to_builtins(origin) | fields | metrics) + b"\n"

@@ -10,22 +10,21 @@ from typing import Any
 import msgspec
 
 from jobspec.records.base import UNSET, Record, UnsetType
-
-
-class TokenCounts(Record, frozen=True, kw_only=True):
-    """Rows of a split, their tokens, and those tokens that the loss is computed on."""
-
-    rows: int = 0
-    tokens: int = 0
-    trained_tokens: int = 0
+from jobspec.records.mixture import SourceReport, TokenCounts, TrainedSource
 
 
 class DroppedRow(Record, frozen=True, kw_only=True):
-    """A row that cannot be trained on; `row` is counted from 1."""
+    """A row that cannot be trained on.
+
+    Attributes:
+        row: its number in its file, counted from 1.
+        source: the name of its source in a mixture.
+    """
 
     row: int
     kind: str
     reason: str
+    source: str | UnsetType = UNSET
 
 
 class DroppedExample(DroppedRow, frozen=True, kw_only=True):
@@ -35,19 +34,26 @@ class DroppedExample(DroppedRow, frozen=True, kw_only=True):
 
 
 class UnrenderedField(Record, frozen=True, kw_only=True):
-    """A field of rows or messages whose text the chat template does not render."""
+    """A field of rows or messages whose text the chat template does not render.
+
+    Attributes:
+        source: the name of the source that has the first such row, in a mixture.
+    """
 
     name: str
     rows: int
     first_row: int
+    source: str | UnsetType = UNSET
 
 
 class DatasetReport(Record, frozen=True, kw_only=True):
-    """`prepared.json` in the dataset cache: which rows of a data file are used. Lengths in tokens.
+    """`prepared.json` in the dataset cache: which rows of the data are used. Lengths in tokens.
 
     Attributes:
+        rows_kept: different rows that are used; in a mixture, `rows_train` and all that is counted
+            of rows to train on is of an epoch, with repeats.
         dropped: number of rows by kind of reason.
-        first_dropped: the first row of each kind.
+        first_dropped: the first row of each kind; in a mixture, of each kind and source.
         unrendered: fields with text that is not rendered and that the spec does not ignore.
         length_percentiles: `p50`, `p90`, `p99` and `max`.
         file_sizes: bytes of each file of the cache, by its relative path.
@@ -80,6 +86,7 @@ class DatasetReport(Record, frozen=True, kw_only=True):
     template_writes_date: bool = False
     eos_token_ids: tuple[int, ...] = ()
     file_sizes: dict[str, int] = msgspec.field(default_factory=dict[str, int])
+    sources: tuple[SourceReport, ...] = ()
 
 
 class Overlap(Record, frozen=True, kw_only=True):
@@ -143,13 +150,15 @@ class RowReport(Record, frozen=True, kw_only=True):
     think_end_in_template: bool = False
     cached: bool = False
     seconds: float = 0.0
+    sources: tuple[SourceReport, ...] = ()
 
     @classmethod
     def of(cls, report: PrepareReport, passes: Passes, longest_micro_batch: int) -> RowReport:
         """The row check's part of a prepare report, with what it counted itself."""
         part = msgspec.convert(report, cls, from_attributes=True)
         dropped = (
-            DroppedRow(row=r.row, kind=r.kind, reason=r.reason) for r in report.first_dropped
+            DroppedRow(row=r.row, kind=r.kind, reason=r.reason, source=r.source)
+            for r in report.first_dropped
         )
         return msgspec.structs.replace(
             part,
@@ -235,6 +244,7 @@ class TrainReport(Record, frozen=True, kw_only=True):
         train_s: seconds in training steps.
         saves_s: seconds that each checkpoint took to write.
         ended_epochs: epochs whose held-out loss and weights are done.
+        sources: of a mixture, by name.
     """
 
     model_dir: str = ""
@@ -255,6 +265,7 @@ class TrainReport(Record, frozen=True, kw_only=True):
     conversions: tuple[RankChange, ...] = ()
     memory: MemoryUse | None = None
     tokens_per_second: float | None = None
+    sources: dict[str, TrainedSource] = msgspec.field(default_factory=dict[str, TrainedSource])
 
     @property
     def loss_rise(self) -> LossChange | None:

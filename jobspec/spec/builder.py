@@ -24,9 +24,12 @@ from jobspec.spec import parsing, rules, secrets
 from jobspec.spec.benchmark_settings import with_canonical_names
 from jobspec.spec.identity import canonical
 from jobspec.spec.schema import JobSpec, NewDefault, Spec, TrainSpec
+from jobspec.spec.sources import list_sources
 from jobspec.storage import fs
 
 DEFAULT_DATA = "data/train.jsonl"
+# [NAME=]PATH[:REPEAT] or [NAME=]PATH[:WEIGHT%]
+_SOURCE = re.compile(r"(?:([A-Za-z0-9][A-Za-z0-9_-]*)=)?(.*?)(?::(\d+(?:\.\d+)?)(%)?)?", re.DOTALL)
 
 # Sampling the publishers scored their models with. First match wins, on the name without its owner.
 # Source: Qwen3 technical report, Tables 17 and 18; Qwen3-2507 model cards; Olmo 3 report,
@@ -54,6 +57,7 @@ class Request:
     epochs: float | None = None
     benchmarks: Sequence[str] = ()
     data: str | None = None
+    sources: Sequence[str] = ()
     name: str | None = None
     settings: Sequence[str] = ()
     smoke: bool = False
@@ -126,15 +130,23 @@ def _build_one(request: Request, model: str, rate: float | None, grid: bool) -> 
         _merge(fields, SMOKE)
     _merge(fields, _chosen(request, rate))
     touched = [apply(fields, setting) for setting in request.settings]
+    if request.data is None and ["data", "path"] not in touched:
+        _drop_default_path(fields.get("data"))
     training = fields.get("train", {})
     if not request.train or training is None:
         fields["train"] = None
-        if request.data is None and not any(path[0] == "data" for path in touched):
+        named = request.data is not None or request.sources
+        if not named and not any(path[0] == "data" for path in touched):
             fields["data"] = None
     if "name" not in [path[0] for path in touched]:
         fields["name"] = _name(request, fields, grid)
     _add_new_defaults(fields, JobSpec)
     return decode(fields, request.settings)
+
+
+def _drop_default_path(data: Any) -> None:
+    if isinstance(data, dict) and "sources" in data:
+        cast("dict[str, Any]", data).pop("path", None)
 
 
 def _add_new_defaults(fields: dict[str, Any], kind: type[Spec]) -> None:
@@ -171,6 +183,11 @@ def _preset(model: str) -> dict[str, Any]:
 
 def _chosen(request: Request, rate: float | None) -> dict[str, Any]:
     chosen: dict[str, Any] = {"data": {"path": request.data or default_data()}}
+    if request.sources:
+        if request.data is not None:
+            hint = "name all files with --source"
+            raise SpecError("both --data and --source are given", place="$.data", hint=hint)
+        chosen["data"]["sources"] = [parse_source(text) for text in request.sources]
     if rate is not None:
         chosen["train"] = {"learning_rate": rate}
     if request.epochs is not None:
@@ -178,6 +195,19 @@ def _chosen(request: Request, rate: float | None) -> dict[str, Any]:
     if request.benchmarks:
         chosen["eval"] = {"benchmarks": list(request.benchmarks)}
     return chosen
+
+
+def parse_source(text: str) -> dict[str, Any]:
+    """One source as an option gives it: `[NAME=]PATH`, `[NAME=]PATH:REPEAT` or `…PATH:WEIGHT%`."""
+    found = _SOURCE.fullmatch(text)
+    assert found is not None  # every text matches
+    name, path, number, percent = found.groups()
+    given = {"path": path, "name": name, ("weight" if percent else "repeat"): _number(number)}
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _number(text: str | None) -> float | None:
+    return None if text is None else float(text)
 
 
 def _merge(into: dict[str, Any], fields: dict[str, Any]) -> None:
@@ -267,6 +297,11 @@ def spell_rate(rate: Any) -> str:
 
 def missing_data(spec: JobSpec) -> str | None:
     """What to say where the data a spec names is not there yet: that refuses nothing here."""
-    if spec.data is None or Path(spec.data.path).exists():
+    if spec.data is None:
         return None
-    return f"data file `{spec.data.path}` does not exist yet; name it with --data or $JOBSPEC_DATA"
+    paths = (source.path for source in list_sources(spec.data))
+    missing = next((path for path in paths if not Path(path).exists()), None)
+    if missing is None:
+        return None
+    options = "--source" if spec.data.sources else "--data or $JOBSPEC_DATA"
+    return f"data file `{missing}` does not exist yet; name it with {options}"

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jobspec.errors import SpecError
-from jobspec.spec.schema import EvalSpec, JobSpec, TrainSpec
+from jobspec.spec.schema import DataSpec, EvalSpec, JobSpec, TrainSpec
+from jobspec.spec.sources import source_name
 
 _Broken = tuple[str, str, str | None]  # JSON path, what is wrong, hint
 # What becomes the name of a file or a directory must be one; `$` in a pattern allows a newline.
@@ -31,13 +32,46 @@ def _broken_rules(spec: JobSpec) -> Iterator[_Broken]:
         yield "$", "neither `train` nor `eval` is given: there is nothing to do", "fill in one"
     if spec.train is None and spec.data is not None:
         yield "$.data", "is given, but `train` is null", "remove one of the two"
-    for name in spec.data.ignore_fields if spec.data is not None else ():
-        if name in ("messages", "role", "content"):
-            yield "$.data.ignore_fields", f"`{name}` is what is trained on", "remove it"
+    if spec.data is not None:
+        yield from _broken_data_rules(spec.data)
     if spec.train is not None:
         yield from _broken_train_rules(spec, spec.train)
     if spec.eval is not None:
         yield from _broken_eval_rules(spec.eval)
+
+
+def _broken_data_rules(data: DataSpec) -> Iterator[_Broken]:
+    if (data.path is None) == (not data.sources):
+        given = "both are given" if data.sources else "neither is given"
+        yield "$.data", f"needs `path` or `sources`; {given}", "`sources` mixes several files"
+    for name in data.ignore_fields:
+        if name in ("messages", "role", "content"):
+            yield "$.data.ignore_fields", f"`{name}` is what is trained on", "remove it"
+    if data.sources:
+        yield from _broken_source_rules(data)
+
+
+def _broken_source_rules(data: DataSpec) -> Iterator[_Broken]:
+    if data.sha256 is not None:
+        yield "$.data.sha256", "is that of `path`", "each source has a `sha256` of its own"
+    names = [source_name(source) for source in data.sources]
+    paths = [source.path for source in data.sources]
+    weighted = [source.weight is not None for source in data.sources]
+    for index, source in enumerate(data.sources):
+        place = f"$.data.sources[{index}]"
+        if names[index].endswith("\n"):
+            yield f"{place}.name", "ends in a newline", "remove it"
+        if source.weight is not None and source.repeat is not None:
+            yield place, "has both `weight` and `repeat`", "keep one of them"
+        if source.weight is None and any(weighted):
+            hint = "give every source a `weight`, or none"
+            yield place, "has no `weight`, but another source has one", hint
+        if source.path in paths[:index]:
+            hint = "`repeat` trains on the rows of a file more than once"
+            yield f"{place}.path", f"`{source.path}` is another source too", hint
+        if names[index] in names[:index]:
+            hint = 'give each source its own `name`: {"path": …, "name": "math"}'
+            yield f"{place}.name", f"another source is also named `{names[index]}`", hint
 
 
 def _broken_train_rules(spec: JobSpec, train: TrainSpec) -> Iterator[_Broken]:

@@ -78,19 +78,35 @@ METADATA_FIELDS = frozenset(
 )
 
 
-class DataSpec(Spec, frozen=True, kw_only=True):
-    """What is trained on: rows of `messages`. `sha256` is filled in at enqueue."""
+RowFormat = Literal["auto", "messages", "sharegpt", "prompt_completion", "alpaca"]
+
+
+class SourceSpec(Spec, frozen=True, kw_only=True):
+    """One file of a mixture, with its `repeat` or its `weight` among the sources."""
 
     path: Text
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,49}$")] | None = None
+    sha256: Sha256 | None = None
+    repeat: Annotated[float, Meta(gt=0, le=1000)] | None = None
+    weight: Annotated[float, Meta(gt=0, le=10**6)] | None = None
+    format: RowFormat | None = None
+
+
+class DataSpec(Spec, frozen=True, kw_only=True):
+    """What is trained on: rows of `messages`, in the file `path` or in several `sources`.
+
+    `sha256` is filled in at enqueue.
+    """
+
+    path: Text | None = None
     sha256: Sha256 | None = None
     eval_split_ratio: Annotated[float, Meta(ge=0, le=0.5)] = 0.05
     max_train_samples: Count | None = None
     require_think: bool = False
     max_dropped_frac: Fraction = 0.05
-    format: Annotated[
-        Literal["auto", "messages", "sharegpt", "prompt_completion", "alpaca"], ADDED_LATER
-    ] = "auto"
+    format: Annotated[RowFormat, ADDED_LATER] = "auto"
     ignore_fields: Annotated[tuple[Text, ...], ADDED_LATER] = ()
+    sources: Annotated[tuple[SourceSpec, ...], ADDED_LATER] = ()
 
 
 class LoraSpec(Spec, frozen=True, kw_only=True):

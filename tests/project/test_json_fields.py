@@ -22,7 +22,7 @@ from jobspec.estimates import disk_need, evaluation_time, memory, training_time
 from jobspec.maintenance import archive, disk
 from jobspec.monitoring import status, workers
 from jobspec.queue import admission
-from jobspec.records import evaluation, manifest, reports
+from jobspec.records import evaluation, manifest, mixture, reports
 from jobspec.records.attempt import PhaseTime, Result
 from jobspec.relay.verify import Verification
 from jobspec.results import calibration, comparison, table
@@ -42,6 +42,7 @@ DOCUMENTED: list[type] = [
     status.Status, status.JobRow, reports.LossChange, status.EndedAttemptRow, workers.WorkerRow,
     status.JobReport, status.AttemptRow, status.LossRow, PhaseTime, Result,
     reports.PrepareReport, reports.DroppedExample, reports.UnrenderedField, reports.Overlap,
+    mixture.SourceReport, mixture.TrainedSource,
     reports.TrainReport, reports.TrainingEngine, reports.MemoryUse, reports.Resumed,
     reports.RankChange, reports.ScoringProtocol,
     manifest.Manifest, manifest.CodeVersion, manifest.UsedDevices, manifest.Seeds,
@@ -50,7 +51,7 @@ DOCUMENTED: list[type] = [
     Compared, protocol.Differing, comparison.Difference, evaluation.Sample,
     calibration.CalibrationRow,
     Verification,
-    reports.RowReport, reports.DroppedRow, reports.TokenCounts, reports.Passes,
+    reports.RowReport, reports.DroppedRow, mixture.TokenCounts, reports.Passes,
     training_time.Steps, training_time.TrainingEstimate, memory.Memory,
     evaluation_time.EvaluationEstimate, evaluation_time.BenchmarkEstimate, disk_need.Footprints,
     disk.Room, disk.Usage, archive.Archived, admission.Quarantined, Site,

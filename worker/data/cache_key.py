@@ -5,17 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from jobspec.errors import DataError, ModelError, TemplateError, data_changed
 from jobspec.models import config
+from jobspec.records.base import UNSET, UnsetType
 from jobspec.spec.schema import DataSpec, JobSpec, TrainSpec
+from jobspec.spec.sources import errors_at, group_place, list_sources
 from jobspec.storage import data_files
 from jobspec.storage.layout import RootPaths
 from worker.data.chat_template import ChatTemplate
 from worker.data.encode import RowEncoder
+from worker.data.mixture import Mixture
 from worker.data.tokenizer import Codec, ModelTokenizer, load_tokenizer_facts
-from worker.rows.row import RowParser
+from worker.rows import data_sources
+from worker.rows.data_sources import DataSource
 from worker.thinking import ThinkTags
 
 # Part of every key. Raise it when the same inputs give other rows, another report or other files
@@ -30,7 +36,6 @@ class PrepareInputs:
 
     data: DataSpec
     train: TrainSpec
-    data_file: Path
     data_sha256: str
     tokenizer: ModelTokenizer
     template: ChatTemplate
@@ -48,16 +53,20 @@ class PrepareInputs:
         data, train = spec.data, spec.train
         if data is None or train is None:
             raise DataError("the spec trains nothing", place="$.data", hint="nothing to prepare")
-        file = Path(data.path).expanduser().absolute()
-        sha256 = _hash(file, data.sha256)
+        sha256 = _digest(data)
         tokenizer = load_tokenizer_facts(spec.model, root)
         _check_positions(train.max_length, tokenizer.model_dir)
         tags = ThinkTags.closed_by(spec.eval.think_end_token if spec.eval is not None else None)
-        return cls(data, train, file, sha256, tokenizer, _template(spec, tokenizer), tags)
+        return cls(data, train, sha256, tokenizer, _template(spec, tokenizer), tags)
+
+    @cached_property
+    def sources(self) -> tuple[DataSource, ...]:
+        """The data files, each with the parser for its lines."""
+        return data_sources.sources_of(self.data)
 
     @property
     def key(self) -> str:
-        described = {
+        described: dict[str, Any] = {
             "version": VERSION,
             "data": self.data_sha256,
             "tokenizer": self.tokenizer.sha256,
@@ -71,12 +80,23 @@ class PrepareInputs:
             "ignore_fields": sorted(set(self.data.ignore_fields)),
             "seed": self.train.seed,
         }
+        if self.data.sources:
+            shares = list_sources(self.data)
+            described["sources"] = [[each.name, each.repeat, each.weight] for each in shares]
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:40]
 
-    def parser(self) -> RowParser:
-        """A parser for the lines of the data file."""
-        ignored = frozenset(self.data.ignore_fields)
-        return RowParser(self.data_file, self.data.format, ignored)
+    def file_of(self, source: str | UnsetType) -> Path:
+        """The file of a source by its name; of a single file, that file."""
+        return next(each.file for each in self.sources if source in (UNSET, each.name))
+
+    @cached_property
+    def mixture(self) -> Mixture | None:
+        """The shares of the sources; None for a single file."""
+        data = self.data
+        if not data.sources:
+            return None
+        ratio, limit = data.eval_split_ratio, data.max_train_samples
+        return Mixture(list_sources(data), ratio, limit, self.train.seed)
 
     def encoder(self) -> RowEncoder:
         """An encoder for these rows; loads the tokenizer."""
@@ -90,8 +110,25 @@ class PrepareInputs:
         )
 
 
-def _hash(path: Path, expected: str | None) -> str:
-    place = "$.data.path"
+def _digest(data: DataSpec) -> str:
+    """The SHA-256 of all data: of the file, or of the sources' hashes and how they are read.
+
+    Raises:
+        DataError: a file is missing, empty, or differs from the hash in the spec.
+    """
+    hashes: list[str] = []
+    for index, source in enumerate(list_sources(data)):
+        group = group_place(data, index)
+        with errors_at(f"{group}.path"):
+            sha256 = _hash(Path(source.path).expanduser().absolute(), source.sha256, group)
+        hashes.append(sha256 if data.path is not None else f"{sha256}  {source.format}\n")
+    if data.path is not None:
+        return hashes[0]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _hash(path: Path, expected: str | None, group: str) -> str:
+    place = f"{group}.path"
     try:
         actual, size = data_files.digest(path)
     except OSError as error:
@@ -99,7 +136,7 @@ def _hash(path: Path, expected: str | None) -> str:
             f"can't be read: {error.strerror}",
             file=path,
             place=place,
-            hint="data.path names a JSONL file that every worker can read",
+            hint="it must name a JSONL file that every worker can read",
         ) from error
     if size == 0:
         raise DataError("is empty", file=path, place=place, hint="is it still being written?")
@@ -107,7 +144,7 @@ def _hash(path: Path, expected: str | None) -> str:
         raise DataError(
             data_changed(actual, expected),
             file=path,
-            place="$.data.sha256",
+            place=f"{group}.sha256",
             hint="restore the old data, or enqueue a new spec for the new data",
         )
     return actual

@@ -1,7 +1,7 @@
 """Checks or previews a spec's rows outside of a job, for `validate`, `enqueue` and `preview`.
 
     python -m worker.data.check_command --check SPEC.json --root ROOT
-    python -m worker.data.check_command --preview SPEC.json --row N --root ROOT
+    python -m worker.data.check_command --preview SPEC.json --row N [--source NAME] --root ROOT
 
 `--check` prepares the rows as the prepare phase does and prints their report as JSON; `--preview`
 prints which tokens of one row are trained. Both exit with code 3 and print `{"error": {...}}` if
@@ -15,7 +15,7 @@ import os
 import sys
 from pathlib import Path
 
-from jobspec.errors import JobspecError
+from jobspec.errors import DataError, JobspecError
 from jobspec.records import base as records
 from jobspec.records import exit_codes
 from jobspec.records.answers import ErrorAnswer, ErrorDetails, Preview
@@ -28,6 +28,7 @@ from worker.data.cache_key import PrepareInputs
 from worker.data.encode import EncodedRow, encode_row
 from worker.data.pipeline import prepare
 from worker.rows import row_source
+from worker.rows.data_sources import DataSource
 
 
 def main() -> None:
@@ -36,16 +37,25 @@ def main() -> None:
     asked.add_argument("--check", type=Path, metavar="SPEC")
     asked.add_argument("--preview", type=Path, metavar="SPEC")
     parser.add_argument("--row", type=int, default=1, help="counted from 1")
+    parser.add_argument("--source", help="name of the row's source in a mixture")
     parser.add_argument("--root", type=Path, required=True)
     sys.exit(_answer(parser.parse_args()))
 
 
-def preview(spec: JobSpec, root: RootPaths, number: int) -> Preview:
-    """Which tokens of one row are trained. `number` is its line, counted from 1."""
+def preview(spec: JobSpec, root: RootPaths, number: int, source: str | None = None) -> Preview:
+    """Which tokens of one row are trained. `number` is its line, counted from 1.
+
+    Args:
+        source: the name of its source in a mixture; by default the first one.
+
+    Raises:
+        DataError: there is no such source or row.
+    """
     inputs = PrepareInputs.of(spec, root)
-    stored = row_source.describe(inputs.data_file)
-    with row_source.rows_named_by_file(inputs.data_file):
-        row = inputs.parser().parse(row_source.read_line(inputs.data_file, number), number)
+    found = _source(inputs, source)
+    stored = row_source.describe(found.file)
+    with row_source.rows_named_by_file(found.file):
+        row = found.parser.parse(row_source.read_line(found.file, number), number)
     format_ = f"{stored}, rows in the format `{row.format}`"
     encoder = inputs.encoder()
     encoded = encode_row(row, encoder)
@@ -63,13 +73,23 @@ def preview(spec: JobSpec, root: RootPaths, number: int) -> Preview:
     )
 
 
+def _source(inputs: PrepareInputs, name: str | None) -> DataSource:
+    names = [source.name for source in inputs.sources]
+    if name is None:
+        return inputs.sources[0]
+    if not name or name not in names:
+        hint = f"its sources are {', '.join(names)}" if names[0] else "only a mixture has sources"
+        raise DataError(f"the spec has no source `{name}`", place="$.data.sources", hint=hint)
+    return inputs.sources[names.index(name)]
+
+
 def _answer(asked: argparse.Namespace) -> int:
     root = RootPaths(asked.root.absolute())
     answers_to = os.dup(1)
     os.dup2(2, 1)  # a model's own code may print; stdout must contain only the answer
     try:
         if asked.preview is not None:
-            answer = preview(parsing.load(asked.preview), root, asked.row)
+            answer = preview(parsing.load(asked.preview), root, asked.row, asked.source)
         else:
             spec = parsing.load(asked.check)
             report = prepare(spec, root)

@@ -25,9 +25,9 @@ from jobspec.storage import fs
 from jobspec.storage.layout import RootPaths
 from worker.data import parallel_map
 from worker.data.render_check import texts
-from worker.rows.jsonl import FileChunk, Scan
+from worker.rows.data_sources import DataSources
+from worker.rows.jsonl import FileChunk
 from worker.rows.row import RowParser
-from worker.rows.row_source import RowSource
 
 WORDS = 13
 _FEWEST = 6
@@ -66,7 +66,7 @@ class QuestionIndex:
 
 
 def report(
-    asked: EvalSpec | None, source: RowSource, parser: RowParser, data_sha256: str, root: RootPaths
+    asked: EvalSpec | None, sources: DataSources, data_sha256: str, root: RootPaths
 ) -> dict[str, Overlap | None]:
     """The overlap with each benchmark of a spec; None if its questions are not on this machine."""
     if asked is None:
@@ -78,21 +78,18 @@ def report(
         file = None if benchmark is None else question_file.find(benchmark, where)
         overlap = None
         if benchmark is not None and file is not None:
-            overlap = _cached_overlap(benchmark, file, source, parser, data_sha256, root)
+            overlap = _cached_overlap(benchmark, file, sources, data_sha256, root)
         overlaps[name] = overlap
     return overlaps
 
 
-def measure(
-    questions: Sequence[tuple[str, str]], data: Path, parser: RowParser | None = None
-) -> Overlap:
-    """Compute the overlap of (id, text) questions with a JSONL file, on all cores."""
+def measure(questions: Sequence[tuple[str, str]], sources: DataSources) -> Overlap:
+    """Compute the overlap of (id, text) questions with the data, on all cores."""
     index = QuestionIndex.of(text for _, text in questions)
     rows: set[int] = set()
     pairs: dict[int, int] = {}
-    parser = parser or RowParser(data)
-    search = partial(_search, index, data, parser)
-    for hits in parallel_map.map_in_order(search, Scan.of(data, parser.file).chunks):
+    search = partial(_search, index, sources.parsers)
+    for hits in parallel_map.map_in_order(search, sources.scan.chunks):
         for row, numbers in hits:
             rows.add(row)
             for number in sorted(numbers):
@@ -108,10 +105,11 @@ def measure(
 
 
 def _search(
-    index: QuestionIndex, data: Path, parser: RowParser, chunk: FileChunk
+    index: QuestionIndex, parsers: Sequence[RowParser], chunk: FileChunk
 ) -> list[tuple[int, set[int]]]:
     hits: list[tuple[int, set[int]]] = []
-    for number, line in chunk.rows(data):
+    parser = parsers[chunk.source]
+    for number, line in chunk.rows():
         try:
             messages = parser.parse(line, number).messages
         except MalformedRow:
@@ -119,26 +117,26 @@ def _search(
         contents = [text for message in messages for text in texts(message.get("content"))]
         questions = index.find("\n".join(contents))
         if questions:
-            hits.append((number, questions))
+            hits.append((chunk.before + number, questions))
     return hits
 
 
 def _cached_overlap(
     benchmark: Benchmark,
     file: Path,
-    source: RowSource,
-    parser: RowParser,
+    sources: DataSources,
     data_sha256: str,
     root: RootPaths,
 ) -> Overlap:
     """The overlap, computed once for each pair of file contents."""
     asked = question_file.read(benchmark, file)
-    described = f"{_VERSION} {WORDS} {asked.sha256} {data_sha256} {parser.format}"
+    formats = " ".join(parser.format for parser in sources.parsers)
+    described = f"{_VERSION} {WORDS} {asked.sha256} {data_sha256} {formats}"
     path = root.overlap / f"{hashlib.sha256(described.encode()).hexdigest()[:40]}.json"
     try:
         return msgspec.json.decode(path.read_bytes(), type=Overlap)
     except (FileNotFoundError, msgspec.MsgspecError):
-        overlap = measure([(one.id, one.problem) for one in asked.questions], source.jsonl, parser)
+        overlap = measure([(one.id, one.problem) for one in asked.questions], sources)
         fs.make_dir(path.parent)
         fs.publish(path, msgspec.json.encode(overlap))
         return overlap

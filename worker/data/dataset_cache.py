@@ -20,8 +20,16 @@ def read_counts(split: SplitPaths) -> tuple[list[int], list[int]]:
     """
     import numpy as np
 
-    lengths, trained = np.load(split.counts, allow_pickle=False).tolist()
+    lengths, trained = np.load(split.counts, allow_pickle=False)[:2].tolist()
     return lengths, trained
+
+
+def read_sources(split: SplitPaths) -> list[int]:
+    """The index of each row's source in a mixture; 0 for all rows of a single file."""
+    import numpy as np
+
+    counts = np.load(split.counts, allow_pickle=False)
+    return counts[2].tolist() if len(counts) > 2 else [0] * counts.shape[1]
 
 
 def file_sizes(prepared: PreparedPaths) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Turns a spec's data file into prepared rows: token ids and labels, with a report.
+"""Turns a spec's data files into prepared rows: token ids and labels, with a report.
 
 It does not import torch, Transformers or datasets. If the rows are in the cache already, it only
 hashes the inputs and returns the cached report.
@@ -11,11 +11,19 @@ import json
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import msgspec
 
 from jobspec.errors import DataError, ModelError, RootError, TemplateError
-from jobspec.records.reports import DatasetReport, PrepareReport, UnrenderedField
+from jobspec.records.base import UNSET
+from jobspec.records.mixture import SourceReport
+from jobspec.records.reports import (
+    DatasetReport,
+    DroppedExample,
+    PrepareReport,
+    UnrenderedField,
+)
 from jobspec.spec.schema import JobSpec
 from jobspec.storage import fs, tempfiles
 from jobspec.storage.layout import PreparedPaths, RootPaths
@@ -24,9 +32,9 @@ from worker.data.arrow_files import write_splits
 from worker.data.cache_key import PrepareInputs
 from worker.data.encode import TEMPLATE_KINDS, DropKind
 from worker.data.report import RowCounts
-from worker.data.tokenize import TokenizeTask, tokenize_chunk
-from worker.rows.jsonl import Scan
-from worker.rows.row_source import RowSource, rows_named_by_file
+from worker.data.split import Split
+from worker.data.tokenize import KeptRow, TokenizeTask, tokenize_chunk
+from worker.rows.data_sources import DataSources
 
 Progress = Callable[[float, float, str], None]
 
@@ -56,18 +64,15 @@ def prepare(
     started = time.monotonic()
     try:
         inputs = PrepareInputs.of(spec, root)
-        data = inputs.data_file
-        with rows_named_by_file(data), RowSource(data, root.prepared) as source:
+        with DataSources(inputs.sources, root.prepared) as sources:
             # The contamination check forks processes. Writing rows starts threads, after which a
             # process must not fork, so the check comes first.
-            overlaps = contamination.report(
-                spec.eval, source, inputs.parser(), inputs.data_sha256, root
-            )
+            overlaps = contamination.report(spec.eval, sources, inputs.data_sha256, root)
             prepared = root.prepared_rows(inputs.key)
             report = dataset_cache.find(prepared)
             cached = report is not None
             if report is None:
-                report = _prepare_rows(inputs, source, prepared, progress)
+                report = _prepare_rows(inputs, sources, prepared, progress)
             _refuse_unknown_tokens(report, inputs)
             _refuse_bad_rows(report, inputs)
             _refuse_unrendered_text(report, inputs)
@@ -85,7 +90,7 @@ def prepare(
 
 
 def _prepare_rows(
-    inputs: PrepareInputs, source: RowSource, prepared: PreparedPaths, progress: Progress
+    inputs: PrepareInputs, sources: DataSources, prepared: PreparedPaths, progress: Progress
 ) -> DatasetReport:
     """Tokenize the rows, publish them in the cache, and return their report."""
     fs.make_dir(prepared.dir.parent)
@@ -94,7 +99,7 @@ def _prepare_rows(
     try:
         with fs.disk_full(prepared.dir):
             staged.dir.mkdir()
-            report = _write_rows(inputs, source, staged, progress)
+            report = _write_rows(inputs, sources, staged, progress)
             dataset_cache.publish(staged, prepared, report)
     except BaseException:
         fs.remove_tree(staged.dir)
@@ -103,24 +108,21 @@ def _prepare_rows(
 
 
 def _write_rows(
-    inputs: PrepareInputs, source: RowSource, staged: PreparedPaths, progress: Progress
+    inputs: PrepareInputs, sources: DataSources, staged: PreparedPaths, progress: Progress
 ) -> DatasetReport:
-    ratio, limit = inputs.data.eval_split_ratio, inputs.data.max_train_samples
-    seed = inputs.train.seed
-    scan = Scan.of(source.jsonl, source.data)
-    wanted = None if limit is None else split.sample_rows(scan.lines(), limit, ratio, seed)
-    task = TokenizeTask(source.jsonl, staged, inputs.parser(), inputs.encoder(), wanted)
+    scan = sources.scan
+    wanted = _select_rows(inputs, sources)
+    task = TokenizeTask(staged, sources.parsers, inputs.encoder(), wanted)
     counts = RowCounts()
     for result in parallel_map.map_in_order(partial(tokenize_chunk, task), scan.chunks):
         counts.add(result)
-        progress(counts.rows_in, scan.rows, "rows")
-    source.check_unchanged()
-    prompts = [(row.number, row.prompt) for row in counts.kept]
-    splits = split.split_rows(prompts, ratio, seed, limit)
-    write_splits(staged, len(scan.chunks), splits, inputs.key)
+        progress(counts.rows_in.total(), scan.rows, "rows")
+    sources.check_unchanged()
+    splits = _split_rows(inputs, sources, counts.kept)
+    write_splits(staged, scan.chunks, splits, inputs.key, mixed=inputs.mixture is not None)
     text = inputs.template.text
     return msgspec.structs.replace(
-        counts.report(splits, inputs.tags.close),
+        counts.report(splits, inputs.tags.close, sources),
         data_sha256=inputs.data_sha256,
         tokenizer_sha256=inputs.tokenizer.sha256,
         template_sha256=hashlib.sha256(text.encode()).hexdigest(),
@@ -130,6 +132,38 @@ def _write_rows(
         eos_token_ids=tuple(sorted(set(inputs.tokenizer.facts.eos_tokens.values()))),
         file_sizes=dataset_cache.file_sizes(staged),
     )
+
+
+def _select_rows(inputs: PrepareInputs, sources: DataSources) -> set[int] | None:
+    """The positions of the rows to use, as far as that does not depend on them; None for all."""
+    data, seed = inputs.data, inputs.train.seed
+    if inputs.mixture is None:
+        limit, ratio = data.max_train_samples, data.eval_split_ratio
+        lines = sources.scan.lines()
+        return None if limit is None else split.sample_rows(lines, limit, ratio, seed)
+    rows = [scan.rows for scan in sources.scans]
+    counts = inputs.mixture.count_selected(rows)
+    if counts == rows:
+        return None
+    wanted: set[int] = set()
+    for start, scan, count in zip(sources.starts, sources.scans, counts, strict=True):
+        lines = ((start + number, line) for number, line in scan.lines())
+        wanted |= split.choose_rows(lines, count, seed)
+    return wanted
+
+
+def _split_rows(inputs: PrepareInputs, sources: DataSources, kept: list[KeptRow]) -> Split:
+    """Which rows are held out, and how often the others are trained on."""
+    data, seed, mixture = inputs.data, inputs.train.seed, inputs.mixture
+    limit = data.max_train_samples if mixture is None else None
+    prompts = [(row.position, row.prompt) for row in kept]
+    splits = split.split_rows(prompts, data.eval_split_ratio, seed, limit)
+    if mixture is None:
+        return splits
+    train: list[list[int]] = [[] for _ in sources.sources]
+    for position in splits.train:
+        train[sources.index_of(position)].append(position)
+    return Split(mixture.repeat_rows(train), splits.held_out)
 
 
 def _refuse_unknown_tokens(report: DatasetReport, inputs: PrepareInputs) -> None:
@@ -144,7 +178,7 @@ def _refuse_unknown_tokens(report: DatasetReport, inputs: PrepareInputs) -> None
     others = f"; {rows} rows have such tokens" if rows > 1 else ""
     raise ModelError(
         f"{first.reason}{others}",
-        file=inputs.data_file,
+        file=inputs.file_of(first.source),
         place=f"row {first.row}",
         hint="use the tokenizer that belongs to the weights in "
         f"{inputs.tokenizer.model_dir}, or resize their embedding",
@@ -152,12 +186,26 @@ def _refuse_unknown_tokens(report: DatasetReport, inputs: PrepareInputs) -> None
 
 
 def _refuse_bad_rows(report: DatasetReport, inputs: PrepareInputs) -> None:
-    """Raise DataError or TemplateError if too many rows were dropped or none are left."""
+    """Raise DataError or TemplateError if a file has too many dropped rows or none are left."""
+    for source, part in zip(inputs.sources, report.sources or (report,), strict=True):
+        firsts = [row for row in report.first_dropped if row.source in (UNSET, source.name)]
+        _refuse_bad_source(part, firsts, source.file, inputs)
+
+
+def _refuse_bad_source(
+    report: DatasetReport | SourceReport,
+    firsts: list[DroppedExample],
+    file: Path,
+    inputs: PrepareInputs,
+) -> None:
     dropped, selected = sum(report.dropped.values()), report.rows_selected
     allowed = inputs.data.max_dropped_frac
-    if report.rows_train and dropped <= allowed * selected:
+    if report.train.rows and dropped <= allowed * selected:
         return
-    first = min(report.first_dropped, key=lambda row: row.row)
+    if not firsts:
+        message = f"none of its {selected} rows is left to train on: the others are held out"
+        raise DataError(message, file=file, place="$.data", hint="lower data.eval_split_ratio")
+    first = min(firsts, key=lambda row: row.row)
     counts = ", ".join(f"{kind}: {count}" for kind, count in report.dropped.items())
     message = f"{dropped} of {selected} rows can't be used for training ({counts}); {first.reason}"
     if first.text:
@@ -165,10 +213,11 @@ def _refuse_bad_rows(report: DatasetReport, inputs: PrepareInputs) -> None:
     hint = _HINTS.get(first.kind, "set model.chat_template to one that renders the rows")
     if dropped < selected:
         hint += f", or allow more than data.max_dropped_frac {allowed:g}"
-    hint += f"; `jobspec preview SPEC --row {first.row}` shows it"
+    shown = f"--source {first.source} --row {first.row}" if first.source else f"--row {first.row}"
+    hint += f"; `jobspec preview SPEC {shown}` shows it"
     is_templates = dropped == selected and first.kind in TEMPLATE_KINDS
     kind = TemplateError if is_templates else DataError
-    raise kind(message, file=inputs.data_file, place=f"row {first.row}", hint=hint)
+    raise kind(message, file=file, place=f"row {first.row}", hint=hint)
 
 
 def _refuse_unrendered_text(report: DatasetReport, inputs: PrepareInputs) -> None:
@@ -176,13 +225,15 @@ def _refuse_unrendered_text(report: DatasetReport, inputs: PrepareInputs) -> Non
     fields = report.unrendered
     if not fields:
         return
-    first = min(field.first_row for field in fields)
+    # In a mixture, the first row of the first source that has any.
+    order = [source.name or UNSET for source in inputs.sources]
+    first = min(fields, key=lambda field: (order.index(field.source), field.first_row))
     counts = ", ".join(_count_rows(field) for field in fields)
     names = sorted({*inputs.data.ignore_fields, *(field.name for field in fields)})
     raise DataError(
         f"the chat template does not render the text of {counts}",
-        file=inputs.data_file,
-        place=f"row {first}",
+        file=inputs.file_of(first.source),
+        place=f"row {first.first_row}",
         hint="move it into `messages`, or leave it out on purpose: "
         f"--set data.ignore_fields='{json.dumps(names, ensure_ascii=False)}'",
     )

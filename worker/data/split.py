@@ -16,19 +16,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Split:
-    """The line numbers of each split's rows."""
+    """The positions of each split's rows; for those to train on, how often in an epoch."""
 
-    train: set[int]
+    train: dict[int, int]
     held_out: set[int]
 
 
 def split_rows(
     rows: Sequence[tuple[int, bytes]], ratio: float, seed: int, limit: int | None
 ) -> Split:
-    """Assign every row (line number, prompt key) to a split; train on at most `limit` of them."""
+    """Assign every row (position, prompt key) to a split; train on at most `limit` of them."""
     chosen = choose_held_out((prompt for _, prompt in rows), ratio, seed)
     train = [number for number, prompt in rows if prompt not in chosen]
-    return Split(set(train[:limit]), {number for number, prompt in rows if prompt in chosen})
+    held_out = {number for number, prompt in rows if prompt in chosen}
+    return Split(dict.fromkeys(train[:limit], 1), held_out)
 
 
 def choose_held_out(prompts: Iterable[bytes], ratio: float, seed: int) -> set[bytes]:
@@ -121,15 +122,20 @@ def _reachable(sizes: Counter[int], limit: int) -> list[int]:
 def sample_rows(
     lines: Iterable[tuple[int, bytes]], limit: int, ratio: float, seed: int
 ) -> set[int]:
-    """The line numbers of the rows to use if `max_train_samples` is `limit`.
+    """The positions of the rows to use if `max_train_samples` is `limit`.
 
     These are `limit` rows to train on, and held-out rows in proportion. They are chosen by their
     content, so the choice does not depend on their order in the file.
     """
     extra = limit * ratio / (1 - ratio)
     wanted = limit + math.ceil(extra - 1e-9)  # 19 rows at 5 % need 1 more, not 1.0000000000000002
-    ranked = sorted((_rank(line, seed), number) for number, line in lines)
-    return {number for _, number in ranked[:wanted]}
+    return choose_rows(lines, wanted, seed)
+
+
+def choose_rows(rows: Iterable[tuple[int, bytes]], count: int, seed: int) -> set[int]:
+    """The positions of `count` rows (position, key) that seed and keys decide."""
+    ranked = sorted((_rank(key, seed), number) for number, key in rows) if count else []
+    return {number for _, number in ranked[:count]}
 
 
 def _rank(key: bytes, seed: int) -> bytes:

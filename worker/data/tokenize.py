@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from jobspec.errors import MalformedRow
 from jobspec.storage.layout import PreparedPaths
@@ -15,11 +14,15 @@ from worker.rows.row import RowParser
 
 @dataclass(frozen=True)
 class TokenizeTask:
-    """What is the same for all chunks. `wanted`: the line numbers to use; None for all."""
+    """What is the same for all chunks.
 
-    file: Path
+    Attributes:
+        parsers: one for each source.
+        wanted: the positions of the rows to use; None for all.
+    """
+
     staged: PreparedPaths
-    parser: RowParser
+    parsers: tuple[RowParser, ...]
     encoder: RowEncoder
     wanted: set[int] | None = None
 
@@ -28,7 +31,7 @@ class TokenizeTask:
 class KeptRow:
     """What is counted of a row to train on or to hold out."""
 
-    number: int
+    position: int
     prompt: bytes
     tokens: int
     trained: int
@@ -41,7 +44,7 @@ class KeptRow:
 class DroppedLine:
     """What is counted of a dropped row. Only the first of each kind in a chunk has `text`."""
 
-    number: int
+    position: int
     kind: DropKind
     reason: str
     text: str
@@ -53,9 +56,10 @@ class ChunkResult:
     """The kept and dropped rows of a chunk.
 
     Attributes:
-        unrendered: for each field whose text is not rendered, the numbers of the kept rows.
+        unrendered: for each field whose text is not rendered, the positions of the kept rows.
     """
 
+    source: int
     rows_in: int = 0
     kept: list[KeptRow] = field(default_factory=list)
     dropped: list[DroppedLine] = field(default_factory=list)
@@ -68,42 +72,44 @@ def tokenize_chunk(task: TokenizeTask, chunk: FileChunk) -> ChunkResult:
     Raises:
         DataError: a row holds what no valid export has. A malformed row is only dropped.
     """
-    result, encoded = ChunkResult(), []
+    result, encoded = ChunkResult(chunk.source), []
     shown: set[DropKind] = set()
-    for number, line in chunk.rows(task.file):
+    parser = task.parsers[chunk.source]
+    for number, line in chunk.rows():
         result.rows_in += 1
-        if task.wanted is not None and number not in task.wanted:
+        position = chunk.before + number
+        if task.wanted is not None and position not in task.wanted:
             continue
-        prompt, made = _encode_line(task, number, line)
+        prompt, made = _encode_line(parser, task.encoder, number, line)
         if isinstance(made, RefusedRow):
             text = "" if made.kind in shown else made.text
             shown.add(made.kind)
-            dropped = DroppedLine(number, made.kind, made.reason, text, made.length)
+            dropped = DroppedLine(position, made.kind, made.reason, text, made.length)
             result.dropped.append(dropped)
             continue
-        encoded.append((number, made))
+        encoded.append((position, made))
         for name in made.unrendered:
-            result.unrendered.setdefault(name, []).append(number)
-        result.kept.append(_count(number, prompt, made, task.encoder.tags.close))
+            result.unrendered.setdefault(name, []).append(position)
+        result.kept.append(_count(position, prompt, made, task.encoder.tags.close))
     arrow_files.write_chunk(task.staged.chunk(chunk.index), encoded)
     return result
 
 
 def _encode_line(
-    task: TokenizeTask, number: int, line: bytes
+    parser: RowParser, encoder: RowEncoder, number: int, line: bytes
 ) -> tuple[bytes, EncodedRow | RefusedRow]:
     """The key of a row's prompt, and the row encoded or refused."""
     try:
-        row = task.parser.parse(line, number)
+        row = parser.parse(line, number)
     except MalformedRow as error:
         return b"", RefusedRow(DropKind.MALFORMED, error.message)
-    made = encode_row(row, task.encoder)
+    made = encode_row(row, encoder)
     return b"" if isinstance(made, RefusedRow) else row.prompt_key, made
 
 
-def _count(number: int, prompt: bytes, row: EncodedRow, think_end: str) -> KeptRow:
+def _count(position: int, prompt: bytes, row: EncodedRow, think_end: str) -> KeptRow:
     return KeptRow(
-        number=number,
+        position=position,
         prompt=prompt,
         tokens=len(row.input_ids),
         trained=len(row.input_ids) - row.start,

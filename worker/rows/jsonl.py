@@ -1,9 +1,9 @@
-"""Divides a JSONL file into chunks for several processes, without loading it whole."""
+"""Divides JSONL files into chunks for several processes, without loading them whole."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jobspec.errors import DataError
@@ -14,16 +14,25 @@ _MIN_BYTES, _MAX_BYTES = 1 << 18, 1 << 23
 
 @dataclass(frozen=True, slots=True)
 class FileChunk:
-    """Whole lines of the file: `size` bytes from `offset`, starting with line `number`."""
+    """Whole lines of a file: `size` bytes from `offset`, starting with line `number`.
 
+    Attributes:
+        index: of the chunk, among the chunks of all files.
+        source: index of the file among several.
+        before: number of lines of the files before it.
+    """
+
+    file: Path
     index: int
     offset: int
     size: int
     number: int
+    source: int = 0
+    before: int = 0
 
-    def rows(self, file: Path) -> Iterator[tuple[int, bytes]]:
-        """Each line that is not blank, with its number."""
-        with file.open("rb") as source:
+    def rows(self) -> Iterator[tuple[int, bytes]]:
+        """Each line that is not blank, with its number in the file."""
+        with self.file.open("rb") as source:
             source.seek(self.offset)
             data = source.read(self.size)
         for number, line in enumerate(data.split(b"\n"), self.number):
@@ -33,11 +42,11 @@ class FileChunk:
 
 @dataclass(frozen=True)
 class Scan:
-    """The chunks of a file and the number of its rows."""
+    """The chunks of one or several files, and the numbers of their rows and of all their lines."""
 
-    file: Path
     chunks: list[FileChunk]
     rows: int
+    line_count: int
 
     @classmethod
     def of(cls, file: Path, data: Path | None = None) -> Scan:
@@ -48,15 +57,27 @@ class Scan:
             offset, number, rows = 0, 1, 0
             while lines := source.readlines(size):
                 length = sum(map(len, lines))
-                chunks.append(FileChunk(len(chunks), offset, length, number))
+                chunks.append(FileChunk(file, len(chunks), offset, length, number))
                 offset, number = offset + length, number + len(lines)
                 rows += sum(1 for line in lines if line.strip())
         if not rows:
             hint = "each line holds one JSON object"
             raise DataError("has no rows", file=data or file, place="$.data.path", hint=hint)
-        return cls(file, chunks, rows)
+        return cls(chunks, rows, number - 1)
+
+    @classmethod
+    def join(cls, scans: Sequence[Scan]) -> Scan:
+        """The scans of several files as one: their chunks are numbered on."""
+        chunks: list[FileChunk] = []
+        before = 0
+        for source, scan in enumerate(scans):
+            for chunk in scan.chunks:
+                chunks.append(replace(chunk, index=len(chunks), source=source, before=before))
+            before += scan.line_count
+        return cls(chunks, sum(scan.rows for scan in scans), before)
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
-        """Every line that is not blank, with its number."""
+        """Every line that is not blank, with its number; counted on from file to file."""
         for chunk in self.chunks:
-            yield from chunk.rows(self.file)
+            for number, line in chunk.rows():
+                yield chunk.before + number, line

@@ -57,6 +57,7 @@ class StepReporter(TrainerCallback):
             save=any(saves),
             wait_s=max(waits),
             peak_memory_gib=max(peaks),
+            sources=totals.sources,
         )
         self._report(record, clock.step_s)
         return control

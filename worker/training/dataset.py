@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from jobspec.records.mixture import TokenCounts
 from jobspec.storage.layout import SplitPaths
 from worker.data import batching, dataset_cache
 from worker.data.batching import MicroBatch
@@ -20,32 +21,61 @@ from worker.packing.row_layout import RowLayout
 
 @dataclass(frozen=True)
 class Step:
-    """One rank's part of a step. `lengths` and `trained_tokens` are of the whole global batch."""
+    """One rank's part of a step.
+
+    `lengths`, `trained_tokens` and, in a mixture, `sources` are of the whole global batch.
+    """
 
     micros: tuple[MicroBatch, ...]
     lengths: tuple[int, ...]
     trained_tokens: int
+    sources: tuple[TokenCounts, ...] = ()
 
 
 @dataclass
 class Rows:
-    """Prepared rows by index, with their lengths and their numbers of trained tokens."""
+    """Prepared rows by index, with their lengths and their numbers of trained tokens.
+
+    Attributes:
+        names: of the sources of a mixture.
+        sources: in a mixture, the index of each row's source.
+    """
 
     data: Any
     lengths: list[int]
     trained: list[int]
+    names: tuple[str, ...] = ()
+    sources: list[int] = field(default_factory=list)
 
     @classmethod
-    def open(cls, split: SplitPaths) -> Rows:
+    def open(cls, split: SplitPaths, names: tuple[str, ...] = ()) -> Rows:
         """Open the rows of the prepare phase. They are memory-mapped; only the counts are read."""
         import datasets
 
         data = datasets.load_from_disk(str(split.dir))
         assert isinstance(data, datasets.Dataset)
-        return cls(data, *dataset_cache.read_counts(split))
+        sources = dataset_cache.read_sources(split) if names else []
+        return cls(data, *dataset_cache.read_counts(split), names, sources)
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def by_source(self, rows: Iterable[int]) -> list[list[int]]:
+        """The rows of each source; of a single file, all of them."""
+        if not self.names:
+            return [list(rows)]
+        found: list[list[int]] = [[] for _ in self.names]
+        for row in rows:
+            found[self.sources[row]].append(row)
+        return found
+
+    def count(self, rows: Sequence[int]) -> TokenCounts:
+        """The tokens of some rows."""
+        return TokenCounts(
+            rows=len(rows),
+            tokens=sum(self.lengths[row] for row in rows),
+            trained_tokens=sum(self.trained[row] for row in rows),
+        )
 
 
 @dataclass
@@ -90,13 +120,20 @@ class Schedule:
             micros=tuple(by_rank[self.rank]),
             lengths=tuple(lengths[row] for row in batch),
             trained_tokens=sum(self.rows.trained[row] for row in batch),
+            sources=tuple(map(self.rows.count, self.rows.by_source(batch)))
+            if self.rows.names
+            else (),
         )
 
-    def in_order(self) -> Iterator[Step]:
-        """This rank's steps over all rows, sorted by length, for evaluation."""
-        rows = sorted(range(len(self.rows)), key=self.rows.lengths.__getitem__)
-        for start in range(0, len(rows), self.batch_size):
-            yield self.step(rows[start : start + self.batch_size])
+    def in_order(self) -> Iterator[tuple[int, Step]]:
+        """This rank's steps over all rows, sorted by length, for evaluation.
+
+        Each comes with the index of its source: a batch has rows of one source only.
+        """
+        for source, rows in enumerate(self.rows.by_source(range(len(self.rows)))):
+            rows.sort(key=self.rows.lengths.__getitem__)
+            for start in range(0, len(rows), self.batch_size):
+                yield source, self.step(rows[start : start + self.batch_size])
 
 
 class EpochSampler(Sampler[Step]):
@@ -143,6 +180,7 @@ class StepDataset(torch.utils.data.Dataset):
             "micros": [self._tensors(micro) for micro in step.micros],
             "lengths": step.lengths,
             "trained_tokens": step.trained_tokens,
+            "sources": step.sources,
         }
 
     def _tensors(self, micro: MicroBatch) -> dict[str, torch.Tensor]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jobspec.records.mixture import TokenCounts
+
 
 @dataclass(frozen=True)
 class StepRecord:
@@ -11,6 +13,7 @@ class StepRecord:
 
     Attributes:
         lengths: tokens of each row in the global batch.
+        sources: its rows and tokens by source, in a mixture.
         wait_s: how long the rank that waited longest for its rows waited.
         peak_memory_gib: the highest of any rank.
     """
@@ -23,3 +26,4 @@ class StepRecord:
     save: bool
     wait_s: float = 0.0
     peak_memory_gib: float = 0.0
+    sources: tuple[TokenCounts, ...] = ()

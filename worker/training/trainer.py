@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from trl.trainer.sft_trainer import SFTTrainer
 
 from jobspec.errors import ModelError
+from jobspec.records.mixture import TokenCounts
 from worker.packing.collate import to_device
 from worker.packing.row_layout import RowLayout
 from worker.training import loss
@@ -35,6 +36,7 @@ class StepTotals:
     loss: torch.Tensor | None = None
     lengths: tuple[int, ...] = ()
     trained_tokens: int = 0
+    sources: tuple[TokenCounts, ...] = ()
 
 
 class RowTrainer(SFTTrainer):
@@ -94,7 +96,9 @@ class RowTrainer(SFTTrainer):
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """Forward and backward of this rank's micro-batches. Returns this rank's summed loss."""
         model.train()
-        self.totals = StepTotals(None, inputs["lengths"], inputs["trained_tokens"])
+        self.totals = StepTotals(
+            None, inputs["lengths"], inputs["trained_tokens"], inputs["sources"]
+        )
         micros = inputs["micros"]
         total = torch.zeros((), device=self.args.device)
         state = self.accelerator.gradient_state
@@ -117,6 +121,8 @@ class RowTrainer(SFTTrainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Token-weighted loss over the held-out rows, the same on any number of ranks.
 
+        In a mixture also that of each source, as `eval_loss/<source>`.
+
         Raises:
             StoppedError: a rank was asked to stop; the loss is computed after the resume.
         """
@@ -126,19 +132,26 @@ class RowTrainer(SFTTrainer):
         was_training = model.training
         model.eval()
         dataset = self._dataset(self.evaluation)
-        summed = torch.zeros(2, dtype=torch.float64, device=self.args.device)
-        for step in self.evaluation.in_order():
+        names = self.evaluation.rows.names
+        shape = (max(1, len(names)), 2)  # the loss and the trained tokens of each source
+        summed = torch.zeros(shape, dtype=torch.float64, device=self.args.device)
+        for source, step in self.evaluation.in_order():
             if self.stop is not None:
                 self.stop.check(self.args.device)
             batch = dataset[step]
             for raw in batch["micros"]:
                 micro = to_device(raw, self.args.device)
                 with self.compute_loss_context_manager():
-                    summed[0] += self.summed_loss(model, micro).double()
-                summed[1] += len(micro["targets"])
+                    summed[source, 0] += self.summed_loss(model, micro).double()
+                summed[source, 1] += len(micro["targets"])
         dist.all_reduce(summed)
         model.train(was_training)
-        metrics = {"eval_loss": (summed[0] / summed[1]).item()}
+        total = summed.sum(dim=0)
+        metrics = {"eval_loss": (total[0] / total[1]).item()}
+        # Of a single file there are no names.
+        for name, (part, tokens) in zip(names, summed.tolist(), strict=False):
+            if tokens:
+                metrics[f"eval_loss/{name}"] = part / tokens
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )

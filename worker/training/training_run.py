@@ -158,8 +158,9 @@ class TrainingRun:
 
     def _schedule(self, split: SplitPaths) -> Schedule:
         degree = self.train.sequence_parallel
+        names = tuple(source.name for source in self.prepared.sources)
         return Schedule(
-            Rows.open(split),
+            Rows.open(split, names),
             seed=self.train.seed,
             batch_size=self.train.global_batch_size,
             micro_batch_size=self.micro_batch_size,
@@ -240,13 +241,18 @@ class TrainingRun:
 
     def evaluate(self) -> float | None:
         """The held-out loss now; None without held-out rows. All ranks call it."""
-        loss = self.trainer.evaluate().get("eval_loss")
+        by_source = self.trainer.evaluate()
+        loss = by_source.pop("eval_loss", None)
         if loss is not None:
             state = self.trainer.state
             if not math.isfinite(loss):
                 raise NonFiniteLossError(loss, state.global_step, "the held-out loss")
-            row = EvalLossRow(step=state.global_step, epoch=state.epoch or 0.0, eval_loss=loss)
-            self.phase.metric(row)
+            for name, value in by_source.items():
+                self.progress.add_eval_loss(name.removeprefix("eval_loss/"), value)
+            epoch = state.epoch or 0.0
+            self.phase.metric(
+                EvalLossRow(step=state.global_step, epoch=epoch, eval_loss=loss, metrics=by_source)
+            )
         return loss
 
     def on_step(self, step: StepRecord, step_s: float) -> None:
@@ -262,6 +268,9 @@ class TrainingRun:
             progress.loss_first = step.loss
         progress.tokens += sum(step.lengths)
         progress.trained_tokens += step.trained_tokens
+        names = trainer.schedule.rows.names
+        for name, counts in zip(names, step.sources, strict=True):
+            progress.add_tokens(name, counts)
         progress.train_s += step_s
         progress.peak_memory_gib = max(progress.peak_memory_gib or 0.0, step.peak_memory_gib)
         rates = self.rates.of(step, step_s)
@@ -273,6 +282,9 @@ class TrainingRun:
             grad_norm=trainer.grad_norm,
             num_tokens=progress.tokens,
             trained_tokens=progress.trained_tokens,
+            metrics={
+                f"trained_tokens/{name}": progress.sources[name].trained_tokens for name in names
+            },
             **msgspec.structs.asdict(rates),
         )
         self.phase.metric(row)

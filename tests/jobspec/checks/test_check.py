@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
 
+from jobspec.checks.check import CheckedSpec
 from jobspec.errors import DataError, JobspecError, SpecError
 from tests.support.checks import TEMPLATE, chat_line, checked, refusal
 
@@ -21,6 +23,45 @@ def test_paths_become_absolute_and_the_hash_is_filled_in(place: Path) -> None:
     assert spec.model.name == str(place / "tiny")
     assert spec.model.chat_template == str(place / "t.jinja")
     assert spec.eval.benchmark_dir == str(place / "bench")
+
+
+def checked_mixture(sources: str) -> CheckedSpec:
+    return checked("data.path=null", f"data.sources={sources}")
+
+
+def test_of_a_mixture_every_file_is_hashed_and_named(place: Path) -> None:
+    (place / "b.2.jsonl").write_text(chat_line("3+3?", "6") + "\n")
+    found = checked_mixture('[{"path": "train.jsonl"}, {"path": "b.2.jsonl", "repeat": 2}]')
+    assert found.spec.data is not None and found.spec.data.path is None
+    first, second = found.spec.data.sources
+    assert (first.path, first.name) == (str(place / "train.jsonl"), "train")
+    assert (second.path, second.name, second.repeat) == (str(place / "b.2.jsonl"), "b", 2.0)
+    assert first.sha256 == hashlib.sha256((place / "train.jsonl").read_bytes()).hexdigest()
+    assert second.sha256 == hashlib.sha256((place / "b.2.jsonl").read_bytes()).hexdigest()
+    named = [{"path": "train.jsonl", "name": "train"}, {"path": "b.2.jsonl", "name": "b"}]
+    named[1] |= {"repeat": 2}  # type: ignore[dict-item] - JSON
+    assert checked_mixture(json.dumps(named)).job == found.job
+    (place / "b.2.jsonl").write_text(chat_line("4+4?", "8") + "\n")
+    assert checked_mixture(json.dumps(named)).job != found.job
+
+
+def test_a_wrong_source_is_named_with_its_place(place: Path) -> None:
+    def wrong(path: str, **fields: str) -> JobspecError:
+        sources = json.dumps([{"path": "train.jsonl"}, {"path": path, **fields}])
+        return refusal("data.path=null", f"data.sources={sources}")
+
+    assert wrong("none.jsonl").place == "$.data.sources[1].path"
+    (place / "blank.jsonl").write_text("\n")
+    (place / "rows").mkdir()
+    for name in ("blank.jsonl", "rows"):
+        error = wrong(name)
+        assert error.place == "$.data.sources[1].path", name
+        assert name in str(error)
+    (place / "b.jsonl").write_text(chat_line("3+3?", "6") + "\n")
+    assert wrong("b.jsonl", sha256="0" * 64).place == "$.data.sources[1].sha256"
+    (place / "bad.jsonl").write_text(chat_line("3+3?", "6") + "\n{\n")
+    error = wrong("bad.jsonl")
+    assert (error.file, error.place) == (str(place / "bad.jsonl"), "row 2")
 
 
 def test_other_data_is_another_job(place: Path) -> None:

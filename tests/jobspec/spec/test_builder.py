@@ -33,7 +33,7 @@ def test_a_spec_is_written_whole() -> None:
         for f in kind.__struct_fields__
     }
     # Fields that came later are left out at their default, so that ids stay as they are.
-    later = {"sequence_parallel", "format", "ignore_fields"}
+    later = {"sequence_parallel", "format", "ignore_fields", "sources"}
     assert {field for field in fields if f'"{field}"' not in written} == later
 
 
@@ -174,6 +174,43 @@ def test_missing_data_is_said_but_refuses_nothing(tmp_path: Path) -> None:
     data.touch()
     assert missing_data(one(data=str(data))) is None
     assert missing_data(one(train=False)) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a.jsonl", {"path": "a.jsonl"}),
+        ("a.jsonl:2", {"path": "a.jsonl", "repeat": 2.0}),
+        ("a.jsonl:1.5", {"path": "a.jsonl", "repeat": 1.5}),
+        ("a.jsonl:30%", {"path": "a.jsonl", "weight": 30.0}),
+        ("math=data/a.jsonl.gz:0.5", {"name": "math", "path": "data/a.jsonl.gz", "repeat": 0.5}),
+        ("./x=1/a:b.jsonl", {"path": "./x=1/a:b.jsonl"}),
+        ("a.jsonl:two", {"path": "a.jsonl:two"}),
+    ],
+)
+def test_a_source_has_a_name_a_file_and_a_share(text: str, expected: dict[str, object]) -> None:
+    (source,) = one(sources=[text]).data.sources  # type: ignore[union-attr] - it trains
+    assert source == specs.SourceSpec(**expected)  # type: ignore[arg-type]
+
+
+def test_sources_take_the_place_of_the_data_file() -> None:
+    mixed = one(sources=["a.jsonl", "b.jsonl"], smoke=True).data
+    assert mixed is not None and mixed.path is None and mixed.max_train_samples == 64
+    by_setting = one('data.sources=[{"path": "a.jsonl"}, {"path": "b.jsonl"}]').data
+    assert by_setting is not None
+    assert (by_setting.path, by_setting.sources) == (None, mixed.sources)
+    with pytest.raises(SpecError, match="both --data and --source"):
+        one(sources=["a.jsonl"], data="b.jsonl")
+    with pytest.raises(SpecError, match="both are given"):
+        one('data.sources=[{"path": "a"}]', "data.path=b")
+    with pytest.raises(SpecError, match="also named `a`"):
+        one(sources=["a.jsonl", "other/a.jsonl"])
+    with pytest.raises(SpecError, match="has no `weight`"):
+        one(sources=["a.jsonl:70%", "b.jsonl:2"])
+    with pytest.raises(SpecError, match=r"> 0") as caught:
+        one(sources=["a.jsonl:0"])
+    assert caught.value.place == "$.data.sources[0].repeat"
+    assert "`a.jsonl`" in (missing_data(one(sources=["a.jsonl", "b.jsonl"])) or "")
 
 
 def test_write_is_repeatable_and_never_overwrites(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from worker.data import arrow_files
 from worker.data.dataset_cache import IGNORED
 from worker.data.encode import EncodedRow
 from worker.data.split import Split
+from worker.rows.jsonl import FileChunk
 from worker.training.dataset import Rows
 
 TOKENS = 2000
@@ -38,8 +39,10 @@ def test_a_start_reads_counts_and_no_row(tmp_path: Path) -> None:
     arrow_files.write_chunk(prepared.chunk(0), encoded[:600])
     arrow_files.write_chunk(prepared.chunk(1), encoded[600:])
     held_out = {3, 700}
-    split = Split(train=set(range(1, 1001)) - held_out, held_out=held_out)
-    arrow_files.write_splits(prepared, 2, split, "key")
+    train = dict.fromkeys(set(range(1, 1001)) - held_out, 1)
+    split = Split(train=train, held_out=held_out)
+    chunks = [FileChunk(tmp_path / "rows", index, 0, 0, 1) for index in range(2)]
+    arrow_files.write_splits(prepared, chunks, split, "key", mixed=False)
     file = prepared.train.rows
     assert file.stat().st_size > 15_000_000
     os.sync()
