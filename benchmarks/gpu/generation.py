@@ -38,6 +38,7 @@ def main(directory: Path, out: Path) -> None:
     seconds = time.monotonic() - began
     result = {
         "engine": choice.name,
+        "method": engine.method,
         "why": resolve_backend("auto", gpus)[1],
         "dtype": choice.weights.dtype,
         "samples": size.prompts,

@@ -97,9 +97,10 @@ def _others(results: Results) -> str:
     if "engine" in (row := results.get("generation", {})):
         energy = _number(row["joules_per_token"], 3) or "an unknown number of"
         lines.append(
-            f"- Generation: engine `{row['engine']}` ({row['why']}), {row['dtype']}, "
-            f"{row['samples']} samples at a time: {row['tokens_per_second']:,.0f} tokens/s, "
-            f"{energy} J a token; loading took {row['load_s']:.1f} s."
+            f"- Generation: engine `{row['engine']}` ({row['why']}), {row['method']}, "
+            f"{row['dtype']}, {row['samples']} samples at a time: "
+            f"{row['tokens_per_second']:,.0f} tokens/s, {energy} J a token; "
+            f"loading took {row['load_s']:.1f} s."
         )
     if "scores" in (row := results.get("demo", {})):
         lines.append(f"- Demo: {row['machine']}. {row['scores']}. It took {row['wall_s']:.0f} s.")

@@ -36,6 +36,7 @@ def test_each_kernel_here_computes_what_rows_by_themselves_do(
         pytest.skip("; ".join(reasons))
     assert kernel is not None, "every GPU since Ampere has torch's own"
     assert flash_attention.trouble(kernel, heads) is None
+    assert flash_attention.trouble(kernel, heads, train=False) is None
     draw = torch.Generator("cuda").manual_seed(0)
     tokens = sum(LENGTHS)
     q, k, v, grad = (
@@ -45,8 +46,9 @@ def test_each_kernel_here_computes_what_rows_by_themselves_do(
     exact = [x.float().requires_grad_() for x in (q, k, v)]
     expected = varlen_attention._by_row(*exact, LENGTHS, None, window)[0]
     line = [x[0].transpose(0, 1).requires_grad_() for x in (q, k, v)]
-    bounds = torch.tensor([0, *LENGTHS], device="cuda").cumsum(0).to(torch.int32)
-    found = kernel.run(*line, bounds, max(LENGTHS), None, window)
+    ends = torch.tensor([0, *LENGTHS], device="cuda").cumsum(0).to(torch.int32)
+    bounds = flash_attention.Bounds(ends, max(LENGTHS))
+    found = kernel.run(*line, bounds, bounds, None, window)
     wanted = grad[0].transpose(0, 1)
     pairs = [(found, expected)]
     for one, other in zip(

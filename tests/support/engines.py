@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import transformers
 
+from worker.inference.continuous import ContinuousEngine
 from worker.inference.hf_engine import HfEngine
 from worker.inference.requests import Sampling
 
@@ -41,6 +42,15 @@ def make_engine(family: str, tokenizer: Any) -> HfEngine:
         for parameter in model.parameters():
             parameter.mul_(4.0)  # far from uniform, so that rounding decides nothing
     return HfEngine(model, tokenizer)
+
+
+def make_continuous(
+    engine: HfEngine, in_flight: int = 7, cache_tokens: int = 2048
+) -> ContinuousEngine:
+    """Continuous batching of the same model."""
+    return ContinuousEngine(
+        engine.model, engine.responses, in_flight=in_flight, cache_tokens=cache_tokens
+    )
 
 
 def prompts(tokenizer: Any) -> dict[str, tuple[int, ...]]:

@@ -81,16 +81,17 @@ def rows(
     infinite: int | None,
 ) -> torch.Tensor:
     """[tokens, heads, head_dim] from such, refused as the kernels refuse them; wrong by `BUGS`."""
-    ends = bounds_q.tolist()
-    assert bounds_q.dtype == bounds_k.dtype == torch.int32 and ends == bounds_k.tolist()
-    assert ends[0] == 0 and ends[-1] == len(q) == len(k) == len(v)
-    assert longest_q == longest_k == max(end - at for at, end in pairwise(ends))
+    assert bounds_q.dtype == bounds_k.dtype == torch.int32
+    ends, ends_k = bounds_q.tolist(), bounds_k.tolist()
+    assert ends[0] == ends_k[0] == 0 and ends[-1] == len(q) and ends_k[-1] == len(k) == len(v)
+    assert longest_q == max(end - at for at, end in pairwise(ends))
+    assert longest_k == max(end - at for at, end in pairwise(ends_k))
     assert q.shape[1] % k.shape[1] == 0 and k.shape == v.shape
     assert all(x.stride(-1) == 1 for x in (q, k, v))
     if "raises" in BUGS:
         raise RuntimeError("CUDA error: no kernel image is available\nfor this device")
     if "leaks" in BUGS:
-        ends = [0, len(q)]
+        ends, ends_k = [0, len(q)], [0, len(k)]
     left, right = (None if side == infinite else side for side in window)
     right = 0 if causal else right
     if "window" in BUGS and left is not None:
@@ -101,7 +102,8 @@ def rows(
     # Query head h reads keys of head h // groups.
     k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
     parts = [
-        _row(q[at:end], k[at:end], v[at:end], scale, left, right) for at, end in pairwise(ends)
+        _row(q[at:end], k[at_k:end_k], v[at_k:end_k], scale, left, right)
+        for (at, end), (at_k, end_k) in zip(pairwise(ends), pairwise(ends_k), strict=True)
     ]
     return torch.cat(parts)
 
@@ -113,12 +115,17 @@ def _row(
     scale: float | None,
     *sides: int | None,
 ) -> torch.Tensor:
-    """Query i attends to keys i - left to i + right, both included; None is as far as there are."""
+    """Query i attends to keys i - left to i + right, both included; None is as far as there are.
+
+    The last query is aligned with the last key.
+    """
     left, right = sides
     exact = torch.promote_types(q.dtype, torch.float32)
     scores = torch.einsum("qhd,khd->hqk", q.to(exact), k.to(exact))
     scores = scores * (q.shape[-1] ** -0.5 if scale is None else scale)
-    ahead = torch.arange(len(k)) - torch.arange(len(q))[:, None]
+    ahead = torch.arange(len(k)) - torch.arange(len(k) - len(q), len(k))[:, None]
+    if "aligned" in BUGS:  # the first query with the first key
+        ahead = torch.arange(len(k)) - torch.arange(len(q))[:, None]
     unseen = torch.zeros_like(ahead, dtype=torch.bool)
     if left is not None:
         unseen |= ahead < -left

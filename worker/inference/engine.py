@@ -83,7 +83,13 @@ class Weights(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Engine(Protocol):
-    """Generates samples. A sample depends on its own seed and on no other sample."""
+    """Generates samples. A sample depends on its own seed and on no other sample.
+
+    Attributes:
+        method: how it generates, in words for a report.
+    """
+
+    method: str
 
     def run(self, chunks: Iterator[SampleChunk]) -> Iterator[tuple[SampleChunk, list[Generation]]]:
         """Take chunks as capacity allows; yield each with its samples, in the order asked for."""

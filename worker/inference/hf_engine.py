@@ -1,45 +1,60 @@
-"""The engine that runs anywhere: models of Transformers with our own decoding loop.
+"""The engine that runs anywhere: models of Transformers.
 
-One chunk is one batch, padded on the left; the samples of a question share the computation of its
-prompt. A chunk always holds the same requests, and every sample has its own random stream, so a
-chunk gives the same text again on the same kind of machine.
+On a GPU it is Transformers' continuous batching (see `continuous`) if that can run the model. On a
+CPU, and for other models, it is our own decoding loop: one chunk is one batch, padded on the left,
+and the samples of a question share the computation of its prompt. A chunk always holds the same
+requests, and every sample has its own random stream, so a chunk gives the same text again on the
+same kind of machine. Models with layers that carry a state, whose caches can't do that, generate
+one sample after the other.
 """
 
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
+from transformers.generation.logits_process import LogitsProcessorList
 
 from jobspec.records.evaluation import Generation
 from worker.inference.decode import Responses
-from worker.inference.engine import Weights
+from worker.inference.engine import Engine, Weights
 from worker.inference.requests import SampleChunk, SampleRequest, Sampling
 from worker.inference.sampling import draw, uniforms
+from worker.inference.streams import DrawOne, SampleStream
 from worker.kernels.gqa_decode import group_queries
+
+_log = logging.getLogger(__name__)
 
 
 class HfEngine:
-    """Transformers on the CPU, or on one GPU."""
+    """Transformers with our own decoding loop, on the CPU or on one GPU."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model = model
         group_queries(model)
         self.responses = Responses(tokenizer, model.generation_config.eos_token_id)
+        # Its settings must not change sampling in ways that the spec does not ask for.
+        model.generation_config = GenerationConfig()
         accepted = inspect.signature(model.forward).parameters
         self._extras: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
         self._positions = "position_ids" in accepted
+        self._batches = _has_selectable_cache(model)
+        self.method = "one chunk at a time" if self._batches else "one sample at a time"
 
     @classmethod
     def load(
         cls, weights: Weights, tokenizer: Any, *, context: int | None = None, in_flight: int = 1
-    ) -> HfEngine:
-        """Load the weights onto the GPU if there is one.
+    ) -> Engine:
+        """Load the weights onto the GPU if there is one, and choose how to generate with them.
 
-        `context` and `in_flight` are for engines that reserve memory or hold many chunks at a time.
+        Args:
+            context: not used; for engines that reserve memory for it.
+            in_flight: samples held at a time by continuous batching.
         """
         from transformers import AutoModelForCausalLM
 
@@ -55,7 +70,8 @@ class HfEngine:
             trust_remote_code=weights.trust_remote_code,
             **extra,
         )
-        return cls(model.to("cuda" if gpu else "cpu").eval(), tokenizer)
+        engine = cls(model.to("cuda" if gpu else "cpu").eval(), tokenizer)
+        return continuous_if_possible(engine, in_flight) if gpu else engine
 
     def run(self, chunks: Iterator[SampleChunk]) -> Iterator[tuple[SampleChunk, list[Generation]]]:
         """Generate one chunk after the other, each as one batch."""
@@ -67,12 +83,31 @@ class HfEngine:
         """Does nothing: memory is freed when the process ends."""
 
     def _chunk(self, chunk: SampleChunk) -> list[Generation]:
-        batch = _Batch(self, chunk.requests, chunk.sampling)
-        drawn = batch.decode()
+        if self._batches:
+            drawn = _Batch(self, chunk.requests, chunk.sampling).decode()
+        else:
+            drawn = [self._alone(request, chunk.sampling) for request in chunk.requests]
         return [
             self.responses.generation(request, tokens, logprob=logprob)
             for request, (tokens, logprob) in zip(chunk.requests, drawn, strict=True)
         ]
+
+    def _alone(self, request: SampleRequest, sampling: Sampling) -> tuple[list[int], float]:
+        """One sample's tokens and log-probability, with whatever cache the model has."""
+        stream = SampleStream(request.seed, sampling)
+        ids = torch.tensor([request.prompt], device=self.model.device)
+        self.model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            generation_config=GenerationConfig(
+                do_sample=False,
+                max_new_tokens=sampling.max_gen_toks,
+                eos_token_id=sorted(self.responses.eos),
+                pad_token_id=0,
+            ),
+            logits_processor=LogitsProcessorList([DrawOne(stream)]),
+        )
+        return stream.tokens, stream.logprob
 
     def forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Any:
         """One forward pass, with the logits of the last position only if the model allows that."""
@@ -82,6 +117,26 @@ class HfEngine:
         return self.model(
             input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **extras
         )
+
+
+def _has_selectable_cache(model: Any) -> bool:
+    """Whether rows of the model's cache can be selected: see `_Batch`."""
+    with torch.inference_mode():
+        ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+        cache = getattr(model(input_ids=ids, use_cache=True), "past_key_values", None)
+    layers = getattr(cache, "layers", ())
+    return bool(layers) and all(hasattr(layer, "batch_select_indices") for layer in layers)
+
+
+def continuous_if_possible(engine: HfEngine, in_flight: int) -> Engine:
+    """Continuous batching of the engine's model, or the engine itself with a line in the log."""
+    from worker.inference.continuous import ContinuousEngine
+
+    try:
+        return ContinuousEngine(engine.model, engine.responses, in_flight=in_flight)
+    except NotImplementedError as error:
+        _log.warning("no continuous batching: %s; chunks are generated one by one", error)
+        return engine
 
 
 class _Batch:

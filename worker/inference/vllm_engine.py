@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import itertools
 import os
 import signal
 import sys
@@ -27,6 +26,7 @@ from jobspec.models import config
 from jobspec.records.evaluation import Generation
 from worker.inference.decode import Responses
 from worker.inference.engine import Weights
+from worker.inference.in_flight import ChunksInFlight
 from worker.inference.requests import SampleChunk, SampleRequest, Sampling
 
 IN_FLIGHT = 256  # samples an engine holds at a time; more would only wait in vLLM's queue
@@ -43,6 +43,8 @@ class VllmEngine:
         module: the vllm package, for its `SamplingParams` and `TokensPrompt`.
         in_flight: samples held at a time; chunks are pulled while there is room.
     """
+
+    method = "continuous batching"
 
     def __init__(
         self, llm: Any, module: Any, responses: Responses, *, in_flight: int = IN_FLIGHT
@@ -88,38 +90,25 @@ class VllmEngine:
     def run(self, chunks: Iterator[SampleChunk]) -> Iterator[tuple[SampleChunk, list[Generation]]]:
         """Hold `in_flight` samples at a time; yield a chunk when its last sample has ended."""
         engine = self._llm.llm_engine
-        open_chunks: dict[int, _Open] = {}
-        numbers = itertools.count()
-        more = True
-        while more or open_chunks:
-            while more and sum(held.left for held in open_chunks.values()) < self._in_flight:
-                chunk = next(chunks, None)
-                more = chunk is not None
-                if chunk is not None:
-                    number = next(numbers)
-                    open_chunks[number] = _Open(chunk)
-                    self._submit(engine, number, chunk)
-            for output in engine.step() if open_chunks else ():
-                if not output.finished:
-                    continue
-                number, place = (int(part) for part in output.request_id.split("."))
-                held = open_chunks[number]
-                held.fill(place, self._generation(held.chunk.requests[place], output.outputs[0]))
-                if held.left == 0:
-                    del open_chunks[number]
-                    yield held.chunk, held.rows
+        held = ChunksInFlight(chunks, self._in_flight)
+        while True:
+            for name, request, sampling in held.admit():
+                prompt = self._module.TokensPrompt(prompt_token_ids=list(request.prompt))
+                params = self._module.SamplingParams(**self._fields(request, sampling))
+                engine.add_request(name, prompt, params)
+            if not held.samples:
+                return
+            for output in engine.step():
+                if output.finished:
+                    name = output.request_id
+                    row = self._generation(held.request(name), output.outputs[0])
+                    yield from held.finish(name, row)
 
     def close(self) -> None:
         """End the engine's processes, which hold the memory; safe to call again."""
         llm, self._llm = self._llm, None
         if llm is not None:
             shut_down(llm)
-
-    def _submit(self, engine: Any, number: int, chunk: SampleChunk) -> None:
-        for place, request in enumerate(chunk.requests):
-            prompt = self._module.TokensPrompt(prompt_token_ids=list(request.prompt))
-            params = self._module.SamplingParams(**self._fields(request, chunk.sampling))
-            engine.add_request(f"{number}.{place}", prompt, params)
 
     def _fields(self, request: SampleRequest, sampling: Sampling) -> dict[str, Any]:
         """Every sampling field, so that vLLM uses no default of its own."""
@@ -144,23 +133,6 @@ class VllmEngine:
     def _generation(self, request: SampleRequest, completion: Any) -> Generation:
         stopped = completion.finish_reason == "stop"
         return self._responses.generation(request, list(completion.token_ids), stopped=stopped)
-
-
-class _Open:
-    """A chunk with samples that have not ended yet."""
-
-    def __init__(self, chunk: SampleChunk) -> None:
-        self.chunk = chunk
-        self.left = len(chunk.requests)
-        self._rows: list[Generation | None] = [None] * self.left
-
-    def fill(self, place: int, row: Generation) -> None:
-        self._rows[place] = row
-        self.left -= 1
-
-    @property
-    def rows(self) -> list[Generation]:
-        return [row for row in self._rows if row is not None]
 
 
 def fail_when_killed(llm: Any) -> None:

@@ -1,11 +1,13 @@
-"""Chooses the kernel for packed rows on a GPU: FlashAttention if installed, otherwise torch's.
+"""Chooses the kernel for rows of any length on a GPU: FlashAttention if installed, or torch's.
+
+Training runs packed rows with it, and continuous batching the samples that it is generating.
 
 It calls the public function of the packages instead of torch's registry (`torch.nn.attention`,
 `activate_flash_attention_impl`). The registry changes all attention of the process, calls private
 operators whose arguments differ between versions, and raises if a kernel can't be used.
 
-A kernel is used only after a test: it runs a few small rows forwards and backwards, with the
-model's heads on the training device, and must agree with plain attention in float32 (`trouble`).
+A kernel is used only after a test: it runs a few small rows, with the model's heads on the device
+and backwards too if it is to train, and must agree with plain attention in float32 (`trouble`).
 """
 
 from __future__ import annotations
@@ -13,10 +15,10 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -24,16 +26,33 @@ from torch.nn.functional import scaled_dot_product_attention
 from jobspec.errors import SpecError
 from worker.kernels.liger import ATTENTION_PACKAGES
 
-# (query, key, value, bounds, longest, scale, window) -> out. Tensors [tokens, heads, head_dim],
-# bounds int32 [rows + 1]; the window as in `varlen_attention.segments`.
+
+class Bounds(NamedTuple):
+    """Where the rows of a tensor of tokens begin and end.
+
+    Attributes:
+        ends: int32 [rows + 1], the cumulative lengths, beginning with 0.
+        longest: tokens of the longest row.
+    """
+
+    ends: torch.Tensor
+    longest: int
+
+
+# (query, key, value, bounds of the queries, bounds of the keys, scale, window) -> out. Tensors
+# [tokens, heads, head_dim]. A row's last query is aligned with its last key; the window as in
+# `varlen_attention.segments`.
 Run = Callable[
-    [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int, float | None, int | None],
+    [torch.Tensor, torch.Tensor, torch.Tensor, Bounds, Bounds, float | None, int | None],
     torch.Tensor,
 ]
 # Fastest first. Torch's varlen attention is FlashAttention 2; the package of that name comes last,
 # for devices and versions on which torch's can't be used.
 _ORDER = ("flash_attention_3", "flash_attention_4", "torch", "flash_attention_2")
-_ROWS = (3, 70, 1, 40)  # tokens of the rows with which a kernel is tested
+# Queries and keys of the rows with which a kernel is tested: for training, and for generation,
+# where most of a row's keys come from the cache.
+_TRAINING = ((3, 3), (70, 70), (1, 1), (40, 40))
+_GENERATION = ((1, 70), (40, 40), (1, 1), (3, 43))
 _WINDOW = 9
 # Limit of the relative error (by norms). With every operation rounded to bfloat16, more than any
 # kernel does, it is 0.006; with a window that is off by one 0.28, with the wrong scale 0.17.
@@ -109,12 +128,13 @@ _PACKAGES = {
 NAMES = tuple(_PACKAGES)
 
 
-def choose(asked: str, heads: Heads) -> Kernel | None:
-    """The kernel to train with.
+def choose(asked: str, heads: Heads, *, train: bool = True) -> Kernel | None:
+    """The kernel to train or generate with.
 
     Args:
         asked: one of `NAMES`, or `auto` for the fastest kernel that passes the test.
         heads: the model's.
+        train: whether it is to train; otherwise it is to generate.
 
     Returns:
         None if no kernel can be used; only with `auto`.
@@ -124,14 +144,15 @@ def choose(asked: str, heads: Heads) -> Kernel | None:
     """
     reasons: list[str] = []
     for kernel in _candidates(asked, heads, reasons):
-        reason = trouble(kernel, heads)
+        reason = trouble(kernel, heads, train=train)
         if reason is None:
             return kernel
         reasons.append(f"{kernel.name}: {reason}")
     if asked == "auto":
         return None
     raise SpecError(
-        f"`{asked}` can't train this model on this device: {'; '.join(reasons)}",
+        f"`{asked}` can't {'train' if train else 'run'} this model on this device: "
+        f"{'; '.join(reasons)}",
         place="$.model.attn_implementation",
         hint='"auto" chooses the fastest kernel that can',
     )
@@ -178,8 +199,8 @@ def _torch_varlen(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    bounds: torch.Tensor,
-    longest: int,
+    queries: Bounds,
+    keys: Bounds,
     scale: float | None,
     window: int | None,
 ) -> torch.Tensor:
@@ -202,7 +223,7 @@ def _torch_varlen(
         q = q * (scale * q.shape[-1] ** 0.5)
     if "enable_gqa" in accepted:
         options["enable_gqa"] = q.shape[1] != k.shape[1]
-    return called(q, k, v, bounds, bounds, longest, longest, **options)
+    return called(q, k, v, queries.ends, keys.ends, queries.longest, keys.longest, **options)
 
 
 def _packaged(
@@ -211,8 +232,8 @@ def _packaged(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    bounds: torch.Tensor,
-    longest: int,
+    queries: Bounds,
+    keys: Bounds,
     scale: float | None,
     window: int | None,
 ) -> torch.Tensor:
@@ -221,10 +242,10 @@ def _packaged(
         q=q,
         k=k,
         v=v,
-        cu_seqlens_q=bounds,
-        cu_seqlens_k=bounds,
-        max_seqlen_q=longest,
-        max_seqlen_k=longest,
+        cu_seqlens_q=queries.ends,
+        cu_seqlens_k=keys.ends,
+        max_seqlen_q=queries.longest,
+        max_seqlen_k=keys.longest,
         softmax_scale=scale,
         causal=True,
         window_size=package.no_window if window is None else (window - 1, 0),
@@ -233,16 +254,16 @@ def _packaged(
     return out[0] if isinstance(out, tuple) else out
 
 
-def trouble(kernel: Kernel, heads: Heads) -> str | None:
-    """Test a kernel's values and gradients on small rows. Returns what is wrong, or None.
+def trouble(kernel: Kernel, heads: Heads, *, train: bool = True) -> str | None:
+    """Test a kernel on small rows, and its gradients if it is to train. What is wrong, or None.
 
     Do not call it within a forward pass, because it runs a backward pass. It does not change the
     random state.
     """
     try:
-        with torch.autocast(heads.device.type, enabled=False):
+        with torch.autocast(heads.device.type, enabled=False), torch.inference_mode(mode=False):
             for window in (None, _WINDOW) if heads.windowed else (None,):
-                if off := _error_of(kernel.run, heads, window):
+                if off := _error_of(kernel.run, heads, window, train):
                     return off
     except (
         Exception
@@ -251,39 +272,60 @@ def trouble(kernel: Kernel, heads: Heads) -> str | None:
     return None
 
 
-def _error_of(run: Run, heads: Heads, window: int | None) -> str | None:
-    tokens = sum(_ROWS)
+def _error_of(run: Run, heads: Heads, window: int | None, train: bool) -> str | None:
+    lengths = _TRAINING if train else _GENERATION
+    queries, keys = ([row[side] for row in lengths] for side in (0, 1))
     draw = torch.Generator(heads.device).manual_seed(0)
     q, k, v, grad = (
-        torch.randn(tokens, count, heads.size, generator=draw, device=heads.device)
+        torch.randn(sum(rows), count, heads.size, generator=draw, device=heads.device)
         .to(heads.dtype)
-        .requires_grad_()
-        for count in (heads.count, heads.shared, heads.shared, heads.count)
+        .requires_grad_(train)
+        for rows, count in (
+            (queries, heads.count),
+            (keys, heads.shared),
+            (keys, heads.shared),
+            (queries, heads.count),
+        )
     )
-    ends = torch.tensor([0, *_ROWS], device=heads.device).cumsum(0).to(torch.int32)
     # Not the default scale, so that a kernel that ignores the scale fails.
     scale = 1.3 * heads.size**-0.5
-    actual = run(q, k, v, ends, max(_ROWS), scale, window)
-    expected = _by_definition(q, k, v, scale, window)
-    pairs = zip(
-        (actual, *torch.autograd.grad(actual, (q, k, v), grad.detach())),
-        (expected, *torch.autograd.grad(expected, (q, k, v), grad.detach().to(expected.dtype))),
-        strict=True,
-    )
-    for name, (a, b) in zip(("output", "dq", "dk", "dv"), pairs, strict=True):
+    actual = run(q, k, v, _bounds(queries, heads), _bounds(keys, heads), scale, window)
+    expected = _by_definition(q, k, v, lengths, scale, window)
+    pairs = [("output", actual, expected)]
+    if train:
+        pairs += zip(
+            ("dq", "dk", "dv"),
+            torch.autograd.grad(actual, (q, k, v), grad.detach()),
+            torch.autograd.grad(expected, (q, k, v), grad.detach().to(expected.dtype)),
+            strict=True,
+        )
+    for name, a, b in pairs:
         off = ((a.float() - b.float()).norm() / b.float().norm()).item()
         if not off < _MAX_ERROR:  # also true for NaN
             return f"{name} is off by {off:.1%}{'' if window is None else ' with a window'}"
     return None
 
 
+def _bounds(lengths: Sequence[int], heads: Heads) -> Bounds:
+    ends = torch.tensor([0, *lengths], device=heads.device).cumsum(0).to(torch.int32)
+    return Bounds(ends, max(lengths))
+
+
 def _by_definition(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int | None
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    lengths: Sequence[tuple[int, int]],
+    scale: float,
+    window: int | None,
 ) -> torch.Tensor:
     """Attention in float32, with a mask that allows only keys of the same row and window."""
-    row = torch.repeat_interleave(torch.tensor(_ROWS)).to(q.device)
-    back = (at := torch.arange(len(row), device=q.device))[:, None] - at
-    seen = (row[:, None] == row) & (back >= 0) & (back < (window or len(row)))
+    queries = [(n, keys - own + i) for n, (own, keys) in enumerate(lengths) for i in range(own)]
+    cached = [(n, i) for n, (_, keys) in enumerate(lengths) for i in range(keys)]
+    row_q, at_q = torch.tensor(queries, device=q.device)[:, :, None].unbind(1)
+    row_k, at_k = torch.tensor(cached, device=q.device).unbind(1)
+    back = at_q - at_k
+    seen = (row_q == row_k) & (back >= 0) & (back < (window or len(cached)))
     out = scaled_dot_product_attention(
         *(x.float().transpose(0, 1)[None] for x in (q, k, v)),
         attn_mask=seen,

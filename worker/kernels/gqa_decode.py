@@ -12,15 +12,16 @@ from typing import Any
 import torch.nn.functional as functional
 from torch import Tensor
 
+from worker.kernels.varlen_attention import heads_of
+
 _NAME = "jobspec_grouped"
 
 
 def group_queries(model: Any) -> None:
     """Use this attention in a model on the CPU that uses `sdpa` and grouped queries."""
-    config = model.config.get_text_config()
-    shared = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    heads = heads_of(model)
     usual = getattr(model.config, "_attn_implementation", None) == "sdpa"
-    if model.device.type != "cpu" or not usual or shared == config.num_attention_heads:
+    if model.device.type != "cpu" or not usual or heads is None or heads.shared == heads.count:
         return
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS

@@ -113,7 +113,7 @@ def configure(model: Any, asked: str = "auto") -> None:
     _runs.kernel, _runs.heads, _runs.ran = None, None, {}
     if model.config._attn_implementation != NAME:
         return
-    _runs.heads = _heads(model.config.get_text_config(), model.dtype)
+    _runs.heads = heads_of(model)
     if _runs.heads is not None:
         _runs.kernel = flash_attention.choose(asked, _runs.heads)
 
@@ -123,8 +123,9 @@ def forget_runs() -> None:
     _runs.ran = {}
 
 
-def _heads(text: Any, dtype: torch.dtype) -> flash_attention.Heads | None:
+def heads_of(model: Any) -> flash_attention.Heads | None:
     """The heads of a model's attention; None if it has none or each layer has its own."""
+    text = model.config.get_text_config()
     try:
         count = text.num_attention_heads
         size = getattr(text, "head_dim", None) or text.hidden_size // count
@@ -132,7 +133,7 @@ def _heads(text: Any, dtype: torch.dtype) -> flash_attention.Heads | None:
         return None
     return flash_attention.Heads(
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
-        dtype=dtype,
+        dtype=model.dtype,
         size=size,
         count=count,
         shared=getattr(text, "num_key_value_heads", None) or count,
@@ -177,7 +178,8 @@ def segments(
     if (kernel := _kernel_for(query)) is not None:
         _runs.ran[kernel.name] = None
         q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-        return kernel.run(q, k, v, bounds, longest, scaling, window)[None], None
+        rows = flash_attention.Bounds(bounds, longest)
+        return kernel.run(q, k, v, rows, rows, scaling, window)[None], None
     _runs.ran[_BY_ROW] = None
     lengths = kwargs.get("row_lengths") or [end - at for at, end in pairwise(bounds.tolist())]
     return _by_row(query, key, value, lengths, scaling, window), None

@@ -13,12 +13,22 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+import transformers
 
 from tests.support.engine_contract import CONTRACT
-from tests.support.engines import CONFIGS, END, SAMPLING, make_engine, prompts
+from tests.support.engines import (
+    CONFIGS,
+    END,
+    SAMPLING,
+    SIZES,
+    make_continuous,
+    make_engine,
+    prompts,
+)
 from worker.evaluation.generation import plan_chunks
 from worker.inference.decode import Responses
 from worker.inference.engine import Engine, Weights
+from worker.inference.hf_engine import HfEngine
 from worker.inference.requests import SampleRequest, Sampling
 from worker.inference.vllm_engine import VllmEngine
 
@@ -72,6 +82,41 @@ def test_rows_that_leave_the_batch_change_nothing(tokenizer: Any) -> None:
         alone = msgspec.structs.replace(chunk, requests=(request,))
         ((_, (single,)),) = engine.run(iter([alone]))
         assert (single.text, single.tokens) == (row.text, row.tokens)
+
+
+STATEFUL = {
+    "mamba": lambda: transformers.MambaConfig(
+        hidden_size=32, num_hidden_layers=2, state_size=8, vocab_size=264
+    ),
+    "lfm2": lambda: transformers.Lfm2Config(
+        **SIZES, layer_types=["conv", "full_attention"], conv_L_cache=3
+    ),
+}
+
+
+@pytest.mark.parametrize("family", STATEFUL)
+def test_a_model_with_a_state_generates_one_by_one(family: str, tokenizer: Any) -> None:
+    """Each token is the likeliest after all before it, computed at once without a cache."""
+    torch.manual_seed(0)
+    config = STATEFUL[family]()
+    config.eos_token_id = tokenizer.eos_token_id
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    model.generation_config.repetition_penalty = 3.0  # a setting of the model's own
+    engine = HfEngine(model, tokenizer)
+    asked = prompts(tokenizer)
+    greedy = Sampling(max_gen_toks=8, temperature=0.0)
+    (chunk,) = plan_chunks("job", "bench", asked, 1, greedy, rows=64)
+    for row in (row for _, rows in engine.run(iter([chunk])) for row in rows):
+        ids = list(asked[row.question])
+        for _ in range(row.tokens):
+            with torch.no_grad():
+                ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+        assert row.text == tokenizer.decode(ids[len(asked[row.question]) :])
+    drawn = Sampling(max_gen_toks=8, temperature=0.8)
+    chunks = plan_chunks("job", "bench", asked, 2, drawn, rows=4)
+    first, *rest = [list(engine.run(iter(chunks))), list(engine.run(iter(chunks)))]
+    assert rest == [first]
+    assert len({row.text for _, rows in first for row in rows}) > len(asked)
 
 
 class FakeVllm:
@@ -161,12 +206,17 @@ def vllm_engine(tokenizer: Any, in_flight: int = 5, fake: FakeVllm | None = None
     return VllmEngine(fake, fake, responses, in_flight=in_flight)
 
 
-@pytest.fixture(params=["hf", "vllm", pytest.param("own classes", marks=pytest.mark.vllm)])
+@pytest.fixture(
+    params=["hf", "continuous", "vllm", pytest.param("own classes", marks=pytest.mark.vllm)]
+)
 def engine(request: pytest.FixtureRequest, tokenizer: Any) -> Engine:
     if request.param == "own classes":
         fake = OwnClasses(request.getfixturevalue("vllm"), tokenizer.eos_token_id)
         return vllm_engine(tokenizer, fake=fake)
-    return make_engine("llama", tokenizer) if request.param == "hf" else vllm_engine(tokenizer)
+    if request.param == "vllm":
+        return vllm_engine(tokenizer)
+    engine = make_engine("llama", tokenizer)
+    return engine if request.param == "hf" else make_continuous(engine)
 
 
 @pytest.mark.parametrize("promise", CONTRACT, ids=lambda promise: promise.__name__)

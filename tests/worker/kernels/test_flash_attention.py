@@ -115,9 +115,10 @@ def test_each_computes_what_rows_by_themselves_do(
     )
     for scale in (None, 0.9):
         expected = varlen_attention._by_row(q, k, v, lengths, scale, window)[0]
-        bounds = torch.tensor([0, 3, 20, 21, 30], dtype=torch.int32)
+        ends = torch.tensor([0, 3, 20, 21, 30], dtype=torch.int32)
+        bounds = flash_attention.Bounds(ends, 17)
         line = (x[0].transpose(0, 1) for x in (q, k, v))
-        found = kernel.run(*line, bounds, 17, scale, window)
+        found = kernel.run(*line, bounds, bounds, scale, window)
         torch.testing.assert_close(found, expected)
         wanted = grad[0].transpose(0, 1)
         for one, other in zip(
@@ -225,6 +226,20 @@ def test_a_kernel_that_is_wrong_or_fails_is_not_used(
     kernel = flash_attention.choose("auto", HEADS)
     assert kernel is not None and kernel.name == "sound"
     assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_to_generate_a_kernel_aligns_the_last_query_with_the_last_key(
+    name: str, have: Have
+) -> None:
+    have(*({name} - {"torch"}))
+    asked = "auto" if name == "torch" else name
+    kernel = flash_attention.choose(asked, HEADS, train=False)
+    assert kernel is not None and kernel.name == SHOWN[name]
+    flash_packages.BUGS.add("aligned")
+    assert flash_attention.trouble(kernel, HEADS) is None  # rows of training do not show it
+    wrong = flash_attention.trouble(kernel, HEADS, train=False)
+    assert wrong is not None and "output is off by" in wrong
 
 
 def _sound(run: flash_attention.Run) -> flash_attention.Run:
