@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.paths import REPOSITORY
+from tests.support.ranks import Forge, forge
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +18,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "worker.demo.tiny_model", str(directory)]
     subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
     return directory
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forge]:
+    """Starts the ranks of a file's tests as forks, without further imports."""
+    with forge(tmp_path_factory.mktemp("forge")) as running:
+        yield running

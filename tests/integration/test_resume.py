@@ -18,7 +18,7 @@ import torch
 from jobspec.queue.queue import Queue
 from jobspec.spec.schema import JobSpec
 from tests.support.queues import queue_at
-from tests.support.ranks import Forge, Run, Strike, forge, start
+from tests.support.ranks import Forge, Run, Strike, start
 from tests.support.specs import tiny_spec
 from worker.checkpoints import directories
 from worker.launch.plan import BatchPlan
@@ -28,12 +28,6 @@ pytestmark = pytest.mark.deepspeed
 STEPS = 24  # three epochs of eight
 STOPPED = [75, 75]
 SEED = int(os.environ.get("JOBSPEC_TEST_SEED") or random.randrange(1000))
-
-
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forge]:
-    with forge(tmp_path_factory.mktemp("forge")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

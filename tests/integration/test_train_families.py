@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,13 @@ from jobspec.queue.queue import Queue
 from jobspec.records.manifest import EngineSummary
 from jobspec.records.reports import TrainReport
 from tests.support.queues import queue_at
-from tests.support.ranks import Forge, Run, forge, start
+from tests.support.ranks import Forge, Run, start
 from tests.support.specs import tiny_spec, with_model
 
 pytestmark = pytest.mark.deepspeed
 
 ROWS = 24  # three steps
 NEVER = 1000  # steps
-
-
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forge]:
-    with forge(tmp_path_factory.mktemp("forge")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from jobspec.spec.schema import LoraSpec
 from jobspec.storage.layout import AttemptPaths, JobPaths
 from tests.support.nodes import launcher
 from tests.support.queues import queue_at
-from tests.support.ranks import Forge, Run, forge, start
+from tests.support.ranks import Forge, Run, start
 from tests.support.specs import tiny_spec
 from tests.support.workers import drain, ranks_of, rows
 
@@ -35,12 +35,6 @@ GENTLE: dict[str, Any] = {"num_train_epochs": 1.0, "learning_rate": 1e-3}
 def queue(tmp_path_factory: pytest.TempPathFactory) -> Queue:
     """One for all, so that rows are prepared once."""
     return queue_at(tmp_path_factory.mktemp("modes"))
-
-
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forge]:
-    with forge(tmp_path_factory.mktemp("forge")) as running:
-        yield running
 
 
 def train(
