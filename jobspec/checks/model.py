@@ -123,7 +123,9 @@ def _check_adapters(spec: JobSpec, shapes: dict[str, tuple[int, ...]], file: Pat
     for target in lora.target_modules:
         head = target.rpartition(".")[2] in _HEADS
         if head or not any(layer == target or layer.endswith(f".{target}") for layer in layers):
-            why = "cannot be adapted" if head else "does not exist"
+            why = (
+                "cannot be adapted, because training does not call it" if head else "does not exist"
+            )
             raise SpecError(
                 f"the model's module `{target}` {why}",
                 file=file,
