@@ -1,7 +1,8 @@
 """Estimates a job's disk use: final weights, weights of epochs, checkpoints while it trains.
 
-A checkpoint has the weights and, in float32, a copy of the trained ones and Adam's two moments:
-12 bytes per trained parameter (measured on ZeRO-2: 16.1 bytes a parameter with float32 weights).
+A checkpoint has the trained weights and, in float32, a copy of them and Adam's two moments: 12
+bytes per trained parameter (measured on ZeRO-2: 16.1 bytes a parameter with float32 weights). Of
+adapters, epochs keep only the adapter, and one merged model exists while an epoch is scored.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ import msgspec
 from jobspec.estimates.training_time import model_shape
 from jobspec.spec.schema import JobSpec
 
-_STATES = 3  # two are kept, and a third exists until the oldest is deleted
+_STATES = 2  # that are kept; while training, a third exists until the oldest is deleted
 _OPTIMIZER_BYTES = 12
 _DTYPE_BYTES = {"bfloat16": 2, "float32": 4}
 
 
 class Footprint(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes of a job: `stays` after it has succeeded, at most `peak` while it trains."""
+    """Bytes of a job: `stays` after it has succeeded, at most `peak` before."""
 
     stays: int
     peak: int
@@ -44,11 +45,19 @@ def footprint(spec: JobSpec, root: Path) -> Footprint | None:
     shape = model_shape(spec, root)
     if shape is None:
         return None
-    weights = shape.parameters * _DTYPE_BYTES[spec.model.dtype]
+    width = _DTYPE_BYTES[spec.model.dtype]
     trained = shape.parameters if train.lora is None else shape.adapted(train.lora.r)
-    kept = min(math.ceil(train.num_train_epochs) - 1, train.save_total_limit)
-    stays = weights * (1 + kept)
-    return Footprint(stays=stays, peak=stays + _STATES * (weights + _OPTIMIZER_BYTES * trained))
+    model, saved, state = (
+        width * shape.parameters,
+        width * trained,
+        (width + _OPTIMIZER_BYTES) * trained,
+    )
+    epochs = min(math.ceil(train.num_train_epochs) - 1, train.save_total_limit)
+    adapter = saved if train.lora is not None else 0
+    stays = model + adapter + epochs * saved
+    scores_epochs = spec.eval is not None and spec.eval.checkpoints == "all" and epochs > 0
+    merged = model if train.lora is not None and scores_epochs else 0
+    return Footprint(stays=stays, peak=stays + _STATES * state + max(state, merged))
 
 
 def together(specs: Iterable[JobSpec], root: Path) -> Footprints:

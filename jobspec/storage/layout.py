@@ -229,6 +229,10 @@ class AttemptPaths(DirectoryPaths):
         """The weights after an epoch."""
         return self.checkpoints / f"epoch-{epoch}"
 
+    def merged_epoch(self, epoch: int) -> Path:
+        """An epoch's adapter merged into the model, there only while it is scored."""
+        return partial_of(self.checkpoints / f"merged-{epoch}")
+
     @cached_property
     def write_speed(self) -> Path:
         """How fast training can save, measured before its first checkpoint."""

@@ -3,13 +3,17 @@ ATTEMPT_DIR`.
 
 Reads the attempt's `final_model` (and its epochs, with `eval.checkpoints: all`), or the spec's
 model if the job trains nothing. Leaves samples and scores in `ATTEMPT_DIR/eval/<benchmark>/`,
-those of epochs in `eval/checkpoints/<epoch>/<benchmark>/`, and last of all `eval.json`.
+those of epochs in `eval/checkpoints/<epoch>/<benchmark>/`, and last of all `eval.json`. An epoch's
+adapter is merged into the model while it is scored.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,6 +29,7 @@ from jobspec.records.metric_rows import ScoresRow
 from jobspec.records.reports import EvalReport, GenerationTiming, ModelScores
 from jobspec.spec.schema import EvalSpec
 from jobspec.storage.layout import AttemptPaths, epoch_of
+from worker.checkpoints import directories
 from worker.evaluation import benchmark_download
 from worker.inference import children
 from worker.phase import Phase, run
@@ -44,11 +49,15 @@ _ENVIRONMENT = {
 
 
 class ModelToScore(NamedTuple):
-    """One model to score: the final one, or the weights of an epoch."""
+    """One model to score: the final one, or the weights of an epoch.
+
+    With `is_adapter`, the directory holds only an adapter, to be merged into the spec's model.
+    """
 
     name: str
     directory: Path
     epoch: float | None = None
+    is_adapter: bool = False
 
     def samples(self, evaluations: Path) -> Path:
         """The directory of its benchmarks in an attempt's `eval/`."""
@@ -84,8 +93,9 @@ def evaluate(phase: Phase) -> None:
     reports: list[EvalReport] = []
     with MathGrader() as math:
         for model in models:
-            scoring = _Scoring(phase, settings, model, (len(reports), len(models)))
-            reports.append(scoring.run(loaded, native, math))
+            with _merged(phase, model) as whole:
+                scoring = _Scoring(phase, settings, whole, (len(reports), len(models)))
+                reports.append(scoring.run(loaded, native, math))
             epoch = UNSET if model.epoch is None else model.epoch
             phase.metric(ScoresRow(epoch=epoch, metrics=reports[-1].metrics))
     report = msgspec.structs.replace(
@@ -119,12 +129,34 @@ def find_models(phase: Phase) -> list[ModelToScore]:
 
 def _epochs(checkpoints: Path) -> list[ModelToScore]:
     """The weights kept of earlier epochs, in order."""
-    found = [
-        ModelToScore(path.name, path, float(epoch))
-        for path in checkpoints.glob("*")
-        if (epoch := epoch_of(path)) is not None and (path / "config.json").is_file()
-    ]
+    found: list[ModelToScore] = []
+    for path in checkpoints.glob("*"):
+        epoch, is_adapter = epoch_of(path), (path / "adapter_config.json").is_file()
+        if epoch is not None and (is_adapter or (path / "config.json").is_file()):
+            found.append(ModelToScore(path.name, path, float(epoch), is_adapter))
     return sorted(found, key=lambda model: model.epoch or 0)
+
+
+@contextlib.contextmanager
+def _merged(phase: Phase, model: ModelToScore) -> Iterator[ModelToScore]:
+    """A model that can be loaded: with its adapter merged, in a directory that exists meanwhile.
+
+    What an interrupted merge left, in this attempt or an earlier one, is deleted first.
+    """
+    if not model.is_adapter:
+        yield model
+        return
+    from worker.training import lora
+
+    whole = phase.paths.merged_epoch(epoch_of(model.directory) or 0)
+    directories.prune_earlier_attempts(phase.job, phase.paths)
+    shutil.rmtree(whole, ignore_errors=True)
+    sys.stderr.write(f"eval: merges the adapter of {model.name} into the model\n")
+    try:
+        lora.save_merged(phase.spec, model.directory, phase.paths.final_model, whole)
+        yield model._replace(directory=whole, is_adapter=False)
+    finally:
+        shutil.rmtree(whole, ignore_errors=True)
 
 
 def model_scores(

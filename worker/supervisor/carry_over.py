@@ -29,6 +29,7 @@ def carry_over(job: JobPaths, attempt: AttemptPaths, root: Path) -> list[str]:
         if phase.reused_as is not None and _reuse(phase, earlier, attempt, root):
             lines.append(phase.reused_as)
             if phase.info.trains:
+                _collect_epochs(earlier, attempt)
                 return lines
     checkpoint, damaged = directories.carry_over(job, attempt)
     lines += [f"not resumed from: {line}" for line in damaged]
@@ -56,6 +57,7 @@ def _reuse(
 
 def _collect_epochs(earlier: list[AttemptPaths], attempt: AttemptPaths) -> None:
     """Move the weights of finished epochs to the new attempt."""
+    attempt.checkpoints.mkdir(parents=True, exist_ok=True)
     for paths in earlier:
         for name in fs.list_names(paths.checkpoints):
             source, target = paths.checkpoints / name, attempt.checkpoints / name

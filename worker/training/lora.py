@@ -1,11 +1,15 @@
-"""LoRA adapters by peft: the configuration for a spec, and clearer errors."""
+"""LoRA adapters by peft: the configuration for a spec, clearer errors, merged models."""
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 from jobspec.errors import JobspecError
-from jobspec.spec.schema import LoraSpec
+from jobspec.models.config import end_tokens
+from jobspec.spec.schema import JobSpec, LoraSpec
+from worker.training import loading
 
 
 def config(lora: LoraSpec | None) -> Any:
@@ -33,3 +37,22 @@ def explained(error: ValueError, lora: LoraSpec | None) -> Exception:
         place="$.train.lora.target_modules",
         hint='"all-linear" adapts every linear layer except the output head',
     )
+
+
+def save_merged(spec: JobSpec, adapter: Path, final: Path, target: Path) -> None:
+    """Save the spec's model with an adapter merged into its weights, as training saves the last.
+
+    Args:
+        adapter: a directory that training saved.
+        final: the model that training made. All its files except the weights are copied.
+        target: where the model goes; it must not exist.
+    """
+    from peft import PeftModel
+
+    base = loading.load_model(spec, tuple(end_tokens(final)))
+    # In the dtype that it was saved in, so that it is rounded as at the end of training.
+    model: Any = PeftModel.from_pretrained(base, adapter, autocast_adapter_dtype=False)
+    model.merge_and_unload().save_pretrained(target)
+    for file in final.iterdir():
+        if file.is_file() and ".safetensors" not in file.suffixes:
+            shutil.copyfile(file, target / file.name)

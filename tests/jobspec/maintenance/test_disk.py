@@ -133,8 +133,22 @@ def test_the_disk_space_of_qwen3_8b(tmp_path: Path) -> None:
     assert full.peak == pytest.approx(4 * weights + 3 * 7 * weights, rel=0.01)
     short = footprint(spec("Qwen/Qwen3-8B", num_train_epochs=1.0), tmp_path)
     assert short is not None and short.stays == pytest.approx(weights, rel=0.01)
-    lora = footprint(spec("Qwen/Qwen3-8B", num_train_epochs=1.0, lora=LoraSpec()), tmp_path)
-    assert lora is not None and lora.peak < 5 * weights
+
+
+def test_the_disk_space_of_adapters(tmp_path: Path) -> None:
+    weights = 8_190_735_360 * 2
+    adapter = 43_646_976 * 2  # r = 16 on the seven linear layers of 36 blocks, bfloat16
+    job = spec("Qwen/Qwen3-8B", num_train_epochs=4.0, lora=LoraSpec())
+    final = footprint(job, tmp_path)
+    assert final is not None
+    assert final.stays == pytest.approx(weights + 4 * adapter, rel=0.001)
+    assert final.peak == pytest.approx(final.stays + 3 * 7 * adapter, rel=0.001)
+    assert job.eval is not None
+    scored = msgspec.structs.replace(job.eval, checkpoints="all")
+    every = footprint(msgspec.structs.replace(job, eval=scored), tmp_path)
+    assert every is not None and every.stays == final.stays
+    # Two checkpoints, and an epoch's adapter merged into the weights.
+    assert every.peak == pytest.approx(final.stays + 2 * 7 * adapter + weights, rel=0.001)
 
 
 def test_several_jobs_and_models_of_unknown_size(tmp_path: Path) -> None:

@@ -46,11 +46,13 @@ def test_prepared_rows_are_kept_while_they_are_there(job, tmp_path):
 
 def test_a_finished_training_is_moved_model_first(job, tmp_path):
     job.attempt(1).final_model.mkdir()
+    job.attempt(1).epoch(1).mkdir(parents=True)
     finish(job, 1, "train", loss=0.5)
     said = carry_over(job, job.attempt(2), tmp_path)
     assert "training had finished" in said[-1]
     assert job.attempt(2).final_model.is_dir()
     assert not job.attempt(1).final_model.exists()
+    assert job.attempt(2).epoch(1).is_dir(), "an epoch may be left to score"
     # An attempt cut off between the two moves: the summary is one attempt's, the model another's.
     job.attempt(2).done("train").unlink()
     carry_over(job, job.attempt(3), tmp_path)
