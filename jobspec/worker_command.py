@@ -25,14 +25,20 @@ from jobspec.records.base import R
 WORKER_COMMAND = "JOBSPEC_WORKER_COMMAND"
 
 
+class PackageMissing(JobspecError):  # noqa: N818 - reads as what happened
+    """A program of the worker can't run here, because a package is not installed."""
+
+
 def worker_python() -> list[str]:
     """The command for a Python with the worker's packages: this one, or the image's."""
     return shlex.split(os.environ.get(WORKER_COMMAND, "")) or [sys.executable]
 
 
-def run(module: str, arguments: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
-    """Run `python -m module` with the worker's Python, and wait until it ends."""
-    command = [*worker_python(), "-m", module, *arguments]
+def run(
+    module: str, arguments: Sequence[str] = (), *, python: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -m module` with the worker's Python (or another), and wait until it ends."""
+    command = [*(python or worker_python()), "-m", module, *arguments]
     try:
         return subprocess.run(
             command,
@@ -46,7 +52,15 @@ def run(module: str, arguments: Sequence[str] = ()) -> subprocess.CompletedProce
         raise _not_run(command, error) from error
 
 
-def ask(kind: type[R], module: str, arguments: Sequence[str], *, what: str, without: str = "") -> R:
+def ask(
+    kind: type[R],
+    module: str,
+    arguments: Sequence[str],
+    *,
+    what: str,
+    without: str = "",
+    python: Sequence[str] = (),
+) -> R:
     """Run a program of the worker and return its answer.
 
     Args:
@@ -55,11 +69,13 @@ def ask(kind: type[R], module: str, arguments: Sequence[str], *, what: str, with
         arguments: its command line.
         what: start of the message if it fails, e.g. "the rows can't be checked".
         without: an option that avoids running it, for the hint.
+        python: the command for Python, if not the worker's.
 
     Raises:
-        JobspecError: the program refused, failed, or is not installed.
+        JobspecError: the program refused or failed.
+        PackageMissing: it is not installed, or lacks a package.
     """
-    done = run(module, arguments)
+    done = run(module, arguments, python=python)
     if done.returncode == 0:
         return msgspec.json.decode(done.stdout, type=kind)
     refusal = _refusal(done)
@@ -67,7 +83,7 @@ def ask(kind: type[R], module: str, arguments: Sequence[str], *, what: str, with
         raise refusal
     missing = re.search(r"No module named '?([\w.]+)'?", done.stderr[-2000:])
     if missing is not None or "No such file" in done.stderr:
-        raise JobspecError(
+        raise PackageMissing(
             f"{what} here: `{missing[1] if missing else 'python'}` is missing",
             hint='`pip install "jobspec[worker]"`, or name the image in '
             f"${WORKER_COMMAND} (`apptainer exec worker.sif python`)"

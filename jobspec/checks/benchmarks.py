@@ -23,7 +23,7 @@ def check_benchmarks(spec: JobSpec, root: Path, file: Path) -> Iterator[str]:
     """
     if spec.eval is None:
         return
-    where = question_file.directories(spec.eval.benchmark_dir, RootPaths(root).cache / "benchmarks")
+    where = _directories(spec.eval, root)
     for directory in where[:-1]:
         if not directory.is_dir():
             raise BenchmarkError(
@@ -33,7 +33,7 @@ def check_benchmarks(spec: JobSpec, root: Path, file: Path) -> Iterator[str]:
                 hint="it should hold a JSONL file for each benchmark",
             )
     tasks = {name for directory in where for name in lm_eval_names.in_directory(directory)}
-    files = {name: _find(name, where) for name in spec.eval.benchmarks}
+    files = find_files(spec.eval, root)
     for name, path in files.items():
         if path is not None and (benchmark := registry.get(name)) is not None:
             question_file.read(benchmark, path)
@@ -43,10 +43,19 @@ def check_benchmarks(spec: JobSpec, root: Path, file: Path) -> Iterator[str]:
     yield from _look_up(unknown, spec.eval.benchmarks, file)
 
 
-def _find(name: str, where: Sequence[Path]) -> Path | None:
-    """The file of a benchmark of ours, if one of the directories has it."""
-    benchmark = registry.get(name)
-    return None if benchmark is None else question_file.find(benchmark, where)
+def find_files(evaluation: EvalSpec, root: Path) -> dict[str, Path | None]:
+    """The file of each benchmark; None for lm-eval's tasks, and where there is none here."""
+    where = _directories(evaluation, root)
+    known = {name: registry.get(name) for name in evaluation.benchmarks}
+    return {
+        name: None if benchmark is None else question_file.find(benchmark, where)
+        for name, benchmark in known.items()
+    }
+
+
+def _directories(evaluation: EvalSpec, root: Path) -> tuple[Path, ...]:
+    cache = RootPaths(root).cache / "benchmarks"
+    return question_file.directories(evaluation.benchmark_dir, cache)
 
 
 def _is_downloadable(name: str) -> bool:

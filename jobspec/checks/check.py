@@ -15,9 +15,10 @@ from typing import Any
 
 import msgspec
 
+from jobspec.checks import contamination
 from jobspec.checks import data as data_checks
 from jobspec.checks import rows as row_checks
-from jobspec.checks.benchmarks import check_benchmarks
+from jobspec.checks.benchmarks import check_benchmarks, find_files
 from jobspec.checks.data import RELATIVE_PATHS, absolute, refuse_unreadable
 from jobspec.checks.engine import check_engine
 from jobspec.checks.model import check_model
@@ -31,6 +32,7 @@ from jobspec.records.reports import RowReport
 from jobspec.spec import identity, parsing, rules, secrets
 from jobspec.spec.benchmark_settings import with_canonical_names
 from jobspec.spec.schema import EvalSpec, JobSpec
+from jobspec.worker_command import PackageMissing
 
 # Reasons for dropping rows that other tags of a think block can cause.
 _KINDS_OF_THINKING = (
@@ -93,8 +95,10 @@ def check_spec(
         tell(f"{file}: rendering and verifying the rows")
         report = _check_rows(spec, root, file)
         warnings += _check_thinking(spec, report, file)
+        warnings += contamination.warn(report.overlap)
     elif spec.data is not None:
         row_checks.check_lines(spec.data)
+        warnings += _search_for_questions(spec, root)
     return CheckedSpec(file, spec, report, evaluation_time.estimate(spec, root), warnings=warnings)
 
 
@@ -132,6 +136,20 @@ def _check_rows(spec: JobSpec, root: Path, file: Path) -> RowReport:
         raise type(error)(
             error.message, hint=hint, file=error.file or file, place=error.place
         ) from error
+
+
+def _search_for_questions(spec: JobSpec, root: Path) -> Iterator[str]:
+    """Search unchecked rows for benchmark questions; yield warnings. Raises if there are some."""
+    if spec.eval is None:
+        return
+    files = find_files(spec.eval, root)
+    if not any(files.values()):
+        yield from contamination.warn(dict.fromkeys(files))
+        return
+    try:
+        yield from contamination.warn(row_checks.search_for_questions(spec, root).overlap)
+    except PackageMissing as error:
+        yield f"{error.message}; prepare searches them before training"
 
 
 def _check_thinking(spec: JobSpec, report: RowReport, file: Path) -> Iterator[str]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -20,8 +21,7 @@ import msgspec
 from jobspec import worker_command
 from jobspec.benchmarks import lm_eval_names as tasknames
 from jobspec.errors import DataError, MalformedRow
-from jobspec.records.answers import Preview
-from jobspec.records.base import R
+from jobspec.records.answers import Contamination, Preview
 from jobspec.records.reports import RowReport
 from jobspec.spec import identity
 from jobspec.spec.schema import DataSpec, JobSpec
@@ -89,30 +89,50 @@ def check_rows(spec: JobSpec, root: Path) -> RowReport:
         JobspecError: a row was refused, or the worker's packages are not installed here.
     """
     with _spec_file(spec) as file, _root_or_temporary(root) as place:
-        return run_prepare(RowReport, ["--check", file, "--root", place])
+        return worker_command.ask(
+            RowReport,
+            "worker.data.check_command",
+            ["--check", file, "--root", place],
+            what="the rows can't be checked",
+            without="--no-row-check",
+        )
 
 
-def preview(spec: JobSpec, root: Path, row: int, source: str | None = None) -> Preview:
-    """Return one row (counted from 1) as the worker renders it, with its trained span.
+def search_for_questions(spec: JobSpec, root: Path) -> Contamination:
+    """Search the rows for the benchmarks' questions, where the rows themselves are not checked.
 
-    Args:
-        source: the name of its source in a mixture; by default the first one.
+    This always runs in this environment: it needs neither tokenizer nor model.
+
+    Raises:
+        JobspecError: a row contains a question, or the rows can't be read here.
     """
     with _spec_file(spec) as file, _root_or_temporary(root) as place:
-        asked = ["--preview", file, "--row", str(row), "--root", place]
-        asked += [] if source is None else ["--source", source]
-        return run_prepare(Preview, asked)
+        return worker_command.ask(
+            Contamination,
+            "worker.contamination.search_command",
+            [file, "--root", place],
+            what="the rows can't be searched for benchmark questions",
+            python=[sys.executable],
+        )
 
 
-def run_prepare(kind: type[R], arguments: Sequence[str]) -> R:
-    """Run `python -m worker.data.check_command` and return its answer. Raises what it refused."""
-    return worker_command.ask(
-        kind,
-        "worker.data.check_command",
-        arguments,
-        what="the rows can't be checked",
-        without="--no-row-check",
-    )
+def preview(
+    spec: JobSpec, root: Path, row: int | None = None, source: str | None = None
+) -> Preview:
+    """One row (counted from 1) as the worker renders it; by default the first, with an overview.
+
+    Args:
+        source: the name of the row's source in a mixture; by default the first one.
+    """
+    asked = [] if row is None else ["--row", str(row)]
+    asked += [] if source is None else ["--source", source]
+    with _spec_file(spec) as file, _root_or_temporary(root) as place:
+        return worker_command.ask(
+            Preview,
+            "worker.preview.preview_command",
+            [file, "--root", place, *asked],
+            what="the rows can't be shown",
+        )
 
 
 def lm_eval_names() -> set[str] | None:

@@ -22,7 +22,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Write and check": {
         "new": ("new", "Write spec files: one experiment or a grid."),
         "validate": ("specs", "Check specs without enqueueing them."),
-        "preview": ("specs", "Show which tokens of a data row are trained."),
+        "preview": ("preview", "Show the data: counts, duplicates, a row as trained."),
         "schema": ("specs", "Print the JSON Schema of a spec."),
         "benchmarks": ("benchmarks", "List benchmarks, and where their questions are."),
     },

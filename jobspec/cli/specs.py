@@ -1,4 +1,4 @@
-"""`jobspec validate`, `enqueue`, `preview` and `schema`: check specs and enqueue them."""
+"""`jobspec validate`, `enqueue` and `schema`: check specs and enqueue them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 import click
 import msgspec
 
-from jobspec.checks import check, rows
+from jobspec.checks import check
 from jobspec.checks.check import CheckedSpec
 from jobspec.cli.common import JSON_KEY, common, current_root, priority_option, wants_json
 from jobspec.cli.disk import say_disk
-from jobspec.cli.output import complain, duration, emit, emit_struct, interactive, plural, say, warn
+from jobspec.cli.output import complain, duration, emit, interactive, plural, say, warn
+from jobspec.cli.preview import row_lines
 from jobspec.errors import JobspecError
 from jobspec.estimates import disk_need, training_time
 from jobspec.estimates.evaluation_time import EvaluationEstimate
@@ -23,9 +24,6 @@ from jobspec.models.devices import Device
 from jobspec.models.devices import device as find_device
 from jobspec.queue.job import Job
 from jobspec.queue.queue import Queue
-from jobspec.records.answers import Preview
-from jobspec.records.mixture import SourceReport
-from jobspec.records.reports import RowReport
 from jobspec.spec import parsing
 from jobspec.storage.layout import RootPaths
 
@@ -113,36 +111,6 @@ def enqueue(files: tuple[Path, ...], row_check: bool, priority: int) -> None:
 
 
 @click.command()
-@click.argument("file", metavar="SPEC", type=click.Path(dir_okay=False, path_type=Path))
-@click.option(
-    "--row",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Line number of the row in the data file.",
-)
-@click.option("--source", help="Name of the row's source in a mixture.  [default: the first]")
-@common
-def preview(file: Path, row: int, source: str | None) -> None:
-    """Show one row of the data as the model sees it, with the trained tokens marked.
-
-    \b
-    jobspec preview specs/qwen3-8b-lr1e-5.json --row 17
-
-    The loss is computed on the marked tokens only. --json also prints token ids and labels.
-    """
-    completed = check.complete(parsing.load(file), file)
-    if completed.data is None:
-        raise JobspecError(
-            "this spec trains nothing, so there is no row to show", file=file, place="$.train"
-        )
-    shown = rows.preview(completed, current_root(), row, source)
-    if wants_json():
-        return emit_struct(shown)
-    return _print_row(shown)
-
-
-@click.command()
 @common
 def schema() -> None:
     """Print the JSON Schema of a spec, for editors and other languages.
@@ -201,7 +169,7 @@ def say_findings(one: CheckedSpec) -> None:
     for warning in one.warnings:
         warn(f"{one.file}: {warning}")
     if one.rows is not None:
-        for line in _row_lines(one.rows):
+        for line in row_lines(one.rows):
             say(f"{one.file}: {line}")
         if one.spec.train is not None:
             say(f"{one.file}: {_steps_line(training_time.steps(one.spec.train, one.rows))}")
@@ -268,41 +236,6 @@ def _scoring_line(scoring: EvaluationEstimate) -> str:
     return f"scoring generates {scoring.tokens_at_most:,} tokens at most; {typical}; {hours}"
 
 
-def _row_lines(report: RowReport) -> list[str]:
-    sampled = 0 < report.rows_selected < report.rows_in
-    selected = f", {report.rows_selected:,} selected" if sampled else ""
-    kept = f"{report.rows_train:,} to train on, {report.rows_eval:,} held out"
-    lines = [f"{plural(report.rows_in, 'row')}{selected}: {kept}"]
-    if report.dropped:
-        why = ", ".join(f"{n:,} {kind.replace('_', ' ')}" for kind, n in report.dropped.items())
-        lines[0] += f", {sum(report.dropped.values()):,} dropped ({why})"
-    if report.tokens:
-        fraction = report.trained_tokens / report.tokens
-        lines.append(
-            f"{report.tokens:,} tokens, {report.trained_tokens:,} of them trained ({fraction:.0%})"
-        )
-    if report.length_percentiles:
-        spread = ", ".join(f"{name} {n:,.0f}" for name, n in report.length_percentiles.items())
-        lines[-1] += f"; tokens per row: {spread}"
-    lines += map(_source_line, report.sources)
-    for row in sorted(report.first_dropped, key=lambda row: row.row):
-        of = f" of {row.source}" if row.source else ""
-        lines.append(f"row {row.row}{of}, dropped as {row.kind}: {row.reason}")
-    return lines
-
-
-def _source_line(source: SourceReport) -> str:
-    """`source math: 40 rows, each 2.5 times: 95 to train on, …`."""
-    times = "" if source.repeat == 1 else f", each {source.repeat:.4g} times"
-    dropped = sum(source.dropped.values())
-    return (
-        f"source {source.name}: {plural(source.rows_in, 'row')}{times}: "
-        f"{source.train.rows:,} to train on, {source.eval.rows:,} held out"
-        + (f", {dropped:,} dropped" if dropped else "")
-        + f"; {source.train.trained_tokens:,} trained tokens in an epoch"
-    )
-
-
 def checked_json(one: CheckedSpec) -> dict[str, Any]:
     """What `validate --json` and `enqueue --json` print about one spec."""
     return {
@@ -317,28 +250,3 @@ def checked_json(one: CheckedSpec) -> dict[str, Any]:
         "training": one.training,
         "scoring": one.scoring,
     }
-
-
-def _print_row(shown: Preview) -> None:
-    """Print the rendered row. Trained text is green on a terminal, and between marks elsewhere."""
-    if shown.dropped:
-        warn(f"row {shown.row} is not trained on: {shown.dropped}")
-    for name in shown.unrendered:
-        warn(f"`{name}` carries text that is not rendered; data.ignore_fields may list it")
-    text, trained = shown.text, shown.supervised_text
-    start = text.rfind(trained) if trained else -1
-    labels = shown.labels
-    count = sum(label != -100 for label in labels)
-    say(f"row {shown.row}: {plural(len(labels), 'token')}, {count:,} trained", fg="cyan")
-    if shown.format:
-        say(shown.format, fg="cyan")
-    if start < 0:
-        click.echo(text)
-        return
-    before, after = text[:start], text[start + len(trained) :]
-    if interactive():
-        marked = click.style(trained, fg="green", bold=True)
-        click.echo(click.style(before, dim=True) + marked + click.style(after, dim=True))
-    else:
-        rest = f"\n{after}" if after.strip() else ""
-        click.echo(f"{before}\n>>> trained\n{trained}\n<<< trained{rest}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from jobspec.errors import JobspecError
 from jobspec.records.base import UNSET, Record, UnsetType
+from jobspec.records.overview import DataOverview
+from jobspec.records.reports import Overlap
 
 
 class ErrorDetails(Record, frozen=True, kw_only=True):
@@ -28,6 +30,12 @@ class ErrorAnswer(Record, frozen=True, kw_only=True):
     error: ErrorDetails
 
 
+class Contamination(Record, frozen=True, kw_only=True):
+    """By benchmark of a spec, its questions in the data; null where they are not available."""
+
+    overlap: dict[str, Overlap | None]
+
+
 class Preview(Record, frozen=True, kw_only=True):
     """One row as it is trained on.
 
@@ -36,6 +44,7 @@ class Preview(Record, frozen=True, kw_only=True):
         dropped: why the row is not trained on; then there are no ids.
         format: how the data is stored, and the format of its rows.
         unrendered: fields of this row whose text is not rendered; the data is refused for them.
+        overview: of all rows, unless a row was asked for.
     """
 
     schema: int = 1
@@ -47,6 +56,7 @@ class Preview(Record, frozen=True, kw_only=True):
     labels: tuple[int, ...] = ()
     supervised_text: str = ""
     dropped: str | None = None
+    overview: DataOverview | UnsetType = UNSET
 
 
 class VllmAnswer(Record, frozen=True, kw_only=True):

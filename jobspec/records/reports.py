@@ -54,6 +54,7 @@ class DatasetReport(Record, frozen=True, kw_only=True):
             of rows to train on is of an epoch, with repeats.
         dropped: number of rows by kind of reason.
         first_dropped: the first row of each kind; in a mixture, of each kind and source.
+        over_long_tokens: of the rows that are dropped because they are too long.
         unrendered: fields with text that is not rendered and that the spec does not ignore.
         length_percentiles: `p50`, `p90`, `p99` and `max`.
         file_sizes: bytes of each file of the cache, by its relative path.
@@ -65,6 +66,7 @@ class DatasetReport(Record, frozen=True, kw_only=True):
     rows_train: int = 0
     rows_eval: int = 0
     dropped: dict[str, int] = msgspec.field(default_factory=dict[str, int])
+    over_long_tokens: int = 0
     first_dropped: tuple[DroppedExample, ...] = ()
     unrendered: tuple[UnrenderedField, ...] = ()
     prompts: int = 0
@@ -90,11 +92,15 @@ class DatasetReport(Record, frozen=True, kw_only=True):
 
 
 class Overlap(Record, frozen=True, kw_only=True):
-    """How many questions of a benchmark occur in a data file.
+    """How many questions of a benchmark occur in a data file; rows are counted from 1.
 
     Attributes:
         judged: questions that are long enough to be looked for.
-        examples: pairs of a question's id and a row, counted from 1.
+        examples: pairs of a question's id and the first row with it.
+        rows: the first 1,000 rows with a question. In a mixture, rows are counted on from file to
+            file.
+        first_source: index of the file with the first of these rows.
+        first_row: the number of that row in its file.
     """
 
     questions: int
@@ -102,6 +108,9 @@ class Overlap(Record, frozen=True, kw_only=True):
     questions_found: int
     rows_found: int
     examples: tuple[tuple[str, int], ...] = ()
+    rows: tuple[int, ...] = ()
+    first_source: int = 0
+    first_row: int = 0
 
 
 class PrepareReport(DatasetReport, frozen=True, kw_only=True):
@@ -137,6 +146,7 @@ class RowReport(Record, frozen=True, kw_only=True):
     rows_train: int = 0
     rows_eval: int = 0
     dropped: dict[str, int] = msgspec.field(default_factory=dict[str, int])
+    over_long_tokens: int = 0
     first_dropped: tuple[DroppedRow, ...] = ()
     prompts: int = 0
     tokens: int = 0
@@ -148,6 +158,7 @@ class RowReport(Record, frozen=True, kw_only=True):
     rows_without_thinking: int = 0
     rows_with_think_end_token: int = 0
     think_end_in_template: bool = False
+    overlap: dict[str, Overlap | None] = msgspec.field(default_factory=dict[str, Overlap | None])
     cached: bool = False
     seconds: float = 0.0
     sources: tuple[SourceReport, ...] = ()
@@ -155,7 +166,8 @@ class RowReport(Record, frozen=True, kw_only=True):
     @classmethod
     def of(cls, report: PrepareReport, passes: Passes, longest_micro_batch: int) -> RowReport:
         """The row check's part of a prepare report, with what it counted itself."""
-        part = msgspec.convert(report, cls, from_attributes=True)
+        plain = msgspec.structs.replace(report, first_dropped=())  # an UNSET source is no value
+        part = msgspec.convert(plain, cls, from_attributes=True)
         dropped = (
             DroppedRow(row=r.row, kind=r.kind, reason=r.reason, source=r.source)
             for r in report.first_dropped

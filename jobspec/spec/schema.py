@@ -107,6 +107,7 @@ class DataSpec(Spec, frozen=True, kw_only=True):
     format: Annotated[RowFormat, ADDED_LATER] = "auto"
     ignore_fields: Annotated[tuple[Text, ...], ADDED_LATER] = ()
     sources: Annotated[tuple[SourceSpec, ...], ADDED_LATER] = ()
+    allow_contaminated: Annotated[bool, ADDED_LATER] = False
 
 
 class LoraSpec(Spec, frozen=True, kw_only=True):

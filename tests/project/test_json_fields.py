@@ -22,7 +22,7 @@ from jobspec.estimates import disk_need, evaluation_time, memory, training_time
 from jobspec.maintenance import archive, disk
 from jobspec.monitoring import status, workers
 from jobspec.queue import admission
-from jobspec.records import evaluation, manifest, mixture, reports
+from jobspec.records import evaluation, manifest, mixture, overview, reports
 from jobspec.records.attempt import PhaseTime, Result
 from jobspec.relay.verify import Verification
 from jobspec.results import calibration, comparison, table
@@ -51,6 +51,7 @@ DOCUMENTED: list[type] = [
     Compared, protocol.Differing, comparison.Difference, evaluation.Sample,
     calibration.CalibrationRow,
     Verification,
+    overview.DataOverview, overview.HistogramBin, overview.Duplicates, overview.NearDuplicate,
     reports.RowReport, reports.DroppedRow, mixture.TokenCounts, reports.Passes,
     training_time.Steps, training_time.TrainingEstimate, memory.Memory,
     evaluation_time.EvaluationEstimate, evaluation_time.BenchmarkEstimate, disk_need.Footprints,

@@ -35,7 +35,8 @@ JOBSPEC_ROOMS = (
     *("dashboard", "doctor", "cli", "__main__"),
 )
 WORKER_ROOMS = (
-    *("imports", "thinking", "host", "process", "phase", "launch", "rows", "data"),
+    *("imports", "thinking", "host", "process", "phase", "answer", "launch", "rows"),
+    *("contamination", "data", "preview"),
     *("checkpoints", "kernels", "packing", "training", "inference", "evaluation"),
     *("phases", "supervisor"),
     *("fetch", "demo", "__main__"),

@@ -30,6 +30,7 @@ from jobspec.storage.layout import AttemptPaths
 from tests.support.commands import environment
 from tests.support.models import model_dir
 from tests.support.paths import REPOSITORY
+from tests.support.prepared import write_rows
 from tests.support.queues import ended, fail, report_progress
 from tests.support.scores import write_evaluation
 from tests.support.specs import base_spec
@@ -110,9 +111,13 @@ def make(place: Path) -> None:
         shutil.copyfile(rows, work / name)
     _model(work / "out/checkpoint-900")
     (place / "benchmarks").mkdir()
+    # Other questions than the demo's, whose rows contain those.
+    asked = [
+        {"id": f"{i}", "problem": f"How many letters come before number {i}?", "answer": f"{i}"}
+        for i in range(26)
+    ]
     for name in ("math500", "aime24", "aime25"):
-        asked = place / "scratch/demo/benchmarks/aime_demo.jsonl"
-        shutil.copyfile(asked, place / f"benchmarks/{name}.jsonl")
+        write_rows(place / f"benchmarks/{name}.jsonl", asked)
     for folder in ("fs/ess", "fs/project/me", "fs/scratch", "bin"):
         (place / folder).mkdir(parents=True)
     for name, arguments in (("jobspec", "-m jobspec.cli "), ("python", "")):

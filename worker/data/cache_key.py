@@ -9,12 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jobspec.errors import DataError, ModelError, TemplateError, data_changed
+from jobspec.errors import DataError, ModelError, TemplateError
 from jobspec.models import config
 from jobspec.records.base import UNSET, UnsetType
 from jobspec.spec.schema import DataSpec, JobSpec, TrainSpec
-from jobspec.spec.sources import errors_at, group_place, list_sources
-from jobspec.storage import data_files
+from jobspec.spec.sources import list_sources
 from jobspec.storage.layout import RootPaths
 from worker.data.chat_template import ChatTemplate
 from worker.data.encode import RowEncoder
@@ -26,8 +25,8 @@ from worker.thinking import ThinkTags
 
 # Part of every key. Raise it when the same inputs give other rows, another report or other files
 # (2: token counts in a file of their own; 3: tool calls in one form, fields that are not rendered;
-# 4: other held-out prompts).
-VERSION = 4
+# 4: other held-out prompts; 5: tokens of rows that are too long).
+VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class PrepareInputs:
         data, train = spec.data, spec.train
         if data is None or train is None:
             raise DataError("the spec trains nothing", place="$.data", hint="nothing to prepare")
-        sha256 = _digest(data)
+        sha256 = data_sources.digest(data)
         tokenizer = load_tokenizer_facts(spec.model, root)
         _check_positions(train.max_length, tokenizer.model_dir)
         tags = ThinkTags.closed_by(spec.eval.think_end_token if spec.eval is not None else None)
@@ -108,46 +107,6 @@ class PrepareInputs:
             require_think=self.data.require_think,
             embedded=self.tokenizer.embedded,
         )
-
-
-def _digest(data: DataSpec) -> str:
-    """The SHA-256 of all data: of the file, or of the sources' hashes and how they are read.
-
-    Raises:
-        DataError: a file is missing, empty, or differs from the hash in the spec.
-    """
-    hashes: list[str] = []
-    for index, source in enumerate(list_sources(data)):
-        group = group_place(data, index)
-        with errors_at(f"{group}.path"):
-            sha256 = _hash(Path(source.path).expanduser().absolute(), source.sha256, group)
-        hashes.append(sha256 if data.path is not None else f"{sha256}  {source.format}\n")
-    if data.path is not None:
-        return hashes[0]
-    return hashlib.sha256("".join(hashes).encode()).hexdigest()
-
-
-def _hash(path: Path, expected: str | None, group: str) -> str:
-    place = f"{group}.path"
-    try:
-        actual, size = data_files.digest(path)
-    except OSError as error:
-        raise DataError(
-            f"can't be read: {error.strerror}",
-            file=path,
-            place=place,
-            hint="it must name a JSONL file that every worker can read",
-        ) from error
-    if size == 0:
-        raise DataError("is empty", file=path, place=place, hint="is it still being written?")
-    if expected is not None and actual != expected:
-        raise DataError(
-            data_changed(actual, expected),
-            file=path,
-            place=f"{group}.sha256",
-            hint="restore the old data, or enqueue a new spec for the new data",
-        )
-    return actual
 
 
 def _check_positions(max_length: int, model_dir: Path) -> None:

@@ -6,6 +6,7 @@ hashes the inputs and returns the cached report.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
@@ -27,14 +28,17 @@ from jobspec.records.reports import (
 from jobspec.spec.schema import JobSpec
 from jobspec.storage import fs, tempfiles
 from jobspec.storage.layout import PreparedPaths, RootPaths
-from worker.data import contamination, dataset_cache, parallel_map, split
+from worker.contamination import overlap
+from worker.data import dataset_cache, split
 from worker.data.arrow_files import write_splits
 from worker.data.cache_key import PrepareInputs
 from worker.data.encode import TEMPLATE_KINDS, DropKind
 from worker.data.report import RowCounts
 from worker.data.split import Split
 from worker.data.tokenize import KeptRow, TokenizeTask, tokenize_chunk
+from worker.rows import parallel_map
 from worker.rows.data_sources import DataSources
+from worker.rows.row_source import rows_named_by_file
 
 Progress = Callable[[float, float, str], None]
 
@@ -54,12 +58,23 @@ def prepare(
 ) -> PrepareReport:
     """Prepare a spec's rows unless they are in the cache, and return their report.
 
-    Several processes may do so at once. The rows of the first one to finish are published
-    atomically; the others are dropped.
-
     Raises:
-        DataError, ModelError, TemplateError, BenchmarkError: the inputs are wrong.
+        DataError, ModelError, TemplateError, BenchmarkError: the inputs are wrong, or the rows must
+            not be trained on (`refuse`).
         DiskFull, RootError: the shared directory is full or not writable; no partial rows stay.
+    """
+    report, inputs = find_or_prepare(spec, root, progress)
+    refuse(report, inputs)
+    return report
+
+
+def find_or_prepare(
+    spec: JobSpec, root: RootPaths, progress: Progress = lambda done, total, unit: None
+) -> tuple[PrepareReport, PrepareInputs]:
+    """The report of a spec's rows, prepared or from the cache, even if they must not be trained on.
+
+    Several processes may do so at once. The rows of the first one to finish are published
+    atomically; the others are dropped. Raises what `prepare` raises, except for `refuse`.
     """
     started = time.monotonic()
     try:
@@ -67,19 +82,16 @@ def prepare(
         with DataSources(inputs.sources, root.prepared) as sources:
             # The contamination check forks processes. Writing rows starts threads, after which a
             # process must not fork, so the check comes first.
-            overlaps = contamination.report(spec.eval, sources, inputs.data_sha256, root)
+            overlaps = overlap.report(spec.eval, sources, inputs.data_sha256, root)
             prepared = root.prepared_rows(inputs.key)
             report = dataset_cache.find(prepared)
             cached = report is not None
             if report is None:
                 report = _prepare_rows(inputs, sources, prepared, progress)
-            _refuse_unknown_tokens(report, inputs)
-            _refuse_bad_rows(report, inputs)
-            _refuse_unrendered_text(report, inputs)
     except PermissionError as error:
         hint = "prepare needs to write to its cache"
         raise RootError(f"not writable: {error}", file=root.root, hint=hint) from error
-    return PrepareReport(
+    made = PrepareReport(
         **msgspec.structs.asdict(report),
         key=inputs.key,
         dir=str(prepared.dir.relative_to(root.root)),
@@ -87,6 +99,18 @@ def prepare(
         overlap=overlaps,
         seconds=round(time.monotonic() - started, 3),
     )
+    return made, inputs
+
+
+def refuse(report: PrepareReport, inputs: PrepareInputs) -> None:
+    """Raise DataError, ModelError or TemplateError if the rows must not be trained on."""
+    with contextlib.ExitStack() as stack:
+        for source in inputs.sources:
+            stack.enter_context(rows_named_by_file(source.file))
+        overlap.refuse(report.overlap, inputs.data)
+        _refuse_unknown_tokens(report, inputs)
+        _refuse_bad_rows(report, inputs)
+        _refuse_unrendered_text(report, inputs)
 
 
 def _prepare_rows(

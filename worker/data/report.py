@@ -52,6 +52,7 @@ class RowCounts:
             rows_train=len(train),
             rows_eval=len(held_out),
             dropped=self._dropped_by_kind(),
+            over_long_tokens=sum(self._dropped_lengths),
             first_dropped=tuple(_example(row, sources) for row in self._first.values()),
             unrendered=tuple(
                 _unrendered(name, positions, sources)

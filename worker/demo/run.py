@@ -34,6 +34,7 @@ TUNED_AT_LEAST = 0.8
 METRIC = f"bench/{tiny_model.BENCHMARK}/avg_at_4"
 _SETTINGS = {
     "model.dtype": "float32",
+    "data.allow_contaminated": True,  # the benchmark asks what the rows teach
     "train.num_train_epochs": 10,
     "train.max_length": 512,
     "train.per_device_train_batch_size": 4,
@@ -107,7 +108,7 @@ def _specs(directory: Path) -> list[str]:
     kept = [
         part
         for key, value in _SETTINGS.items()
-        if not key.startswith("train.")
+        if not key.startswith(("train.", "data."))
         for part in _set(key, value)
     ]
     untrained = ["--set", "train=null", "--set", "data=null", "--name", "demo-untrained"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import hashlib
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+from jobspec.errors import DataError, data_changed
 from jobspec.spec.schema import DataSpec
 from jobspec.spec.sources import errors_at, group_place, list_sources
+from jobspec.storage import data_files
 from worker.rows.jsonl import Scan
 from worker.rows.row import RowParser
 from worker.rows.row_source import RowSource, rows_named_by_file
@@ -46,6 +49,46 @@ def sources_of(data: DataSpec) -> tuple[DataSource, ...]:
         parser = RowParser(file, source.format or "auto", ignored)
         found.append(DataSource(file, parser, group_place(data, index), source.name or ""))
     return tuple(found)
+
+
+def digest(data: DataSpec) -> str:
+    """The SHA-256 of all data: of the file, or of the sources' hashes and how they are read.
+
+    Raises:
+        DataError: a file is missing, empty, or differs from the hash in the spec.
+    """
+    hashes: list[str] = []
+    for index, source in enumerate(list_sources(data)):
+        group = group_place(data, index)
+        with errors_at(f"{group}.path"):
+            sha256 = _hash(Path(source.path).expanduser().absolute(), source.sha256, group)
+        hashes.append(sha256 if data.path is not None else f"{sha256}  {source.format}\n")
+    if data.path is not None:
+        return hashes[0]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _hash(path: Path, expected: str | None, group: str) -> str:
+    place = f"{group}.path"
+    try:
+        actual, size = data_files.digest(path)
+    except OSError as error:
+        raise DataError(
+            f"can't be read: {error.strerror}",
+            file=path,
+            place=place,
+            hint="it must name a JSONL file that every worker can read",
+        ) from error
+    if size == 0:
+        raise DataError("is empty", file=path, place=place, hint="is it still being written?")
+    if expected is not None and actual != expected:
+        raise DataError(
+            data_changed(actual, expected),
+            file=path,
+            place=f"{group}.sha256",
+            hint="restore the old data, or enqueue a new spec for the new data",
+        )
+    return actual
 
 
 class DataSources:

@@ -24,6 +24,7 @@ _MESSAGE_FIELDS = frozenset({"role", "content", "tool_calls", "tool_call_id", *C
 _CALL_FIELDS = frozenset({"id", "type", "function", "name", "arguments"})
 _FUNCTION_FIELDS = frozenset({"name", "arguments"})
 _PART_FIELDS = frozenset({"type", "text"})
+_NAMES = frozenset({"role", "type", "id", "tool_call_id"})  # fields that hold no text
 _NOT_TRAINED = ("train", "trainable", "loss")  # false on the final turn: do not train it
 
 
@@ -63,6 +64,10 @@ class ChatRow:
         """A hash of all messages before the final turn, equal for rows with the same prompt."""
         data = msgspec.json.encode(self.messages[:-1], order="sorted")
         return hashlib.blake2b(data, digest_size=12).digest()
+
+    def texts(self, messages: list[Message] | None = None) -> list[str]:
+        """Every text of its messages (or of some): contents, reasoning, arguments of calls."""
+        return list(_texts_in(self.messages if messages is None else messages))
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +205,18 @@ def _inner_fields(objects: list[dict[str, Any]], known: frozenset[str]) -> Itera
         for key in one.keys() - known:
             if carries_text(one[key]):
                 yield TextField(key)
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for one in value:
+            yield from _texts_in(one)
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            if key not in _NAMES:
+                yield from _texts_in(one)
 
 
 def _repeats_message(value: Any, messages: list[Message]) -> bool:

@@ -1,4 +1,4 @@
-"""The real commands on specs: new, validate, enqueue, preview, schema."""
+"""The real commands on specs: new, validate, enqueue, schema."""
 
 from __future__ import annotations
 
@@ -169,37 +169,6 @@ def test_enqueue_where_no_root_can_be(place: Path) -> None:
     (place / "file").touch()
     done = jobspec("enqueue", UNCHECKED, spec, "--root", "file/r", cwd=place, code=1)
     assert "file/r" in done.stderr and "hint: " in done.stderr
-
-
-def test_preview_of_a_spec_that_trains_nothing(place: Path) -> None:
-    spec = new(place, "--model", "a/b", "--no-train")
-    assert "there is no row to show" in jobspec("preview", spec, cwd=place, code=1).stderr
-
-
-def test_preview_marks_what_is_trained(place: Path) -> None:
-    image = place / "image"
-    # Stands for an image: answers as `worker.data.check_command --preview` does (tested in
-    # test_check.py).
-    shown = {
-        "schema": 1,
-        "row": 2,
-        "format": "UTF-8, JSON lines, rows in the format `messages`",
-        "unrendered": ["note"],
-        "text": "<|user|>2+2?<|assistant|>4</s>\n",
-        "input_ids": [1, 2, 3],
-        "labels": [-100, 2, 3],
-        "supervised_text": "4</s>",
-        "dropped": None,
-    }
-    image.write_text(f"#!/bin/sh\ncat <<'E'\n{json.dumps(shown)}\nE\n")
-    image.chmod(0o755)
-    spec = new(place, "--model", "a/b")
-    env = {"JOBSPEC_WORKER_COMMAND": str(image)}
-    done = jobspec("preview", spec, "--row", "2", cwd=place, **env)
-    assert done.stdout == "<|user|>2+2?<|assistant|>\n>>> trained\n4</s>\n<<< trained\n"
-    assert "3 tokens, 2 trained" in done.stderr
-    assert shown["format"] in done.stderr and "`note` carries text" in done.stderr
-    assert jobspec_json("preview", spec, "--row", "2", cwd=place, **env) == shown
 
 
 def test_schema_is_a_json_schema_of_specs() -> None:

@@ -195,8 +195,8 @@ def test_a_root_that_is_not_writable_is_named(model: Path, kept_tokenizers: Path
     code = (
         "import os, sys\nfrom pathlib import Path\n"
         "from jobspec.spec import parsing as spec\nfrom jobspec.storage.layout import RootPaths\n"
-        "from worker.data import check_command\n"
-        "check_command.PrepareInputs.of(spec.load(sys.argv[2]), RootPaths(Path(sys.argv[4])))\n"
+        "from worker.data import cache_key, check_command\n"
+        "cache_key.PrepareInputs.of(spec.load(sys.argv[2]), RootPaths(Path(sys.argv[4])))\n"
         "if os.geteuid() == 0:\n    os.seteuid(65534)\n"
         "check_command.main()"
     )

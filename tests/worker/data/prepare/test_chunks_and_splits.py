@@ -63,7 +63,7 @@ def test_the_longest_micro_batch_is_of_the_kind_that_will_be_trained(
 
 
 POOL = """
-from worker.data import parallel_map as pool
+from worker.rows import parallel_map as pool
 from jobspec.errors import DataError
 def fail(item):
     if item >= 20:
@@ -86,7 +86,7 @@ def test_the_pool_keeps_order_and_raises_the_first_error() -> None:
 def test_the_pool_dies_with_the_process_that_made_it() -> None:
     code = (
         "import os, sys, time\n"
-        "from worker.data import parallel_map as pool\n"
+        "from worker.rows import parallel_map as pool\n"
         "def work(item):\n    os.write(1, b'%d\\n' % os.getpid())\n    time.sleep(60 * item)\n"
         "list(pool.map_in_order(work, [1, 1], processes=2))"
     )

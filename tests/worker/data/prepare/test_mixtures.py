@@ -18,8 +18,8 @@ from jobspec.storage.layout import PreparedPaths, RootPaths
 from tests.support.prepared import Rows, assistant, read_split, sums, user, write_rows
 from tests.support.specs import job_spec
 from worker.data import dataset_cache
-from worker.data.check_command import preview
 from worker.data.pipeline import prepare
+from worker.preview.overview import show_row
 
 
 def mixed_spec(model: Path, *sources: dict[str, Any], **changes: Any) -> JobSpec:
@@ -247,14 +247,14 @@ def test_a_row_of_any_source_can_be_shown(
     root: RootPaths, model: Path, files: dict[str, Path]
 ) -> None:
     spec = mixed_spec(model, {"path": files["a"]}, {"path": files["b"]})
-    assert "a 0?" in preview(spec, root, 1).text
-    shown = preview(spec, root, 3, "b")
+    assert "a 0?" in show_row(spec, root, 1).text
+    shown = show_row(spec, root, 3, "b")
     assert "b 2?" in shown.text and "gzip" in shown.format
     with pytest.raises(DataError, match="no source `c`") as caught:
-        preview(spec, root, 1, "c")
+        show_row(spec, root, 1, "c")
     assert caught.value.hint == "its sources are a, b"
     with pytest.raises(DataError, match="has no row 21"):
-        preview(spec, root, 21, "b")
+        show_row(spec, root, 21, "b")
 
 
 def test_a_spec_with_wrong_sources_is_refused(model: Path) -> None:

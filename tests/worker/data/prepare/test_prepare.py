@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -12,7 +14,7 @@ from jobspec.errors import DataError, TemplateError
 from jobspec.records.reports import PrepareReport
 from jobspec.storage.layout import JobPaths, RootPaths
 from tests.support.models import CHATML, OPENING, model_dir
-from tests.support.paths import stems
+from tests.support.paths import REPOSITORY, stems
 from tests.support.prepared import (
     Rows,
     assistant,
@@ -24,9 +26,9 @@ from tests.support.prepared import (
 )
 from tests.support.queues import attempt_of
 from tests.support.specs import train_spec, write_spec
-from worker.data.check_command import preview
 from worker.data.dataset_cache import IGNORED
 from worker.data.pipeline import prepare
+from worker.preview.overview import show_row
 
 
 def test_the_phase_leaves_rows_and_a_report(root: RootPaths, model: Path, data: Path) -> None:
@@ -54,7 +56,7 @@ def test_the_phase_leaves_rows_and_a_report(root: RootPaths, model: Path, data: 
     assert trained == report.trained_tokens
     assert report.train.tokens + report.eval.tokens == report.tokens
     for row in rows:
-        shown = preview(train_spec(model, data), root, row["row"])
+        shown = show_row(train_spec(model, data), root, row["row"])
         assert (list(shown.input_ids), list(shown.labels)) == (row["input_ids"], row["labels"])
 
 
@@ -74,7 +76,9 @@ def test_check_and_preview_print_json_alone(
     file = write_spec(tmp_path / "spec.json", train_spec(model, data))
     checked = json.loads(run_prepare("--check", file, "--root", root.root).stdout)
     assert (checked["rows_in"], checked["cached"]) == (40, False)
-    shown = json.loads(run_prepare("--preview", file, "--row", "3", "--root", root.root).stdout)
+    asked = [str(file), "--row", "3", "--root", str(root.root)]
+    command = [sys.executable, "-W", "error", "-m", "worker.preview.preview_command", *asked]
+    shown = json.loads(subprocess.check_output(command, cwd=REPOSITORY))
     assert shown["supervised_text"] == "<think>Twice 2.</think>4<|im_end|>"
     assert shown["text"].startswith("<|im_start|>user\nWhat is 2 + 2?<|im_end|>")
     assert len(shown["input_ids"]) == len(shown["labels"])
@@ -117,13 +121,13 @@ def test_output_of_a_models_own_code_is_not_read_as_the_answer(
 def test_preview_of_a_dropped_row_says_why(root: RootPaths, model: Path, tmp_path: Path) -> None:
     rows = [*sums(1), {"messages": [user("a"), assistant("<think>b")]}]
     made = train_spec(model, write_rows(tmp_path / "rows.jsonl", rows))
-    shown = preview(made, root, 2)
+    shown = show_row(made, root, 2)
     assert shown.dropped.startswith("unclosed_thinking: ")
     assert shown.text.endswith("<think>b<|im_end|>\n")
     assert shown.labels == ()
     for number in (0, 3):
         with pytest.raises(DataError, match=f"no row {number}"):
-            preview(made, root, number)
+            show_row(made, root, number)
 
 
 def long_rows(count: int) -> Rows:
@@ -206,4 +210,4 @@ def test_the_prompt_is_the_one_met_at_inference(
     template.write_text("{{ '<|im_start|>system\\nmode ' ~ mode ~ '<|im_end|>\\n' }}" + CHATML)
     named = {"name": str(model), "chat_template": str(template)}
     made = train_spec(model, data, model=named, eval__chat_template_kwargs={"mode": "deep"})
-    assert preview(made, root, 1).text.startswith("<|im_start|>system\nmode deep<|im_end|>")
+    assert show_row(made, root, 1).text.startswith("<|im_start|>system\nmode deep<|im_end|>")

@@ -14,8 +14,8 @@ from jobspec.storage.layout import RootPaths
 from tests.support.models import CHATML
 from tests.support.prepared import assistant, read_split, run_prepare, sums, user, write_rows
 from tests.support.specs import train_spec, write_spec
-from worker.data.check_command import preview
 from worker.data.pipeline import prepare
+from worker.preview.overview import show_row
 
 
 def with_fields(count: int, **fields: Any) -> list[dict[str, Any]]:
@@ -59,12 +59,12 @@ def test_a_field_that_the_template_renders_is_no_loss(
         model={"name": str(model), "chat_template": str(template)},
     )
     assert prepare(made, root).rows_kept == 20
-    assert "merryWhat is" in preview(made, root, 1).text
+    assert "merryWhat is" in show_row(made, root, 1).text
     rows[0]["messages"][1]["moods"] = "sad"
     write_rows(tmp_path / "rows.jsonl", rows)
     with pytest.raises(DataError, match="`moods` in 1 row"):
         prepare(made, root)
-    assert preview(made, root, 1).unrendered == ("moods",)
+    assert show_row(made, root, 1).unrendered == ("moods",)
 
 
 def test_rows_marked_as_not_trained_are_dropped_and_counted(
@@ -111,7 +111,7 @@ def test_every_format_gives_the_same_tokens(
     report = prepare(made, root)
     for split in ("train", "eval"):
         assert read_split(root, report, split) == read_split(root, plain, split)
-    shown = preview(made, root, 3)
+    shown = show_row(made, root, 3)
     assert shown.format == f"gzip, UTF-16, JSON array, rows in the format `{name}`"
     assert shown.supervised_text == "<think>Twice 2.</think>4<|im_end|>"
     with pytest.raises(DataError, match="20 of 20 rows"):

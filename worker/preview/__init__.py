@@ -1,0 +1,1 @@
+"""Shows a data file before it is trained on: counts, lengths, duplicates, single rows."""
