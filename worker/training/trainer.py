@@ -148,8 +148,8 @@ class RowTrainer(SFTTrainer):
         model.train(was_training)
         total = summed.sum(dim=0)
         metrics = {"eval_loss": (total[0] / total[1]).item()}
-        # Of a single file there are no names.
-        for name, (part, tokens) in zip(names, summed.tolist(), strict=False):
+        parts: list[Any] = summed.tolist() if names else []
+        for name, (part, tokens) in zip(names, parts, strict=True):
             if tokens:
                 metrics[f"eval_loss/{name}"] = part / tokens
         self.control = self.callback_handler.on_evaluate(
