@@ -10,6 +10,7 @@ from jobspec.cli.common import common, current_root, wants_json
 from jobspec.cli.output import emit_struct, say
 from jobspec.doctor import run as doctors
 from jobspec.doctor.measurements import CheckResult, Diagnosis, Recommendation
+from jobspec.records.answers import MachineFact
 
 _COLOURS = {"ok": "green", "warn": "yellow", "bad": "red"}
 
@@ -33,15 +34,16 @@ _COLOURS = {"ok": "green", "warn": "yellow", "bad": "red"}
 )
 @common
 def doctor(wait_for: int, peer: str | None, seconds: float) -> None:
-    """Measure the root's filesystem and recommend settings.
+    """Say what this machine can do, measure the root's filesystem, and recommend settings.
 
     \b
     jobspec doctor
     srun -N2 --ntasks-per-node=1 jobspec doctor --wait-for 2
 
-    It measures renames by several threads or hosts at once, how late changes become visible,
-    fsync, clocks, permissions, path lengths, free space and notifications. It deletes all its
-    files. If the root does not exist yet, it measures the directory that would contain it.
+    It lists GPUs, packages, kernels, engine, scheduler and container, with the command that closes
+    each gap. It measures renames by several threads or hosts at once, how late changes become
+    visible, fsync, clocks, permissions, path lengths, free space and notifications. It deletes all
+    its files. If the root does not exist yet, it measures the directory that would contain it.
     """
     diagnosis = doctors.examine(
         current_root(), seconds=seconds, name=peer, wait_for=wait_for, log=say
@@ -55,11 +57,21 @@ def doctor(wait_for: int, peer: str | None, seconds: float) -> None:
 
 
 def _lines(diagnosis: Diagnosis) -> Iterator[str]:
+    yield click.style(diagnosis.host, bold=True)
+    yield from _machine_lines(diagnosis.machine)
+    yield ""
     yield click.style(diagnosis.root, bold=True)
     yield from _check_lines(diagnosis.checks)
     if diagnosis.advice is not None:
         yield ""
         yield from _recommendation_lines(diagnosis.advice)
+
+
+def _machine_lines(facts: list[MachineFact]) -> Iterator[str]:
+    for fact in facts:
+        mark = click.style(f"{fact.severity:<4}", fg=_COLOURS[fact.severity])
+        mend = f"  {click.style('→', fg='cyan')} {fact.command}" if fact.command else ""
+        yield f"  {mark}  {fact.subject:<13}  {fact.message}{mend}"
 
 
 def _check_lines(results: list[CheckResult]) -> Iterator[str]:

@@ -11,6 +11,7 @@ import msgspec
 
 from jobspec.checks import check
 from jobspec.checks.check import CheckedSpec
+from jobspec.checks.machine import check_machine
 from jobspec.cli.common import JSON_KEY, common, current_root, priority_option, wants_json
 from jobspec.cli.disk import say_disk
 from jobspec.cli.output import complain, duration, emit, interactive, plural, say, warn
@@ -138,6 +139,8 @@ def _check_all(
         device: also predict memory and hours of training on this device.
         gpus: the number of devices to predict for.
     """
+    for warning in check_machine():
+        warn(warning)
     checked: list[CheckedSpec] = []
     failed: list[JobspecError] = []
     for file in files:

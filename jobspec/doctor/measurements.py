@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from jobspec.records.answers import MachineFact
+
 
 class VisibilityLag(msgspec.Struct, frozen=True, kw_only=True):
     """How late `watcher` and `actor` saw each other's changes, at most.
@@ -131,7 +133,7 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
-    """`doctor --json`, field by field."""
+    """`doctor --json`, field by field. `machine` is what this machine can do."""
 
     schema: int = 1
     root: str
@@ -139,6 +141,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     place: Location
     tmpdir: Location
     measured: Measurements | None
+    machine: list[MachineFact] = []
     checks: list[CheckResult]
     advice: Recommendation | None
     seconds: float

@@ -1,4 +1,4 @@
-"""`jobspec doctor`: measure what a root's filesystem really does.
+"""`jobspec doctor`: what this machine can do, and what a root's filesystem really does.
 
 Everything happens in directories with temporary names beside the queue's own, which are removed
 afterwards. What a killed run leaves is swept by the next one, or by `jobspec fsck`.
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from jobspec.doctor import diagnosis, probes, session
+from jobspec.doctor import diagnosis, probes, session, summary
 from jobspec.doctor.measurements import Diagnosis, JointMeasurement, Measurements
 from jobspec.errors import DiskFull, JobspecError
 from jobspec.records import base as records
@@ -59,6 +59,7 @@ def examine(
         place=location,
         tmpdir=tmpdir,
         measured=measured,
+        machine=list(summary.summarize(results, location.filesystem)),
         checks=results,
         advice=recommended,
         seconds=time.monotonic() - started,

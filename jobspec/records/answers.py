@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from jobspec.errors import JobspecError
 from jobspec.records.base import UNSET, Record, UnsetType
 from jobspec.records.overview import DataOverview
@@ -70,6 +72,26 @@ class VllmAnswer(Record, frozen=True, kw_only=True):
     installed: bool
     problem: str | None = None
     command: str | None = None
+
+
+class MachineFact(Record, frozen=True, kw_only=True):
+    """One thing that a machine has or lacks.
+
+    Attributes:
+        subject: what it is about, in one or two words.
+        command: what mends a gap; None where there is nothing to do.
+    """
+
+    subject: str
+    severity: Literal["ok", "warn", "bad"]
+    message: str
+    command: str | None = None
+
+
+class MachineAnswer(Record, frozen=True, kw_only=True):
+    """What the worker's Python can do on this machine."""
+
+    facts: tuple[MachineFact, ...]
 
 
 class Fetched(Record, frozen=True, kw_only=True):

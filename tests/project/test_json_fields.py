@@ -22,7 +22,7 @@ from jobspec.estimates import disk_need, evaluation_time, memory, training_time
 from jobspec.maintenance import archive, disk
 from jobspec.monitoring import status, workers
 from jobspec.queue import admission
-from jobspec.records import evaluation, manifest, mixture, overview, reports
+from jobspec.records import answers, evaluation, manifest, mixture, overview, reports
 from jobspec.records.attempt import PhaseTime, Result
 from jobspec.relay.verify import Verification
 from jobspec.results import calibration, comparison, table
@@ -58,7 +58,7 @@ DOCUMENTED: list[type] = [
     disk.Room, disk.Usage, archive.Archived, admission.Quarantined, Site,
     doctor.Diagnosis, doctor.Location, doctor.FreeSpace, doctor.Measurements, doctor.Costs,
     doctor.Timing, doctor.ServerClock, doctor.JointMeasurement, doctor.VisibilityLag,
-    doctor.RaceResult, doctor.CheckResult, doctor.Recommendation,
+    doctor.RaceResult, doctor.CheckResult, doctor.Recommendation, answers.MachineFact,
 ]  # fmt: skip
 # Objects that commands put together: held against what they print.
 PUT_TOGETHER = {

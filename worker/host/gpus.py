@@ -14,11 +14,19 @@ from jobspec.errors import JobspecError
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU that this process may use, as NVML reports it."""
+    """One GPU that this process may use, as NVML reports it.
+
+    Attributes:
+        memory_gib: all of its memory.
+        used_gib: what the driver and processes use now.
+        processes: their ids. Empty too where the driver does not show those of other users.
+    """
 
     name: str
     memory_gib: float
     uncorrected_errors: int = 0
+    used_gib: float = 0.0
+    processes: tuple[int, ...] = ()
 
 
 class GpuError(JobspecError):
@@ -99,8 +107,18 @@ def _gpu(nvml: Any, handle: Any) -> Gpu:
         )
     except nvml.NVMLError:
         errors = 0  # ECC is off or not supported
-    memory = float(nvml.nvmlDeviceGetMemoryInfo(handle).total)
-    return Gpu(str(nvml.nvmlDeviceGetName(handle)), memory / 2**30, int(errors))
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    try:
+        running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
+    except nvml.NVMLError:
+        running = []  # not supported, or not permitted
+    return Gpu(
+        name=str(nvml.nvmlDeviceGetName(handle)),
+        memory_gib=float(memory.total) / 2**30,
+        uncorrected_errors=int(errors),
+        used_gib=float(memory.used) / 2**30,
+        processes=tuple(int(process.pid) for process in running),
+    )
 
 
 def _chosen(masked: str, count: int) -> list[int]:

@@ -30,6 +30,7 @@ for index in range(torch.cuda.device_count()):
 assert torch.cuda.device_count(), "torch sees no GPU: driver and CUDA build do not match"
 """
 _SITE_TIMEOUT_S = 60.0
+_HELD_GIB = 2.0  # the driver itself uses up to about 1 GiB of a GPU
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,11 @@ class Finding:
 class Fitness:
     """Runs the checks, and keeps the results of expensive ones for one or ten minutes."""
 
-    def __init__(self, root: Path, tmp: Path) -> None:
+    def __init__(self, root: Path, tmp: Path, gpus: int | None = None) -> None:
+        """`gpus`: how many the worker uses; by default all that it may use."""
         self._root = root
         self._tmp = tmp
+        self._gpus = gpus
         self._asked_at = float("-inf")
         self._site: list[Finding] = []
         self._rarely_at = float("-inf")
@@ -59,7 +62,7 @@ class Fitness:
         now = time.monotonic()
         if now - self._asked_at > _ASK_EVERY_S:
             self._asked_at = now
-            self._site = [*missing_gpus(), *site_check()]
+            self._site = [*missing_gpus(), *held_gpus(self._gpus), *site_check()]
         if now - self._rarely_at > _RARELY_S:
             self._rarely_at = now
             self._rare = [
@@ -106,6 +109,30 @@ def missing_gpus(env: Mapping[str, str] = os.environ) -> list[Finding]:
     ]
 
 
+def held_gpus(count: int | None = None) -> list[Finding]:
+    """GPUs whose memory other processes use. No job of this worker runs when it is called.
+
+    Args:
+        count: how many GPUs the worker uses, the first ones; None for all.
+    """
+    return [
+        Finding(
+            "gpu memory",
+            f"{_holders(gpu)} uses {gpu.used_gib:.1f} of {gpu.memory_gib:.1f} GiB of GPU {index} "
+            f"({gpu.name})",
+            "end it if it is yours (`nvidia-smi` lists processes), or exclude this node",
+        )
+        for index, gpu in enumerate(gpus.answering()[:count])
+        if gpu.used_gib > _HELD_GIB
+    ]
+
+
+def _holders(gpu: gpus.Gpu) -> str:
+    if not gpu.processes:
+        return "another process"
+    return f"process {' or '.join(map(str, gpu.processes))}"
+
+
 def unallocatable_gpus() -> list[Finding]:
     """GPUs on which memory can't be allocated. A child process tries it with torch."""
     if not gpus.answering():
@@ -136,13 +163,23 @@ def wrong_versions() -> list[Finding]:
     if vllm.problem is not None:
         message = f"{vllm.problem}; run `{vllm.command}`"
         findings.append(Finding("vllm", message, "or `pip uninstall` it, if no job needs vLLM"))
+    return [*findings, *wrong_driver()]
+
+
+def wrong_driver() -> list[Finding]:
+    """A driver older than the CUDA version that torch was built for, or a torch without CUDA."""
     driver = gpus.cuda_of_driver()
-    if driver is not None and gpus.answering():
-        message = versions.cuda_disagreement(driver, versions.cuda_of_torch())
-        if message is not None:
-            hint = "install the torch build for this driver, or use nodes with a newer one"
-            findings.append(Finding("driver", message, hint))
-    return findings
+    if driver is None or not gpus.answering():
+        return []
+    message = versions.cuda_disagreement(driver, versions.cuda_of_torch())
+    if message is None:
+        return []
+    cuda = ".".join(map(str, driver))
+    hint = (
+        "run `pip install --force-reinstall torch --index-url URL`, with the URL of PyTorch's "
+        f"wheels for CUDA {cuda}, or use nodes with a newer driver"
+    )
+    return [Finding("driver", message, hint)]
 
 
 def wrong_root(root: Path) -> list[Finding]:

@@ -87,7 +87,7 @@ class Worker:
         self._others: bool | None = None
         self._histories: dict[Ticket, AttemptHistory] = {}
         self._scheduler, self._next_scheduler_check = detect.scheduler(), 0.0
-        self._fitness = preflight.Fitness(self.root, self.tmp)
+        self._fitness = preflight.Fitness(self.root, self.tmp, devices.count)
 
     def run(self) -> int:
         """Run jobs until there is a reason to stop. Returns the process's exit code."""

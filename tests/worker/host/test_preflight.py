@@ -12,6 +12,7 @@ import pytest
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
 from jobspec.records.queue_files import Format
+from tests.support.nvml import pretend_gpus
 from worker.host import disk, preflight, versions
 from worker.host.preflight import Fitness
 
@@ -93,6 +94,33 @@ def test_a_failing_driver_does_not_count_as_a_node_without_gpus(
     assert finding.of_node
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # asked to work without
     assert preflight.missing_gpus({}) == []
+
+
+def test_gpu_memory_of_another_process_keeps_the_worker_from_claiming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pretend_gpus(monkeypatch, 2)
+    assert preflight.held_gpus() == []
+    pretend_gpus(monkeypatch, 2, used_gib=12.3, processes=(4242,))
+    first, second = preflight.held_gpus()
+    assert first.message == ("process 4242 uses 12.3 of 80.0 GiB of GPU 0 (NVIDIA H100 80GB HBM3)")
+    assert "GPU 1" in second.message and "nvidia-smi" in first.hint and first.of_node
+    assert len(preflight.held_gpus(1)) == 1  # the other GPU is not this worker's
+    pretend_gpus(monkeypatch, used_gib=12.3)
+    (hidden,) = preflight.held_gpus()
+    assert hidden.message.startswith("another process uses")
+    fitness = Fitness(Queue.create(tmp_path).paths.root, Path("/tmp"), 1)
+    assert "gpu memory" in {finding.check for finding in fitness.findings()}
+
+
+def test_an_old_driver_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch):
+    pretend_gpus(monkeypatch, driver=12080)
+    monkeypatch.setattr(versions, "cuda_of_torch", lambda: (13, 0))
+    (finding,) = preflight.wrong_driver()
+    assert finding.message == "the driver supports CUDA 12.8, but torch was built for 13.0"
+    assert "pip install --force-reinstall torch" in finding.hint and "CUDA 12.8" in finding.hint
+    monkeypatch.setattr(versions, "cuda_of_torch", lambda: (12, 6))
+    assert preflight.wrong_driver() == []
 
 
 def test_a_clock_far_from_the_roots_is_seen(tmp_path: Path):

@@ -1,0 +1,50 @@
+"""NVML of a machine with GPUs that this one does not have."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pynvml
+import pytest
+
+
+def pretend_gpus(
+    monkeypatch: pytest.MonkeyPatch,
+    count: int = 1,
+    *,
+    used_gib: float = 0.6,
+    processes: tuple[int, ...] = (),
+    driver: int = 13000,
+) -> None:
+    """Let NVML report this many GPUs of 80 GiB.
+
+    Args:
+        used_gib: memory that is in use on each.
+        processes: the ids of the processes that use it; none is as if they were hidden.
+        driver: the CUDA version of the driver, as NVML encodes it: 12080 is 12.8.
+    """
+
+    def memory(handle: int) -> Any:
+        return SimpleNamespace(total=80 * 2**30, used=int(used_gib * 2**30))
+
+    def running(handle: int) -> list[Any]:
+        return [SimpleNamespace(pid=pid, usedGpuMemory=None) for pid in processes]
+
+    def errors(*given: Any) -> int:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+    answers = {
+        "nvmlInit": lambda: None,
+        "nvmlShutdown": lambda: None,
+        "nvmlDeviceGetCount": lambda: count,
+        "nvmlDeviceGetHandleByIndex": lambda index: index,
+        "nvmlDeviceGetName": lambda handle: "NVIDIA H100 80GB HBM3",
+        "nvmlDeviceGetMemoryInfo": memory,
+        "nvmlDeviceGetComputeRunningProcesses": running,
+        "nvmlDeviceGetTotalEccErrors": errors,
+        "nvmlSystemGetCudaDriverVersion_v2": lambda: driver,
+    }
+    for name, answer in answers.items():
+        monkeypatch.setattr(pynvml, name, answer)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
