@@ -45,17 +45,20 @@ from transformers import Olmo3ForCausalLM
 
 
 class Poisoned(Olmo3ForCausalLM):
-    """A model that is as good as destroyed once it was trained."""
+    """A model that computes NaN in evaluations once its weights have changed."""
 
-    trained = False
+    untrained = None
 
     def __init__(self, config):
         super().__init__(config)
         self.model.norm.register_forward_hook(self.poison)
 
     def poison(self, module, args, output):
-        self.trained = self.trained or self.training
-        return output * float("nan") if self.trained and not self.training else output
+        weight = module.weight.detach().clone()
+        if self.untrained is None:
+            self.untrained = weight
+        changed = bool((weight != self.untrained).any())
+        return output * float("nan") if changed and not self.training else output
 '''
 
 
@@ -150,6 +153,7 @@ def test_a_held_out_loss_that_is_not_finite_ends_the_job(
     end = end_of(queue, job.id)
     assert end.reason is Reason.FAILED
     assert "the held-out loss is nan at step" in end.message
+    assert (end.step or 0) > 0, "the untrained model's was finite"
     assert "train.learning_rate" in (end.hint or "")
     assert not queue.paths.job(job.id).attempt(2).dir.exists()
     assert "held-out loss is nan" in jobspec("status", "--root", queue.paths.root).stdout

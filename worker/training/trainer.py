@@ -9,6 +9,7 @@ The loss is the sum over trained tokens divided by the trained tokens of the glo
 from __future__ import annotations
 
 import shutil
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,7 +215,7 @@ class RowTrainer(SFTTrainer):
             self._tokenizer.save_pretrained(str(path / "tokenizer"))
         except Exception as error:
             raise ModelError(
-                f"the trained model could not be saved: {' '.join(str(error).split())[:300]}",
+                f"the trained model could not be saved: {textwrap.shorten(str(error), 300)}",
                 hint="mend the model's own files: config.json, generation_config.json, tokenizer",
             ) from error
         finally:

@@ -37,7 +37,7 @@ from worker.training import lora
 from worker.training.callbacks import Milestones, StepReporter
 from worker.training.dataset import Rows, Schedule
 from worker.training.deepspeed_config import deepspeed_config
-from worker.training.errors import NonFiniteLossError, StoppedError
+from worker.training.errors import NonFiniteHeldOutLossError, NonFiniteLossError, StoppedError
 from worker.training.flops import FlopModel
 from worker.training.loading import check_model, load_model, load_tokenizer
 from worker.training.records import StepRecord
@@ -246,7 +246,7 @@ class TrainingRun:
         if loss is not None:
             state = self.trainer.state
             if not math.isfinite(loss):
-                raise NonFiniteLossError(loss, state.global_step, "the held-out loss")
+                raise NonFiniteHeldOutLossError(loss, state.global_step)
             for name, value in by_source.items():
                 self.progress.add_eval_loss(name.removeprefix("eval_loss/"), value)
             epoch = state.epoch or 0.0
