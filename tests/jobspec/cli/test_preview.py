@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from jobspec.cli.preview import overview_lines
+from jobspec.cli.preview import overview_lines, row_lines
+from jobspec.records.mixture import SourceReport, TokenCounts
 from jobspec.records.overview import DataOverview, Duplicates, HistogramBin, NearDuplicate
 from jobspec.records.reports import DroppedRow, Overlap, RowReport
 from tests.support.commands import jobspec, jobspec_json
@@ -159,3 +160,29 @@ def test_where_nothing_is_wrong_it_says_so() -> None:
     assert "no row is longer than max_length 64; nothing is truncated" in lines
     assert "exact duplicates: none" in lines
     assert "near duplicates: none; 3 rows compared" in lines
+
+
+def test_rows_are_counted_by_source() -> None:
+    report = RowReport(
+        rows_in=60,
+        rows_train=105,
+        rows_eval=3,
+        first_dropped=(DroppedRow(row=9, kind="malformed", reason="no role", source="math"),),
+        sources=(
+            SourceReport(name="chat", rows_in=40, train=TokenCounts(rows=38, trained_tokens=4100)),
+            SourceReport(
+                name="math",
+                rows_in=20,
+                dropped={"malformed": 1},
+                repeat=3.53,
+                train=TokenCounts(rows=67, trained_tokens=900),
+                eval=TokenCounts(rows=1),
+            ),
+        ),
+    )
+    assert row_lines(report)[1:] == [
+        "source chat: 40 rows: 38 to train on, 0 held out; 4,100 trained tokens in an epoch",
+        "source math: 20 rows, each 3.53 times: 67 to train on, 1 held out, 1 dropped; "
+        "900 trained tokens in an epoch",
+        "row 9 of math, dropped as malformed: no role",
+    ]
