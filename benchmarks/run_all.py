@@ -31,6 +31,7 @@ ALL = {
     "start": "start --runs 5",
     "idle": "idle --seconds 5",
     "status": "status",
+    "preview": "preview",
     "relay": "relay --seconds 60",
     "train": "train --runs 5",
     "evaluate": "evaluate --runs 5",
@@ -40,6 +41,7 @@ QUICK = {
     "overhead": "overhead",
     "fleet": "fleet --workers 1,10,100,300",
     "start": "start --runs 3",
+    "preview": "preview --rows 10000",
     "train": "train --runs 3",
     "evaluate": "evaluate --runs 3",
 }
