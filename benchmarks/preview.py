@@ -3,7 +3,7 @@
     python -m benchmarks.preview [--rows 100000] [--words 500]
 
 The rows are texts of random words with the frequencies of a natural language, about `--words` words
-each. One row in 100 is an earlier one with 1 % of its words changed, and one in 1,000 has one of
+each. One row in 100 is an earlier one with 1 % of the words changed, and one in 1,000 has one of
 500 benchmark questions, with other spaces. It prints seconds, and how many of these were found.
 """
 
@@ -48,7 +48,7 @@ def main() -> None:
 def measure(place: Path, rows: int, words: int) -> Iterator[str]:
     """Write rows, and search them; yields a table's lines."""
     rng = random.Random(0)
-    text = Words(rng)
+    text = TextSource(rng)
     asked = [text.draw(40) for _ in range(QUESTIONS)]
     file = place / "rows.jsonl"
     copies, questions = write(file, rows, words, text, asked)
@@ -72,7 +72,7 @@ def measure(place: Path, rows: int, words: int) -> Iterator[str]:
     yield f"peak memory of a process: {peak_gib():.2f} GiB"
 
 
-class Words:
+class TextSource:
     """Draws words whose frequencies follow Zipf's law."""
 
     def __init__(self, rng: random.Random) -> None:
@@ -95,7 +95,7 @@ class Words:
         return " ".join(parts)
 
 
-def write(file: Path, rows: int, words: int, text: Words, asked: list[str]) -> tuple[int, int]:
+def write(file: Path, rows: int, words: int, text: TextSource, asked: list[str]) -> tuple[int, int]:
     """Write the rows; returns how many are near duplicates, and how many contain a question."""
     copies = questions = 0
     earlier = text.draw(words)

@@ -136,7 +136,8 @@ def test_another_short_question_is_not_found(text: str) -> None:
 
 
 def test_a_short_question_in_an_answer_is_not_found() -> None:
-    assert not finds(SHORT, "Find it.", f"<think>First I {SHORT}</think>4")
+    assert not finds(SHORT, "Find it.", f"<think>First: {SHORT} Then the rest.</think>4")
+    assert finds(SHORT, f"First: {SHORT} Then the rest.", "4")
 
 
 @pytest.mark.parametrize("question", ["Find x.", "What is the answer?", "Why?", "Solve it: $x$"])

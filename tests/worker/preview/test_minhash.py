@@ -47,6 +47,7 @@ def test_similar_texts_are_found_and_others_are_not() -> None:
     texts = [text(n) for n in range(200)]
     texts += [edited(texts[n], 6) for n in range(0, 40, 2)]  # similarity 0.86
     texts += [edited(texts[n], 60) for n in range(1, 41, 2)]  # 0.3
+    texts += [edited(texts[n], 20) for n in range(40, 80)]  # 0.6
     pairs = {tuple(pair) for pair in minhash.find_similar(minhash.sign(texts)).tolist()}
     wanted = {(n, 200 + n // 2) for n in range(0, 40, 2)}
     assert pairs <= wanted
