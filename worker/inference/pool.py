@@ -91,6 +91,8 @@ class EnginePool:
         samples: how many samples there are to generate in all.
     """
 
+    method = "an engine in each of several processes"
+
     def __init__(
         self, choice: EngineChoice, groups: Sequence[Mapping[str, str]], *, samples: int
     ) -> None:
