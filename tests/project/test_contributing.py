@@ -292,6 +292,8 @@ from worker.inference.requests import SampleChunk
 class EchoEngine:
     """Generates each sample from its request alone."""
 
+    method = "repeats the request"
+
     @classmethod
     def load(
         cls, weights: Weights, tokenizer: Any, *, context: int | None = None, in_flight: int = 1
@@ -353,8 +355,8 @@ def test_an_engine_is_its_module_a_line_of_the_table_and_its_name(tmp_path: Path
     trial.edit("docs/specs.md", "| auto, hf, vllm |", "| auto, echo, hf, vllm |")
     trial.edit(
         "tests/worker/inference/test_engines.py",
-        '@pytest.fixture(params=["hf", "vllm", ',
-        '@pytest.fixture(params=["echo", "hf", "vllm", ',
+        '    params=["hf", "continuous", ',
+        '    params=["echo", "hf", "continuous", ',
     )
     trial.edit(
         "tests/worker/inference/test_engines.py",
