@@ -7,6 +7,7 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from jobspec.queue.queue import Queue
@@ -26,6 +27,11 @@ FIRST = (
     "tests/project/test_contributing.py",
     "tests/integration",
 )
+
+
+# A busy machine makes any example slow, which says nothing about the code.
+hypothesis.settings.register_profile("jobspec", deadline=None)
+hypothesis.settings.load_profile("jobspec")
 
 
 def room(nodeid: str) -> str:
