@@ -130,11 +130,11 @@ def _has_selectable_cache(model: Any) -> bool:
 
 def continuous_if_possible(engine: HfEngine, in_flight: int) -> Engine:
     """Continuous batching of the engine's model, or the engine itself with a line in the log."""
-    from worker.inference.continuous import ContinuousEngine
-
     try:
+        from worker.inference.continuous import ContinuousEngine
+
         return ContinuousEngine(engine.model, engine.responses, in_flight=in_flight)
-    except NotImplementedError as error:
+    except (ImportError, NotImplementedError) as error:  # another version of Transformers
         _log.warning("no continuous batching: %s; chunks are generated one by one", error)
         return engine
 
