@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -318,7 +317,7 @@ def test_a_relay_that_was_stopped_past_its_lease_writes_nothing_more(
     job.steps(0, 3)
     with Watching(queue, server) as watching:
         watching.until(lambda: lines(server) == 3)
-        subprocess.run(["kill", "-STOP", str(watching.pid)], check=True)
+        psutil.Process(watching.pid).suspend()
         job.steps(3, 6)
         relay(queue, server)
         cursors = everything_below(queue.paths.root / "relay" / "cursors")
