@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,3 +47,14 @@ def kept_tokenizers(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def root(tmp_path: Path, kept_tokenizers: Path) -> RootPaths:
     shutil.copytree(kept_tokenizers, tmp_path / "root" / "cache" / "tokenizers")
     return RootPaths(tmp_path / "root")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Beside other tests, torch's threads wait for each other far longer than a test takes."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
