@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from jobspec.errors import BenchmarkError
+from jobspec.records.evaluation import Reading
 
 CHOICE_LETTERS = "ABCDEFGHIJ"
 PROMPT = "{problem}\n\nPlease reason step by step, and put your final answer within \\boxed{{}}."
@@ -22,6 +23,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     """One question. `solution` is the worked one where the source has it.
 
     `choices` are those of a multiple-choice question, in the order in which they are asked.
+    `prompt` and `reading` are the question's own, where the benchmark's do not hold for all.
     """
 
     id: str
@@ -29,14 +31,24 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     answer: str
     solution: str | None = None
     choices: tuple[str, ...] = ()
+    prompt: str | None = None
+    reading: Reading | None = None
 
 
 class HubDataset(msgspec.Struct, frozen=True, kw_only=True):
-    """A dataset on the Hugging Face hub. `columns`: field of our file → the dataset's column."""
+    """A dataset on the Hugging Face hub.
+
+    Attributes:
+        columns: field of our file → the dataset's column.
+        config: of the dataset, if it has several.
+        file: the JSONL file in its repository, where the dataset can't be loaded as such.
+    """
 
     path: str
     split: str
     columns: Mapping[str, str]
+    config: str | None = None
+    file: str | None = None
 
 
 class StockProtocol(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,12 +81,23 @@ class QuestionRow:
             BenchmarkError: none of them is there, or the first is empty.
         """
         value = next((self._values[name] for name in names if self._has(name)), None)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
         if isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
         if not isinstance(value, str) or not value.strip():
             wanted = " or ".join(f"`{name}`" for name in names)
             raise self.error(f"the field {wanted} is missing or empty", hint=self._hint)
         return value
+
+    def value(self, *names: str) -> Any:
+        """The first of these fields that the row has, whatever it is; None without any."""
+        return next((self._values[name] for name in names if self._has(name)), None)
+
+    @property
+    def number(self) -> int:
+        """The row's number in its file, counted from 1."""
+        return self._number
 
     def optional_text(self, name: str) -> str | None:
         """The field's text, or None where there is none."""
@@ -118,9 +141,12 @@ class Benchmark(msgspec.Struct, frozen=True, kw_only=True):
         prompt: the user turn, with the placeholders `{problem}` and `{choices}`.
         stock: how lm-eval's own task asks; None where it cannot be asked in that way.
         metric: the name of its main number; None means `avg_at_<k>`.
-        grader: who judges a response, by name (`worker.evaluation.graders`).
+        grader: who judges a response, by name (`worker.grading.graders`): `exact`, `integer`,
+            `math_verify`, or `reader`, the one that `Question.reading` names.
         extract_answer: for the grader `exact`: the answer that a response gives, spelled as in
             `Question.answer`; None where it gives none.
+        runs_code: whether answers are programs, which are run in a sandbox.
+        checks_instructions: whether answers are checked as IFEval does, with packages of its own.
         parse_question: makes a question of a row of the file.
     """
 
@@ -139,6 +165,8 @@ class Benchmark(msgspec.Struct, frozen=True, kw_only=True):
     metric: str | None = None
     grader: str = "exact"
     extract_answer: Callable[[str], str | None] | None = None
+    runs_code: bool = False
+    checks_instructions: bool = False
     parse_question: Callable[[QuestionRow], Question] = plain_question
 
     @property
@@ -160,7 +188,9 @@ class Benchmark(msgspec.Struct, frozen=True, kw_only=True):
         Args:
             stock: in the words of lm-eval's own task.
         """
-        template = self.stock.prompt if stock and self.stock is not None else self.prompt
+        template = question.prompt or self.prompt
+        if stock and self.stock is not None:
+            template = self.stock.prompt
         lettered = zip(CHOICE_LETTERS, question.choices, strict=False)
         choices = "\n".join(f"{letter}) {text}" for letter, text in lettered)
         return template.format(problem=question.problem, choices=choices)

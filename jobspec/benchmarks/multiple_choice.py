@@ -10,7 +10,9 @@ import re
 from collections.abc import Sequence
 
 from jobspec.benchmarks.benchmark import CHOICE_LETTERS, Question
-from jobspec.benchmarks.boxed import boxed
+from jobspec.readers.final_answer import BARE, BOX, PHRASE, boxes, locate
+from jobspec.readers.reading import Answer
+from jobspec.readers.texts import plain_text
 
 # Source: https://github.com/openai/simple-evals, common.py (MIT).
 PROMPT = (
@@ -54,12 +56,46 @@ def letter_answer(text: str, *, count: int) -> str | None:
     The last `Answer: X` decides; without one, the last box does. A small letter counts at the end
     of a line only: `the answer is a matter of taste` names none.
     """
+    return read_letter(text, count).value
+
+
+def read_letter(text: str, count: int) -> Answer:
+    """The same, with the rule and the place."""
     capital, small = f"A-{CHOICE_LETTERS[count - 1]}", f"a-{CHOICE_LETTERS[count - 1].lower()}"
     letter = rf"(?:([{capital}])(?![A-Za-z0-9'’])|([{small}])(?=[\W_]*$))"
     phrase = rf"\b(?i:answer)\b[*_]*\s*(?:is|:|=)[*_]*\s*:?{_MARKS}{letter}"
     phrases = list(re.finditer(phrase, text, re.MULTILINE))
     if phrases:
-        return (phrases[-1].group(1) or phrases[-1].group(2)).upper()
-    content = boxed(text)
-    found = re.match(rf"{_MARKS}{letter}", content) if content is not None else None
-    return (found.group(1) or found.group(2)).upper() if found else None
+        return _letter(phrases[-1], PHRASE)
+    boxed = boxes(text)
+    if boxed is None or boxed.cut:
+        return Answer()
+    found = re.match(rf"{_MARKS}{letter}", boxed.contents[-1])
+    return Answer(None, BOX, boxed.contents[-1]) if found is None else _letter(found, BOX)
+
+
+def read_choice(text: str, choices: Sequence[str]) -> Answer:
+    """The letter that a response gives, or that of the choice which it repeats word by word.
+
+    A response that is a letter and nothing else is an answer too.
+    """
+    answer = read_letter(text, len(choices))
+    bare = re.fullmatch(rf"[\s*_$({{\[]*([A-{CHOICE_LETTERS[len(choices) - 1]}])[\W_]*", text)
+    if answer.value is None and bare is not None:
+        return _letter(bare, BARE)
+    boxed = boxes(text)
+    if answer.rule == BOX and boxed is not None and len(set(boxed.contents)) > 1:
+        return Answer(None, BOX, ", ".join(boxed.contents))
+    if answer.value is not None:
+        return answer
+    place = locate(text)
+    words = None if place.latex is None else plain_text(place.latex)
+    same = [i for i, choice in enumerate(choices) if plain_text(choice) == words]
+    if len(same) == 1:
+        return Answer(CHOICE_LETTERS[same[0]], place.rule, place.latex)
+    return Answer(None, answer.rule or place.rule, answer.read or place.latex)
+
+
+def _letter(found: re.Match[str], rule: str) -> Answer:
+    letter = next(group for group in found.groups() if group)
+    return Answer(letter.upper(), rule, found.group(0).strip())

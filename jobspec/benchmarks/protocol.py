@@ -1,4 +1,4 @@
-"""Compares the protocols of two scores: were they measured in the same way?"""
+"""Which protocols a benchmark has, and whether two scores were measured in the same way."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from jobspec.benchmarks.benchmark import Benchmark
+from jobspec.errors import SpecError
 from jobspec.records.base import UNSET
 from jobspec.records.reports import ScoringProtocol
 
@@ -15,10 +17,14 @@ FIELDS = (
     "protocol",
     "shots",
     "k",
+    "stop_rule",
     *SAMPLING,
+    "kv_cache_dtype",
     "chat_template",
     "chat_template_kwargs",
     "think_end_token",
+    "answer_reader",
+    "metric",
     "questions",
     "benchmark_sha256",
     "prompt_sha256",
@@ -36,12 +42,32 @@ class Differing(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.field} {spell(self.a)} and {spell(self.b)}"
 
 
+def refuse_unknown_protocol(benchmark: Benchmark, protocol: str, num_fewshot: int | None) -> None:
+    """Raise SpecError if a benchmark can't be asked by this protocol, or has no worked examples."""
+    stock = benchmark.stock
+    if protocol == "stock" and stock is None:
+        raise SpecError(
+            f"lm-eval has no task like `{benchmark.name}` whose protocol could be used",
+            place="$.eval.protocol",
+            hint="set it to `published`, or score this benchmark in a spec of its own",
+        )
+    if num_fewshot and (stock is None or stock.examples is None):
+        raise SpecError(
+            f"`{benchmark.name}` has no worked examples to show",
+            place="$.eval.num_fewshot",
+            hint="set it to null or 0 for this benchmark",
+        )
+
+
 def differences(a: ScoringProtocol, b: ScoringProtocol) -> list[Differing]:
     """The fields in which two protocols differ; empty if their scores may be compared.
 
-    The hash of the prompts is taken after rendering, so it differs between chat templates.
+    The hash of the prompts is taken after rendering, so it differs between chat templates. Where
+    both were sampled by the same stop rule, the numbers of samples it led to may differ.
     """
-    pairs = ((field, value_of(a, field), value_of(b, field)) for field in FIELDS)
+    same_rule = a.stop_rule is not UNSET and a.stop_rule == b.stop_rule
+    fields = [field for field in FIELDS if not (same_rule and field == "k")]
+    pairs = ((field, value_of(a, field), value_of(b, field)) for field in fields)
     return [Differing(field=field, a=one, b=other) for field, one, other in pairs if one != other]
 
 

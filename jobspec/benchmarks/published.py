@@ -44,6 +44,16 @@ class PublishedResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     def name(self) -> str:
         return f"{self.model}:{self.variant}"
 
+    def only(self, benchmarks: Sequence[str]) -> PublishedResult:
+        """With the scores of these benchmarks alone. Raises SpecError if it has none of them."""
+        scores = {name: score for name, score in self.scores.items() if name in benchmarks}
+        if not scores:
+            raise SpecError(
+                f"no published scores of `{self.name}` on {', '.join(benchmarks)}",
+                hint=f"there are scores on {', '.join(self.scores)}",
+            )
+        return msgspec.structs.replace(self, scores=scores)
+
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     schema: int = 1

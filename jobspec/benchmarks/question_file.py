@@ -5,6 +5,7 @@ A benchmark file is JSONL or CSV with a question a row. `Benchmark.fields` says 
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import io
@@ -15,6 +16,7 @@ from typing import Any, cast
 
 import msgspec
 
+from jobspec.benchmarks import registry
 from jobspec.benchmarks.benchmark import Benchmark, Question, QuestionRow
 from jobspec.errors import BenchmarkError
 
@@ -22,12 +24,16 @@ DIRECTORY_VARIABLE = "JOBSPEC_BENCHMARK_DIR"
 
 
 class QuestionSet(msgspec.Struct, frozen=True, kw_only=True):
-    """A benchmark with its questions in file order; `sha256` is the file's."""
+    """A benchmark with its questions in file order; `sha256` is the file's.
+
+    `rows`: the number of each question's row in the file.
+    """
 
     benchmark: Benchmark
     questions: tuple[Question, ...]
     sha256: str
     file: str
+    rows: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -45,6 +51,39 @@ def find(benchmark: Benchmark, where: Iterable[Path]) -> Path | None:
     """The benchmark's file, if one of the directories has it."""
     files = (directory / name for directory in where for name in benchmark.files)
     return next((file for file in files if file.is_file()), None)
+
+
+def is_ours(name: str, where: Iterable[Path]) -> bool:
+    """Whether a benchmark is ours to ask and score; all other names are lm-eval's.
+
+    A name that users may give to files of their own is ours only where there is such a file.
+    """
+    benchmark = registry.get(name)
+    if benchmark is None:
+        return False
+    return benchmark in registry.all_benchmarks() or find(benchmark, where) is not None
+
+
+def brought_along(where: Iterable[Path]) -> Iterator[Benchmark]:
+    """Benchmarks of which only users have the questions, recognized by file name."""
+    named = {benchmark.name for benchmark in registry.all_benchmarks()}
+    files = {file.name: file for place in where for file in place.glob("*.jsonl")}
+    for name, file in sorted(files.items()):
+        benchmark = registry.get(file.stem)
+        if benchmark is not None and benchmark.name not in named and name in benchmark.files:
+            yield benchmark
+
+
+def runs_code(name: str, where: Iterable[Path]) -> bool:
+    """Whether answers to a benchmark of ours are programs, which need a sandbox."""
+    from jobspec.benchmarks.own import CODE  # here, since the prepare phase does not need it
+
+    benchmark = registry.get(name)
+    file = None if benchmark is None or benchmark.runs_code else find(benchmark, where)
+    if benchmark is None or file is None:
+        return benchmark is not None and benchmark.runs_code
+    readings = (question.reading for question in read(benchmark, file).questions)
+    return any(reading is not None and reading.reader == CODE for reading in readings)
 
 
 def get_it_hint(benchmark: Benchmark) -> str:
@@ -84,12 +123,13 @@ def read(benchmark: Benchmark, path: Path) -> QuestionSet:
         questions=tuple(questions.values()),
         sha256=hashlib.sha256(data).hexdigest(),
         file=str(path),
+        rows=tuple(numbers.values()),
     )
 
 
 def _json_rows(data: bytes, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of a JSONL file with their numbers, counted from 1; empty lines are left out."""
-    for number, line in enumerate(data.split(b"\n"), start=1):
+    for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), start=1):
         if not line.strip():
             continue
         place = f"row {number}"

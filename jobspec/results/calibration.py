@@ -98,7 +98,7 @@ def _row(entry: PublishedResult, name: str, job: Job, directory: Path) -> Calibr
 
 
 def _errors(
-    outcomes: Sequence[Sequence[bool]], published: PublishedScore
+    outcomes: Sequence[Sequence[float]], published: PublishedScore
 ) -> tuple[float | None, float | None]:
     """The sampling errors of our score and of the published one, in percentage points.
 

@@ -8,40 +8,23 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from jobspec.results import confidence
+from jobspec.results import confidence, significance
 from jobspec.results.confidence import Bounds, Side
+from jobspec.results.difference import Difference
+
+_Sides = Sequence[Sequence[Sequence[float]]]  # A's and B's, by question, by sample
 
 
-class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """How much better B is than A on the questions that both answered.
-
-    Attributes:
-        only_a: number of questions that only A answered.
-        only_b: number of questions that only B answered.
-        low, high: 95 % interval of `mean` over other questions of this kind.
-        sampling_low, sampling_high: the same over other samples of these questions; None if a
-            question has only one sample.
-        beyond_noise: the interval over samples, or else over questions, does not contain zero.
-    """
-
-    questions: int
-    only_a: int
-    only_b: int
-    a: float
-    b: float
-    mean: float
-    low: float | None
-    high: float | None
-    sampling_low: float | None
-    sampling_high: float | None
-    beyond_noise: bool
-
-
-def compare(a: Mapping[str, Sequence[bool]], b: Mapping[str, Sequence[bool]]) -> Difference | None:
+def compare(
+    a: Mapping[str, Sequence[float]],
+    b: Mapping[str, Sequence[float]],
+    *,
+    higher_is_better: bool = True,
+) -> Difference | None:
     """Pair two evaluations of one benchmark by question.
 
     Args:
-        a: for each question id, whether each sample was right.
+        a: for each question id, the value of each sample: 1 if it was right, and 0 if not.
         b: the same for the other evaluation.
 
     Returns:
@@ -50,43 +33,71 @@ def compare(a: Mapping[str, Sequence[bool]], b: Mapping[str, Sequence[bool]]) ->
     common = [name for name in a if name in b and a[name] and b[name]]
     if not common:
         return None
-    means_a = [_mean(a[name]) for name in common]
-    means_b = [_mean(b[name]) for name in common]
     sides = [[side[name] for name in common] for side in (a, b)]
-    over_questions = _difference(
-        [_over_questions(side) for side in sides], _correlation(means_a, means_b)
-    )
-    over_samples = _difference([_over_samples(side) for side in sides])
-    return Difference(
+    means = [[_mean(values) for values in side] for side in sides]
+    over_questions, over_samples = _bounds(sides, means)
+    found = significance.of_difference(*sides)
+    centres = [math.fsum(side) / len(common) for side in means]
+    difference = Difference(
         questions=len(common),
         only_a=len(a) - len(common),
         only_b=len(b) - len(common),
-        a=math.fsum(means_a) / len(common),
-        b=math.fsum(means_b) / len(common),
-        mean=math.fsum(means_b) / len(common) - math.fsum(means_a) / len(common),
+        a=centres[0],
+        b=centres[1],
+        mean=centres[1] - centres[0],
         low=over_questions[0],
         high=over_questions[1],
         sampling_low=over_samples[0],
         sampling_high=over_samples[1],
         beyond_noise=_excludes_zero(over_questions if None in over_samples else over_samples),
+        higher_is_better=higher_is_better,
+        p_value=None if found is None else found.p_value,
+        test=None if found is None else found.test,
+    )
+    return _with_needs(difference, sides, means)
+
+
+def _bounds(sides: _Sides, means: Sequence[Sequence[float]]) -> tuple[Bounds, Bounds]:
+    """The intervals of the difference over questions and over samples."""
+    if any(not 0 <= value <= 1 for side in sides for values in side for value in values):
+        gaps = [y - x for x, y in zip(*means, strict=True)]
+        return confidence.of_mean(gaps), (None, None)
+    return (
+        _difference([_over_questions(side) for side in sides], _correlation(*means)),
+        _difference([_over_samples(side) for side in sides]),
     )
 
 
-def _mean(outcomes: Sequence[bool]) -> float:
-    return sum(outcomes) / len(outcomes)
+def _with_needs(
+    difference: Difference, sides: _Sides, means: Sequence[Sequence[float]]
+) -> Difference:
+    """Add how many samples, or else questions, would decide whether there is a difference."""
+    errors = [confidence.sampling_stderr([(sum(v), len(v)) for v in side]) for side in sides]
+    if None in errors:
+        gaps = [y - x for x, y in zip(*means, strict=True)]
+        count = significance.needed(difference.mean, confidence.stderr(gaps), len(gaps))
+        return msgspec.structs.replace(difference, questions_needed=count)
+    error = math.hypot(*(each or 0.0 for each in errors))
+    k = max(len(values) for side in sides for values in side)
+    count = significance.needed(difference.mean, error, k)
+    return msgspec.structs.replace(difference, samples_needed=count)
 
 
-def _over_questions(side: Sequence[Sequence[bool]]) -> Side | None:
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _over_questions(side: Sequence[Sequence[float]]) -> Side | None:
     means = [_mean(outcomes) for outcomes in side]
     centre, n = math.fsum(means) / len(means), len(means)
     error = confidence.stderr(means)
     return _side(centre, confidence.over_questions(centre, error, n, sum(map(len, side)) / n))
 
 
-def _over_samples(side: Sequence[Sequence[bool]]) -> Side | None:
+def _over_samples(side: Sequence[Sequence[float]]) -> Side | None:
     centre, samples = math.fsum(map(_mean, side)) / len(side), sum(map(len, side))
     error = confidence.sampling_stderr([(sum(outcomes), len(outcomes)) for outcomes in side])
-    return _side(centre, confidence.over_samples(centre, error, samples, samples / len(side)))
+    return _side(centre, confidence.over_samples(centre, error, samples))
 
 
 def _side(mean: float, bounds: Bounds) -> Side | None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from statistics import NormalDist
 
 import msgspec
@@ -43,7 +44,7 @@ def stderr(values: Sequence[float]) -> float | None:
     return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (n - 1) / n)
 
 
-def sampling_stderr(counts: Sequence[tuple[int, int]]) -> float | None:
+def sampling_stderr(counts: Sequence[tuple[float, int]]) -> float | None:
     """The standard error within questions; None if a question has only one sample.
 
     Args:
@@ -90,7 +91,7 @@ def over_questions(
     return wilson(mean, min(max(effective, at_least), at_most), quantile)
 
 
-def over_samples(mean: float, error: float | None, samples: int | None, k: float | None) -> Bounds:
+def over_samples(mean: float, error: float | None, samples: int | None) -> Bounds:
     """The interval of a score over other samples of the same questions.
 
     If the samples of every question agree, `error` is 0 and gives no width. Then the Wilson
@@ -101,7 +102,6 @@ def over_samples(mean: float, error: float | None, samples: int | None, k: float
     Args:
         error: the standard error within questions; None gives no interval.
         samples: number of samples of all questions together; None if unknown.
-        k: samples per question.
     """
     if error is None:
         return None, None
@@ -111,8 +111,9 @@ def over_samples(mean: float, error: float | None, samples: int | None, k: float
     if error == 0:
         kept = samples / (samples + _NORMAL**2) if samples else 1.0
         return mean * kept, 1 - (1 - mean) * kept
-    # error² divides by k − 1 to be unbiased; this undoes it.
-    return wilson(mean, most / error**2 * (k / (k - 1) if k and k > 1 else 1.0), _NORMAL)
+    # mean(1 − mean) is biased in the same way as a variance, and error² is not.
+    unbiased = most * (samples / (samples - 1) if samples and samples > 1 else 1.0)
+    return wilson(mean, unbiased / error**2, _NORMAL)
 
 
 def wilson(mean: float, samples: float, quantile: float = _NORMAL) -> tuple[float, float]:
@@ -143,21 +144,36 @@ def _added(one: float, other: float, correlation: float) -> float:
     return math.sqrt(max(0.0, one**2 + other**2 - 2 * correlation * one * other))
 
 
+def of_mean(values: Sequence[float]) -> Bounds:
+    """Student's interval of a mean, for values without bounds; none for fewer than two."""
+    error = stderr(values)
+    if error is None:
+        return None, None
+    centre, half = math.fsum(values) / len(values), t_quantile(len(values) - 1) * error
+    return centre - half, centre + half
+
+
 def normal(centre: float, error: float) -> tuple[float, float]:
     """The normal interval, for values without bounds."""
     return centre - _NORMAL * error, centre + _NORMAL * error
 
 
-def t_quantile(freedom: int, confidence: float = CONFIDENCE) -> float:
+@cache
+def t_quantile(freedom: float, confidence: float = CONFIDENCE) -> float:
     """The quantile of Student's t: the half-width of the interval in standard errors."""
     low, high = 0.0, 1e4
     while high - low > 1e-12 * max(1.0, high):
         middle = (low + high) / 2
-        if 1 - _beta(freedom / (freedom + middle**2), freedom / 2, 0.5) < confidence:
+        if 1 - t_tail(middle, freedom) < confidence:
             low = middle
         else:
             high = middle
     return (low + high) / 2
+
+
+def t_tail(t: float, freedom: float) -> float:
+    """The probability that Student's t is farther from 0 than this, on either side."""
+    return _beta(freedom / (freedom + t**2), freedom / 2, 0.5)
 
 
 def _beta(x: float, a: float, b: float) -> float:

@@ -21,5 +21,5 @@ def evaluated_attempt(job: Job) -> AttemptPaths:
     raise BenchmarkError(
         f"`{job.id}` has no samples: it is {job.state}",
         file=job.paths.dir,
-        hint="lm-eval's own tasks leave no samples; `jobspec status` shows what has run",
+        hint="`jobspec status` shows what has run",
     )

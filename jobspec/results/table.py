@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from jobspec.monitoring import status
+from jobspec.records import base as records
 from jobspec.records.attempt import Result
-from jobspec.records.base import State
-from jobspec.records.reports import LossChange, ScoringProtocol
+from jobspec.records.base import UNSET, State
+from jobspec.records.reports import EvalReport, LossChange, ScoringProtocol
+from jobspec.results.difference import Difference
 
 if TYPE_CHECKING:
     from jobspec.queue.job import Job
@@ -21,7 +23,8 @@ SCHEMA = 1
 _KEY = re.compile(r"bench/(?P<benchmark>[^/]+)/(?P<metric>[^/]+)")
 # Metrics of a benchmark that are not its score.
 _OTHER_METRICS = re.compile(
-    r"stderr|sampling_stderr|.*_frac|mean_response_tokens|pass_at_\d+|maj_at_\d+|.*_stderr"
+    r"stderr|sampling_stderr|.*_frac|mean_response_tokens|pass_at_\d+|maj_at_\d+|.*_stderr(?:,.*)?"
+    r"|anytime_low|anytime_high|samples_saved|tokens_saved"
 )
 _ENDS = ("low", "high", "sampling_low", "sampling_high")
 
@@ -33,7 +36,12 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
         stderr: standard error over questions.
         sampling_stderr: standard error within questions.
         low, high: 95 % interval over other questions of this kind.
-        sampling_low, sampling_high: 95 % interval over other samples of these questions.
+        sampling_low, sampling_high: 95 % interval over other samples of these questions; with a
+            stop rule, one that is valid whenever sampling ends.
+        higher_is_better: false for a perplexity and other numbers that should be low.
+        k: samples a question.
+        k_at_most: with a stop rule, the samples a question that there could have been.
+        samples_saved, tokens_saved: what the rule spared; the tokens are estimated from the mean.
     """
 
     metric: str
@@ -48,6 +56,20 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     sampling_high: float | None = None
     mean_response_tokens: float | None = None
     questions: int | None = None
+    higher_is_better: bool = True
+    k: int | None = None
+    k_at_most: int | None = None
+    samples_saved: int | None = None
+    tokens_saved: int | None = None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval over questions, or else over samples; None if neither is known."""
+        if self.low is not None and self.high is not None:
+            return self.low, self.high
+        if self.sampling_low is not None and self.sampling_high is not None:
+            return self.sampling_low, self.sampling_high
+        return None
 
 
 class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +80,8 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
         kind: `tuned`; `base`; or `calibrated`, a base model with the settings of its published
             scores.
         loss_rise: of a training that made the loss higher.
+        failed: the benchmarks without a score, of a job that failed for them, and why.
+        against: the difference from the job that was asked for, where it can be compared.
     """
 
     job: str
@@ -70,6 +94,8 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, float | None]
     kind: str = "tuned"
     loss_rise: LossChange | None = None
+    failed: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    against: dict[str, Difference] = msgspec.field(default_factory=dict[str, Difference])
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,12 +107,21 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def rows(jobs: Iterable[Job]) -> list[ResultRow]:
-    """List the scores of succeeded jobs by model (base model first), then by learning rate.
+    """List the scores of finished jobs by model (base model first), then by learning rate.
 
-    The best score of a benchmark is marked if another job has a worse one with the same metric.
+    A job that failed is listed if some of its benchmarks have a score. The best score of a
+    benchmark is marked if another job has a worse one with the same metric.
     """
-    results = [(job, status.result(job)) for job in jobs if job.state is State.SUCCEEDED]
-    listed = [_row(job, result) for job, result in results if result is not None]
+    listed: list[ResultRow] = []
+    for job in jobs:
+        if job.state is State.SUCCEEDED and (result := status.result(job)) is not None:
+            listed.append(_row(job, result))
+        elif job.state is State.FAILED and (partial := _partial_scores(job)) is not None:
+            result = Result(
+                job=job.id, attempt=job.attempt, metrics=partial.metrics, protocol=partial.protocol
+            )
+            failed = partial.failed or {}
+            listed.append(msgspec.structs.replace(_row(job, result), failed=failed))
     listed.sort(key=lambda row: (row.model, row.learning_rate or 0.0, row.name, row.job))
     return _mark_best(listed)
 
@@ -140,7 +175,10 @@ def _score(
     questions, k = _count(protocol.questions, 2), _count(protocol.k, 1)
     samples = questions * k if questions and k else None
     low, high = confidence.over_questions(value, error, questions, k)
-    sampling_low, sampling_high = confidence.over_samples(value, noise, samples, k)
+    sampling_low, sampling_high = confidence.over_samples(value, noise, samples)
+    rule = None if protocol.stop_rule is UNSET else protocol.stop_rule
+    if rule is not None:
+        sampling_low, sampling_high = (metrics.get(f"{prefix}anytime_{e}") for e in ("low", "high"))
     return Score(
         metric=metric,
         value=value,
@@ -153,7 +191,16 @@ def _score(
         sampling_high=sampling_high,
         mean_response_tokens=metrics.get(prefix + "mean_response_tokens"),
         questions=questions,
+        higher_is_better=protocol.higher_is_better is not False,
+        k=k,
+        k_at_most=None if rule is None else rule.k_at_most,
+        samples_saved=_whole(metrics.get(prefix + "samples_saved")),
+        tokens_saved=_whole(metrics.get(prefix + "tokens_saved")),
     )
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else round(value)
 
 
 def _count(value: object, least: int) -> int | None:
@@ -194,6 +241,12 @@ def _row(job: Job, result: Result) -> ResultRow:
     )
 
 
+def _partial_scores(job: Job) -> EvalReport | None:
+    """The scores of a failed job's newest attempt, if it has any."""
+    found = records.read(job.paths.attempt(job.attempt).partial_scores, EvalReport)
+    return found if found is not None and found.metrics else None
+
+
 def _kind(spec: JobSpec) -> str:
     if spec.train is not None:
         return "tuned"
@@ -204,13 +257,13 @@ def _mark_best(listed: list[ResultRow]) -> list[ResultRow]:
     values: dict[tuple[str, str], list[float]] = {}
     for row in listed:
         for name, score in row.scores.items():
-            values.setdefault((name, score.metric), []).append(score.value)
+            values.setdefault((name, _rivals(score)), []).append(score.value)
     return [
         msgspec.structs.replace(
             row,
             scores={
                 name: msgspec.structs.replace(
-                    score, best=_is_best(score, values[name, score.metric])
+                    score, best=_is_best(score, values[name, _rivals(score)])
                 )
                 for name, score in row.scores.items()
             },
@@ -219,5 +272,11 @@ def _mark_best(listed: list[ResultRow]) -> list[ResultRow]:
     ]
 
 
+def _rivals(score: Score) -> str:
+    """What scores have in common that are compared: the metric, or the most samples of a rule."""
+    return score.metric if score.k_at_most is None else f"at most {score.k_at_most} samples"
+
+
 def _is_best(score: Score, rivals: list[float]) -> bool:
-    return len(rivals) > 1 and score.value == max(rivals) > min(rivals)
+    best = max(rivals) if score.higher_is_better else min(rivals)
+    return score.value == best and min(rivals) < max(rivals)

@@ -28,7 +28,7 @@ from transformers.generation.logits_process import LogitsProcessorList
 from jobspec.records.evaluation import Generation
 from worker.inference.decode import Responses
 from worker.inference.in_flight import ChunksInFlight
-from worker.inference.requests import SampleChunk, SampleRequest, Sampling
+from worker.inference.requests import SampleChunk, Sampling
 from worker.inference.streams import SampleStream, draw_next
 from worker.kernels import paged_attention
 
@@ -78,19 +78,18 @@ class ContinuousEngine:
         held = ChunksInFlight(chunks, self._in_flight)
         with self._session(self._cache_tokens) as session:
             while True:
-                for name, request, sampling in held.admit():
-                    session.submit(name, request.prompt, SampleStream(request.seed, sampling))
+                for name, request, chunk in held.admit():
+                    stream = self._responses.stream(request, chunk)
+                    session.submit(name, request.prompt, stream)
                 if not held.samples:
                     return
                 name, tokens, logprob = session.next_result()
-                request = held.request(name)
-                yield from held.finish(name, self._generation(request, tokens, logprob))
+                request, rules = held.request(name)
+                row = self._responses.generation(request, tokens, rules=rules, logprob=logprob)
+                yield from held.finish(name, row)
 
     def close(self) -> None:
         """Does nothing: the cache is freed at the end of `run`, the rest when the process ends."""
-
-    def _generation(self, request: SampleRequest, tokens: list[int], logprob: float) -> Generation:
-        return self._responses.generation(request, tokens, logprob=logprob)
 
     @contextmanager
     def _session(self, cache_tokens: int | None) -> Iterator[_Session]:
@@ -185,7 +184,8 @@ class _Session:
                 raise _error(result.error)
             if result is not None and result.is_finished():
                 stream = self._streams.pop(result.request_id)
-                return result.request_id, result.generated_tokens, stream.logprob
+                tokens = stream.tokens if stream.stopped else result.generated_tokens
+                return result.request_id, tokens, stream.logprob
             if result is None and not self._manager.is_running():
                 fatal = self._manager.background_thread_status.fatal_error
                 raise _error(str(fatal or "continuous batching has stopped")) from fatal

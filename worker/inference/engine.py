@@ -13,6 +13,7 @@ import msgspec
 
 from jobspec.errors import ModelError
 from jobspec.models import config
+from jobspec.records.base import UNSET
 from jobspec.records.evaluation import Generation
 from jobspec.records.reports import ScoringProtocol
 from jobspec.spec.schema import ModelSpec
@@ -38,6 +39,7 @@ class EngineEntry(msgspec.Struct, frozen=True, kw_only=True):
         chunk_rows: samples in a chunk; None: as many as the model's cache has memory for.
         lm_eval_class: which of lm-eval's own classes scores lm-eval's own tasks.
         in_process_on_cpu: on a CPU that is one group it runs in the process that asks it.
+        cache_options: whether it has the options of the key-value cache that a spec can set.
     """
 
     name: str
@@ -49,6 +51,7 @@ class EngineEntry(msgspec.Struct, frozen=True, kw_only=True):
     chunk_rows: int | None = None
     lm_eval_class: Literal["hf", "vllm"] = "hf"
     in_process_on_cpu: bool = False
+    cache_options: bool = False
 
 
 HF = EngineEntry(
@@ -69,17 +72,36 @@ VLLM = EngineEntry(
     versions=("vllm", "torch"),
     chunk_rows=_VLLM_ROWS,
     lm_eval_class="vllm",
+    cache_options=True,
 )
 ENGINES = {entry.name: entry for entry in (HF, VLLM)}
 
 
 class Weights(msgspec.Struct, frozen=True, kw_only=True):
-    """The model to score: its directory, and how it is loaded."""
+    """The model to score: its directory, and how it is loaded.
+
+    Attributes:
+        kv_cache_dtype: as in `eval`, for engines with `cache_options`; enable_prefix_caching too.
+    """
 
     directory: str
     dtype: str = "bfloat16"
     attn_implementation: str = "auto"
     trust_remote_code: bool = False
+    kv_cache_dtype: str = "auto"
+    enable_prefix_caching: bool = True
+
+    def shaping_fields(self) -> dict[str, Any]:
+        """What of it shapes a sample, besides the weights themselves.
+
+        A field that was added later is left out at its default, so that samples of an earlier
+        attempt are found again after an update.
+        """
+        fields = msgspec.structs.asdict(self) | {"directory": ""}
+        del fields["enable_prefix_caching"]
+        if fields["kv_cache_dtype"] == "auto":
+            del fields["kv_cache_dtype"]
+        return fields
 
 
 class Engine(Protocol):
@@ -114,14 +136,17 @@ class EngineChoice(msgspec.Struct, frozen=True, kw_only=True):
         return ENGINES[self.name]
 
     def add_facts(self, protocol: ScoringProtocol) -> ScoringProtocol:
-        """The protocol with the engine, its versions and its device."""
+        """The protocol with the engine, its versions and options that differ, and its device."""
+        weights = self.weights
         return msgspec.structs.replace(
             protocol,
             engine=self.name,
             engine_versions={
                 package: installed_version(package) for package in self.entry.versions
             },
-            dtype=self.weights.dtype,
+            kv_cache_dtype=UNSET if weights.kv_cache_dtype == "auto" else weights.kv_cache_dtype,
+            enable_prefix_caching=UNSET if weights.enable_prefix_caching else False,
+            dtype=weights.dtype,
             device="cuda" if self.devices else "cpu",
         )
 
@@ -177,13 +202,29 @@ def _is_installed(entry: EngineEntry) -> bool:
     return importlib.util.find_spec(entry.package) is not None
 
 
-def choose(backend: str, model: ModelSpec, directory: Path, *, gpus: int) -> EngineChoice:
+def choose(
+    backend: str,
+    model: ModelSpec,
+    directory: Path,
+    *,
+    gpus: int,
+    kv_cache_dtype: str = "auto",
+    enable_prefix_caching: bool = True,
+) -> EngineChoice:
     """The engine for `eval.backend` and the devices at hand. It is logged where `auto` chose it.
 
     Raises:
-        ModelError: vLLM was asked for and is not installed, or the model's context is not stated.
+        ModelError: vLLM was asked for and is not installed, the engine does not have the key-value
+            cache that was asked for, or the model's context is not stated.
     """
     name, reason = resolve_backend(backend, gpus)
+    if kv_cache_dtype != "auto" and not ENGINES[name].cache_options:
+        raise ModelError(
+            f"{ENGINES[name].title} has no key-value cache in `{kv_cache_dtype}`; it would score "
+            f"because {reason}",
+            place="$.eval.kv_cache_dtype",
+            hint='set it to "auto", or run the job where vLLM can run',
+        )
     if gpus and name == HF.name and backend == "auto":
         _log.warning(
             "samples are drawn by Transformers on the GPU because %s; vLLM is faster: %s",
@@ -204,5 +245,7 @@ def choose(backend: str, model: ModelSpec, directory: Path, *, gpus: int) -> Eng
         dtype=dtype,
         attn_implementation=model.attn_implementation,
         trust_remote_code=model.trust_remote_code,
+        kv_cache_dtype=kv_cache_dtype,
+        enable_prefix_caching=enable_prefix_caching,
     )
     return EngineChoice(name=name, weights=weights, context=context, devices=gpus)

@@ -9,17 +9,19 @@ from typing import Any, NamedTuple
 
 from jobspec.errors import ModelError
 from jobspec.models import config
+from worker.host import amd_gpus, gpu_selection
 
 ENGINES_VARIABLE = "JOBSPEC_EVAL_ENGINES"
 _WEIGHTS_SHARE = 0.6  # of the memory of a group; the rest is for the key-value cache
 
 
 class VisibleGpu(NamedTuple):
-    """A GPU as CUDA_VISIBLE_DEVICES names it, its memory, and its NVML handle."""
+    """A GPU as `variable` names it, its memory, and its NVML handle if it is NVIDIA's."""
 
     name: str
     memory_bytes: int
     handle: Any
+    variable: str = gpu_selection.CUDA
 
 
 def groups(weights: Path, nvml: Any = None) -> list[dict[str, str]]:
@@ -28,12 +30,12 @@ def groups(weights: Path, nvml: Any = None) -> list[dict[str, str]]:
     Raises:
         ModelError: all GPUs together are too small for the weights.
     """
-    gpus = visible(nvml)
-    if not gpus:
+    shown = visible(nvml)
+    if not shown:
         count = int(os.environ.get(ENGINES_VARIABLE, "1"))
         return [{} for _ in range(count)]
-    size = group_size(weights_bytes(weights), [gpu.memory_bytes for gpu in gpus])
-    cut = [gpus[start : start + size] for start in range(0, len(gpus) - size + 1, size)]
+    size = group_size(weights_bytes(weights), [gpu.memory_bytes for gpu in shown])
+    cut = [shown[start : start + size] for start in range(0, len(shown) - size + 1, size)]
     return [_switches(group, nvml) for group in cut]
 
 
@@ -69,8 +71,8 @@ def tensor_parallel_size(directory: Path, gpus: int) -> int:
 
 def all_links(nvml: Any = None) -> dict[str, str]:
     """The environment of one engine on every GPU this process sees."""
-    gpus = visible(nvml)
-    return _switches(gpus, nvml) if gpus else {}
+    shown = visible(nvml)
+    return _switches(shown, nvml) if shown else {}
 
 
 def weights_bytes(directory: Path) -> int:
@@ -80,20 +82,16 @@ def weights_bytes(directory: Path) -> int:
 
 
 def visible(nvml: Any = None) -> list[VisibleGpu]:
-    """The GPUs that this process may use. NVML lists them without creating a CUDA context."""
-    masked = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if masked == "":
+    """The GPUs that this process may use. Drivers list them without creating a CUDA context."""
+    if gpu_selection.excludes_all():
         return []
     if nvml is None:
         nvml = _nvml()
     if nvml is None:
-        return []
-    if masked is None:
-        names = [str(index) for index in range(nvml.nvmlDeviceGetCount())]
-    else:
-        names = [name.strip() for name in masked.split(",") if name.strip()]
-    handles = [(name, _handle(nvml, name)) for name in names]
-    return [VisibleGpu(name, nvml.nvmlDeviceGetMemoryInfo(h).total, h) for name, h in handles]
+        hip = gpu_selection.HIP
+        return [VisibleGpu(g.hip_name, g.memory_bytes, None, hip) for g in amd_gpus.visible()]
+    found = gpu_selection.select_cuda(nvml, os.environ.get(gpu_selection.CUDA))
+    return [VisibleGpu(name, nvml.nvmlDeviceGetMemoryInfo(h).total, h) for name, h in found]
 
 
 def _nvml() -> Any:
@@ -106,15 +104,11 @@ def _nvml() -> Any:
     return pynvml
 
 
-def _handle(nvml: Any, name: str) -> Any:
-    if name.isdigit():
-        return nvml.nvmlDeviceGetHandleByIndex(int(name))
-    return nvml.nvmlDeviceGetHandleByUUID(name)
-
-
 def _switches(group: Sequence[VisibleGpu], nvml: Any) -> dict[str, str]:
-    found = {"CUDA_VISIBLE_DEVICES": ",".join(gpu.name for gpu in group)}
-    if len(group) > 1 and not _linked(group, nvml if nvml is not None else _nvml()):
+    variable = group[0].variable
+    found = {variable: ",".join(gpu.name for gpu in group)}
+    nvidia = variable == gpu_selection.CUDA
+    if nvidia and len(group) > 1 and not _linked(group, nvml if nvml is not None else _nvml()):
         # Peer access over the link between two CPU sockets was seen to hang.
         found["NCCL_P2P_DISABLE"] = "1"
     return found

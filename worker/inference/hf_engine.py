@@ -21,11 +21,11 @@ from transformers import GenerationConfig
 from transformers.generation.logits_process import LogitsProcessorList
 
 from jobspec.records.evaluation import Generation
-from worker.inference.decode import Responses
+from worker.inference.decode import STOP_INTERVAL, Responses
 from worker.inference.engine import Engine, Weights
-from worker.inference.requests import SampleChunk, SampleRequest, Sampling
+from worker.inference.requests import SampleChunk, SampleRequest
 from worker.inference.sampling import draw, uniforms
-from worker.inference.streams import DrawOne, SampleStream
+from worker.inference.streams import DrawOne
 from worker.kernels.gqa_decode import group_queries
 
 _log = logging.getLogger(__name__)
@@ -84,24 +84,24 @@ class HfEngine:
 
     def _chunk(self, chunk: SampleChunk) -> list[Generation]:
         if self._batches:
-            drawn = _Batch(self, chunk.requests, chunk.sampling).decode()
+            drawn = _Batch(self, chunk).decode()
         else:
-            drawn = [self._alone(request, chunk.sampling) for request in chunk.requests]
+            drawn = [self._alone(request, chunk) for request in chunk.requests]
         return [
-            self.responses.generation(request, tokens, logprob=logprob)
+            self.responses.generation(request, tokens, rules=chunk.rules, logprob=logprob)
             for request, (tokens, logprob) in zip(chunk.requests, drawn, strict=True)
         ]
 
-    def _alone(self, request: SampleRequest, sampling: Sampling) -> tuple[list[int], float]:
+    def _alone(self, request: SampleRequest, chunk: SampleChunk) -> tuple[list[int], float]:
         """One sample's tokens and log-probability, with whatever cache the model has."""
-        stream = SampleStream(request.seed, sampling)
+        stream = self.responses.stream(request, chunk)
         ids = torch.tensor([request.prompt], device=self.model.device)
         self.model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             generation_config=GenerationConfig(
                 do_sample=False,
-                max_new_tokens=sampling.max_gen_toks,
+                max_new_tokens=chunk.sampling.max_gen_toks,
                 eos_token_id=sorted(self.responses.eos),
                 pad_token_id=0,
             ),
@@ -142,11 +142,11 @@ def continuous_if_possible(engine: HfEngine, in_flight: int) -> Engine:
 class _Batch:
     """One batch that is being decoded. Ended rows are removed once they are half of the batch."""
 
-    def __init__(
-        self, engine: HfEngine, requests: tuple[SampleRequest, ...], sampling: Sampling
-    ) -> None:
+    def __init__(self, engine: HfEngine, chunk: SampleChunk) -> None:
         self.engine = engine
-        self.sampling = sampling
+        requests = chunk.requests
+        self.sampling = sampling = chunk.sampling
+        self.watch = engine.responses.stop_watch(chunk.rules)
         self.device = engine.model.device
         self.count = len(requests)
         prompts = list(dict.fromkeys(request.prompt for request in requests))
@@ -182,6 +182,7 @@ class _Batch:
         seen = self._nothing_seen(logits)
         for step in range(self.sampling.max_gen_toks):
             token = self._draw(step, alive, logits, seen)
+            self._end_at_stop_strings(step, alive)
             running = self.lengths[alive] > step + 1
             if step + 1 == self.sampling.max_gen_toks or not bool(running.any()):
                 break
@@ -208,6 +209,14 @@ class _Batch:
         if seen is not None:
             seen.scatter_(1, token[:, None], True)
         return token
+
+    def _end_at_stop_strings(self, step: int, alive: Tensor) -> None:
+        """End the rows whose tokens have reached a stop string."""
+        if self.watch is None or (step + 1) % STOP_INTERVAL:
+            return
+        for row in alive[self.lengths[alive] > step + 1].tolist():
+            if self.watch(self.tokens[row, : step + 1].tolist()):
+                self.lengths[row] = step + 1
 
     def _nothing_seen(self, logits: Tensor) -> Tensor | None:
         if not self.sampling.presence_penalty:

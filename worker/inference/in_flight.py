@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 
 from jobspec.records.evaluation import Generation
-from worker.inference.requests import SampleChunk, SampleRequest, Sampling
+from worker.inference.requests import ResponseRules, SampleChunk, SampleRequest
 
 
 class ChunksInFlight:
@@ -22,8 +22,8 @@ class ChunksInFlight:
         self._open: dict[int, _OpenChunk] = {}
         self._more = True
 
-    def admit(self) -> Iterator[tuple[str, SampleRequest, Sampling]]:
-        """Take chunks as long as there is room, and yield the id of each of their samples."""
+    def admit(self) -> Iterator[tuple[str, SampleRequest, SampleChunk]]:
+        """Take chunks as long as there is room, and yield the id of each sample and its chunk."""
         while self._more and self.samples < self._most:
             chunk = next(self._chunks, None)
             if chunk is None:
@@ -32,17 +32,18 @@ class ChunksInFlight:
             number = next(self._numbers)
             self._open[number] = _OpenChunk(chunk)
             for place, request in enumerate(chunk.requests):
-                yield f"{number}.{place}", request, chunk.sampling
+                yield f"{number}.{place}", request, chunk
 
     @property
     def samples(self) -> int:
         """How many samples are being generated."""
         return sum(held.left for held in self._open.values())
 
-    def request(self, name: str) -> SampleRequest:
-        """The request of a sample's id."""
+    def request(self, name: str) -> tuple[SampleRequest, ResponseRules]:
+        """The request of a sample's id, and the rules of its response."""
         number, place = (int(part) for part in name.split("."))
-        return self._open[number].chunk.requests[place]
+        chunk = self._open[number].chunk
+        return chunk.requests[place], chunk.rules
 
     def finish(self, name: str, row: Generation) -> Iterator[tuple[SampleChunk, list[Generation]]]:
         """Store a sample; yields its chunk with all samples if it was the chunk's last one."""

@@ -26,7 +26,8 @@ import msgspec
 
 from jobspec.errors import ModelError
 from jobspec.records.evaluation import Generation
-from worker.inference.engine import EngineChoice
+from worker.inference import gpu_groups
+from worker.inference.engine import Engine, EngineChoice
 from worker.inference.requests import SampleChunk
 
 _MOST_IN_FLIGHT = 256
@@ -78,6 +79,20 @@ Message = ReadyForChunk | ChunkDone | EngineFinished | EngineFailed
 _messages = msgspec.msgpack.Decoder(Message)
 
 
+def start_engine(choice: EngineChoice, tokenizer: Any, *, samples: int, others: int = 0) -> Engine:
+    """The engine in this process where it can be, or a pool with one on each group of devices.
+
+    Args:
+        tokenizer: the model's, if it is loaded already.
+        samples: how many samples there are to generate in all.
+        others: engines of other workers that generate some of them.
+    """
+    groups = gpu_groups.groups(Path(choice.weights.directory))
+    if choice.entry.in_process_on_cpu and choice.devices == 0 and len(groups) == 1:
+        return choice.load(tokenizer)
+    return EnginePool(choice, groups, samples=samples, others=others)
+
+
 class EngineDiedError(RuntimeError):
     """An engine's process ended without a message, or by an error that the spec did not cause."""
 
@@ -89,16 +104,23 @@ class EnginePool:
         choice: the engine that each child loads.
         groups: the environment of each child: the devices it sees, and settings for them.
         samples: how many samples there are to generate in all.
+        others: engines elsewhere that generate some of them.
     """
 
     method = "an engine in each of several processes"
 
     def __init__(
-        self, choice: EngineChoice, groups: Sequence[Mapping[str, str]], *, samples: int
+        self,
+        choice: EngineChoice,
+        groups: Sequence[Mapping[str, str]],
+        *,
+        samples: int,
+        others: int = 0,
     ) -> None:
         # One engine holds at most half of an even share; faster engines take the rest.
-        share = max(1, min(_MOST_IN_FLIGHT, samples // (2 * len(groups))))
-        start = StartEngine(choice=choice, in_flight=share if len(groups) > 1 else _MOST_IN_FLIGHT)
+        engines = len(groups) + others
+        share = max(1, min(_MOST_IN_FLIGHT, samples // (2 * engines)))
+        start = StartEngine(choice=choice, in_flight=share if engines > 1 else _MOST_IN_FLIGHT)
         threads = max(1, len(os.sched_getaffinity(0)) // len(groups))
         self._children = [
             _Child(start, {"OMP_NUM_THREADS": str(threads), **switches}) for switches in groups

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,12 +21,18 @@ class SampleStream:
     Attributes:
         tokens: the tokens drawn so far, an end token included.
         logprob: their summed log-probability.
+        watch: whether the tokens so far have reached a stop string, if there are any.
+        end_token: what is drawn after a stop string, so that the engine ends the sample.
+        stopped: a stop string was reached; `tokens` ends with it.
     """
 
     seed: int
     sampling: Sampling
+    watch: Callable[[Sequence[int]], bool] | None = None
+    end_token: int | None = None
     logprob: float = 0.0
     tokens: list[int] = field(default_factory=list[int])
+    stopped: bool = False
 
     def __post_init__(self) -> None:
         self.uniforms = uniforms(self.seed, self.sampling.max_gen_toks)
@@ -34,6 +40,8 @@ class SampleStream:
     def add(self, token: int, logprob: float) -> None:
         self.tokens.append(token)
         self.logprob += logprob
+        if self.watch is not None and self.end_token is not None:
+            self.stopped = self.watch(self.tokens)
 
 
 def draw_next(scores: Tensor, streams: Sequence[SampleStream]) -> None:
@@ -43,8 +51,12 @@ def draw_next(scores: Tensor, streams: Sequence[SampleStream]) -> None:
         scores: float [rows, vocabulary], changed in place; rows beyond the streams are ignored.
         streams: of the first rows.
     """
-    for sampling in {stream.sampling for stream in streams}:
-        rows = [row for row, stream in enumerate(streams) if stream.sampling == sampling]
+    for row, stream in enumerate(streams):
+        if stream.stopped:
+            scores[row, stream.end_token] = torch.inf
+    running = [(row, stream) for row, stream in enumerate(streams) if not stream.stopped]
+    for sampling in {stream.sampling for _, stream in running}:
+        rows = [row for row, stream in running if stream.sampling == sampling]
         _draw_alike(scores, rows, [streams[row] for row in rows], sampling)
 
 

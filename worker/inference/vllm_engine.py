@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from jobspec.records.evaluation import Generation
 from worker.inference.decode import Responses
 from worker.inference.engine import Weights
 from worker.inference.in_flight import ChunksInFlight
-from worker.inference.requests import SampleChunk, SampleRequest, Sampling
+from worker.inference.requests import ResponseRules, SampleChunk, SampleRequest, Sampling
 
 IN_FLIGHT = 256  # samples an engine holds at a time; more would only wait in vLLM's queue
 _CPU_BATCHED_TOKENS = 2048
@@ -63,7 +63,7 @@ class VllmEngine:
         context: int,
         in_flight: int = IN_FLIGHT,
     ) -> VllmEngine:
-        """Start vLLM with prefix caching, for sequences of `context` tokens at most."""
+        """Start vLLM for sequences of `context` tokens at most."""
         import torch
         import vllm  # pyright: ignore[reportMissingImports] - the extra `vllm`
 
@@ -75,10 +75,10 @@ class VllmEngine:
             max_model_len=context,
             # The process sees the devices of one engine only.
             tensor_parallel_size=max(1, gpus),
-            enable_prefix_caching=True,
             # generation_config must not change sampling in ways that the spec does not ask for.
             generation_config="vllm",
             disable_log_stats=True,
+            **cache_arguments(weights),
             **link_arguments(),
             **({} if gpus else cpu_arguments(context)),
         )
@@ -91,17 +91,30 @@ class VllmEngine:
         """Hold `in_flight` samples at a time; yield a chunk when its last sample has ended."""
         engine = self._llm.llm_engine
         held = ChunksInFlight(chunks, self._in_flight)
+        watched: dict[str, _WatchedSample] = {}
         while True:
-            for name, request, sampling in held.admit():
+            for name, request, chunk in held.admit():
                 prompt = self._module.TokensPrompt(prompt_token_ids=list(request.prompt))
-                params = self._module.SamplingParams(**self._fields(request, sampling))
+                sample = _WatchedSample(self._responses.stop_watch(chunk.rules))
+                fields = self._fields(request, chunk.sampling, stream=sample.is_watched)
+                params = self._module.SamplingParams(**fields)
+                watched[name] = sample
                 engine.add_request(name, prompt, params)
             if not held.samples:
                 return
             for output in engine.step():
-                if output.finished:
-                    name = output.request_id
-                    row = self._generation(held.request(name), output.outputs[0])
+                name = output.request_id
+                sample = watched.get(name)
+                if sample is None or not output.outputs:  # it was aborted, or has nothing new
+                    continue
+                (completion,) = output.outputs
+                reached = sample.add(completion.token_ids)
+                if reached and not output.finished:
+                    engine.abort_request([name])
+                if reached or output.finished:
+                    del watched[name]
+                    ended = completion.finish_reason == "stop"
+                    row = self._generation(*held.request(name), sample.tokens, ended=ended)
                     yield from held.finish(name, row)
 
     def close(self) -> None:
@@ -110,8 +123,20 @@ class VllmEngine:
         if llm is not None:
             shut_down(llm)
 
-    def _fields(self, request: SampleRequest, sampling: Sampling) -> dict[str, Any]:
-        """Every sampling field, so that vLLM uses no default of its own."""
+    def _generation(
+        self, request: SampleRequest, rules: ResponseRules, tokens: list[int], *, ended: bool
+    ) -> Generation:
+        return self._responses.generation(request, tokens, rules=rules, stopped=ended)
+
+    def _fields(
+        self, request: SampleRequest, sampling: Sampling, *, stream: bool = False
+    ) -> dict[str, Any]:
+        """Every sampling field, so that vLLM uses no default of its own.
+
+        Args:
+            stream: hand over new tokens at every step instead of all of them at the end.
+        """
+        kinds = self._module.sampling_params.RequestOutputKind
         return {
             "n": 1,
             "seed": request.seed,
@@ -126,13 +151,36 @@ class VllmEngine:
             "stop": None,
             "stop_token_ids": sorted(self._responses.eos),
             "detokenize": False,
-            # By default every step would hand over all tokens so far of every sample.
-            "output_kind": self._module.sampling_params.RequestOutputKind.FINAL_ONLY,
+            # By default every step would hand over all tokens so far of every sample. vLLM's own
+            # stop strings would end a think block, so new tokens are watched instead.
+            "output_kind": kinds.DELTA if stream else kinds.FINAL_ONLY,
         }
 
-    def _generation(self, request: SampleRequest, completion: Any) -> Generation:
-        stopped = completion.finish_reason == "stop"
-        return self._responses.generation(request, list(completion.token_ids), stopped=stopped)
+
+class _WatchedSample:
+    """The tokens of a sample so far, and whether they have reached a stop string."""
+
+    def __init__(self, watch: Callable[[Sequence[int]], bool] | None) -> None:
+        self._watch = watch
+        self.tokens: list[int] = []
+
+    @property
+    def is_watched(self) -> bool:
+        return self._watch is not None
+
+    def add(self, tokens: Sequence[int]) -> bool:
+        """Add new tokens up to a stop string; whether it was reached.
+
+        Without stop strings vLLM hands over all tokens at the end.
+        """
+        if self._watch is None:
+            self.tokens += tokens
+            return False
+        for token in tokens:
+            self.tokens.append(token)
+            if self._watch(self.tokens):
+                return True
+        return False
 
 
 def fail_when_killed(llm: Any) -> None:
@@ -200,6 +248,14 @@ def _core_processes(llm: Any) -> list[Any]:
     core = getattr(llm.llm_engine, "engine_core", None)
     manager = getattr(getattr(core, "resources", None), "engine_manager", None)
     return list(getattr(manager, "processes", ()))
+
+
+def cache_arguments(weights: Weights) -> dict[str, Any]:
+    """Arguments of `vllm.LLM` for the key-value cache."""
+    return {
+        "kv_cache_dtype": weights.kv_cache_dtype,
+        "enable_prefix_caching": weights.enable_prefix_caching,
+    }
 
 
 def link_arguments() -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Which samples are asked for, where they are kept, and when there are enough of them."""
