@@ -1,11 +1,9 @@
 """Evaluation against stock lm-eval: `python -m benchmarks.evaluate [--runs 5] [--tokens 256]`.
 
-The same trained 260K-parameter model, the same 60 AIME questions × 8 samples: through lm-eval's own
-command line with `repeats`, and through the eval phase with one and with two engines. A device is a
-core here: stock and one engine get one core, two engines get two. Runs take turns; medians are
-printed. Then: MATH-500 × 1 and AIME × 32 recorded answers, scored.
-
-Needs the reference data ($JOBSPEC_TEST_DATA, default ../shared/data).
+The same model with 300,000 random weights, the same 60 questions of AIME's form × 8 samples:
+through lm-eval's own command line with `repeats`, and through the eval phase with one and with two
+engines. A device is a core here: stock and one engine get one core, two engines get two. Runs take
+turns; medians are printed. Then 500 answers of MATH-500's forms and AIME's × 32 are scored.
 """
 
 from __future__ import annotations
@@ -13,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -21,17 +20,22 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks import questions
+from benchmarks.text import TextSource
 from jobspec.benchmarks import registry
 from jobspec.records.evaluation import AskedQuestion, Generation, QuestionScore, SamplingPlan
 from jobspec.spec.schema import EvalSpec
 from tests.support.evaluations import environment, make_attempt
-from tests.support.models import stories_model
-from tests.support.paths import DATA
 from worker.evaluation import scoring
-from worker.evaluation.math_grader import MathGrader
+from worker.grading.math_grader import MathGrader
 
 K = 8
 BATCH = 64
+VOCABULARY = 512
+CHAT = (
+    "{% for m in messages %}{{ m['role'] }} {{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant {% endif %}"
+)
 STOCK = """\
 task: aime60
 dataset_path: json
@@ -65,12 +69,45 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        model = stories_model(place / "model")
-        rows = [row for bench in ("aime24", "aime25") for row in _rows(bench)]
+        model = make_model(place / "model")
         (place / "bench").mkdir()
-        _write(place / "bench" / "aime60.jsonl", rows)
+        questions.write(place / "bench" / "aime60.jsonl", questions.aime())
         _generation(place, model, args.runs, args.tokens)
-        _scoring()
+    print(measure_scoring())
+
+
+def make_model(directory: Path) -> Path:
+    """A tiny Llama whose tokens are whole words, so that a text's tokens can be counted again.
+
+    The token that ends an answer is none of the model's, so every answer is as long as allowed.
+    """
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    words = ["<pad>", "<unk>", *TextSource(random.Random(1)).frequent(VOCABULARY - 2), "</s>"]
+    inner = Tokenizer(models.WordLevel({word: at for at, word in enumerate(words)}, "<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = {"pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "</s>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, **special)
+    tokenizer.chat_template = CHAT
+    tokenizer.save_pretrained(directory)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=64,
+        intermediate_size=172,
+        num_hidden_layers=5,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=4096,
+        bos_token_id=None,
+        eos_token_id=VOCABULARY,
+        pad_token_id=0,
+        dtype="float32",
+    )
+    LlamaForCausalLM(config).save_pretrained(directory)
+    return directory
 
 
 def _generation(place: Path, model: Path, count: int, tokens: int) -> None:
@@ -156,12 +193,12 @@ def _timed(command: list[str], env: dict[str, str], *, cores: int) -> tuple[floa
     return wall_s, used - before.children_user - before.children_system
 
 
-def _scoring() -> None:
-    math = [(_asked(row), [_recorded(row["solution"], 0)]) for row in _rows("math500")]
+def measure_scoring() -> str:
+    """Score recorded answers, all of them right. Returns what it took and how many were right."""
+    math = [(_asked(row), [_recorded(row["solution"], 0)]) for row in questions.math500()]
     aime = [
         (_asked(row), [_recorded(f"So $\\boxed{{{row['answer']}}}$.", i) for i in range(32)])
-        for bench in ("aime24", "aime25")
-        for row in _rows(bench)
+        for row in questions.aime()
     ]
     started = time.monotonic()
     with MathGrader() as grader:
@@ -169,8 +206,10 @@ def _scoring() -> None:
         _score("aime24", 32, aime, grader)
     seconds = time.monotonic() - started
     correct = sum(question.correct for question in right)
-    print(f"scoring MATH-500 × 1 and AIME × 32: {seconds:.1f} s ({correct} of 500 right; "
-          "at most 60 s wanted)")  # fmt: skip
+    return (
+        f"scoring MATH-500 × 1 and AIME × 32: {seconds:.1f} s ({correct} of {len(math)} right; "
+        "at most 60 s wanted)"
+    )
 
 
 def _score(
@@ -186,8 +225,7 @@ def _score(
 
 
 def _asked(row: dict[str, str]) -> AskedQuestion:
-    name = row.get("id") or row["unique_id"]
-    return AskedQuestion(id=name, answer=row["answer"], solution=row.get("solution"))
+    return AskedQuestion(id=row["id"], answer=row["answer"], solution=row.get("solution"))
 
 
 def _recorded(text: str, sample: int) -> Generation:
@@ -199,14 +237,6 @@ def _median(runs: list[Run]) -> Run:
     wall_s, cpu_s, tokens = (statistics.median(column) for column in columns)
     known = [run.generate_s for run in runs if run.generate_s is not None]
     return Run(wall_s, cpu_s, int(tokens), statistics.median(known) if known else None)
-
-
-def _rows(name: str) -> list[dict[str, str]]:
-    return [json.loads(line) for line in (DATA / f"{name}.jsonl").read_text().splitlines()]
-
-
-def _write(path: Path, rows: list[dict[str, str]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What Liger's kernels change in a model's loss and gradients, a family a line.
 
     python -m benchmarks.liger                      on a GPU, with the extra `gpu`
+    python -m benchmarks.liger --norms              which norms Liger itself leaves, by family
     TRITON_INTERPRET=1 python -m benchmarks.liger   without one: Triton's interpreter runs them,
                                                     with `pip install --no-deps triton liger-kernel`
 
@@ -13,14 +14,25 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
+import json
 import os
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, Olmo3Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    GemmaConfig,
+    LlamaConfig,
+    Olmo2Config,
+    Olmo3Config,
+    Qwen3Config,
+)
 
+from benchmarks import families
 from worker.kernels import liger, varlen_attention
 from worker.packing.collate import find_targets, pack
 from worker.training import loss as scoring
@@ -31,7 +43,13 @@ try:
 except ImportError:
     triton = tl = None
 
-FAMILIES = {"qwen3": Qwen3Config, "olmo3": Olmo3Config, "llama": LlamaConfig, "gemma": GemmaConfig}
+FAMILIES = {
+    "qwen3": Qwen3Config,
+    "olmo2": Olmo2Config,
+    "olmo3": Olmo3Config,
+    "llama": LlamaConfig,
+    "gemma": GemmaConfig,
+}
 SHAPE = {
     "vocab_size": 61,
     "hidden_size": 32,
@@ -53,6 +71,7 @@ class Difference:
 
     kernels: str
     replaced: tuple[str, ...]  # classes of layers that Liger computes
+    left: tuple[str, ...]  # norms that it doesn't, although it computes others of their class
     loss: float
     loss_with: float
     gradient: float
@@ -83,10 +102,40 @@ def compare(family: str, device: str) -> Difference:
         if "liger" in getattr(layer.forward, "__module__", "")
     }
     return Difference(
-        *(name, tuple(sorted(replaced)), loss, loss_with),
+        *(name, tuple(sorted(replaced)), _names(model), loss, loss_with),
         max(gradient.abs().max().item() for gradient in gradients.values()),
         max((found[name] - gradients[name]).abs().max().item() for name in gradients),
     )
+
+
+def _names(model: Any) -> tuple[str, ...]:
+    """The norms of a model that Liger could compute and doesn't, without the layers' numbers."""
+    patches = importlib.import_module("liger_kernel.transformers.monkey_patch")
+    left = (name for name, *_ in liger.remaining_norms(model, patches))
+    return tuple(sorted({re.sub(r"\.\d+\.", ".*.", name) for name in left}))
+
+
+@dataclass(frozen=True)
+class Norms:
+    """The norms of a family that Liger leaves, and those that are left after our part."""
+
+    family: str
+    by_liger: tuple[str, ...]
+    by_us: tuple[str, ...]
+
+
+def compare_norms() -> Iterator[Norms]:
+    """Every family of text models that Liger knows, on a tiny model of it."""
+    patches = importlib.import_module("liger_kernel.transformers.monkey_patch")
+    for family in patches.MODEL_TYPE_TO_APPLY_LIGER_FN:
+        if family in families.FAMILIES:
+            model = families.tiny_model(family)
+            patches._apply_liger_kernel_to_instance(
+                model=model, cross_entropy=False, fused_linear_cross_entropy=False
+            )
+            by_liger = _names(model)
+            liger.patch_remaining_norms(model, patches)
+            yield Norms(family, by_liger, _names(model))
 
 
 def _step(model: Any, line: dict[str, Any]) -> tuple[float, dict[str, torch.Tensor]]:
@@ -129,11 +178,16 @@ def interpret() -> None:
 
 def main() -> None:
     """Print the comparison."""
-    argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m benchmarks.liger",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    ).parse_args()
+    )
+    parser.add_argument("--norms", action="store_true", help="list what Liger leaves")
+    if parser.parse_args().norms:
+        for norms in compare_norms():
+            print(json.dumps(asdict(norms)))
+        return
     if not INTERPRETED and not torch.cuda.is_available():
         raise SystemExit("no GPU: set TRITON_INTERPRET=1 to let Triton's interpreter run them")
     for family in FAMILIES:

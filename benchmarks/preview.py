@@ -16,11 +16,11 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common import figure, machine, table
+from benchmarks.text import TextSource
 from jobspec.benchmarks.benchmark import Question
 from jobspec.benchmarks.question_file import QuestionSet
 from jobspec.benchmarks.registry import all_benchmarks
@@ -29,7 +29,6 @@ from worker.contamination import overlap
 from worker.preview import duplicates
 from worker.rows.data_sources import DataSources, sources_of
 
-VOCABULARY = 30_000
 COPIED, CHANGED, ASKED = 100, 100, 1000  # one row in, one word in, one row in
 QUESTIONS = 500
 
@@ -72,29 +71,6 @@ def measure(place: Path, rows: int, words: int) -> Iterator[str]:
     yield f"peak memory of a process: {peak_gib():.2f} GiB"
 
 
-class TextSource:
-    """Draws words whose frequencies follow Zipf's law."""
-
-    def __init__(self, rng: random.Random) -> None:
-        self._rng = rng
-        letters = "etaoinshrdlcumwfgypbvk"
-        self._words = [
-            "".join(rng.choices(letters, k=rng.randint(2, 9))) for _ in range(VOCABULARY)
-        ]
-        self._weights = list(accumulate(1 / (rank + 3) for rank in range(VOCABULARY)))
-
-    def draw(self, count: int) -> str:
-        return " ".join(self._rng.choices(self._words, cum_weights=self._weights, k=count))
-
-    def change(self, words: str) -> str:
-        parts = words.split()
-        for at in range(0, len(parts), CHANGED):
-            parts[self._rng.randrange(at, min(at + CHANGED, len(parts)))] = self._rng.choice(
-                self._words
-            )
-        return " ".join(parts)
-
-
 def write(file: Path, rows: int, words: int, text: TextSource, asked: list[str]) -> tuple[int, int]:
     """Write the rows; returns how many are near duplicates, and how many contain a question."""
     copies = questions = 0
@@ -103,7 +79,7 @@ def write(file: Path, rows: int, words: int, text: TextSource, asked: list[str])
         for row in range(1, rows + 1):
             answer, prompt = text.draw(words), text.draw(20)
             if row % COPIED == 0:
-                answer, copies = text.change(earlier), copies + 1
+                answer, copies = text.change(earlier, CHANGED), copies + 1
             if row % COPIED == COPIED // 2:
                 earlier = answer
             if row % ASKED == 1:

@@ -1,23 +1,22 @@
-"""The small model of Olmo-3's layers, and the rows, that benchmarks/train.py trains.
+"""Models of Olmo-3's layers, and the rows, that benchmarks/train.py and memory.py train.
 
-    python -m benchmarks.small DIR ROWS MAX_LENGTH
+    python -m benchmarks.small DIR ROWS MAX_LENGTH [LAYERS HIDDEN_SIZE]
 
-Needs the reference data ($JOBSPEC_TEST_DATA, default ../shared/data).
+The rows are texts of random words with the lengths of real reasoning traces (benchmarks/text.py).
 """
 
 from __future__ import annotations
 
 import json
-import os
+import statistics
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-DATA = Path(
-    os.environ.get("JOBSPEC_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
-)
+from benchmarks.text import draw_rows
+
 VOCABULARY = 4096
+POOL = 8  # rows drawn for each that is chosen: the tokenizer is learned from all of them
 SHAPE = {
     "hidden_size": 192,
     "intermediate_size": 512,
@@ -36,20 +35,20 @@ TEMPLATE = """\
 """
 
 
-def make(place: Path, count: int, max_length: int) -> None:
+def make(place: Path, count: int, max_length: int, shape: dict[str, Any]) -> None:
     """Model, tokenizer, and the rows as we and as TRL read them; what they are in facts.json."""
     import torch
     from transformers import Olmo3Config, Olmo3ForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    rows = [row for row in _reference() if len(row) == 2]
+    rows = draw_rows(POOL * count)
     tokenizer = _tokenizer([message["content"] for row in rows for message in row])
     short = [row for row in rows if _tokens(tokenizer, row) <= max_length]
     chosen = [short[i * len(short) // count] for i in range(count)]
     config = Olmo3Config(
         vocab_size=len(tokenizer),
-        **SHAPE,
+        **shape,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
@@ -65,18 +64,28 @@ def make(place: Path, count: int, max_length: int) -> None:
         place / "rows" / "train.jsonl", [{"prompt": r[:-1], "completion": r[-1:]} for r in chosen]
     )
     lengths = [_tokens(tokenizer, row) for row in chosen]
-    facts = {
+    facts: dict[str, Any] = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "rows": count,
         "tokens": sum(lengths),
+        "median": statistics.median(lengths),
         "longest": max(lengths),
     }
     (place / "facts.json").write_text(json.dumps(facts))
 
 
-def _reference() -> Iterator[list[dict[str, str]]]:
-    for line in (DATA / "sft_reasoning.jsonl").read_text().splitlines():
-        yield json.loads(line)["messages"]
+def shape_of(layers: int | None = None, hidden: int | None = None) -> dict[str, Any]:
+    """`SHAPE`, or one of that many layers and that width, with heads of 64 values."""
+    if layers is None or hidden is None:
+        return SHAPE
+    heads = hidden // 64
+    return SHAPE | {
+        "hidden_size": hidden,
+        "intermediate_size": hidden * 8 // 3,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+    }
 
 
 def _tokenizer(texts: list[str]) -> Any:
@@ -111,4 +120,4 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    make(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), shape_of(*map(int, sys.argv[4:])))

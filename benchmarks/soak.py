@@ -2,6 +2,10 @@
 
     python -m benchmarks.soak --workers 200 --jobs 10000 --minutes 10 --lease-s 20
 
+With `--faults all` it also deletes directories of jobs, lets the workers' calls on the root fail as
+on a network filesystem (ESTALE, EIO …) and on a full disk, and with `--group` the workers are two
+users with different umasks. `--moosefs` starts that filesystem, with two mounts.
+
 Worker processes claim, send heartbeats, reap, wait `--work-s` on average, write a result and
 commit. Sometimes they give a job back, and with `--work-s` every twentieth job takes two leases.
 Another process kills and replaces workers, or suspends them for up to two and a half leases, so
@@ -15,49 +19,30 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import math
 import os
 import random
-import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobspec.errors import ClaimLost
-from jobspec.queue.claim import Claim
+from benchmarks import soak_faults
+from benchmarks.soak_workers import BEATS_A_LEASE, Crowd, Plan
 from jobspec.queue.entries import list_state, parse
-from jobspec.queue.heartbeat import new_worker_id
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
 from jobspec.records.attempt import Result
 from jobspec.records.base import FINAL, State
 from jobspec.spec.schema import JobSpec, ModelSpec
 from jobspec.storage import fs
+from tests.support import moosefs
 
-BEATS_A_LEASE = 10
-GIVEN_BACK_FRAC = 0.02
-LONG_FRAC, LONG_LEASES = 0.05, 2.0
-ALIVE_LEASES = 0.75  # a worker that was never silent for so long must keep its claim
 GRACE_LEASES = 15.0
 POLL_S = (2.0, 30.0)  # an idle worker's first and longest wait
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a soak does. Several `roots` are mounts of one and the same root."""
-
-    roots: Sequence[Path]
-    workers: int
-    jobs: int
-    seconds: float
-    lease_s: float
-    work_s: float = 0.0
-    faults_per_s: float = 1.0
 
 
 @dataclass
@@ -81,6 +66,12 @@ class Figures:
     fenced_alive: int = 0
     kills: int = 0
     stops: int = 0
+    deletes: int = 0
+    outages: int = 0
+    full: int = 0
+    failed_calls: int = 0
+    results_deleted: int = 0
+    restored: int = 0
     calls_per_idle_minute: float = 0.0
     wrong: list[str] = field(default_factory=list[str])
 
@@ -92,6 +83,8 @@ class Figures:
 def run(plan: Plan, say: Callable[[str], None] = lambda text: None) -> Figures:
     """Carry out a plan. The roots' directories must exist or be creatable; use fresh ones."""
     figures = Figures(workers=plan.workers, jobs=plan.jobs, lease_s=plan.lease_s)
+    if plan.group:
+        soak_faults.make_group_root(plan.roots[0])
     queue = Queue.create(
         plan.roots[0], heartbeat_s=plan.lease_s / BEATS_A_LEASE, lease_s=plan.lease_s
     )
@@ -99,6 +92,7 @@ def run(plan: Plan, say: Callable[[str], None] = lambda text: None) -> Figures:
     say(f"{len(jobs)} jobs enqueued, {figures.enqueued_per_s:.0f}/s")
     with tempfile.TemporaryDirectory() as ledgers:
         _torment(queue, plan, figures, Path(ledgers), say)
+        figures.restored = len(queue.fsck().restored)
         _count(queue, jobs, figures, Path(ledgers))
     figures.calls_per_idle_minute = calls_per_idle_minute()
     return figures
@@ -117,7 +111,7 @@ def _enqueue_all(queue: Queue, plan: Plan, figures: Figures) -> set[str]:
 def _torment(
     queue: Queue, plan: Plan, figures: Figures, ledgers: Path, say: Callable[[str], None]
 ) -> None:
-    crowd = _Crowd(plan, ledgers)
+    crowd = Crowd(plan, ledgers)
     started = time.monotonic()
     next_word = started + 10
     try:
@@ -127,18 +121,20 @@ def _torment(
             crowd.one_fault()
             crowd.wait(random.expovariate(plan.faults_per_s))
             if now > next_word:
-                faults = crowd.kills + crowd.stops
+                faults = crowd.made.total()
                 say(f"{now - started:.0f} s: {_left(queue)} jobs left, {faults} faults")
                 next_word = now + 10
-        figures.kills, figures.stops = crowd.kills, crowd.stops
         crowd.wake_all()
         _let_finish(queue, plan, crowd)
+        figures.kills, figures.stops = crowd.made["kill"], crowd.made["stop"]
+        figures.deletes, figures.outages = crowd.made["delete"], crowd.made["outage"]
+        figures.full, figures.failed_calls = crowd.made["full"], crowd.weather.failed
     finally:
         crowd.end()
     figures.seconds = time.monotonic() - started
 
 
-def _let_finish(queue: Queue, plan: Plan, crowd: _Crowd) -> None:
+def _let_finish(queue: Queue, plan: Plan, crowd: Crowd) -> None:
     """Without faults, until nothing is left or nothing has moved for many leases."""
     left, deadline = -1, 0.0
     while (now_left := _left(queue)) > 0:
@@ -153,134 +149,6 @@ def _let_finish(queue: Queue, plan: Plan, crowd: _Crowd) -> None:
 def _left(queue: Queue) -> int:
     states = (State.PENDING, State.RUNNING)
     return sum(len(list_state(queue.paths, state)) for state in states)
-
-
-class _Crowd:
-    """The workers' processes, and what is done to them."""
-
-    def __init__(self, plan: Plan, ledgers: Path) -> None:
-        self.kills = self.stops = 0
-        self._plan = plan
-        self._ledgers = ledgers
-        self._stopped: dict[int, float] = {}
-        self._roots: dict[int, Path] = {}
-        for number in range(plan.workers):
-            self._start(plan.roots[number % len(plan.roots)])
-
-    def one_fault(self) -> None:
-        """Kill a worker and start another, or suspend one for a while."""
-        awake = [pid for pid in self._roots if pid not in self._stopped]
-        if not awake:
-            return
-        pid = random.choice(awake)
-        if random.random() < 0.5:
-            self.kills += 1
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            self._start(self._roots.pop(pid))
-        else:
-            self.stops += 1
-            os.kill(pid, signal.SIGSTOP)
-            self._stopped[pid] = time.monotonic() + random.uniform(0.0, 2.5 * self._plan.lease_s)
-
-    def wait(self, seconds: float) -> None:
-        """Let time pass, and stopped processes go on when theirs is over."""
-        end = time.monotonic() + seconds
-        while True:
-            now = time.monotonic()
-            for pid in [pid for pid, until in self._stopped.items() if until <= now]:
-                del self._stopped[pid]
-                os.kill(pid, signal.SIGCONT)
-            if now >= end:
-                return
-            time.sleep(min(0.05, end - now))
-
-    def wake_all(self) -> None:
-        """Let everybody go on."""
-        self._stopped = dict.fromkeys(self._stopped, 0.0)
-        self.wait(0)
-
-    def end(self) -> None:
-        """Kill everybody that is left."""
-        for pid in self._roots:
-            os.kill(pid, signal.SIGKILL)
-        for pid in self._roots:
-            os.waitpid(pid, 0)
-        self._roots.clear()
-
-    def _start(self, root: Path) -> None:
-        pid = os.fork()
-        if pid == 0:
-            try:
-                _Worker(self._plan, root, self._ledgers).live()
-            finally:
-                os._exit(1)
-        self._roots[pid] = root
-
-
-class _Worker:
-    """One worker process: sends heartbeats, reaps, claims, waits, commits, for ever."""
-
-    def __init__(self, plan: Plan, root: Path, ledgers: Path) -> None:
-        random.seed()
-        self._plan = plan
-        self._queue = Queue(root)
-        self._id = new_worker_id("soak")
-        self._ledger = (ledgers / self._id).open("a")
-        self._heartbeat_at = -math.inf
-        self._longest_gap_s = 0.0
-        self._idle_s = plan.lease_s / 100
-
-    def live(self) -> None:
-        while True:
-            with contextlib.suppress(OSError):  # a mount that doesn't answer: look again
-                self._heartbeat(None)
-                self._longest_gap_s = 0.0  # from here on it may hold a claim
-                claim = self._queue.claim(self._id)
-                if claim is None:
-                    self._idle_s = min(self._idle_s * 2, self._plan.lease_s / 10)
-                    time.sleep(random.uniform(0.5, 1.0) * self._idle_s)
-                    continue
-                self._idle_s = self._plan.lease_s / 100
-                self._note("claim", claim)
-                with contextlib.suppress(ClaimLost):
-                    self._work(claim)
-                    continue
-                gap_s = max(self._longest_gap_s, time.monotonic() - self._heartbeat_at)
-                alive = gap_s < ALIVE_LEASES * self._plan.lease_s
-                self._note("fenced-alive" if alive else "fenced", claim)
-
-    def _work(self, claim: Claim) -> None:
-        self._heartbeat(claim.job, now=True)
-        work_s = random.expovariate(1.0) * self._plan.work_s
-        if work_s > 0 and random.random() < LONG_FRAC:
-            work_s = LONG_LEASES * self._plan.lease_s
-        end = time.monotonic() + work_s
-        while (now := time.monotonic()) < end:
-            time.sleep(min(end - now, self._plan.lease_s / BEATS_A_LEASE))
-            self._heartbeat(claim.job)
-            if claim.held() is False:
-                raise ClaimLost("taken away")
-        if random.random() < GIVEN_BACK_FRAC:
-            claim.requeue("disk")
-            self._note("requeue", claim)
-            return
-        claim.finish("succeeded", {"metrics": {"attempt": float(claim.attempt)}})
-        self._note("commit", claim)
-
-    def _heartbeat(self, job: str | None, *, now: bool = False) -> None:
-        # From start to start, so that a suspension during the heartbeat or after it counts too.
-        start = time.monotonic()
-        gap_s = start - self._heartbeat_at
-        if now or gap_s >= self._plan.lease_s / BEATS_A_LEASE:
-            self._heartbeat_at = start
-            self._longest_gap_s = max(self._longest_gap_s, gap_s)
-            self._queue.heartbeat(self._id, job=job)
-            self._queue.reap()
-
-    def _note(self, what: str, claim: Claim) -> None:
-        self._ledger.write(f"{what} {claim.job} {claim.attempt}\n")
-        self._ledger.flush()
 
 
 def _count(queue: Queue, jobs: set[str], figures: Figures, ledgers: Path) -> None:
@@ -303,21 +171,23 @@ def _count(queue: Queue, jobs: set[str], figures: Figures, ledgers: Path) -> Non
     figures.stuck = sum(state not in FINAL for state, _ in last)
     figures.failed = sum(state is State.FAILED for state, _ in last)
     figures.requeues = sum(attempt - 1 for _, attempt in last)
-    figures.wrong = list(
-        _wrong_results(queue, {row[1]: int(row[2]) for row in rows if row[0] == "commit"})
-    )
+    committed = {row[1]: int(row[2]) for row in rows if row[0] == "commit"}
+    deleted = {row[1] for row in rows if row[0] == "deleted"}
+    wrong = dict(_wrong_results(queue, committed))
+    figures.results_deleted = len(deleted & wrong.keys())
+    figures.wrong = [text for job, text in wrong.items() if job not in deleted]
 
 
-def _wrong_results(queue: Queue, commits: dict[str, int]) -> Iterator[str]:
+def _wrong_results(queue: Queue, commits: dict[str, int]) -> Iterator[tuple[str, str]]:
     """Succeeded jobs whose result is not whole, or not that of the attempt that committed."""
     for job in queue.jobs(State.SUCCEEDED):
         result = records.read(job.paths.attempt(job.attempt).result, Result)
         if result is None or result.metrics != {"attempt": float(job.attempt)}:
-            yield f"{job.id}: no whole result in attempt {job.attempt}"
+            yield job.id, f"{job.id}: no whole result in attempt {job.attempt}"
         if commits.get(job.id, job.attempt) != job.attempt:
-            yield f"{job.id}: committed by attempt {commits[job.id]}, shows {job.attempt}"
+            yield job.id, f"{job.id}: committed by attempt {commits[job.id]}, shows {job.attempt}"
     for job in commits.keys() - {job.id for job in queue.jobs(State.SUCCEEDED)}:
-        yield f"{job}: committed, but not succeeded"
+        yield job, f"{job}: committed, but not succeeded"
 
 
 def calls_per_idle_minute(finished: int = 10_000, pending: int = 1_000) -> float:
@@ -372,10 +242,28 @@ def main() -> None:
     parser.add_argument("--work-s", type=float, default=0.0, help="mean seconds a job waits")
     parser.add_argument("--faults-per-s", type=float, default=1.0)
     parser.add_argument("--root", type=Path, action="append", help="several: mounts of one root")
+    parser.add_argument("--moosefs", action="store_true", help="start it, and use two mounts of it")
+    parser.add_argument(
+        "--faults",
+        default="kill,stop",
+        help=f"which ones, by commas, or all: {', '.join(soak_faults.KINDS)}",
+    )
+    parser.add_argument(
+        "--group", action="store_true", help="workers of two users with different umasks; as root"
+    )
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
+    kinds = soak_faults.KINDS if given.faults == "all" else given.faults.split(",")
+    with contextlib.ExitStack() as stack:
+        base = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        base.chmod(0o755)
+        roots = given.root or [base / "root"]
+        if given.moosefs:
+            shared = stack.enter_context(moosefs.running(base))
+            roots = [shared.a / "root", shared.b / "root"]
         plan = Plan(
-            roots=given.root or [Path(scratch) / "root"],
+            roots=roots,
+            faults=kinds,
+            group=given.group,
             workers=given.workers,
             jobs=given.jobs,
             seconds=60 * given.minutes,

@@ -2,9 +2,10 @@
 
 From the claim to the end of the first training step, and from the end of the last to the first
 generated token, of real jobs of a tiny model (worker.demo.tiny_model) whose rows are prepared:
-marks in the
-phases' own processes (benchmarks/start_probe.py), whose medians are printed in wall seconds and in
-processor seconds of the process that the part is in. On a busy machine trust the latter.
+marks in the phases' own processes (benchmarks/start_probe.py), whose medians are printed in wall
+seconds and in processor seconds of the process that the part is in. On a busy machine trust the
+latter. The last line is a bare TRL script (benchmarks/trl_script.py) on the same model and rows,
+from its start to the end of its first step; its tokenized rows lie in its cache.
 
     --modules    also which packages a rank and the evaluation had loaded at their end
 """
@@ -20,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import venv
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +30,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from benchmarks import start_probe
+from benchmarks.train import run_trl
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
 from jobspec.records.attempt import ClaimRecord
@@ -35,8 +38,8 @@ from jobspec.records.base import State
 from jobspec.spec.schema import DataSpec, EvalSpec, JobSpec, ModelSpec, TrainSpec
 
 REPO = Path(__file__).resolve().parents[1]
-TRAIN = ("interpreter", "imports", "process group", "model", "trainer", "engine", "held-out loss",
-         "first step")  # fmt: skip
+TRAIN = ("interpreter", "imports", "process group", "rows", "model", "kernels", "trainer",
+         "engine", "held-out loss", "first step")  # fmt: skip
 EVAL = ("interpreter", "imports", "transformers", "lm-eval", "model", "first token")
 
 
@@ -62,8 +65,41 @@ def main() -> None:
         _job(place, "warm", args.ranks)  # prepares the rows, and fills the caches of files
         jobs = [_job(place, f"run-{number}", args.ranks) for number in range(args.runs)]
         _print([parts_of(*job) for job in jobs])
+        if args.ranks == 1:
+            _print_bare(_bare_starts(place, args.runs))
         if args.modules:
             _print_modules(jobs[-1][1])
+
+
+def _bare_starts(place: Path, runs: int) -> list[float]:
+    """Seconds from the start of a TRL script to the end of its first step; one run warms up."""
+    rows = [json.loads(line)["messages"] for line in (place / "train.jsonl").open()]
+    (place / "rows").mkdir()
+    lines = [json.dumps({"prompt": row[:-1], "completion": row[-1:]}) for row in rows]
+    (place / "rows" / "train.jsonl").write_text("\n".join(lines) + "\n")
+    arguments = {
+        "max_steps": 1,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "gradient_checkpointing": False,
+        "max_length": 512,
+        "use_cpu": True,
+        "bf16": False,
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "save_strategy": "no",
+    }
+    found = []
+    for number in range(runs + 1):
+        name = f"bare-{number}"
+        run = run_trl(place, name, arguments | {"output_dir": str(place / name)})
+        found.append(run.first_step_s)
+    return found[1:]
+
+
+def _print_bare(seconds: Sequence[float]) -> None:
+    print(f"{'A BARE SCRIPT TO FIRST STEP':28} {statistics.median(seconds):7.2f}")
 
 
 def _make_model(place: Path) -> None:
@@ -79,13 +115,10 @@ def _job(place: Path, name: str, ranks: int) -> tuple[Any, list[dict[str, Any]]]
     """Run one job to its end with a worker of its own. Returns its attempt and the marks."""
     queue = Queue.create(place / "root")
     job = queue.enqueue(_spec(place, name))
-    marks, hook = place / f"marks-{name}", place / "hook"
+    marks = place / f"marks-{name}"
     marks.mkdir()
-    hook.mkdir(exist_ok=True)
-    (hook / "sitecustomize.py").write_text("from benchmarks import start_probe\n"
-                                           "start_probe.install()\n")  # fmt: skip
-    command = [sys.executable, "-m", "worker", "--root", str(place / "root"), "--drain"]
-    environment = {**os.environ, "PYTHONPATH": f"{hook}{os.pathsep}{REPO}"}
+    command = [_interpreter(place), "-m", "worker", "--root", str(place / "root"), "--drain"]
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
     done = subprocess.run(
         [*command, "--devices", str(ranks)],
         env=environment | {start_probe.DIRECTORY: str(marks)},
@@ -98,6 +131,23 @@ def _job(place: Path, name: str, ranks: int) -> tuple[Any, list[dict[str, Any]]]
         raise SystemExit(f"the job did not succeed:\n{done.stderr[-3000:]}")
     rows = [json.loads(line) for path in marks.iterdir() for line in path.read_text().splitlines()]
     return job.paths.attempt(1), rows
+
+
+def _interpreter(place: Path) -> str:
+    """A Python that installs the probe as it starts, with the packages of this one.
+
+    A virtual environment of its own, because a worker hides other directories from its phases.
+    """
+    directory = place / "python"
+    if not directory.exists():
+        venv.create(directory, symlinks=True)
+        (site,) = directory.glob("lib/python*/site-packages")
+        paths = [str(REPO), *(path for path in sys.path if path.endswith("-packages"))]
+        (site / "packages.pth").write_text("\n".join(paths) + "\n")
+        (site / "sitecustomize.py").write_text(
+            "from benchmarks import start_probe\nstart_probe.install()\n"
+        )
+    return str(directory / "bin" / "python")
 
 
 def _spec(place: Path, name: str) -> JobSpec:

@@ -77,18 +77,22 @@ def _wrap_phase(module: ModuleType) -> None:
 
     def marked(name: str, body: Callable[[Any], int | None]) -> None:
         _mark("imports")
-        training = body.__globals__.get("Training")
-        if training is not None:
-            training.__init__ = _once("process group", training.__init__, before=True)
-            training._model = _once("model", training._model)
-            training._trainer = _once("trainer", training._trainer)
-            training.on_train_begin = _once("engine", training.on_train_begin, before=True)
-            training.evaluate = _once("held-out loss", training.evaluate)
-            training.on_step = _once("first step", training.on_step)
-            training.on_epoch_end = _once("steps", training.on_epoch_end, before=True)
         run(name, body)
 
     module.run = marked
+
+
+def _wrap_training(module: ModuleType) -> None:
+    run = module.TrainingRun
+    run.__init__ = _once("process group", run.__init__, before=True)
+    run._schedule = _once("rows", run._schedule)
+    module.load_model = _once("model", module.load_model)
+    module.choose_kernels = _once("kernels", module.choose_kernels)
+    run._trainer = _once("trainer", run._trainer)
+    run.on_train_begin = _once("engine", run.on_train_begin, before=True)
+    run.evaluate = _once("held-out loss", run.evaluate)
+    run.on_step = _once("first step", run.on_step)
+    run.on_epoch_end = _once("steps", run.on_epoch_end, before=True)
 
 
 def _wrap_quiet(module: ModuleType) -> None:
@@ -109,6 +113,7 @@ def _wrap_draw(module: ModuleType) -> None:
 
 _WRAPPED = {
     "worker.phase": _wrap_phase,
+    "worker.training.training_run": _wrap_training,
     "worker.imports.quiet": _wrap_quiet,
     "worker.evaluation.runner": _wrap_session,
     "worker.inference.hf_engine": _wrap_engine,

@@ -1,21 +1,19 @@
 """Training speed on this machine's CPU against TRL: `python -m benchmarks.train [--runs 5]`.
 
-One model (Olmo-3's layers, small, random weights, float32), the same rows of sft_reasoning.jsonl,
-the same hyperparameters and threads, one process each, through:
+One model (Olmo-3's layers, small, random weights, float32), the same rows as long as reasoning
+traces are (benchmarks/small.py), the same hyperparameters and threads, one process each, through:
 
-    trl          a TRL script as a user writes it (benchmarks/trl_script.py), padded batches
-    trl-tuned    the same with fused AdamW and length grouping
-    trl-sft      the `trl sft` command
-    ours         a job: `jobspec enqueue`, then `jobspec-worker --drain`; ZeRO-2, one rank
-    ours-packed  the same with `train.packing`
-    trl-zero2    (asked for with --routes) trl under DeepSpeed, ZeRO-2, one rank
+    trl            a TRL script as a user writes it (benchmarks/trl_script.py), padded batches
+    trl-tuned      the same with fused AdamW and length grouping
+    trl-sft        the `trl sft` command
+    ours           a job as `jobspec new` writes it: `enqueue`, then `jobspec-worker --drain`
+    ours-unpacked  the same without `train.packing`
+    trl-zero2      (asked for with --routes) trl under DeepSpeed, ZeRO-2, one rank
 
 Routes take turns, A B A B …, and medians are printed: real tokens a second from the end of the
 second step to the end of the last (padding not counted), the peak memory of the largest process,
 and the seconds from the start to the end of the first step. For ours that start is the claim, on
 rows that `enqueue` has prepared; TRL's tokenized rows lie in its cache from a run before the first.
-
-Needs the reference data ($JOBSPEC_TEST_DATA, default ../shared/data).
 """
 
 from __future__ import annotations
@@ -38,7 +36,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 REPO = Path(__file__).resolve().parents[1]
-ROUTES = ("trl", "trl-tuned", "trl-sft", "ours", "ours-packed")
+# What each of our routes sets besides the hyperparameters that all routes share.
+OURS: dict[str, tuple[str, ...]] = {"ours": (), "ours-unpacked": ("train.packing=false",)}
+ROUTES = ("trl", "trl-tuned", "trl-sft", *OURS)
 WARM_UP = 2
 ROWS_A_STEP = 8
 MAX_LENGTH = 2048
@@ -77,14 +77,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="train-bench-") as name:
         place = Path(name)
         make = [sys.executable, "-m", "benchmarks.small", name, str(args.rows), str(MAX_LENGTH)]
-        subprocess.run(make, cwd=REPO, env=_environment(place), check=True)
+        subprocess.run(make, cwd=REPO, env=environment(place), check=True)
         _compare(place, args)
 
 
 def _compare(place: Path, args: argparse.Namespace) -> None:
     routes = args.routes.split(",")
     print(json.dumps(_facts(place, args)), flush=True)
-    _trl(place, "warm", _arguments(place, args, max_steps=1, save_strategy="no"))
+    if any(route not in OURS for route in routes):
+        run_trl(place, "warm", _arguments(place, args, max_steps=1, save_strategy="no"))
     taken: dict[str, list[Run]] = {route: [] for route in routes}
     for number in range(args.runs):
         for route in routes:
@@ -114,12 +115,12 @@ def _facts(place: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 def _print(medians: dict[str, Run]) -> None:
     base = medians.get("trl") or next(iter(medians.values()))
-    print(f"{'route':12} {'tok/s':>8} {'ratio':>6} {'peak GiB':>9} {'ratio':>6}"
+    print(f"{'route':14} {'tok/s':>8} {'ratio':>6} {'peak GiB':>9} {'ratio':>6}"
           f" {'1st step s':>11} {'ratio':>6} {'loss':>7}")  # fmt: skip
     for route, run in medians.items():
         print(
-            f"{route:12} {run.tokens_per_second:8.0f}"
-            f" {run.tokens_per_second / base.tokens_per_second:6.2f}"
+            f"{route:14} {run.tokens_per_second:8.0f}"
+            f" {run.tokens_per_second / (base.tokens_per_second or 1):6.2f}"
             f" {run.peak_gib:9.2f} {run.peak_gib / base.peak_gib:6.2f}"
             f" {run.first_step_s:11.1f} {run.first_step_s / base.first_step_s:6.2f} {run.loss:7.3f}"
         )
@@ -129,18 +130,18 @@ def _print(medians: dict[str, Run]) -> None:
 
 
 def _run(place: Path, route: str, name: str, args: argparse.Namespace) -> Run:
-    if route.startswith("ours"):
-        return _ours(place, name, args, packing=route == "ours-packed")
+    if route in OURS:
+        return _ours(place, name, args, OURS[route])
     arguments = _arguments(place, args, output_dir=str(place / name))
     if route == "trl-tuned":
         arguments |= {"optim": "adamw_torch_fused", "train_sampling_strategy": "group_by_length"}
     if route == "trl-zero2":
         arguments |= {"deepspeed": _write_zero(place)}
-    return _trl(place, name, arguments, command=route == "trl-sft")
+    return run_trl(place, name, arguments, command=route == "trl-sft")
 
 
 def _arguments(place: Path, args: argparse.Namespace, **more: Any) -> dict[str, Any]:
-    """SFTConfig's, of the same training as `_spec`'s."""
+    """SFTConfig's, of the same training as `make_spec`'s."""
     return {
         "output_dir": str(place / "out"),
         "num_train_epochs": 1,
@@ -172,7 +173,8 @@ def _write_zero(place: Path) -> str:
     return str(path)
 
 
-def _trl(place: Path, name: str, arguments: dict[str, Any], *, command: bool = False) -> Run:
+def run_trl(place: Path, name: str, arguments: dict[str, Any], *, command: bool = False) -> Run:
+    """TRL's script, or its command, on the model and the rows, with arguments of SFTConfig."""
     model, rows = str(place / "model"), str(place / "rows")
     if command:
         line = [str(Path(sys.executable).with_name("trl")), "sft", "--model_name_or_path", model]
@@ -183,77 +185,96 @@ def _trl(place: Path, name: str, arguments: dict[str, Any], *, command: bool = F
         arguments = arguments | {"model_init_kwargs": {"dtype": "float32"}}
         settings.write_text(json.dumps({"model": model, "rows": rows, "arguments": arguments}))
         line = [sys.executable, str(REPO / "benchmarks" / "trl_script.py"), str(settings)]
-    environment = _environment(place)
+    variables = environment(place)
     if "deepspeed" in arguments:
-        environment |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29531"}
+        variables |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+        variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29531"}
     started = time.time()
-    steps, used = _watched(line, environment, place / f"{name}.log")
+    steps, used = _watched(line, variables, place / f"{name}.log")
     return _figures(started, steps, used, time.time() - started)
 
 
-def _ours(place: Path, name: str, args: argparse.Namespace, *, packing: bool) -> Run:
+def _ours(place: Path, name: str, args: argparse.Namespace, settings: tuple[str, ...]) -> Run:
     """From the enqueued job's claim on; what `enqueue` prepares is not counted."""
-    from jobspec.queue.queue import Queue
     from jobspec.records import base as records
     from jobspec.records.attempt import ClaimRecord
-    from jobspec.spec import identity
 
-    file, root = place / f"{name}.spec.json", place / "root"
-    file.write_bytes(identity.canonical(_spec(place, name, args, packing=packing)))
-    environment = _environment(place)
-    enqueue = [sys.executable, "-m", "jobspec.cli", "enqueue", str(file), "--root", str(root)]
-    done = subprocess.run(
-        enqueue, cwd=REPO, env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    work = [sys.executable, "-m", "worker", "--root", str(root), "--drain", "--devices", "1"]
-    started = time.time()
-    _, used = _watched(work, environment, place / f"{name}.log")
-    job = Queue(root).job(done.stdout.strip())
-    if job.state != records.State.SUCCEEDED:
-        raise SystemExit((place / f"{name}.log").read_text()[-3000:])
-    attempt = job.paths.attempt(1)
+    attempt, used = run_job(place, make_spec(place, name, args.micro, settings))
+    ended = time.time()
     if not json.loads(attempt.done("prepare").read_text())["cached"]:
         raise SystemExit("rows were tokenized although they were prepared")
     rows = [json.loads(line) for line in attempt.metrics.read_text().splitlines()]
     steps = [Step(_unix(r["time"]), r["num_tokens"], r["loss"]) for r in rows if "loss" in r]
     claim = records.read(attempt.claim, ClaimRecord)
     assert claim is not None
-    return _figures(_unix(claim.claimed_at), steps, used, time.time() - started)
+    claimed = _unix(claim.claimed_at)
+    return _figures(claimed, steps, used, ended - claimed)
 
 
-def _spec(place: Path, name: str, args: argparse.Namespace, *, packing: bool) -> Any:
-    from jobspec.spec.schema import DataSpec, JobSpec, ModelSpec, TrainSpec
+def run_job(place: Path, spec: Any) -> tuple[Any, resource.struct_rusage]:
+    """Enqueue a job in a root below `place` and work on it.
 
-    return JobSpec(
-        name=name,
-        model=ModelSpec(name=str(place / "model"), dtype="float32"),
-        data=DataSpec(path=str(place / "ours.jsonl"), eval_split_ratio=0.0),
-        train=TrainSpec(
-            num_train_epochs=1.0,
-            learning_rate=1e-3,
-            per_device_train_batch_size=args.micro,
-            global_batch_size=ROWS_A_STEP,
-            max_length=MAX_LENGTH,
-            packing=packing,
-        ),
-        eval=None,
+    Returns:
+        The paths of its attempt, and what the worker and its processes used.
+
+    Raises:
+        SystemExit: it did not succeed; with the end of the log.
+    """
+    from jobspec.queue.queue import Queue
+    from jobspec.records import base as records
+    from jobspec.spec import identity
+
+    file, root, log = place / "spec.json", place / "root", place / f"{spec.name}.log"
+    file.write_bytes(identity.canonical(spec))
+    variables = environment(place)
+    enqueue = [sys.executable, "-m", "jobspec.cli", "enqueue", str(file), "--root", str(root)]
+    done = subprocess.run(
+        enqueue, cwd=REPO, env=variables, capture_output=True, text=True, check=False
     )
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    work = [sys.executable, "-m", "worker", "--root", str(root), "--drain", "--devices", "1"]
+    _, used = _watched(work, variables, log)
+    job = Queue(root).job(done.stdout.strip())
+    if job.state != records.State.SUCCEEDED:
+        raise SystemExit(log.read_text()[-3000:])
+    return job.paths.attempt(1), used
+
+
+def make_spec(
+    place: Path, name: str, micro: int, settings: tuple[str, ...], max_length: int = MAX_LENGTH
+) -> Any:
+    """What `jobspec new` writes for the same training as `_arguments`'."""
+    from jobspec.spec import builder
+
+    shared = (
+        "model.dtype=float32",
+        "data.eval_split_ratio=0",
+        f"train.per_device_train_batch_size={micro}",
+        f"train.global_batch_size={ROWS_A_STEP}",
+        f"train.max_length={max_length}",
+        "eval=null",
+    )
+    request = builder.Request(
+        models=[str(place / "model")],
+        learning_rates=[1e-3],
+        epochs=1.0,
+        data=str(place / "ours.jsonl"),
+        name=name,
+        settings=[*shared, *settings],
+    )
+    (spec,) = builder.build(request)
+    return spec
 
 
 def _unix(text: str) -> float:
     return datetime.datetime.fromisoformat(text).timestamp()
 
 
-def _environment(place: Path) -> dict[str, str]:
+def environment(place: Path) -> dict[str, str]:
     """The same for all: threads, caches of its own, no network."""
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("JOBSPEC_")},
-        "JOBSPEC_TEST_DATA": os.environ.get(
-            "JOBSPEC_TEST_DATA", str(REPO.parent / "shared" / "data")
-        ),
         "PYTHONPATH": str(REPO),
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
@@ -265,7 +286,7 @@ def _environment(place: Path) -> dict[str, str]:
 
 
 def _watched(
-    line: list[str], environment: dict[str, str], log: Path
+    line: list[str], variables: dict[str, str], log: Path
 ) -> tuple[list[Step], resource.struct_rusage]:
     """Run a command to its end: the steps that it prints, and what its processes used.
 
@@ -274,7 +295,7 @@ def _watched(
     steps: list[Step] = []
     with log.open("w") as stream:
         process = subprocess.Popen(
-            line, cwd=REPO, env=environment, stdout=subprocess.PIPE, stderr=stream, text=True
+            line, cwd=REPO, env=variables, stdout=subprocess.PIPE, stderr=stream, text=True
         )
         assert process.stdout is not None
         for text in process.stdout:

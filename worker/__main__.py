@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import sys
+import time
+from pathlib import Path
 
 import click
 
-from jobspec.errors import JobspecError
+from jobspec.errors import DiskFull, JobspecError
 from jobspec.queue import root as roots
 from jobspec.queue.queue import Queue
+from jobspec.records import exit_codes
+from jobspec.storage.disk_errors import explain
 from worker.host import scheduler_env
 from worker.host.devices import visible_devices
 from worker.launch import launcher
-from worker.supervisor.worker import Worker, WorkerOptions
+from worker.supervisor.options import WorkerOptions
+from worker.supervisor.progress_log import say
+from worker.supervisor.worker import Worker
+
+_OPEN_AGAIN_S = 10.0
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--root", default=None, help="Root of the queue  [default: $JOBSPEC_ROOT]")
 @click.option("--drain", is_flag=True, help="End when the queue is empty.")
 @click.option("--max-jobs", type=click.IntRange(min=1), help="End after this number of jobs.")
+@click.option("--job", "jobs", multiple=True, help="Run only this job; may be repeated.")
 @click.option("--idle-timeout", type=float, help="End after this many seconds without work.")
 @click.option("--time-limit", type=float, help="Seconds this worker has; Slurm's end counts too.")
 @click.option("--devices", type=click.IntRange(min=1), help="GPUs, or CPU processes, to use.")
@@ -46,6 +56,7 @@ def main(
     root: str | None,
     drain: bool,
     max_jobs: int | None,
+    jobs: tuple[str, ...],
     idle_timeout: float | None,
     time_limit: float | None,
     devices: int | None,
@@ -72,10 +83,12 @@ def main(
         isolation=isolation,
         poll=poll,
         launcher=launcher,
+        jobs=frozenset(jobs),
     )
     roots.restrict_umask()
+    leave_other_python()
     try:
-        queue = Queue(root or os.environ.get("JOBSPEC_ROOT") or "jobspec-root")
+        queue = open_when_possible(root or os.environ.get("JOBSPEC_ROOT") or "jobspec-root")
         found = visible_devices(devices)
         found = dataclasses.replace(found, nodes=nodes or scheduler_env.read().nodes)
         code = Worker(queue, options, found).run()
@@ -85,6 +98,40 @@ def main(
             click.echo(f"hint: {error.hint}", err=True)
         code = 1
     sys.exit(code)
+
+
+def open_when_possible(root: str) -> Queue:
+    """Open the root, or wait until its filesystem answers and can be written.
+
+    On a signal to stop it exits with the code that requeues the array element.
+    """
+    reported = ""
+    while True:
+        try:
+            return Queue(root)
+        except (DiskFull, OSError) as error:
+            message = str(error if isinstance(error, DiskFull) else explain(error))
+        if message != reported:
+            say(f"the root can't be used, trying again: {message}")
+        reported = message
+        for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+            signal.signal(sig, lambda signum, frame: sys.exit(exit_codes.WORKER_REQUEUE))
+        time.sleep(_OPEN_AGAIN_S)
+
+
+def leave_other_python() -> None:
+    """Make `python_environment` that of this process, and so of all that it starts."""
+    if not any(name.startswith("PYTHON") for name in os.environ):
+        return  # nearly always, and then its module need not be loaded
+    from jobspec.worker_command import python_environment
+
+    before, kept = dict(os.environ), python_environment()
+    for name in before.keys() - kept.keys():
+        del os.environ[name]
+    os.environ.update(kept)
+    given = filter(None, before.get("PYTHONPATH", "").split(os.pathsep))
+    dropped = {str(Path(path).absolute()) for path in given} - {kept.get("PYTHONPATH")}
+    sys.path[:] = [path for path in sys.path if path not in dropped]
 
 
 if __name__ == "__main__":

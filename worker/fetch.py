@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from jobspec.benchmarks import question_file as files
+from jobspec.benchmarks import registry
 from jobspec.errors import JobspecError, ModelError
 from jobspec.queue import root as roots
 from jobspec.records import base as records
@@ -26,6 +27,7 @@ from jobspec.records.answers import ErrorDetails, Fetched
 from jobspec.spec import parsing
 from jobspec.spec.schema import JobSpec, ModelSpec
 from jobspec.storage.layout import RootPaths
+from worker.lm_eval_tasks import nltk_data
 
 # Other formats than safetensors may be pickles. They are never read, so they are not fetched.
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "tokenizer*", "*.tiktoken")
@@ -46,16 +48,28 @@ def fetch(root: RootPaths, spec: JobSpec) -> Iterator[str]:
 
     cache = root.cache / "benchmarks"
     where = files.directories(spec.eval.benchmark_dir, cache)
-    own = [name for name in spec.eval.benchmarks if benchmark_download.is_own(name, where)]
+    own = [name for name in spec.eval.benchmarks if files.is_ours(name, where)]
     for name in own:
         loaded = benchmark_download.load(name, where, cache)
         yield f"{name}: {len(loaded.questions)} questions in {loaded.file}"
+    if any(_checks_instructions(name) for name in own):
+        yield nltk_data.fetch(root.nltk_data)
     native = [name for name in spec.eval.benchmarks if name not in own]
     if native:
-        from worker.evaluation.lm_eval_native import NativeTasks
+        from worker.lm_eval_tasks.task_loading import TaskLibrary
 
-        NativeTasks(native, spec.eval, where)
+        library = TaskLibrary(spec.eval, where)
+        if any(map(library.splits_sentences, native)):
+            yield nltk_data.fetch(root.nltk_data)
+        with nltk_data.readable(root.nltk_data):
+            for name in native:
+                library.load(name)
         yield f"{', '.join(native)}: lm-eval's data in {root.datasets}"
+
+
+def _checks_instructions(name: str) -> bool:
+    benchmark = registry.get(name)
+    return benchmark is not None and benchmark.checks_instructions
 
 
 def _fetch_model(root: RootPaths, model: ModelSpec) -> str:
@@ -102,6 +116,7 @@ def main() -> int:
         "HF_HUB_CACHE": str(root.hub),
         "HF_DATASETS_CACHE": str(root.datasets),
     }
+    nltk_data.look_in(root.nltk_data)
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
         os.environ.pop(name, None)
     # Try every spec, even if one before it failed.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import os
 import signal
 import sys
@@ -31,15 +30,24 @@ from jobspec.records.phases import PhaseInfo
 from jobspec.spec import identity, parsing
 from jobspec.spec import schema as specs
 from jobspec.storage import fs
+from jobspec.storage.disk_errors import FULL
 from jobspec.storage.layout import AttemptPaths, JobPaths, RootPaths
-from worker.host.disk import can_write
+from jobspec.storage.patience import TRANSIENT
+from worker.host.disk import write_error
 
 _PROGRESS_EVERY_S = 2.0
+_LINE_EVERY_S = 10.0
 _DISK_FULL_MESSAGES = (
     "No space left on device",
     "Disk quota exceeded",
     "os error 28",
     "os error 122",
+    "Read-only file system",
+    "os error 30",
+)
+_FILESYSTEM_MESSAGES = (
+    *("Stale file handle", "os error 116", "Input/output error", "os error 5)"),
+    *("Transport endpoint is not connected", "No locks available"),
 )
 _OUT_OF_MEMORY_MESSAGES = ("can't allocate memory", "CUDA out of memory", "not enough memory")
 # What gloo and NCCL report on a rank whose peer has ended.
@@ -90,7 +98,7 @@ class Phase:
         self.reports = reports
         self._started_at = records.utc_now()
         self._started = time.monotonic()
-        self._last_progress = float("-inf")
+        self._last_progress = self._last_line = self._done_in_log = float("-inf")
         self._progress_started: float | None = None
         self._done_at_start = 0.0
         self._seq: int | None = None
@@ -100,7 +108,7 @@ class Phase:
     @cached_property
     def spec(self) -> specs.JobSpec:
         """The job's spec. Raises SpecError if its bytes do not match the job's id."""
-        data = self.job.spec.read_bytes()
+        data = fs.read(self.job.spec)
         if not self.job.job.endswith(f"-{identity.digest(data)}"):
             raise SpecError(
                 "its content does not match the job's id: it was edited after enqueue",
@@ -114,8 +122,22 @@ class Phase:
         """Seconds since this phase process built its Phase."""
         return time.monotonic() - self._started
 
-    def progress(self, done: float, total: float, unit: str, **metrics: float | None) -> None:
-        """Report progress. It is written at most every two seconds, and at the end."""
+    def progress(
+        self,
+        done: float,
+        total: float,
+        unit: str,
+        *,
+        eta_s: float | None = None,
+        **metrics: float | None,
+    ) -> None:
+        """Report progress. It is written at most every two seconds, and at the end.
+
+        The log gets a line at most every ten seconds, and at the end.
+
+        Args:
+            eta_s: the seconds that are left, if the phase can tell; else the mean speed tells.
+        """
         if not self.reports:
             return
         now = time.monotonic()
@@ -133,10 +155,13 @@ class Phase:
             unit=unit,
             started_at=self._started_at,
             updated_at=records.utc_now(),
-            eta_s=(total - done) / rate if rate else None,
+            eta_s=(total - done) / rate if eta_s is None and rate else eta_s,
             metrics=metrics,
         )
         fs.replace(self.paths.progress, records.encode(report))
+        if now - self._last_line >= _LINE_EVERY_S or done >= total > self._done_in_log:
+            self._last_line, self._done_in_log = now, done
+            sys.stderr.write(f"{report.line}\n")
 
     def metric(self, row: MetricRow) -> None:
         """Add one row to `metrics.jsonl`. Rows are written together, once a second at most."""
@@ -167,7 +192,7 @@ class Phase:
 
     def read_report(self, phase: PhaseInfo[R]) -> R:
         """The report that an earlier phase of this attempt published."""
-        return msgspec.json.decode(self.paths.done(phase.name).read_bytes(), type=phase.report)
+        return msgspec.json.decode(fs.read(self.paths.done(phase.name)), type=phase.report)
 
     def fail(self, error: PhaseError) -> None:
         """Write `error.json`: why this phase ends.
@@ -199,14 +224,16 @@ def guard(phase: Phase, body: Callable[[Phase], int | None]) -> int:
         return body(phase) or exit_codes.DONE
     except Exception as error:
         kind = classify(error)
-        if kind is None and not can_write(phase.paths.dir, size=1 << 20):
-            kind = Reason.DISK  # a full disk shows as many different errors
+        if kind is None:  # a full disk or a failing filesystem shows as many different errors
+            broken = write_error(phase.paths.dir, size=1 << 20)
+            kind = classify(broken) if broken is not None else None
         with contextlib.suppress(OSError, DiskFull):
             _report_error(phase, error, kind)
         codes = {
             None: exit_codes.UNEXPLAINED,
             Reason.DISK: exit_codes.DISK_FULL,
             Reason.OOM: exit_codes.OUT_OF_MEMORY,
+            Reason.FILESYSTEM: exit_codes.FILESYSTEM,
         }
         return codes.get(kind, exit_codes.REFUSED)
 
@@ -238,19 +265,28 @@ def classify(error: BaseException) -> Reason | None:
         return Reason.DISK
     if isinstance(error, JobspecError):
         return Reason.FAILED
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in FULL:
         return Reason.DISK
+    if isinstance(error, OSError) and error.errno in TRANSIENT and not _is_of_network(error):
+        return Reason.FILESYSTEM
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return Reason.OOM
     # Libraries written in C++ raise RuntimeError; only the message tells what happened.
     message = str(error)
     if _has_any(message, _DISK_FULL_MESSAGES):
         return Reason.DISK
+    if _has_any(message, _FILESYSTEM_MESSAGES):
+        return Reason.FILESYSTEM
     if _has_any(message, _OUT_OF_MEMORY_MESSAGES):
         return Reason.OOM
     if _has_any(message, _LOST_PEER_MESSAGES):
         return None
     return Reason.FAILED if _is_permanent(error, message) else None
+
+
+def _is_of_network(error: OSError) -> bool:
+    """Whether a connection failed and not a filesystem: then no file is named."""
+    return isinstance(error, ConnectionError | TimeoutError) and error.filename is None
 
 
 def _is_permanent(error: BaseException, message: str) -> bool:
@@ -271,6 +307,6 @@ def _first_line(error: BaseException) -> str:
 
 def _rows(path: Path) -> int:
     try:
-        return path.read_bytes().count(b"\n")
+        return fs.read(path).count(b"\n")
     except FileNotFoundError:
         return 0

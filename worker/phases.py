@@ -21,7 +21,7 @@ from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import AttemptPaths, PreparedPaths
 from worker.checkpoints import directories, integrity
 from worker.data import dataset_cache
-from worker.host import vllm_package
+from worker.host import torchao_package, vllm_package
 from worker.kernels import liger
 from worker.launch.plan import BatchPlan
 from worker.training.deepspeed_config import deepspeed_config
@@ -91,6 +91,11 @@ def _converted_event(paths: AttemptPaths, plan: BatchPlan | None) -> dict[str, A
     return {"event": "converted", "step": saved.step, "to_ranks": plan.world, **facts}
 
 
+def _check_packages(spec: JobSpec, on_gpu: bool) -> None:
+    torchao_package.check(spec, on_gpu=on_gpu)
+    liger.check(spec, on_gpu=on_gpu)
+
+
 PHASES = (
     PhaseEntry(
         info=phases.PREPARE,
@@ -113,7 +118,7 @@ PHASES = (
         all_devices=True,
         manifest_facts=_engine_summary,
         reused_as="training had finished: its final_model is kept",
-        check=lambda spec, on_gpu: liger.check(spec, on_gpu=on_gpu),
+        check=_check_packages,
         settings=lambda spec, plan, on_gpu: deepspeed_config(spec, plan.micro, on_gpu=on_gpu),
     ),
     PhaseEntry(

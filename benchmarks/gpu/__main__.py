@@ -2,6 +2,7 @@
 
     python -m benchmarks.gpu                            every route, at most 8 minutes
     python -m benchmarks.gpu --only demo,full-defaults  some of them
+    python -m benchmarks.gpu --profile                  also time by kind of work, which slows down
     python -m benchmarks.gpu --toy                      tiny sizes on a CPU, as CI runs them
 
 Needs a checkout and the packages of `jobspec[worker]`, installed or on PYTHONPATH; no network, git
@@ -21,7 +22,8 @@ import time
 from pathlib import Path
 
 from benchmarks.gpu import page
-from benchmarks.gpu.routes import ROUTES, Bench, RouteError
+from benchmarks.gpu.bench import Bench, RouteError
+from benchmarks.gpu.routes import ROUTES
 
 REPO = Path(__file__).resolve().parents[2]
 LEAST_S = 15.0  # a route with less time than this is not started
@@ -36,6 +38,7 @@ def main() -> None:
     parser.add_argument("--only", help=f"routes, separated by commas: {','.join(ROUTES)}")
     parser.add_argument("--seconds", type=float, default=480.0, help="for all routes together")
     parser.add_argument("--toy", action="store_true", help="tiny sizes on the CPU")
+    parser.add_argument("--profile", action="store_true", help="print time by kind of work")
     parser.add_argument("--output", type=Path, help="directory of the page [default: docs/gpu]")
     parser.add_argument("--logs", type=Path, help="where to put the output of routes that failed")
     args = parser.parse_args()
@@ -45,7 +48,7 @@ def main() -> None:
     output = args.output or REPO / ("build/gpu" if args.toy else "docs/gpu")
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="gpu-bench-", dir=_memory_disk()) as directory:
-        bench = Bench(Path(directory), toy=args.toy)
+        bench = Bench(Path(directory), toy=args.toy, profile=args.profile)
         results = run_routes(bench, only, args.seconds, output)
         if args.logs:
             args.logs.write_text(_failed_logs(bench, results))
@@ -63,6 +66,8 @@ def run_routes(
         for name in [name for name in ROUTES if name in only]:
             results[name] = run_route(bench, name, deadline)
             print(f"{name}: {json.dumps(results[name])}", flush=True)
+            if "profile" in results[name]:
+                print("\n".join(page.profile_lines(results[name]["profile"])), flush=True)
             written = page.write(output, bench, results)
     print(f"written: {written}", flush=True)
     return results
@@ -86,8 +91,9 @@ def run_route(bench: Bench, name: str, deadline: float) -> dict[str, object]:
 
 def _failed_logs(bench: Bench, results: dict[str, dict[str, object]]) -> str:
     """The output of what failed, the inputs' included, which the first training route makes."""
-    failed = ["inputs", *(name for name, result in results.items() if "failed" in result)]
-    logs = [(name, bench.dir / f"{name}.log") for name in failed if len(failed) > 1]
+    failed = [name for name, result in results.items() if "failed" in result]
+    shown = ["inputs-part", "inputs-whole", *failed] if failed else []
+    logs = [(name, bench.dir / f"{name}.log") for name in shown]
     return "".join(
         f"==== {name}\n{log.read_text(errors='replace')}\n" for name, log in logs if log.exists()
     )

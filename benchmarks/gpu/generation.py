@@ -14,10 +14,10 @@ import torch
 
 from benchmarks.gpu.inputs import REAL, TOY
 from jobspec.spec.schema import ModelSpec
-from worker.evaluation.generation import plan_chunks
 from worker.evaluation.lm_eval_model import load_tokenizer
 from worker.inference.engine import choose, resolve_backend
 from worker.inference.requests import Sampling
+from worker.samples.generation import plan_chunks
 
 
 def main(directory: Path, out: Path) -> None:

@@ -1,8 +1,11 @@
-"""The model and the rows that every route uses: `python -m benchmarks.gpu.inputs DIR [--toy]`.
+"""The model and the rows that a route uses.
+
+    python -m benchmarks.gpu.inputs DIR [--toy] [--whole]
 
 The model has the layer shapes of Olmo-3-7B and random weights; its depth is as many layers as fit
-on an 80 GB card beside their optimizer states. Full rows have the greatest length; mixed rows have
-the lengths of real reasoning traces (log-normal, median 1,177 tokens, mean about 1,900).
+on an 80 GB card beside their optimizer states, or with `--whole` all of them. Full rows have the
+greatest length; mixed rows have the lengths of real reasoning traces (log-normal, median 1,177
+tokens, mean about 1,900).
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import json
 import math
 import random
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ class Size:
 
     shape: dict[str, Any]
     layers: int
+    all_layers: int
     max_length: int
     median_length: int
     rows: dict[str, int]  # in a step
@@ -51,8 +55,8 @@ _TINY = {
     "sliding_window": 32,
     "max_position_embeddings": 512,
 }
-REAL = Size(_OLMO, 8, 8192, 1177, {"full": 8, "mixed": 16}, 64, 128, 256, "bfloat16")
-TOY = Size(_OLMO | _TINY, 2, 64, 32, {"full": 2, "mixed": 4}, 2, 8, 6, "float32")
+REAL = Size(_OLMO, 8, 32, 8192, 1177, {"full": 8, "mixed": 16}, 64, 128, 256, "bfloat16")
+TOY = Size(_OLMO | _TINY, 2, 3, 64, 32, {"full": 2, "mixed": 4}, 2, 8, 6, "float32")
 
 
 def make(directory: Path, size: Size) -> None:
@@ -120,5 +124,12 @@ def row_lengths(kind: str, size: Size) -> list[int]:
     return [max(16, min(size.max_length, int(length))) for length in drawn]
 
 
+def main() -> None:
+    size = TOY if "--toy" in sys.argv else REAL
+    if "--whole" in sys.argv:
+        size = replace(size, layers=size.all_layers)
+    make(Path(sys.argv[1]), size)
+
+
 if __name__ == "__main__":
-    make(Path(sys.argv[1]), TOY if "--toy" in sys.argv else REAL)
+    main()

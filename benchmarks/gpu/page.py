@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import machine
-from benchmarks.gpu.routes import ROUTES, Bench
+from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.routes import ROUTES
+from benchmarks.gpu.work_kinds import KINDS
 from worker.host import gpus
 
 PACKAGES = (
@@ -45,14 +47,15 @@ def render(card: str, bench: Bench, results: Results) -> str:
     parts = [
         f"# {card}",
         f"{machine(*PACKAGES)}. Written by `make gpu` (`python -m benchmarks.gpu`).",
-        f"The model has the layer shapes of Olmo-3-7B, {size.layers} layers and random weights; it "
-        f"is trained on one device with ZeRO-2 in {size.dtype}. Full rows have "
-        f"{size.max_length:,} tokens, {size.rows['full']} rows a step; mixed rows have a median of "
-        f"{size.median_length:,}, {size.rows['mixed']} rows a step. Best settings are "
-        "`packing: true` and "
-        "`gradient_checkpointing: false`. MFU counts no recomputed work.",
+        f"The model has the layer shapes of Olmo-3-7B, {size.layers} layers (the whole model "
+        f"{size.all_layers}) and random weights; it is trained on one device with ZeRO-2 in "
+        f"{size.dtype}. Full rows have {size.max_length:,} tokens, {size.rows['full']} rows a "
+        f"step; mixed rows have a median of {size.median_length:,}, {size.rows['mixed']} rows a "
+        "step. Defaults are what `jobspec new` writes; other rows change one field of them. MFU "
+        "counts no recomputed work.",
         "## Training",
         _training(results),
+        *_profiles(results),
         "## Generation, demo and tests",
         _others(results),
         "## Failed or not measured",
@@ -81,6 +84,34 @@ def _training(results: Results) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) if len(lines) > 2 else "Not measured."
+
+
+def _profiles(results: Results) -> list[str]:
+    """Where the time of a step goes; nothing unless something was profiled."""
+    profiled = {name: row["profile"] for name, row in results.items() if "profile" in row}
+    if not profiled:
+        return []
+    head = f"| route | s a step | {' | '.join(KINDS)} |"
+    lines = [head, "| --- |" + " ---: |" * (len(KINDS) + 1)]
+    for name, found in profiled.items():
+        shares = (f"{found['kinds'][kind] / found['step_s']:.1%}" for kind in KINDS)
+        lines.append(f"| {ROUTES[name].title} | {found['step_s']:.2f} | {' | '.join(shares)} |")
+    text = "Shares of the steps under the profiler, which makes them slower:"
+    return ["## Time by kind of work", text, "\n".join(lines)]
+
+
+def profile_lines(found: Mapping[str, Any]) -> list[str]:
+    """Time by kind of work, and the longest kernels, as text."""
+    step_s = found["step_s"]
+    kinds = [
+        f"  {kind:21} {seconds:9.4f} s {seconds / step_s:6.1%}"
+        for kind, seconds in found["kinds"].items()
+    ]
+    rows = [
+        f"    {seconds:9.4f} s {seconds / step_s:6.1%}  {kind}: {name[:90]}"
+        for kind, name, seconds in found["longest"]
+    ]
+    return [f"  a step of {step_s:.4f} s", *kinds, "  longest:", *rows]
 
 
 _COLUMNS = (

@@ -1,7 +1,7 @@
 """Estimates a job's disk use: final weights, weights of epochs, checkpoints while it trains.
 
-A checkpoint has the trained weights and, in float32, a copy of them and Adam's two moments: 12
-bytes per trained parameter (measured on ZeRO-2: 16.1 bytes a parameter with float32 weights). Of
+A checkpoint has the trained weights, a copy of them in float32, and Adam's two moments (measured on
+ZeRO-2: 16.1 bytes a parameter with float32 weights). Of
 adapters, epochs keep only the adapter, and one merged model exists while an epoch is scored.
 """
 
@@ -13,11 +13,11 @@ from pathlib import Path
 
 import msgspec
 
+from jobspec.estimates import memory
 from jobspec.estimates.training_time import model_shape
 from jobspec.spec.schema import JobSpec
 
 _STATES = 2  # that are kept; while training, a third exists until the oldest is deleted
-_OPTIMIZER_BYTES = 12
 _DTYPE_BYTES = {"bfloat16": 2, "float32": 4}
 
 
@@ -47,11 +47,8 @@ def footprint(spec: JobSpec, root: Path) -> Footprint | None:
         return None
     width = _DTYPE_BYTES[spec.model.dtype]
     trained = shape.parameters if train.lora is None else shape.adapted(train.lora.r)
-    model, saved, state = (
-        width * shape.parameters,
-        width * trained,
-        (width + _OPTIMIZER_BYTES) * trained,
-    )
+    model, saved = width * shape.parameters, width * trained
+    state = round((width + memory.state_bytes(train)) * trained)
     epochs = min(math.ceil(train.num_train_epochs) - 1, train.save_total_limit)
     adapter = saved if train.lora is not None else 0
     stays = model + adapter + epochs * saved

@@ -21,7 +21,7 @@ from jobspec.storage.layout import RootPaths
 
 
 class BenchmarkEstimate(msgspec.Struct, frozen=True, kw_only=True):
-    """One benchmark. Null means unknown, as the size of an lm-eval task or an unmeasured length.
+    """One benchmark. Null means unknown, as an unmeasured length or, of an lm-eval task, its size.
 
     `typical_tokens`: questions × k × the mean length that `measured_by` had.
     """
@@ -29,7 +29,7 @@ class BenchmarkEstimate(msgspec.Struct, frozen=True, kw_only=True):
     benchmark: str
     questions: int | None
     k: int
-    max_gen_toks: int
+    max_gen_toks: int | None
     tokens_at_most: int | None
     typical_tokens: int | None = None
     measured_by: str | None = None
@@ -86,16 +86,23 @@ def _benchmark(
     seen = [(job, found.metrics.get(key)) for job, found in measured]
     job, length = next(((job, mean) for job, mean in seen if mean), (None, None))
     # Another job may have been allowed longer answers than this one will be.
-    mean = min(length, settings_here["max_gen_toks"]) if length is not None else None
+    most = settings_here["max_gen_toks"] if registry.get(name) else _own_budget(settings, name)
+    mean = length if length is None or most is None else min(length, most)
     return BenchmarkEstimate(
         benchmark=name,
         questions=asked,
         k=k,
-        max_gen_toks=settings_here["max_gen_toks"],
-        tokens_at_most=None if samples is None else samples * settings_here["max_gen_toks"],
+        max_gen_toks=most,
+        tokens_at_most=None if samples is None or most is None else samples * most,
         typical_tokens=None if samples is None or mean is None else round(samples * mean),
         measured_by=job,
     )
+
+
+def _own_budget(settings: specs.EvalSpec, task: str) -> int | None:
+    """The tokens that the spec allows an lm-eval task; None where the task decides."""
+    override = settings.overrides.get(task)
+    return None if override is None else override.max_gen_toks
 
 
 def _question_count(settings: specs.EvalSpec, name: str, root: Path) -> int | None:

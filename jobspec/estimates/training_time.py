@@ -14,12 +14,13 @@ from pathlib import Path
 import msgspec
 
 from jobspec.errors import ModelError, SpecError
-from jobspec.estimates import history, memory
+from jobspec.estimates import history, memory, micro_batches
 from jobspec.estimates.memory import Memory, Setting
 from jobspec.models import config, decoder_shape
 from jobspec.models.decoder_shape import DecoderShape
 from jobspec.models.devices import Device
 from jobspec.models.directory import locate
+from jobspec.records.manifest import MicroBatchPlan
 from jobspec.records.reports import RowReport
 from jobspec.spec.schema import JobSpec, TrainSpec
 from jobspec.storage.layout import RootPaths
@@ -46,6 +47,7 @@ class TrainingEstimate(msgspec.Struct, frozen=True, kw_only=True):
     usable_gib: float
     memory: Memory | None = None
     memory_gib: float | None = None
+    micro_batches: MicroBatchPlan | None = None
     tokens: int | None = None
     tokens_per_second: float | None = None
     speed_of: str | None = None
@@ -75,19 +77,27 @@ def estimate(
         None for a spec that trains nothing.
 
     Raises:
-        SpecError: it does not fit; the hint says which settings would.
+        SpecError: it does not fit; the hint says which settings would. Or the device can't do it.
     """
     if spec.train is None:
         return None
+    if spec.train.precision == "float8" and not device.multiplies_float8:
+        raise SpecError(
+            f"`float8` needs a GPU of NVIDIA's Hopper generation or a newer one, not {device.name}",
+            place="$.train.precision",
+            hint="leave precision out, or use H100, H200, GH200 or B200",
+        )
     shape = model_shape(spec, root)
     estimated = TrainingEstimate(device=device.name, gpus=gpus, usable_gib=device.usable_gib)
     if shape is None:
         return estimated
-    setting = _setting(spec.train, spec.model.dtype, gpus, rows)
+    setting, plan = _setting(spec, shape, device, gpus, rows)
     predicted = memory.predict(shape, setting)
     if predicted.total > device.usable_gib:
         raise _too_large(shape, setting, predicted, device)
-    estimated = msgspec.structs.replace(estimated, memory=predicted, memory_gib=predicted.total)
+    estimated = msgspec.structs.replace(
+        estimated, memory=predicted, memory_gib=predicted.total, micro_batches=plan
+    )
     return _with_hours(estimated, spec, shape, device, root, rows)
 
 
@@ -101,11 +111,28 @@ def model_shape(spec: JobSpec, root: Path) -> DecoderShape | None:
     return shape or decoder_shape.known(spec.model.name)
 
 
-def _setting(train: TrainSpec, dtype: str, gpus: int, rows: RowReport | None) -> Setting:
+def _setting(
+    spec: JobSpec, shape: DecoderShape, device: Device, gpus: int, rows: RowReport | None
+) -> tuple[Setting, MicroBatchPlan]:
+    """What memory is predicted for, with the micro-batches that training would choose."""
+    train = spec.train
+    assert train is not None
+    longest = train.max_length
+    if rows is not None and rows.length_percentiles:
+        longest = min(longest, round(rows.length_percentiles["max"]))
     most = memory.micro_batch_tokens(train)
-    if rows is not None and rows.longest_micro_batch:
+    setting = Setting(train=train, dtype=spec.model.dtype, devices=gpus, tokens=most)
+    plan = micro_batches.choose(
+        shape, setting, longest=longest, layers=shape.layers, usable_gib=device.usable_gib
+    )
+    if plan.tokens is not None:
+        most = -(-plan.tokens // train.sequence_parallel)
+    if rows is not None and rows.longest_micro_batch and train.packing != "auto":
         most = min(most, rows.longest_micro_batch)
-    return Setting(train=train, dtype=dtype, devices=gpus, tokens=most)
+    changed = msgspec.structs.replace(
+        setting, tokens=most, recomputed_layers=plan.recomputed_layers
+    )
+    return changed, plan
 
 
 def _too_large(

@@ -80,7 +80,14 @@ class Rows:
 
 @dataclass
 class Schedule:
-    """Divides rows into steps, for one of `world` ranks or sequence-parallel groups."""
+    """Divides rows into steps, for one of `world` ranks or sequence-parallel groups.
+
+    Attributes:
+        micro_batch_size: the most rows of a micro-batch, if `max_tokens` is None.
+        max_tokens: the most tokens of a micro-batch; a longer row gets one of its own.
+        padded: whether rows are padded to the longest one of their micro-batch.
+        multiple: of which the tokens of a line are a multiple, with padding.
+    """
 
     rows: Rows
     seed: int
@@ -88,8 +95,9 @@ class Schedule:
     micro_batch_size: int
     rank: int = 0
     world: int = 1
-    packing: bool = False
-    max_tokens: int = 0
+    max_tokens: int | None = None
+    padded: bool = False
+    multiple: int = 1
     shard: Shard = WHOLE
 
     @property
@@ -108,13 +116,21 @@ class Schedule:
     def step(self, batch: list[int]) -> Step:
         """This rank's part of a global batch."""
         lengths = self.rows.lengths
-        if self.packing:
-            by_rank = batching.packed_batches(
-                batch, lengths, world=self.world, max_tokens=self.max_tokens
-            )
-        else:
+        if self.max_tokens is None:
             by_rank = batching.micro_batches(
                 batch, lengths, world=self.world, size=self.micro_batch_size
+            )
+        elif self.padded:
+            by_rank = batching.padded_batches(
+                batch,
+                lengths,
+                world=self.world,
+                max_tokens=self.max_tokens,
+                multiple=self.multiple,
+            )
+        else:
+            by_rank = batching.packed_batches(
+                batch, lengths, world=self.world, max_tokens=self.max_tokens
             )
         return Step(
             micros=tuple(by_rank[self.rank]),
@@ -124,6 +140,13 @@ class Schedule:
             if self.rows.names
             else (),
         )
+
+    def tokens_of(self, micro: MicroBatch) -> int:
+        """The tokens of a micro-batch on its device, padding included."""
+        lengths = [self.rows.lengths[row] for row in micro.rows]
+        if self.padded:
+            return len(lengths) * batching.round_up(max(lengths), self.multiple)
+        return batching.round_up(sum(lengths), self.multiple)
 
     def in_order(self) -> Iterator[tuple[int, Step]]:
         """This rank's steps over all rows, sorted by length, for evaluation.
@@ -190,7 +213,7 @@ class StepDataset(torch.utils.data.Dataset):
         if micro.weight == 0:
             labels = [torch.full_like(label, IGNORED) for label in labels]
         if self._shard.count > 1:
-            line = shard(ids, labels, self._pad, self._shard)
+            line = shard(ids, labels, self._pad, self._shard, self._layout.multiple)
         else:
             line = self._layout.collate(ids, labels, self._pad)
         return line | find_targets(line)

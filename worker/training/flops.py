@@ -69,9 +69,9 @@ class FlopModel:
         # Frozen weights get no gradient. That saves half of the backward pass, except attention's.
         return 2.0 * forward + self._attention(rows) if self.frozen else 3.0 * forward
 
-    def recomputed(self, lengths: Iterable[int], trained_tokens: int, *, layers: bool) -> float:
-        """FLOPs computed a second time: the head's logits, and the layers if they are not kept."""
-        return self.forward(lengths if layers else (), trained_tokens)
+    def recomputed(self, lengths: Iterable[int], trained_tokens: int, *, share: float) -> float:
+        """FLOPs computed a second time: the head's logits, and this share of the layers."""
+        return self.forward((), trained_tokens) + share * self.forward(lengths, 0)
 
     def _attention(self, rows: Iterable[int]) -> float:
         pairs = sum(causal_pairs(row, window) for row in rows for window in self.windows)

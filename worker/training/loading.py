@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from jobspec.errors import ModelError, SpecError
 from jobspec.spec.schema import JobSpec, ModelSpec
-from worker.kernels import varlen_attention
+from worker.kernels import compiled_layers, liger, varlen_attention
 from worker.packing import row_check
 from worker.packing.row_check import ModelCheck
 
@@ -31,7 +33,7 @@ def load_tokenizer(model: ModelSpec, chat_template: str) -> Any:
 
 
 def load_model(spec: JobSpec, eos_token_ids: tuple[int, ...]) -> Any:
-    """The model with its own attention, sdpa if it has it; `check_model` chooses another.
+    """The model with its own attention, sdpa if it has it; `choose_kernels` chooses another.
 
     Args:
         eos_token_ids: the tokens that end a turn in the training rows. The saved model must stop
@@ -60,32 +62,88 @@ def load_model(spec: JobSpec, eos_token_ids: tuple[int, ...]) -> Any:
         ) from error
 
 
-def check_model(model: Any, spec: JobSpec, device: torch.device) -> ModelCheck:
-    """Choose the layout of rows and set the attention, the same on all ranks. All ranks call it.
+@dataclass(frozen=True)
+class Kernels:
+    """What computes a model's layers.
+
+    Attributes:
+        check: how rows are laid out, and with which attention.
+        liger: the version of Liger if its kernels are used.
+        compiled: whether the layers are compiled.
+        not_compiled: why not, although the spec asks for it.
+        float8: what multiplies in float8, if anything does.
+    """
+
+    check: ModelCheck
+    liger: str | None
+    compiled: bool = False
+    not_compiled: str | None = None
+    float8: str | None = None
+
+    def notes(self) -> Iterator[str]:
+        """Lines for the log about what the spec's options led to."""
+        if self.float8 is not None:
+            yield f"multiplies in float8: {self.float8}"
+        if self.not_compiled is not None:
+            yield f"train.torch_compile is not used: {self.not_compiled}"
+
+
+def choose_kernels(model: Any, spec: JobSpec, device: torch.device, *, on_gpu: bool) -> Kernels:
+    """Check the model and give it the kernels of the spec. All ranks call it.
 
     Raises:
         ModelError: the model can't be trained on several rows at once.
         SpecError: the spec's attention or sequence parallelism is not possible.
+        JobspecError: the spec requires Liger or float8, which can't be used here.
     """
     train = spec.train
     assert train is not None
+    agree = _agreement(device)
+    wanted = train.use_liger_kernel
+    applied = None if train.torch_compile else liger.apply(model, wanted, on_gpu=on_gpu)
+    check = row_check.check(model, spec.model.attn_implementation, device=device, agree=agree)
+    multiplied, limits = None, None
+    if train.precision == "float8":
+        from worker.kernels import float8  # imports torchao
+
+        check = replace(check, layout=replace(check.layout, multiple=float8.MULTIPLE))
+        line = row_check.sample_line(model, check.layout, device)
+        multiplied, limits = float8.convert(model, line, agree=agree), float8.MODEL_LIMITS
+    if train.sequence_parallel > 1:
+        _share_rows(model, check, train.sequence_parallel)
+    if not train.torch_compile:
+        return Kernels(check, applied, float8=multiplied)
+    line = row_check.sample_line(model, check.layout, device)
+    reason = compiled_layers.compile_layers(model, line, agree=agree, limits=limits)
+    if reason is not None:
+        applied = liger.apply(model, wanted, on_gpu=on_gpu)
+    return Kernels(check, applied, reason is None, reason, multiplied)
+
+
+def _share_rows(model: Any, check: ModelCheck, degree: int) -> None:
+    """Let `degree` ranks share each row. All ranks call it.
+
+    Raises:
+        SpecError: the model's layers do not allow it.
+    """
+    if check.layout.padded or check.layout.seq_idx:
+        raise SpecError(
+            f"`{model.config.model_type}` can't share rows among devices: {check.layout.reason}",
+            place="$.train.sequence_parallel",
+            hint="set it to 1",
+        )
+    varlen_attention.enable_sequence_parallel(model.config, degree)
+
+
+def _agreement(device: torch.device) -> Callable[[bool], bool]:
+    """Whether a condition holds on all ranks, which all call it together."""
 
     def agree(holds: bool) -> bool:
         agreed = torch.tensor(int(holds), device=device)
         dist.all_reduce(agreed, dist.ReduceOp.MIN)
         return bool(agreed)
 
-    found = row_check.check(model, spec.model.attn_implementation, device=device, agree=agree)
-    if train.sequence_parallel > 1:
-        if found.layout.padded or found.layout.seq_idx:
-            raise SpecError(
-                f"`{model.config.model_type}` can't share rows among devices: "
-                f"{found.layout.reason}",
-                place="$.train.sequence_parallel",
-                hint="set it to 1",
-            )
-        varlen_attention.enable_sequence_parallel(model.config, train.sequence_parallel)
-    return found
+    return agree
 
 
 def _allow_sampling(config: Any) -> None:

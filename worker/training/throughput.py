@@ -61,11 +61,11 @@ class Rates:
     """Computes the speed of a step and the utilization of the devices from its tokens."""
 
     def __init__(
-        self, flops: FlopModel, devices: int, peak: float | None, *, recomputed: bool
+        self, flops: FlopModel, devices: int, peak: float | None, *, recomputed: float
     ) -> None:
         """Args:
         peak: FLOP/s that one device can do; None where that is not known.
-        recomputed: whether the layers run forward twice (gradient checkpointing).
+        recomputed: the share of the layers that run forward twice (gradient checkpointing).
         """
         self._flops = flops
         self._devices = devices
@@ -76,7 +76,7 @@ class Rates:
         """The speed and utilization of one step."""
         speed = sum(step.lengths) / step_s
         needed = self._flops.step(step.lengths, step.trained_tokens)
-        again = self._flops.recomputed(step.lengths, step.trained_tokens, layers=self._recomputed)
+        again = self._flops.recomputed(step.lengths, step.trained_tokens, share=self._recomputed)
         return StepRates(
             step_s=step_s,
             tokens_per_second=speed,
@@ -88,7 +88,48 @@ class Rates:
         )
 
 
-def forecast(spec: JobSpec, config: Any, schedule: Schedule, base_gib: float) -> Memory | None:
+class TimeLeft:
+    """Estimates how long training still takes, from the tokens that are left.
+
+    Steps have very different numbers of tokens, so their mean duration says little at first.
+    """
+
+    def __init__(self, total_tokens: float, evaluations: int) -> None:
+        """Args:
+        total_tokens: of all steps of the run.
+        evaluations: of the held-out rows, from now to the end.
+        """
+        self._total = total_tokens
+        self._evaluations = evaluations
+        self._evaluation_s = 0.0
+        self._tokens = 0
+        self._seconds = 0.0
+        self._first = True
+
+    def evaluated(self, seconds: float) -> None:
+        """Count an evaluation of the held-out rows."""
+        self._evaluations -= 1
+        self._evaluation_s = seconds
+
+    def after_step(self, tokens: int, seconds: float, done: int) -> float | None:
+        """The seconds that are left after a step; None after the first one, which warms up.
+
+        Args:
+            tokens: of this step, which took `seconds`.
+            done: tokens of all steps so far, of earlier attempts too.
+        """
+        if self._first:
+            self._first = False
+            return None
+        self._tokens += tokens
+        self._seconds += seconds
+        training = max(0.0, self._total - done) * self._seconds / self._tokens
+        return training + max(0, self._evaluations) * self._evaluation_s
+
+
+def forecast(
+    spec: JobSpec, config: Any, schedule: Schedule, base_gib: float, recomputed_layers: int
+) -> Memory | None:
     """What `jobspec validate` would say of this run's memory, its longest micro-batch known.
 
     Args:
@@ -101,9 +142,8 @@ def forecast(spec: JobSpec, config: Any, schedule: Schedule, base_gib: float) ->
     found = decoder_shape.of(config.get_text_config().to_dict())
     if found is None or spec.train is None:
         return None
-    lengths = schedule.rows.lengths
     micros = (micro for step in schedule.steps(0) for micro in step.micros)
-    longest = max(sum(lengths[row] for row in micro.rows) for micro in micros)
+    longest = max(schedule.tokens_of(micro) for micro in micros)
     on_gpu = torch.cuda.is_available()
     setting = memory.Setting(
         train=spec.train,
@@ -112,6 +152,7 @@ def forecast(spec: JobSpec, config: Any, schedule: Schedule, base_gib: float) ->
         tokens=-(-longest // schedule.shard.count),
         on_gpu=on_gpu,
         base_gib=base_gib + (0.0 if on_gpu else _RUNTIME_GIB),
+        recomputed_layers=recomputed_layers,
     )
     return memory.predict(found, setting)
 

@@ -24,7 +24,7 @@ from jobspec.errors import ModelError
 from jobspec.records.mixture import TokenCounts
 from worker.packing.collate import to_device
 from worker.packing.row_layout import RowLayout
-from worker.training import loss
+from worker.training import loss, zero_two
 from worker.training.dataset import EpochSampler, Schedule, StepDataset, loader
 from worker.training.stop_flag import StopFlag
 from worker.training.throughput import StepClock
@@ -62,6 +62,7 @@ class RowTrainer(SFTTrainer):
         self.totals = StepTotals()
         self.clock = StepClock()
         self.stop: StopFlag | None = None
+        self.group_elements: int | None = None  # None: the optimizer's groups are not split
         self._merged = False
         self.grad_norm: float | None = None
         self.learning_rate: float | None = None
@@ -157,6 +158,13 @@ class RowTrainer(SFTTrainer):
             self.args, self.state, self.control, metrics
         )
         return metrics
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        optimizer: Any = super().create_optimizer(model)
+        if self.group_elements is not None:
+            groups = zero_two.split_groups(optimizer.param_groups, self.group_elements)
+            optimizer.param_groups = groups
+        return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         scheduler: Any = super().create_scheduler(num_training_steps, optimizer)

@@ -19,6 +19,7 @@ def trainer_arguments(
     deepspeed: dict[str, Any],
     micro_batch_size: int,
     steps_per_epoch: int,
+    recomputed_layers: int,
     on_gpu: bool,
 ) -> SFTConfig:
     """The trainer's arguments: the spec's settings, with saving, logging and evaluation off.
@@ -42,14 +43,15 @@ def trainer_arguments(
             gradient_accumulation_steps=1,
             lr_scheduler_type=train.lr_scheduler_type,
             warmup_steps=warmup_steps(train, steps),
-            optim=train.optim,
+            # Transformers' own "adamw_8bit" is another package's.
+            optim="adamw_torch" if train.optim == "adamw_8bit" else train.optim,
             adam_beta1=train.adam_beta1,
             adam_beta2=train.adam_beta2,
             adam_epsilon=train.adam_epsilon,
             weight_decay=train.weight_decay,
             max_grad_norm=train.max_grad_norm,
             seed=train.seed,
-            gradient_checkpointing=train.gradient_checkpointing,
+            gradient_checkpointing=recomputed_layers > 0,
             max_length=None,
             packing=False,
             dataset_kwargs={"skip_prepare_dataset": True},

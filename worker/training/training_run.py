@@ -19,30 +19,33 @@ import torch.distributed as dist
 
 from jobspec.errors import JobspecError
 from jobspec.models import devices
+from jobspec.records import base as records
 from jobspec.records import exit_codes, phases
 from jobspec.records.checkpoint import TrainingProgress
+from jobspec.records.manifest import MicroBatchPlan
 from jobspec.records.metric_rows import EvalLossRow, ResumeRow, StepRow
 from jobspec.records.reports import TrainingEngine, TrainReport
 from jobspec.spec.schema import JobSpec
+from jobspec.storage import fs
 from jobspec.storage.layout import PreparedPaths, SplitPaths, partial_of
 from worker.checkpoints import directories
 from worker.checkpoints.distributed import DistributedCheckpoints
 from worker.checkpoints.progress import restore_progress
-from worker.kernels import liger, varlen_attention
-from worker.launch.manifest import planned_rows
+from worker.kernels import optimizers, varlen_attention
+from worker.launch.manifest import read_plan
 from worker.packing import model_parts
 from worker.packing.collate import Shard
 from worker.phase import Phase
-from worker.training import lora
+from worker.training import lora, micro_batches, zero_two
 from worker.training.callbacks import Milestones, StepReporter
 from worker.training.dataset import Rows, Schedule
 from worker.training.deepspeed_config import deepspeed_config
 from worker.training.errors import NonFiniteHeldOutLossError, NonFiniteLossError, StoppedError
 from worker.training.flops import FlopModel
-from worker.training.loading import check_model, load_model, load_tokenizer
+from worker.training.loading import choose_kernels, load_model, load_tokenizer
 from worker.training.records import StepRecord
 from worker.training.stop_flag import StopFlag
-from worker.training.throughput import Rates, forecast, memory_use, peak_memory_gib
+from worker.training.throughput import Rates, TimeLeft, forecast, memory_use, peak_memory_gib
 from worker.training.trainer import RowTrainer
 from worker.training.trainer_arguments import trainer_arguments
 
@@ -61,13 +64,15 @@ class TrainingRun:
         self.world = dist.get_world_size()
         self.rank = dist.get_rank()
         self.prepared = phase.read_report(phases.PREPARE)
-        planned = planned_rows(phase.paths.manifest, self.world)
-        self.micro_batch_size = planned or self.train.per_device_train_batch_size
+        planned = read_plan(phase.paths.manifest, self.world)
+        self.least_memory = planned is not None and planned.least_memory
+        rows = planned.per_device_train_batch_size if planned is not None else None
+        self.micro_batch_size = rows or self.train.per_device_train_batch_size
         self.deepspeed_config = deepspeed_config(
             self.spec, self.micro_batch_size, on_gpu=self.on_gpu
         )
         self.progress = TrainingProgress()
-        self.checkpoints = DistributedCheckpoints(phase, self.train.zero_stage)
+        self.checkpoints = DistributedCheckpoints(phase, self.train)
         self.resumed = self.checkpoints.newest()
 
     def run(self) -> int:
@@ -78,6 +83,7 @@ class TrainingRun:
             checkpoint, manifest = self.resumed
             self.progress = restore_progress(checkpoint, manifest, self.world)
             directory = str(checkpoint.dir)
+        self.time_left = self._time_left()
         try:
             self.trainer.train(resume_from_checkpoint=directory)
             stopped = self.trainer.state.global_step < self.trainer.state.max_steps
@@ -95,6 +101,7 @@ class TrainingRun:
         rows = PreparedPaths(self.phase.root.root / prepared.dir)
         evaluation = self._schedule(rows.eval) if prepared.rows_eval else None
         schedule = self._schedule(rows.train)
+        self.micro_batches = self._choose_micro_batches(schedule, evaluation)
         # Before the model is loaded: with ZeRO-3 the arguments make loading shard the weights.
         arguments = trainer_arguments(
             self.spec,
@@ -102,16 +109,18 @@ class TrainingRun:
             deepspeed=self._engine_settings(),
             micro_batch_size=self.micro_batch_size,
             steps_per_epoch=schedule.steps_per_epoch,
+            recomputed_layers=self.micro_batches.recomputed_layers,
             on_gpu=self.on_gpu,
         )
         model = load_model(self.spec, prepared.eos_token_ids)
-        self.kernels = liger.apply(model, self.train.use_liger_kernel, on_gpu=self.on_gpu)
         begun = time.monotonic()
-        self.check = check_model(model, self.spec, arguments.device)
+        self.kernels = choose_kernels(model, self.spec, arguments.device, on_gpu=self.on_gpu)
+        self.check = self.kernels.check
         self.check_s = time.monotonic() - begun
         for split in (schedule, evaluation):
-            if split is not None and self.check.layout.padded:
-                split.packing = False
+            if split is not None:
+                split.padded = self.check.layout.padded
+                split.multiple = self.check.layout.multiple
         try:
             trainer = RowTrainer(
                 model=model,
@@ -121,6 +130,7 @@ class TrainingRun:
                 evaluation=evaluation,
                 layout=self.check.layout,
                 peft_config=lora.config(self.train.lora),
+                optimizer_cls_and_kwargs=optimizers.custom(self.train),
             )
         except ValueError as error:
             raise lora.explained(error, self.train.lora) from error
@@ -128,16 +138,24 @@ class TrainingRun:
         # After adapters were added, also to these parts, and before there is an optimizer.
         model_parts.freeze(model, self.check.unused)
         self.weights = model_parts.count_weights(trainer.model)
+        manifest = None if self.resumed is None else self.resumed[1]
+        trainer.group_elements = zero_two.group_elements(self.train, self.weights.trained, manifest)
         self._log_check()
         self.rates = Rates(
             FlopModel.of(trainer.model),
             self.world,
             devices.peak(torch.cuda.get_device_name()) if self.on_gpu else None,
-            recomputed=self.train.gradient_checkpointing,
+            recomputed=self.micro_batches.recomputed_layers / self.micro_batches.layers,
         )
         trainer.add_callback(Milestones(self.on_train_begin, self.on_epoch_end))
         trainer.add_callback(StepReporter(trainer, self.stop, self.on_step, self.wants_save))
         return trainer
+
+    def _time_left(self) -> TimeLeft:
+        epochs, trainer = self.train.num_train_epochs, self.trainer
+        evaluations = math.ceil(epochs) + (self.resumed is None) - self.progress.ended_epochs
+        total = epochs * sum(trainer.schedule.rows.lengths)
+        return TimeLeft(total, evaluations if trainer.evaluation is not None else 0)
 
     def _log_check(self) -> None:
         """Say how rows are laid out and what is trained; once."""
@@ -146,15 +164,34 @@ class TrainingRun:
         layout, weights = self.check.layout, self.weights
         reason = f" ({layout.reason})" if layout.reason else ""
         lines = [f"rows are {layout}, checked in {self.check_s:.1f} s{reason}"]
-        if self.train.packing and layout.padded:
-            lines.append(
-                "train.packing is not used: micro-batches have up to "
-                f"{self.micro_batch_size} padded rows"
-            )
+        lines.append(f"micro-batches have {self._micro_batch_limit()}")
+        plan = self.micro_batches
+        lines.append(f"recomputes {plan.recomputed_layers} of {plan.layers} layers")
         lines.append(f"trains {weights.trained:,} of {weights.total:,} weights")
+        lines += self.kernels.notes()
         if self.check.unused:
             lines.append(f"not trained, because text does not use it: {self.check.unused}")
         sys.stderr.writelines(f"train: {line}\n" for line in lines)
+
+    def _micro_batch_limit(self) -> str:
+        most = self.micro_batches.tokens
+        if most is None:
+            return (
+                "one row" if self.micro_batch_size == 1 else f"up to {self.micro_batch_size} rows"
+            )
+        padding = ", padding included" if self.check.layout.padded else ""
+        return f"up to {most:,} tokens{padding}"
+
+    def _choose_micro_batches(self, *splits: Schedule | None) -> MicroBatchPlan:
+        """Choose the micro-batches of this attempt, and record them. All ranks call it."""
+        schedules = [split for split in splits if split is not None]
+        longest = max(length for split in schedules for length in split.rows.lengths)
+        plan = micro_batches.choose(self.spec, longest=longest, least_memory=self.least_memory)
+        for split in schedules:
+            split.max_tokens = plan.tokens
+        if self.rank == 0:
+            fs.publish(self.phase.paths.micro_batches, records.encode(plan))
+        return plan
 
     def _schedule(self, split: SplitPaths) -> Schedule:
         degree = self.train.sequence_parallel
@@ -166,8 +203,6 @@ class TrainingRun:
             micro_batch_size=self.micro_batch_size,
             rank=self.rank // degree,
             world=self.world // degree,
-            packing=self.train.packing,
-            max_tokens=self.train.max_length,
             shard=Shard(self.rank % degree, degree),
         )
 
@@ -196,6 +231,7 @@ class TrainingRun:
         optimizer: Any = engine.optimizer
         if hasattr(optimizer, "gradient_accumulation_steps"):
             optimizer.gradient_accumulation_steps = 2
+        zero_two.save_memory(optimizer)
 
     def engine(self) -> TrainingEngine:
         """The engine that trained, for the report and the manifest."""
@@ -205,9 +241,9 @@ class TrainingRun:
             zero_stage=engine.zero_optimization_stage(),
             world_size=self.world,
             device=torch.cuda.get_device_name() if self.on_gpu else "cpu",
-            optimizer=type(self.trainer.optimizer.optimizer).__name__,
+            optimizer=optimizers.describe(self.trainer.optimizer.optimizer),
             dtype=self.spec.model.dtype,
-            kernels=self.kernels,
+            kernels=self.kernels.liger,
             attn_implementation=self.trainer.model.config._attn_implementation,
             attention=varlen_attention.ran(),
             rows=self.check.layout.rows,
@@ -215,12 +251,19 @@ class TrainingRun:
             weights=self.weights.total,
             trained_weights=self.weights.trained,
             unused=self.check.unused,
+            micro_batch_tokens=self.micro_batches.tokens,
+            recomputed_layers=self.micro_batches.recomputed_layers,
+            compiled=self.kernels.compiled,
+            compiled_reason=self.kernels.not_compiled,
+            float8=self.kernels.float8,
             deepspeed_config=self.deepspeed_config,
         )
 
     def on_train_begin(self) -> None:
         """Before the first step: say where this attempt begins, and measure the untrained loss."""
         self.check_engine()
+        if self.micro_batches.recomputed_layers:
+            micro_batches.recompute_first(self.trainer.model, self.micro_batches.recomputed_layers)
         if self.rank == 0:
             self.trainer.try_saving(partial_of(self.phase.paths.final_model))
         self.stop.check(self.trainer.args.device)
@@ -241,9 +284,11 @@ class TrainingRun:
 
     def evaluate(self) -> float | None:
         """The held-out loss now; None without held-out rows. All ranks call it."""
+        begun = time.monotonic()
         by_source = self.trainer.evaluate()
         loss = by_source.pop("eval_loss", None)
         if loss is not None:
+            self.time_left.evaluated(time.monotonic() - begun)
             state = self.trainer.state
             if not math.isfinite(loss):
                 raise NonFiniteHeldOutLossError(loss, state.global_step)
@@ -292,6 +337,7 @@ class TrainingRun:
             step.step,
             trainer.state.max_steps,
             "steps",
+            eta_s=self.time_left.after_step(sum(step.lengths), step_s, progress.tokens),
             loss=step.loss,
             eval_loss=progress.eval_loss,
             tokens_per_second=rates.tokens_per_second,
@@ -336,7 +382,8 @@ class TrainingRun:
         """Save a complete checkpoint of this step and delete older ones. All ranks call it."""
         step = self.trainer.state.global_step
         if step:
-            self.checkpoints.save(step, self.trainer.save_checkpoint, self.progress)
+            write, elements = self.trainer.save_checkpoint, self.trainer.group_elements
+            self.checkpoints.save(step, write, self.progress, group_elements=elements)
 
     def _finish(self) -> None:
         if self.train.lora is not None:
@@ -345,7 +392,11 @@ class TrainingRun:
         self.save_weights(self.phase.paths.final_model)
         state, progress = self.trainer.state, self.progress
         predicted = forecast(
-            self.spec, self.trainer.model.config, self.trainer.schedule, self.base_gib
+            self.spec,
+            self.trainer.model.config,
+            self.trainer.schedule,
+            self.base_gib,
+            self.micro_batches.recomputed_layers,
         )
         if self.rank == 0:
             self.phase.progress(state.max_steps, state.max_steps, "steps", loss=progress.loss)
