@@ -12,6 +12,15 @@ import time
 from typing import TYPE_CHECKING
 
 from jobspec.cluster.scheduler import Scheduler, SchedulerRun
+from jobspec.errors import JobspecError
+from jobspec.estimates import memory_settings
+from jobspec.records import base as records
+from jobspec.records.attempt import End, Progress
+from jobspec.records.base import Reason
+from jobspec.records.manifest import Manifest
+from jobspec.spec import parsing
+from jobspec.storage import fs
+from jobspec.storage.layout import AttemptPaths, JobPaths
 
 if TYPE_CHECKING:
     from jobspec.queue.queue import Queue
@@ -79,6 +88,10 @@ def _reap_once(queue: Queue, scheduler: Scheduler, *, silent_only: bool) -> tupl
             asked.append((seen, run))
     ended = scheduler.ended([run for _, run in asked])
     dead = [seen for seen, run in asked if _is_dead(seen, ended.get(run), silent_s)]
+    for seen in dead:
+        run = run_of(seen.record)
+        if run is not None and ended.get(run) is True:
+            _explain(queue, seen, scheduler.out_of_memory(run))
     moved = [job for seen in dead for job in queue.reap(worker=seen.worker, now=True)]
     return moved, len(dead) < len(ended)
 
@@ -86,3 +99,38 @@ def _reap_once(queue: Queue, scheduler: Scheduler, *, silent_only: bool) -> tupl
 def _is_dead(seen: WorkerSeen, ended: bool | None, silent_s: float) -> bool:
     """`ended` is True for a terminal state, False for a later run, None if nothing is known."""
     return ended is True or (ended is False and seen.silent_s >= silent_s)
+
+
+def _explain(queue: Queue, seen: WorkerSeen, memory: str | None) -> None:
+    """Write the end of a dead worker's attempt, if the scheduler ended it for want of memory.
+
+    RACE: other processes may do the same at the same time, and write the same.
+    """
+    record = seen.record
+    if memory is None or record.job is None or record.attempt is None or record.job != seen.job:
+        return
+    attempt = queue.paths.job(record.job).attempt(record.attempt)
+    if not fs.exists(attempt.dir) or fs.exists(attempt.end):
+        return
+    progress = records.read(attempt.progress, Progress)
+    phase = record.phase or (progress.phase if progress is not None else None)
+    end = End(
+        reason=Reason.OOM,
+        message=f"Slurm ended the worker for want of memory: {memory}",
+        hint=_settings_that_fit(attempt, phase),
+        phase=phase,
+        worker=seen.worker,
+        host=record.host,
+        ended_at=records.utc_now(),
+    )
+    fs.publish(attempt.end, records.encode(end))
+
+
+def _settings_that_fit(attempt: AttemptPaths, phase: str | None) -> str | None:
+    manifest = records.read(attempt.manifest, Manifest)
+    on_gpu = manifest is not None and manifest.device.kind != "cpu"
+    try:
+        spec = parsing.load(JobPaths(attempt.job_dir).spec)
+    except JobspecError:
+        return None
+    return memory_settings.for_host(spec, phase, on_gpu=on_gpu)

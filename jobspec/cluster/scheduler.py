@@ -70,6 +70,14 @@ class Scheduler(Protocol):
         """
         ...
 
+    def wait_s(self, submission: Submission) -> float | None:
+        """How many seconds an array element would wait, without submitting it.
+
+        Returns:
+            None if the scheduler would refuse it, or names no time.
+        """
+        ...
+
     def elements(self, name: str, user: str) -> list[QueuedElement] | None:
         """List a user's waiting and running elements whose job has this name.
 
@@ -85,4 +93,8 @@ class Scheduler(Protocol):
             True for a run in a terminal state, False for a run whose job is on a later run. A run
             that still goes on, or of which nothing is known, is left out.
         """
+        ...
+
+    def out_of_memory(self, run: SchedulerRun) -> str | None:
+        """How much memory an ended run used and had; None if it did not end for memory."""
         ...

@@ -6,6 +6,7 @@ so it may hold nothing else.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from dataclasses import dataclass, fields
@@ -19,6 +20,7 @@ SIGNAL_S = 300  # before the time limit: enough for a checkpoint of an 8B model
 _LINE = re.compile(r"(?:export\s+)?(?P<name>[A-Z][A-Z0-9_]*)=(?P<value>.*)")
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<parts>\d+(?::\d+){0,2})")
 _PREFIX = "JOBSPEC_"
+_NODE_TMP_MAX = 20  # slurm/worker.sbatch: the path of a socket below it has at most 107 bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +62,16 @@ COMMENTS = {
     "gpus": "GPUs, GPU type, CPU cores and memory per node.",
     "modules": "Modules to load, and the name or path of the apptainer program.",
     "binds": "Further directories with models and data, e.g. /a /b:/c:ro.",
-    "node_tmp": "Short path on the node's disk; empty: $SLURM_TMPDIR, $TMPDIR or /tmp.",
+    "node_tmp": "On the node's disk, at most 20 characters; empty: $SLURM_TMPDIR, $TMPDIR or /tmp.",
     "stage_sif": "1 copies the image to the node's disk first; `stage` names directories to copy.",
     "worker_options": "Options of the workers; see `jobspec-worker --help`.",
     "sbatch_options": "Further options of sbatch, e.g. --exclude=gpu012.",
 }
+
+
+def default_file() -> Path:
+    """`$JOBSPEC_SITE_ENV`, or slurm/site.env, as an absolute path."""
+    return Path(os.environ.get("JOBSPEC_SITE_ENV") or DEFAULT_FILE).absolute()
 
 
 def read(file: Path) -> Site:
@@ -110,6 +117,11 @@ def check(site: Site, file: Path | None = None) -> None:
             raise _refusal(file, name, "is not set", "run `jobspec setup` again, or add it")
         if not path.startswith("/"):
             raise _refusal(file, name, f"is a relative path: `{path}`", "give an absolute path")
+    if site.node_tmp and not site.node_tmp.startswith("/"):
+        raise _refusal(file, "node_tmp", f"is a relative path: `{site.node_tmp}`", "")
+    if len(site.node_tmp) > _NODE_TMP_MAX:
+        what = f"has {len(site.node_tmp)} characters: `{site.node_tmp}`"
+        raise _refusal(file, "node_tmp", what, f"name a directory with at most {_NODE_TMP_MAX}")
     for name in ("gpus", "cpus", "signal_s"):
         value = getattr(site, name)
         if value and not value.isdigit():
@@ -117,7 +129,7 @@ def check(site: Site, file: Path | None = None) -> None:
     if not site.signal_s or not site.gpus:
         raise _refusal(file, "signal_s" if site.gpus else "gpus", "is not set", "give a number")
     if site.time:
-        limit_s, signal_s = _time_s(site, file), int(site.signal_s)
+        limit_s, signal_s = time_limit_s(site, file), int(site.signal_s)
         if limit_s < 2 * signal_s:
             raise _refusal(
                 file,
@@ -144,7 +156,7 @@ def _assignment(file: Path, number: int, line: str) -> tuple[str, str]:
     return found["name"], words[0] if words else ""
 
 
-def _time_s(site: Site, file: Path | None) -> int:
+def time_limit_s(site: Site, file: Path | None = None) -> int:
     """Slurm's time limit in seconds: `minutes`, `minutes:seconds`, `h:m:s`, `days-h[:m[:s]]`."""
     found = _TIME.fullmatch(site.time)
     if found is None:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from jobspec.queue.fair_share import count_gpus
 from jobspec.records import base as records
 from jobspec.records import metrics, phases
 from jobspec.records.attempt import AttemptEvent, End, Progress
 from jobspec.records.base import State
-from jobspec.records.manifest import Manifest
 from jobspec.storage import fs
 from jobspec.storage.layout import AttemptPaths, CheckpointPaths
 
@@ -53,7 +53,7 @@ def phase_usage(job: Job) -> list[PhaseUsage]:
     usage: list[PhaseUsage] = []
     for attempt in paths:
         is_running = job.state is State.RUNNING and attempt.number == job.attempt
-        gpus = _gpus(attempt)
+        gpus = count_gpus(attempt)
         for phase, wall_s in _phases(attempt):
             lost_s = 0.0 if is_running else _lost_s(attempt, phase, wall_s, rows)
             usage.append(
@@ -68,17 +68,10 @@ def phase_usage(job: Job) -> list[PhaseUsage]:
     return usage
 
 
-def _gpus(attempt: AttemptPaths) -> int:
-    manifest = records.read(attempt.manifest, Manifest)
-    if manifest is None or manifest.device.kind == "cpu":
-        return 0
-    return manifest.device.count * (manifest.plan.nodes if manifest.plan is not None else 1)
-
-
 def _phases(attempt: AttemptPaths) -> Iterator[tuple[str, float]]:
     """The phases that ran and their seconds, from end.json or else from events and metrics."""
     end = records.read(attempt.end, End)
-    if end is not None:
+    if end is not None and (end.phases or end.overhead_s):
         for each in end.phases:
             if not each.kept and each.wall_s > 0:
                 yield each.phase, each.wall_s

@@ -12,6 +12,7 @@ REASONS: dict[str, str] = {
     Reason.NODE.value: "bad node",
     Reason.OOM.value: "out of memory",
     Reason.DISK.value: "disk full",
+    Reason.FILESYSTEM.value: "filesystem error",
     Reason.FAILED.value: "failed",
     Reason.CORRUPT.value: "spec damaged",
     Reason.NO_PROGRESS.value: "no progress in three attempts",

@@ -15,13 +15,14 @@ import msgspec
 from jobspec.errors import JobspecError
 from jobspec.monitoring import workers
 from jobspec.monitoring.workers import WorkerRow
-from jobspec.queue import retry_policy
+from jobspec.queue import fair_share, retry_policy
 from jobspec.records import base as records
 from jobspec.records import metrics
-from jobspec.records.attempt import ClaimRecord, End, PhaseTime, Progress, Result
+from jobspec.records.attempt import ClaimRecord, End, PhaseTime, Progress, Result, read_end
 from jobspec.records.base import Reason, State
 from jobspec.records.manifest import Manifest
 from jobspec.records.reports import LossChange
+from jobspec.storage import fs
 
 if TYPE_CHECKING:
     from jobspec.queue.job import Job
@@ -49,8 +50,10 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         progress: the finished fraction of the phase, 0 to 1: `done` of `total` `unit`s.
         reason_count: attempts that ended for `reason`; the job fails at `reason_limit`.
-        waits_for: what a pending job needs that no live worker has.
+        waits_for: what a pending job needs that no live worker has, or whose turn is before it.
         loss_rise: of a finished training that made the loss higher.
+        directory_missing: the job's directory was deleted; `fsck` makes it again.
+        user: who enqueued it.
     """
 
     job: str
@@ -75,6 +78,8 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     waits_for: str | None = None
     attempts: list[EndedAttemptRow] = []
     loss_rise: LossChange | None = None
+    directory_missing: bool = False
+    user: str | None = None
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,11 +185,12 @@ def status(queue: Queue, jobs: Sequence[Job], shown: Selection) -> Status:
         shown: the jobs whose files are read.
     """
     worker_rows = workers.rows(queue)
+    turns = _why_others_come_first(queue, jobs, shown.jobs)
     reasons = {host: mark.reason for host, mark in queue.quarantined().items()}
     return Status(
         root=str(queue.paths.root),
         counts=count_by_state(jobs),
-        jobs=[job_row(job, worker_rows) for job in shown.jobs],
+        jobs=[job_row(job, worker_rows, turns.get(job.id)) for job in shown.jobs],
         workers=worker_rows,
         quarantine=list(reasons),
         nothing_runs=workers.why_nothing_runs(queue, jobs, worker_rows, reasons),
@@ -193,8 +199,26 @@ def status(queue: Queue, jobs: Sequence[Job], shown: Selection) -> Status:
     )
 
 
-def job_row(job: Job, worker_rows: Sequence[WorkerRow] = ()) -> JobRow:
-    """Describe one job: its progress while it runs, its scores or its end afterwards."""
+def _why_others_come_first(
+    queue: Queue, jobs: Sequence[Job], shown: Sequence[Job]
+) -> dict[str, str]:
+    """Why pending jobs wait although others are claimed: a limit, or another user's turn."""
+    share = fair_share.FairShare(queue.paths, share=False)
+    share.refresh()
+    if not share.has_limits and not share.gpu_hours:
+        return {}
+    waiting = [job.entry for job in jobs if job.state is State.PENDING]
+    waiting.sort(key=lambda entry: entry.ticket.enqueued)
+    of_shown = {job.id: job.entry for job in shown if job.state is State.PENDING}
+    found = {job: fair_share.explain(share, waiting, entry) for job, entry in of_shown.items()}
+    return {job: why for job, why in found.items() if why is not None}
+
+
+def job_row(job: Job, worker_rows: Sequence[WorkerRow] = (), turn: str | None = None) -> JobRow:
+    """Describe one job: its progress while it runs, its scores or its end afterwards.
+
+    `turn` says why a pending job's user has to wait.
+    """
     attempt = job.paths.attempt(job.attempt)
     progress = records.read(attempt.progress, Progress) if job.state is State.RUNNING else None
     end = records.read(attempt.end, End) if job.state in records.FINAL else None
@@ -208,7 +232,7 @@ def job_row(job: Job, worker_rows: Sequence[WorkerRow] = ()) -> JobRow:
         state=job.state.value,
         attempt=job.attempt,
         phase=(progress.phase if progress else end.phase if end else None) or None,
-        progress=_fraction(progress),
+        progress=fraction(progress),
         eta_s=progress.eta_s if progress else None,
         worker=worker,
         host=(end.host if end else hosts.get(worker or "")) or None,
@@ -222,9 +246,11 @@ def job_row(job: Job, worker_rows: Sequence[WorkerRow] = ()) -> JobRow:
         done=progress.done if progress else None,
         total=progress.total if progress else None,
         unit=progress.unit if progress else None,
-        waits_for=workers.unmet_need(job, able) if job.state is State.PENDING else None,
+        waits_for=(workers.unmet_need(job, able) or turn) if job.state is State.PENDING else None,
         attempts=_ended_attempts(job),
         loss_rise=finished.train.loss_rise if finished and finished.train else None,
+        directory_missing=not fs.exists(job.paths.dir),
+        user=job.user,
     )
 
 
@@ -266,7 +292,8 @@ def _name(job: Job) -> str:
         return job.id.rpartition("-")[0]  # a damaged spec must not hide the rest of the queue
 
 
-def _fraction(progress: Progress | None) -> float | None:
+def fraction(progress: Progress | None) -> float | None:
+    """The finished fraction of a phase; None if it is not known."""
     if progress is None or progress.total <= 0:
         return None
     return min(1.0, max(0.0, progress.done / progress.total))
@@ -296,7 +323,7 @@ def _ended_attempts(job: Job) -> list[EndedAttemptRow]:
 
 
 def _ended_attempt_row(attempt: AttemptPaths) -> EndedAttemptRow:
-    end = records.read(attempt.end, End) or End(reason=Reason.LOST)
+    end = read_end(attempt) or End(reason=Reason.LOST)
     claim = None if end.host else records.read(attempt.claim, ClaimRecord)
     return EndedAttemptRow(
         attempt=attempt.number,
@@ -304,7 +331,7 @@ def _ended_attempt_row(attempt: AttemptPaths) -> EndedAttemptRow:
         phase=end.phase,
         step=end.step,
         host=end.host or (claim.host if claim is not None else "") or None,
-        retried=attempt.retry.exists(),
+        retried=fs.exists(attempt.retry),
     )
 
 
@@ -325,9 +352,9 @@ def _started(attempt: AttemptPaths, end: End | None) -> str | None:
 
 
 def _attempt_row(attempt: AttemptPaths) -> AttemptRow:
-    end = records.read(attempt.end, End)
+    end = read_end(attempt)
     claim = records.read(attempt.claim, ClaimRecord)
-    retried = attempt.retry.exists()
+    retried = fs.exists(attempt.retry)
     if end is None:
         return AttemptRow(
             attempt=attempt.number,

@@ -10,6 +10,7 @@ import msgspec
 
 from jobspec.errors import JobspecError
 from jobspec.records.base import State
+from jobspec.storage import mounts
 
 if TYPE_CHECKING:
     from jobspec.queue.job import Job
@@ -28,6 +29,7 @@ class WorkerRow(msgspec.Struct, frozen=True, kw_only=True):
         age_s: seconds since it wrote its record, by its clock and ours.
         state: `busy`, `idle`, `draining` or `silent`.
         busy_frac: the fraction of its lifetime during which it held a job.
+        helps: the job of another worker whose samples it generates while it has none.
     """
 
     worker: str
@@ -44,6 +46,7 @@ class WorkerRow(msgspec.Struct, frozen=True, kw_only=True):
     gpu_name: str | None = None
     gpu_memory_gib: float | None = None
     note: str | None = None
+    helps: str | None = None
 
 
 def rows(queue: Queue) -> list[WorkerRow]:
@@ -69,6 +72,9 @@ def why_nothing_runs(
     held = queue.on_hold()
     if held is not None:
         return f"on hold{f': {held.reason}' if held.reason else ''} (`jobspec release` lifts it)"
+    unwritable = mounts.why_unwritable(queue.paths.root)
+    if unwritable is not None:
+        return f"the root can't be written, {unwritable}; workers go on by themselves when it can"
     if not live:
         own = f"jobspec-worker --root {queue.paths.root}"
         return f"no worker is alive; start some with jobspec submit --array 0-3, or one here: {own}"
@@ -153,6 +159,7 @@ def _row(seen: WorkerSeen, lease_s: float) -> WorkerRow:
         gpu_name=record.gpu_name,
         gpu_memory_gib=record.gpu_memory_gib,
         note=record.note,
+        helps=record.helps if alive and not seen.job else None,
     )
 
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import errno
 import itertools
 import random
-from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from jobspec.errors import RootError, SpecError
 from jobspec.queue.entries import Entry, list_state, matches_id, parse, read_bytes
+from jobspec.queue.fair_share import FairShare
 from jobspec.records.base import State
 from jobspec.spec import parsing
 from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import RootPaths, Ticket
 
 _FIRST_WINDOW = 8
+_CONTENDED_S = 60.0
 # A listing of more than _LONG names costs more than a claim, so it is reused for _REUSED_S, the
 # shortest wait of an idle worker. Many misses show that other workers made it stale.
 _LONG, _REUSED_S, _MAX_MISSES = 256, 2.0, 32
@@ -38,8 +39,10 @@ class Candidates:
         self._root = root
         self._owned = owned
         self._clock = clock
+        self.share = FairShare(root, clock)
         self._left: list[str] = []  # the untried rest of the last long listing, in claim order
         self._listed_at = 0.0
+        self._lost_race_at = float("-inf")
         self._specs: dict[str, JobSpec] = {}
         self._unfit: set[str] = set()
         self._notes: dict[str, str] = {}
@@ -59,7 +62,9 @@ class Candidates:
         *,
         reuse: bool = False,
     ) -> Iterator[Entry]:
-        """Yield pending entries that fit, in claim order with a random start among the first few.
+        """Yield pending entries that fit, in claim order. Asking for another means a lost race.
+
+        For a minute after a lost race, the order starts at random among the first few.
 
         With `reuse`, the untried rest of a recent long listing comes first, so that not every claim
         in a deep queue has to list it. Jobs enqueued since then may come later. If the rest yields
@@ -71,7 +76,7 @@ class Candidates:
         began = self._clock()
         names = set(list_state(self._root, State.PENDING))
         self._forget_all_but(names)
-        left = sorted(names - self._unfit)
+        left = self.share.order(sorted(names - self._unfit))
         if reuse:
             self._left, self._listed_at = (left if len(names) > _LONG else []), began
         yield from self._untried(left, fits, now)
@@ -82,22 +87,28 @@ class Candidates:
         """Yield the entries to try and remove them from `left`; entries to claim later stay in it.
 
         RACE: many idle workers see the same list. If all started at its head, each would lose to
-        all others. A worker that lost the race doubles the window it picks from.
+        all others. A worker that lost the race doubles the window it picks from. One that has lost
+        none lately takes the first, so a single worker keeps the order.
         """
-        window, postponed = _FIRST_WINDOW, set[str]()
+        contended = self._clock() - self._lost_race_at < _CONTENDED_S
+        window, postponed = _FIRST_WINDOW if contended else 1, set[str]()
         while names := [name for name in left[: window + len(postponed)] if name not in postponed]:
             names = [name for name in names if name[:3] == names[0][:3]]
-            window *= 2
+            window = 2 * max(window, _FIRST_WINDOW)
             start = random.randrange(len(names))
             for name in names[start:] + names[:start]:
                 entry = parse(State.PENDING, name)
+                if entry is not None and self.share.is_full(entry.ticket.job):
+                    left.remove(name)
+                    continue
                 suitable = entry is not None and self._suits(entry, fits)
                 if entry is not None and suitable and not now(entry.ticket):
                     postponed.add(name)
                     continue
-                del left[bisect_left(left, name)]
+                left.remove(name)
                 if entry is not None and suitable:
                     yield entry
+                    self._lost_race_at = self._clock()
                     break
 
     def recently_read(self, entry: Entry) -> bytes | None:

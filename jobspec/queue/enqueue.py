@@ -11,8 +11,10 @@ from __future__ import annotations
 import getpass
 import os
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from urllib.parse import quote
 
 from jobspec.errors import JobspecError
 from jobspec.queue.entries import read_record
@@ -21,15 +23,20 @@ from jobspec.records.base import State
 from jobspec.records.queue_files import Enqueued
 from jobspec.spec.identity import canonical, job_id
 from jobspec.spec.schema import JobSpec
-from jobspec.storage import fs, tempfiles
+from jobspec.storage import descriptors, fs, tempfiles
 from jobspec.storage.layout import MAX_PRIORITY, JobPaths, RootPaths, Ticket
 
 _STAMP = re.compile(r"[0-9]{8}T[0-9]{12}Z")
 _UNKNOWN_STAMP = "19700101T000000000000Z"
 
 
-def publish(root: RootPaths, spec: JobSpec, priority: int) -> tuple[str, Ticket | None]:
+def publish(
+    root: RootPaths, spec: JobSpec, priority: int, has_entry: Callable[[str], bool]
+) -> tuple[str, Ticket | None]:
     """Create the job and its pending entry.
+
+    Args:
+        has_entry: whether a job has an entry; asked only about a job without a directory.
 
     Returns:
         The job's id and the name of its entry; None instead of the name if the job existed.
@@ -40,7 +47,9 @@ def publish(root: RootPaths, spec: JobSpec, priority: int) -> tuple[str, Ticket 
     check_priority(priority)
     data = canonical(spec)
     job = root.job(job_id(spec.name, data))
-    ticket = None if fs.exists(job.dir) else _create_job(root, job, data, priority)
+    _add_user(root.users / quote(current_user(), safe=""), root.several_users)
+    known = fs.exists(job.dir) or has_entry(job.job)
+    ticket = None if known else _create_job(root, job, data, priority)
     if ticket is not None:
         fs.move_once(job.ticket, _pending(root, ticket))
     elif not move_ticket(root, job):
@@ -84,20 +93,33 @@ def _pending(root: RootPaths, ticket: Ticket) -> Path:
 def _create_job(root: RootPaths, job: JobPaths, data: bytes, priority: int) -> Ticket | None:
     """Create the job's directory. Returns its entry's name; None if another process was first."""
     enqueued = Enqueued(
-        enqueued_at=records.utc_now(), priority=priority, user=_user(), host=tempfiles.host()
+        enqueued_at=records.utc_now(), priority=priority, user=current_user(), host=tempfiles.host()
     )
     files = {
         job.spec.name: (data, 0o444),
         job.enqueue.name: (records.encode(enqueued), 0o644),
-        job.ticket.name: (data, 0o644),
+        job.ticket.name: (data, descriptors.file_mode()),
     }
     # Staged outside `jobs/`, where every name is the id of a job.
     with fs.staged_dir(root.root / job.job, files) as staging:
         return _ticket(job, enqueued) if fs.place_dir(staging, job.dir) else None
 
 
+@cache
+def _add_user(path: Path, several: Path) -> None:
+    """Let workers see whether there are several users: only then do they ask whose a job is.
+
+    RACE: of two first users each lists after adding itself, so one of them sees both.
+    """
+    fs.make_dir(path.parent)
+    fs.touch(path)
+    if len(fs.list_names(path.parent)) > 1:
+        fs.touch(several)
+
+
 @cache  # the lookup may ask a server
-def _user() -> str:
+def current_user() -> str:
+    """The name of this process's user, as `enqueue.json` records it."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container without an entry for this user

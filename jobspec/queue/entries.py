@@ -142,7 +142,8 @@ def _scan_once(root: RootPaths, parsed: dict[tuple[State, str], Entry | None]) -
 
 def _keep_latest(entries: dict[str, Entry], entry: Entry) -> None:
     other = entries.setdefault(entry.ticket.job, entry)
-    if other is not entry and entry.recency >= other.recency:
+    later = (entry.recency, entry.ticket.enqueued) >= (other.recency, other.ticket.enqueued)
+    if other is not entry and later:
         entries[entry.ticket.job] = entry
 
 

@@ -14,7 +14,7 @@ from jobspec.queue.entries import Entry, list_entries, matches_id, read_bytes, r
 from jobspec.records.attempt import End, Result
 from jobspec.records.base import Reason, State, encode, utc_now
 from jobspec.records.queue_files import Enqueued
-from jobspec.storage import fs, tempfiles
+from jobspec.storage import descriptors, fs, tempfiles
 from jobspec.storage.layout import JOB_PATTERN, AttemptPaths, JobPaths, RootPaths
 
 _REBUILT_PREFIX = f"{JobPaths.REBUILT}."
@@ -28,7 +28,7 @@ class Repairs:
         completed: jobs whose interrupted enqueue was finished.
         rebuilt: jobs whose missing entry was made again.
         restored: jobs whose missing directory was made again from the entry.
-        superseded: names of deleted entries of earlier attempts.
+        superseded: names of deleted entries of earlier attempts, and of second entries.
         swept: deleted temporary files.
         hopeless: jobs that can't be repaired, because their spec is lost.
     """
@@ -142,7 +142,7 @@ def _rebuild(root: RootPaths, job: JobPaths, entry: Entry, spec: bytes) -> bool:
             encode(Enqueued(enqueued_at=utc_now(), host=tempfiles.host())),
             0o644,
         ),
-        job.ticket.name: (spec, 0o644),
+        job.ticket.name: (spec, descriptors.file_mode()),
     }
     if not fs.exists(rebuilt_dir):
         with fs.staged_dir(rebuilt_dir, files) as staging:
@@ -171,13 +171,26 @@ def _restore(root: RootPaths, entry: Entry, repairs: Repairs) -> None:
 
 
 def _drop_superseded(root: RootPaths, entries: dict[str, Entry], repairs: Repairs) -> None:
-    """Remove entries of earlier attempts of jobs that have a later one."""
+    """Remove entries of earlier attempts of jobs that have a later one, and second entries.
+
+    A job that was enqueued again after its directory had been deleted had two entries. Their times
+    differ, so an entry that moves meanwhile does not count as a second one.
+    """
     for state in State:
         for entry in list_entries(root, state):
             latest = entries.get(entry.ticket.job)
-            if latest is not None and entry.ticket.attempt < latest.ticket.attempt:
+            if latest is None:
+                continue
+            second = entry.ticket.enqueued != latest.ticket.enqueued
+            earlier = entry.ticket.attempt < latest.ticket.attempt
+            if earlier or (second and _rank(entry) < _rank(latest)):
                 fs.remove(entry.path(root))
                 repairs.superseded.append(entry.name)
+
+
+def _rank(entry: Entry) -> tuple[tuple[int, int], str]:
+    """Which of a job's entries stays: the one that has come furthest."""
+    return entry.recency, entry.ticket.enqueued
 
 
 def _sweep(root: RootPaths, jobs: set[str], repairs: Repairs) -> None:

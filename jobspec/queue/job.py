@@ -10,6 +10,7 @@ from jobspec.queue.entries import Entry, matches_id, read_bytes, read_record
 from jobspec.records import base as records
 from jobspec.records.attempt import End
 from jobspec.records.base import Reason, State
+from jobspec.records.queue_files import Enqueued
 from jobspec.spec import parsing, schema
 from jobspec.storage import fs
 from jobspec.storage.layout import JobPaths, RootPaths
@@ -17,7 +18,8 @@ from jobspec.storage.layout import JobPaths, RootPaths
 
 @dataclass(frozen=True)
 class Job:
-    """A job as it was when its entry was read. `spec`, `end` and `reason` read files on first use.
+    """A job as it was when its entry was read. `spec`, `user`, `end` and `reason` read files on
+    first use.
 
     Attributes:
         already: set by `Queue.enqueue` if the job existed before.
@@ -55,6 +57,12 @@ class Job:
     @property
     def paths(self) -> JobPaths:
         return self.root.job(self.id)
+
+    @cached_property
+    def user(self) -> str | None:
+        """Who enqueued the job; None if that is not known."""
+        enqueued = read_record(self.paths.enqueue, Enqueued)
+        return (enqueued.user or None) if enqueued is not None else None
 
     @cached_property
     def spec(self) -> schema.JobSpec:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +34,7 @@ from jobspec.spec.schema import JobSpec
 from jobspec.storage import fs
 from jobspec.storage.layout import RootPaths, Ticket
 
+_SCANNED_S = 30.0
 # Modules that move jobs are imported in the methods that need them, so that `status` starts fast.
 if TYPE_CHECKING:
     from jobspec.queue.candidates import Candidates
@@ -48,9 +49,11 @@ class Queue:
         root: the root directory.
         allow_group: accept directories and files that members of the group may write to or own;
             the default is given by the environment variable `JOBSPEC_ALLOW_GROUP`.
+        write: False opens the root for reading alone, as any user may who can read it.
         clock: monotonic seconds, for counting silence.
 
     Raises:
+        DiskFull: the root's filesystem is read-only.
         RootError: the root is missing, has another layout, is not writable, or others may write
             to it.
     """
@@ -60,17 +63,20 @@ class Queue:
         root: str | Path,
         *,
         allow_group: bool | None = None,
+        write: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.paths = RootPaths(Path(root).absolute())
         group = group_allowed() if allow_group is None else allow_group
-        self.format = open_root(self.paths, group=group)
+        self.format = open_root(self.paths, group=group, write=write)
         self._owned = not group
         self._token = os.urandom(8).hex()
         self._clock = clock
         self._reaper = Reaper(self.paths, self.format.heartbeat_s, clock)
         self._writers: dict[str, heartbeat.HeartbeatWriter] = {}
         self._unconfirmed: dict[str, Entry] = {}
+        self._scanned: Collection[str] = ()
+        self._scanned_at = float("-inf")
         self.was_held = False  # whether a hold kept the last `claim` from a job that fits
 
     @classmethod
@@ -136,7 +142,7 @@ class Queue:
         if not checked:
             rules.check(spec)
             secrets.refuse(spec)
-        job, ticket = enqueue.publish(self.paths, spec, priority)
+        job, ticket = enqueue.publish(self.paths, spec, priority, self._entry_without_directory)
         if ticket is not None:
             return Job(Entry(State.PENDING, ticket), self.paths)
         entry = scan(self.paths).get(job) or fsck.repair_job(self.paths, job)
@@ -186,6 +192,7 @@ class Queue:
             self._unconfirmed[worker] = running
             read = self._candidates.recently_read(entry)
             moved = acquire.move_to_running(self.paths, entry, running)
+            moved = moved and self._candidates.share.keep(running)
             claim = self._complete_claim(running, read) if moved else None
             self._unconfirmed.pop(worker, None)
             if claim is not None:
@@ -290,6 +297,10 @@ class Queue:
             return self._reaper.reap_worker(admission.validate_worker(worker))
         return self._reaper.reap(self.format.lease_s if lease_s is None else lease_s)
 
+    def claims_seen(self) -> list[Entry]:
+        """The claims in the listing of the last `reap`. Reads no file."""
+        return self._reaper.claims
+
     def silent_holders(self, at_least_s: float) -> set[str]:
         """Workers whose claims had been silent this long at the last `reap`. Reads no file."""
         return self._reaper.silent_holders(at_least_s)
@@ -356,7 +367,14 @@ class Queue:
         """End a host's quarantine."""
         admission.clear(self.paths, host)
 
-    # Internals
+    def _entry_without_directory(self, job: str) -> bool:
+        """Whether a job without a directory has an entry: its directory was deleted.
+
+        One scan answers for all that is enqueued within half a minute.
+        """
+        if self._clock() - self._scanned_at > _SCANNED_S:
+            self._scanned, self._scanned_at = scan(self.paths).keys(), self._clock()
+        return job in self._scanned
 
     @cached_property
     def _candidates(self) -> Candidates:

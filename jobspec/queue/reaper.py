@@ -25,6 +25,9 @@ class Reaper:
         root: the root.
         heartbeat_s: seconds between two heartbeats; a gap between reads counts at most two.
         clock: monotonic seconds.
+
+    Attributes:
+        claims: all claims, as the last `reap` found them.
     """
 
     def __init__(
@@ -35,7 +38,7 @@ class Reaper:
         self._clock = clock
         self._silence = heartbeat.SilenceMonitor()
         self._draining: set[str] = set()
-        self._claims: list[Entry] = []
+        self.claims: list[Entry] = []
 
     def reap(self, lease_s: float) -> list[str]:
         """Read the heartbeats once, and revoke every claim that has been silent for `lease_s`.
@@ -64,7 +67,7 @@ class Reaper:
 
     def silent_holders(self, at_least_s: float) -> set[str]:
         """Workers whose claims had been silent for at least so long at the last `reap`."""
-        silent = [entry for entry in self._claims if self._silence_of(entry) >= at_least_s]
+        silent = [entry for entry in self.claims if self._silence_of(entry) >= at_least_s]
         return {entry.worker for entry in silent if entry.worker is not None}
 
     def saw_drain(self, worker: str) -> bool:
@@ -73,7 +76,7 @@ class Reaper:
 
     def _read_heartbeats(self, lease_s: float) -> list[Entry]:
         now = self._clock()
-        claims = self._claims = list_entries(self._root, State.RUNNING)
+        claims = self.claims = list_entries(self._root, State.RUNNING)
         names = fs.list_dir(self._root.workers)
         self._draining = {name.removesuffix(_DRAIN) for name in names if name.endswith(_DRAIN)}
         heartbeats = heartbeat.parse_heartbeats(names)

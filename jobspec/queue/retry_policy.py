@@ -20,7 +20,7 @@ from jobspec.storage import fs
 from jobspec.storage.layout import AttemptPaths, CheckpointPaths, JobPaths
 
 # The job fails with the attempt that brings the count up to its limit.
-LIMITS = {Reason.LOST: 5, Reason.NODE: 5, Reason.OOM: 2, Reason.FAILED: 2}
+LIMITS = {Reason.LOST: 5, Reason.NODE: 5, Reason.FILESYSTEM: 5, Reason.OOM: 2, Reason.FAILED: 2}
 STALLED_ATTEMPTS = 3
 _STOPPED = (Reason.PREEMPTED, Reason.WALLTIME)
 

@@ -7,24 +7,21 @@ templates. Directories that others may write to and files that others own are th
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
 
-from jobspec.errors import RootError
+from jobspec.errors import DiskFull, RootError
 from jobspec.queue.entries import read_bytes
 from jobspec.records import base as records
 from jobspec.records.base import State
 from jobspec.records.queue_files import LAYOUT, Format
 from jobspec.storage import fs
+from jobspec.storage.descriptors import ALLOW_GROUP, group_allowed
+from jobspec.storage.disk_errors import FULL
 from jobspec.storage.layout import RootPaths
-
-ALLOW_GROUP = "JOBSPEC_ALLOW_GROUP"
-
-
-def group_allowed() -> bool:
-    """Whether the environment lets members of the group write and own files in the root."""
-    return os.environ.get(ALLOW_GROUP, "") not in ("", "0")
+from jobspec.storage.patience import TRANSIENT, patient
 
 
 def restrict_umask() -> None:
@@ -37,10 +34,14 @@ def restrict_umask() -> None:
 
 
 def private_umask() -> int:
-    """This process's umask without write permission for others, and for a group not allowed."""
+    """This process's umask, without write permission for others.
+
+    A group that is allowed gets all permissions: its members continue each other's jobs. Any other
+    group may not write.
+    """
     before = os.umask(0o077)  # the only way to read it is to set it
     os.umask(before)
-    return before | (0o002 if group_allowed() else 0o022)
+    return (before & ~0o070) | 0o002 if group_allowed() else before | 0o022
 
 
 def create_root(root: RootPaths, *, heartbeat_s: float, lease_s: float, group: bool) -> None:
@@ -67,8 +68,13 @@ def create_root(root: RootPaths, *, heartbeat_s: float, lease_s: float, group: b
         ) from error
 
 
-def open_root(root: RootPaths, *, group: bool) -> Format:
+def open_root(root: RootPaths, *, group: bool, write: bool = True) -> Format:
     """Check the root before it is used.
+
+    Args:
+        root: the root.
+        group: whether members of the group may write to it.
+        write: False for a reader, to whom it does not matter who owns the root and may write to it.
 
     Returns:
         The root's FORMAT with the heartbeat and lease that every process has to use.
@@ -78,11 +84,15 @@ def open_root(root: RootPaths, *, group: bool) -> Format:
             write to it.
     """
     layout = _read_format(root)
+    if not write:
+        return layout
     for path in _directories(root):
         check_directory(path, group=group)
     for path in (root.cache, root.hub, root.datasets, root.prepared, root.tokenizers):
         if fs.exists(path):  # workers load weights, code and rows from these
             check_directory(path, group=group)
+    if patient(os.statvfs)(root.queue).f_flag & os.ST_RDONLY:
+        raise DiskFull(FULL[errno.EROFS], file=root.queue, hint="remount it to write to it")
     if not os.access(root.queue, os.W_OK | os.X_OK):
         raise RootError(
             "is not writable", file=root.queue, hint=f"its owner must run: chmod u+rwx {root.queue}"
@@ -99,7 +109,7 @@ def _read_format(root: RootPaths) -> Format:
     try:
         data = read_bytes(root.format)
     except OSError as error:
-        raise RootError(f"can't be read: {error.strerror}", file=root.format) from error
+        raise _unreadable(error, root.format) from error
     if data is None:
         raise RootError(
             "there is no queue here: `FORMAT` is missing",
@@ -123,14 +133,21 @@ def _read_format(root: RootPaths) -> Format:
     return layout
 
 
+def _unreadable(error: OSError, path: Path) -> Exception:
+    """The error to raise; a filesystem that may answer again soon says nothing about the root."""
+    if error.errno in TRANSIENT:
+        return error
+    return RootError(f"can't be read: {error.strerror}", file=path)
+
+
 def check_directory(path: Path, *, group: bool) -> None:
     """Check that no other user may write to a directory or owns it. Raises RootError."""
     try:
-        status = path.stat()
+        status = patient(path.stat)()
     except FileNotFoundError as error:
         raise RootError("is missing", file=path, hint="run `jobspec fsck`") from error
     except OSError as error:
-        raise RootError(f"can't be read: {error.strerror}", file=path) from error
+        raise _unreadable(error, path) from error
     if status.st_mode & stat.S_IWOTH:
         raise RootError("others may write to it", file=path, hint=f"run: chmod o-w {path}")
     if group:

@@ -37,7 +37,8 @@ def retry(root: RootPaths, job: str) -> Job:
         # Written before the move, so that a pending job always has its new retry budgets.
         marker = root.job(job).attempt(entry.ticket.attempt).retry
         fs.make_dir(marker.parent)
-        fs.publish(marker, records.encode(Retry(at=records.utc_now())))
+        mark = Retry(at=records.utc_now(), state=entry.state)
+        fs.publish(marker, records.encode(mark))
         return next_entry(entry, State.PENDING)
 
     return _move(root, job, (State.FAILED, State.CANCELLED), "retried", marked)

@@ -5,6 +5,8 @@ move happened once or not at all; an appended file has complete lines, apart fro
 that the next append ends. Nothing here uses locks, mtimes or `O_EXCL`, which fail on some network
 filesystems in use; `rename` works on all of them.
 
+Every operation is repeated while the filesystem fails for a moment (`jobspec.storage.patience`).
+
 Temporary names begin with a dot, so that readers ignore them, and name their writer, so that they
 can be swept when it is dead.
 """
@@ -15,20 +17,21 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from functools import partial
 from pathlib import Path
 
 from jobspec.errors import DiskFull, RootError
-from jobspec.storage import concurrent, tempfiles
+from jobspec.storage import concurrent, descriptors, tempfiles
+from jobspec.storage.disk_errors import disk_full
+from jobspec.storage.patience import patient
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 # Errors of filesystems that cannot fsync a directory; their renames are synchronous.
 _NO_DIR_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 _EXISTS = (errno.ENOTEMPTY, errno.EEXIST)
 
 
-def publish(path: Path, data: bytes, mode: int = 0o644) -> None:
+def publish(path: Path, data: bytes, mode: int | None = None) -> None:
     """Write a file durably: afterwards it has all of `data`, or is as it was before.
 
     Raises:
@@ -38,7 +41,8 @@ def publish(path: Path, data: bytes, mode: int = 0o644) -> None:
     publish_together(path.parent, {path.name: data}, mode)
 
 
-def publish_together(folder: Path, files: Mapping[str, bytes], mode: int = 0o644) -> None:
+@patient
+def publish_together(folder: Path, files: Mapping[str, bytes], mode: int | None = None) -> None:
     """Publish several files of one directory in little more than the time of one.
 
     Their names appear in the given order, after the bytes of all of them are durable.
@@ -50,11 +54,13 @@ def publish_together(folder: Path, files: Mapping[str, bytes], mode: int = 0o644
     sync_dir(folder)
 
 
+@patient
 def replace(path: Path, data: bytes) -> None:
     """Like `publish` but without fsync, for files that may be lost, such as progress."""
-    _swap_in(path.parent, {path.name: data}, 0o644, sync=False)
+    _swap_in(path.parent, {path.name: data}, None, sync=False)
 
 
+@patient
 def move_once(source: Path, target: Path) -> bool:
     """Rename a file to a name that only this caller uses.
 
@@ -70,6 +76,7 @@ def move_once(source: Path, target: Path) -> bool:
     return True
 
 
+@patient
 def place_dir(staged: Path, target: Path) -> bool:
     """Rename a staged, non-empty directory. If `target` exists, remove `staged`: False."""
     try:
@@ -98,9 +105,7 @@ def staged_dir(
     staged = tempfiles.beside(beside)
     try:
         with disk_full(beside):
-            _make_one(staged, _mode_of(staged.parent))
-            whole = {f"{staged}/{name}": file for name, file in files.items()}
-            _write(whole, sync=(partial(sync_dir, staged),) if sync else None)
+            _stage(staged, files, sync=sync)
             yield staged
     except (OSError, DiskFull):
         remove_tree(staged)
@@ -110,17 +115,29 @@ def staged_dir(
 def append(path: Path, data: bytes) -> None:
     """Append complete lines, after ending a torn last line that a killed writer left.
 
+    Only one process may append to a file.
+
     Raises:
         DiskFull: no space left; the file is as long as before.
     """
     whole = data if data.endswith(b"\n") else data + b"\n"
+    _append(path, whole, [])
+
+
+@patient
+def _append(path: Path, whole: bytes, before: list[int]) -> None:
+    """Append once, however often it is repeated: `before` keeps the size that the file had."""
     with disk_full(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, descriptors.file_mode())
         try:
             size = os.fstat(descriptor).st_size
+            if before and size > before[0]:
+                os.ftruncate(descriptor, before[0])
+                size = before[0]
+            before[:] = [size]
             torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
             try:
-                _write_all(descriptor, b"\n" + whole if torn else whole)
+                descriptors.write_all(descriptor, b"\n" + whole if torn else whole)
             except OSError:
                 with contextlib.suppress(OSError):
                     os.ftruncate(descriptor, size)
@@ -129,6 +146,7 @@ def append(path: Path, data: bytes) -> None:
             os.close(descriptor)
 
 
+@patient
 def rewrite(path: Path, data: bytes) -> bool:
     """Overwrite an existing file in place; False if it is gone.
 
@@ -141,7 +159,7 @@ def rewrite(path: Path, data: bytes) -> bool:
         return False
     with disk_full(path):
         try:
-            _write_all(descriptor, data)
+            descriptors.write_all(descriptor, data)
             os.ftruncate(descriptor, len(data))
             os.fsync(descriptor)
         finally:
@@ -149,32 +167,49 @@ def rewrite(path: Path, data: bytes) -> bool:
     return True
 
 
+@patient
 def touch(path: Path) -> None:
     """Create an empty file if there is none."""
     with disk_full(path):
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o644))
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT, descriptors.file_mode()))
+        except PermissionError:
+            if not exists(path):  # else another member of the group has created it
+                raise
 
 
 def make_dir(path: Path, mode: int | None = None) -> None:
     """Create a directory and its parents; an existing one stays as it is.
 
-    `mode` is set whatever the umask is; by default it is the parent's.
+    `mode` is set whatever the umask is; by default it is the parent's, and so is the group.
     """
+    _make_dir(path, mode, set())
+
+
+@patient
+def _make_dir(path: Path, mode: int | None, tried: set[Path]) -> None:
+    """Create a directory. One that exists after an earlier try (`tried`) is this call's own."""
     with disk_full(path):
         first = 0o755 if mode is None else mode
         try:
             os.mkdir(path, first)
         except FileExistsError:
-            return
+            if path not in tried:
+                return
         except FileNotFoundError:
-            make_dir(path.parent, mode)
+            _make_dir(path.parent, mode, tried)
             try:
                 os.mkdir(path, first)  # only once: procfs always answers ENOENT
             except FileExistsError:
                 return
-        _set_mode(path, _mode_of(path.parent) if mode is None else mode)
+        except OSError:
+            tried.add(path)
+            raise
+        tried.add(path)
+        _adopt(path, os.stat(path.parent), mode)
 
 
+@patient
 def link_to(link: Path, destination: str) -> None:
     """Make `link` a symbolic link to `destination`; replaces a link or file atomically."""
     with disk_full(link):
@@ -196,6 +231,7 @@ def link_to(link: Path, destination: str) -> None:
             raise
 
 
+@patient
 def read(path: Path, *, owned: bool = False) -> bytes:
     """Read a file. With `owned`, refuse links and files of other users.
 
@@ -211,11 +247,12 @@ def read(path: Path, *, owned: bool = False) -> bytes:
                 file=path,
                 hint="set JOBSPEC_ALLOW_GROUP=1 to work with the files of your group's members",
             )
-        return _read_all(descriptor, status.st_size)
+        return descriptors.read_all(descriptor, status.st_size)
     finally:
         os.close(descriptor)
 
 
+@patient
 def exists(path: Path) -> bool:
     """Whether a name exists. Any error but ENOENT is raised, so it is never read as absence."""
     try:
@@ -225,6 +262,7 @@ def exists(path: Path) -> bool:
     return True
 
 
+@patient
 def list_dir(path: Path) -> list[str]:
     """The names in a directory without dotfiles, such as `.nfs…` and temporary names."""
     return [name for name in os.listdir(path) if not name.startswith(".")]
@@ -238,6 +276,7 @@ def list_names(path: Path) -> list[str]:
         return []
 
 
+@patient
 def remove(path: Path) -> None:
     """Remove a file if it exists."""
     with contextlib.suppress(FileNotFoundError):
@@ -276,6 +315,7 @@ def sync_dirs(*paths: Path) -> None:
     concurrent.at_once([partial(sync_dir, path) for path in paths])
 
 
+@patient
 def sync_dir(path: Path) -> None:
     """Make the names in a directory durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -288,6 +328,7 @@ def sync_dir(path: Path) -> None:
         os.close(descriptor)
 
 
+@patient
 def sweep(path: Path) -> list[str]:
     """Remove the temporary files in a directory whose writers are dead; returns their names."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -298,42 +339,37 @@ def sweep(path: Path) -> list[str]:
     return []
 
 
-@contextlib.contextmanager
-def disk_full(path: Path | str) -> Generator[None]:
-    """Raise `DiskFull`, which names `path`, instead of ENOSPC and EDQUOT."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise DiskFull(
-            "no space left" if error.errno == errno.ENOSPC else "quota exceeded",
-            file=path,
-            hint="free some space or raise the quota; `jobspec du` shows what uses it",
-        ) from error
+@patient
+def _stage(staged: Path, files: Mapping[str, tuple[bytes, int]], *, sync: bool) -> None:
+    parent = os.stat(staged.parent)
+    with contextlib.suppress(FileExistsError):  # made by an earlier try; the name is only ours
+        os.mkdir(staged, stat.S_IMODE(parent.st_mode))
+    _adopt(staged, parent)
+    whole = {f"{staged}/{name}": file for name, file in files.items()}
+    descriptors.write_files(whole, sync=(partial(sync_dir, staged),) if sync else None)
 
 
-def _mode_of(path: Path) -> int:
-    return stat.S_IMODE(os.stat(path).st_mode)
+def _adopt(path: Path, parent: os.stat_result, mode: int | None = None) -> None:
+    """Give a new directory its parent's group, and its parent's mode or another.
+
+    Reading what it has is cheaper than setting it. A group can be given only by its members.
+    """
+    own = os.stat(path)
+    wanted = stat.S_IMODE(parent.st_mode) if mode is None else mode
+    if own.st_gid != parent.st_gid and mode is None:
+        with contextlib.suppress(PermissionError):
+            os.chown(path, -1, parent.st_gid)
+    if stat.S_IMODE(own.st_mode) != wanted or own.st_gid != parent.st_gid:
+        os.chmod(path, wanted)
 
 
-def _make_one(path: Path, mode: int) -> None:
-    os.mkdir(path, mode)
-    _set_mode(path, mode)
-
-
-def _set_mode(path: Path, mode: int) -> None:
-    """Set a directory's mode if it differs: reading it is cheaper than setting it."""
-    if _mode_of(path) != mode:
-        os.chmod(path, mode)
-
-
-def _swap_in(folder: Path, files: Mapping[str, bytes], mode: int, *, sync: bool) -> None:
+def _swap_in(folder: Path, files: Mapping[str, bytes], mode: int | None, *, sync: bool) -> None:
     temp_of = {name: f"{folder}/{tempfiles.named(name)}" for name in files}
+    mode = descriptors.file_mode() if mode is None else mode
     whole = {temp_of[name]: (data, mode) for name, data in files.items()}
     with disk_full(f"{folder}/{next(iter(files))}"):
         try:
-            _write(whole, sync=() if sync else None)
+            descriptors.write_files(whole, sync=() if sync else None)
             for name, temp in temp_of.items():
                 _swap_one_in(f"{folder}/{name}", temp, files[name])
         except OSError:
@@ -350,45 +386,3 @@ def _swap_one_in(path: str, temp: str, data: bytes) -> None:
         # RACE: a lost reply; the bytes tell whether this rename arrived.
         if not exists(Path(path)) or read(Path(path)) != data:
             raise
-
-
-def _write(
-    files: Mapping[str, tuple[bytes, int]], *, sync: Sequence[Callable[[], object]] | None
-) -> None:
-    """Write files (bytes, mode), then fsync them all at once, together with the calls in `sync`."""
-    with contextlib.ExitStack() as stack:
-        descriptors: list[int] = []
-        for path, (data, mode) in files.items():
-            # With the mode in `open`, fchmod is rarely needed: a round trip on network filesystems.
-            writable = bool(mode & stat.S_IWUSR)
-            first = mode if writable else 0o600
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, first)
-            stack.callback(_close, descriptor)
-            given = stat.S_IMODE(os.fstat(descriptor).st_mode) if writable else first
-            _write_all(descriptor, data)
-            if given != mode:
-                os.fchmod(descriptor, mode)
-            descriptors.append(descriptor)
-        if sync is not None:
-            concurrent.at_once(
-                [*(partial(os.fsync, descriptor) for descriptor in descriptors), *sync]
-            )
-
-
-def _close(descriptor: int) -> None:
-    os.close(descriptor)  # looked up at the call, because tests replace `os`
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
-
-
-def _read_all(descriptor: int, size: int) -> bytes:
-    chunks: list[bytes] = []
-    while chunk := os.read(descriptor, max(size, 4096) + 1):
-        chunks.append(chunk)
-        if 0 < size <= sum(map(len, chunks)):  # complete: saves the call that returns nothing
-            break
-    return b"".join(chunks)

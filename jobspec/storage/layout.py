@@ -4,10 +4,10 @@
 ROOT/FORMAT
 ROOT/queue/{pending,running,succeeded,failed,cancelled}/<ticket>.json     the directory is the state
 ROOT/queue/workers/<worker>.<counter>.<job or idle>, <worker>.json
-ROOT/queue/quarantine/<host>.json, ROOT/queue/hold
+ROOT/queue/quarantine/<host>.json, ROOT/queue/hold, limits.json, users/, usage.json
 ROOT/jobs/<job>/…                                                  a job's spec and results
 ROOT/cache/…                                                       hub, datasets, prepared rows
-ROOT/slurm/…, ROOT/relay/…                                         logs of workers, state of relays
+ROOT/slurm/…, ROOT/relay/…, ROOT/notify/…         logs of workers, state of relays and notifiers
 ```
 """
 
@@ -190,10 +190,41 @@ class EvaluationPaths(DirectoryPaths):
     plan = _below(PLAN)
     questions = _below("questions.jsonl")
     scores = _below("scores.jsonl")
+    samples = _below("samples.jsonl")
+
+    def likelihoods(self, key: str, index: int) -> Path:
+        """One chunk of the likelihoods that a task of lm-eval's asks for; `key` is the plan's."""
+        return self.dir / f"likelihoods-{key[:8]}-{index:05d}.jsonl"
 
     def generations(self, index: int) -> Path:
         """The generations of one chunk of the plan."""
         return self.dir / f"generations-{index:05d}.jsonl"
+
+
+class HelpPaths(DirectoryPaths):
+    """The chunks of samples that an attempt shares with idle workers (`worker/samples/sharing.py`).
+
+    A chunk is a name. It is claimed by a rename from `open/` to a directory of the helper.
+    """
+
+    # What to generate, by which engine.
+    work = _below("work.msgpack")
+    open = _below("open")
+    taken = _below("taken")
+    done = _below("done")
+
+    @classmethod
+    def of_helper(cls, held: Path) -> HelpPaths:
+        """The paths of the share in which a helper has this directory."""
+        return cls(held.parent.parent)
+
+    def held_by(self, helper: str) -> Path:
+        """The names of the chunks that a helper has claimed and not finished."""
+        return self.taken / helper
+
+    def result(self, chunk: str) -> Path:
+        """The generations of a chunk that a helper has finished."""
+        return self.done / f"{chunk}.jsonl"
 
 
 class AttemptPaths(DirectoryPaths):
@@ -220,6 +251,8 @@ class AttemptPaths(DirectoryPaths):
     metrics = _below("metrics.jsonl")
     progress = _below("progress.json")
     manifest = _below("manifest.json")
+    # The micro-batches that training chose.
+    micro_batches = _below("micro_batches.json")
     checkpoints = _below(CHECKPOINTS)
 
     def checkpoint(self, step: int) -> CheckpointPaths:
@@ -242,6 +275,8 @@ class AttemptPaths(DirectoryPaths):
     trash = _below(TRASH)
     final_model = _below(FINAL_MODEL)
     eval = _below(EVAL)
+    # The scores of the benchmarks that did not fail, if another one did.
+    partial_scores = _below(f"{EVAL}/report.json")
     result = _below(RESULT)
     # Which process made this directory, and when. It proves the claim.
     claim = _below(CLAIM)
@@ -265,6 +300,7 @@ class JobPaths(DirectoryPaths):
     """One job's directory."""
 
     REBUILT: ClassVar[str] = "rebuilt"
+    HELP: ClassVar[str] = "help"
 
     @property
     def job(self) -> str:
@@ -284,6 +320,12 @@ class JobPaths(DirectoryPaths):
             paths = self._attempts[number] = AttemptPaths(self.attempts / str(number))
         return paths
 
+    # Chunks of an evaluation that idle workers generate, by attempt; other workers write here.
+    help = _below(HELP)
+
+    def help_of(self, attempt: int) -> HelpPaths:
+        return HelpPaths(self.help / str(attempt))
+
     @cached_property
     def _attempts(self) -> dict[int, AttemptPaths]:
         return {}
@@ -294,6 +336,17 @@ class JobPaths(DirectoryPaths):
 
     # A spec that no longer matched the job's id, kept when it was restored.
     edited_spec = _below("spec.edited.json")
+
+
+class NoticePaths(DirectoryPaths):
+    """What was reported to one destination of `jobspec notify`: one file per event."""
+
+    # What had happened before this destination was first used.
+    start = _below("start.json")
+    lock = _below("lock")
+
+    def notice(self, event: str) -> Path:
+        return self.dir / f"{event}.json"
 
 
 class RootPaths(DirectoryPaths):
@@ -329,6 +382,26 @@ class RootPaths(DirectoryPaths):
         return self.queue / "hold"
 
     @cached_property
+    def users(self) -> Path:
+        """One empty file for each user who has enqueued a job."""
+        return self.queue / "users"
+
+    @cached_property
+    def several_users(self) -> Path:
+        """Exists once a second user has enqueued a job."""
+        return self.queue / "several-users"
+
+    @cached_property
+    def limits(self) -> Path:
+        """The limits of running jobs per user."""
+        return self.queue / "limits.json"
+
+    @cached_property
+    def usage(self) -> Path:
+        """A cache of the GPU-hours of ended attempts."""
+        return self.queue / "usage.json"
+
+    @cached_property
     def relay_lock(self) -> Path:
         return self.root / "relay" / "writer"
 
@@ -340,6 +413,9 @@ class RootPaths(DirectoryPaths):
     def relay_cursors(self, target: str) -> Path:
         """What was sent to one server and project, one file per job."""
         return self.root / "relay" / "cursors" / target
+
+    def notices(self, destination: str) -> NoticePaths:
+        return NoticePaths(self.root / "notify" / destination)
 
     @cached_property
     def prepared(self) -> Path:
@@ -366,6 +442,10 @@ class RootPaths(DirectoryPaths):
     @cached_property
     def datasets(self) -> Path:
         return self.cache / "datasets"
+
+    @cached_property
+    def nltk_data(self) -> Path:
+        return self.cache / "nltk_data"
 
     def state(self, state: str) -> Path:
         path = self._states.get(state)

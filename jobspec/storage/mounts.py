@@ -5,10 +5,13 @@ inotify reports only changes made on this machine, so it suffices only where no 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from jobspec.storage.patience import patient
 
 _LOCAL = frozenset(["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "tmpfs", "overlay"])
 _MOUNTS = Path("/proc/self/mountinfo")
@@ -48,6 +51,16 @@ def mount_of(path: Path) -> Mount:
 def is_local(path: Path) -> bool:
     """Whether `path` is on a filesystem that only this machine can write to."""
     return mount_of(path).local
+
+
+def why_unwritable(path: Path) -> str | None:
+    """Why nothing can be written beside `path`, as far as its filesystem tells; else None."""
+    found = patient(os.statvfs)(path)
+    if found.f_flag & os.ST_RDONLY:
+        return "its filesystem is read-only"
+    if found.f_files and not found.f_favail:
+        return "its filesystem has no free inodes"
+    return None if found.f_bavail else "its filesystem is full"
 
 
 def changes(directory: Path) -> Iterator[object]:

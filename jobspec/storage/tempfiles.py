@@ -13,7 +13,8 @@ from functools import cache
 from pathlib import Path
 
 _TEMP = re.compile(
-    r"\.tmp-(?P<host>[a-z0-9-]+)-(?P<space>[0-9]+)-(?P<pid>[0-9]+)-(?P<epoch>[0-9]+)-[0-9a-f]{8}-.*"
+    r"\.tmp-(?P<host>[a-z0-9-]+)-(?P<space>[0-9]+)-(?P<pid>[0-9]+)-(?P<epoch>[0-9]+)-[0-9a-f]{8}-"
+    r"(?P<target>.*)"
 )
 ABANDONED_S = 86400.0
 
@@ -28,6 +29,12 @@ def named(target: str) -> str:
     nonce = os.urandom(4).hex()
     writer = f"{host()}-{pid_space()}-{os.getpid()}-{int(time.time())}-{nonce}"
     return f".tmp-{writer}-{target[:100]}"
+
+
+def target_of(name: str) -> str:
+    """The name that a temporary name will be renamed to; any other name as it is."""
+    match = _TEMP.fullmatch(name)
+    return name if match is None else match["target"]
 
 
 def is_abandoned(name: str) -> bool:

@@ -18,6 +18,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -106,6 +107,8 @@ def require_space(directory: Path, size: int) -> None:
 def _merge(source: Path, target: Path, manifest: CheckpointManifest) -> None:
     from deepspeed.checkpoint import ds_to_universal
 
+    if manifest.moment_bits == 8:
+        _dequantize_moments()
     processes = 1 if manifest.size < _ONE_PROCESS_BYTES else _processes(manifest)
     ds_to_universal.main(
         argparse.Namespace(
@@ -120,6 +123,25 @@ def _merge(source: Path, target: Path, manifest: CheckpointManifest) -> None:
     )
     if manifest.zero_stage == 3:
         _trim(target / "zero" / "optimizer_state.pt")
+
+
+def _dequantize_moments() -> None:
+    """Let DeepSpeed's converter read Adam's 8-bit moments in float32, so that it can divide them.
+
+    They are as long as the weights beside them, from which the padding is already removed.
+    """
+    from deepspeed.checkpoint import constants
+    from deepspeed.checkpoint.zero_checkpoint import ZeROCheckpoint
+
+    def dequantize(reader: Any, shard: dict[str, Any]) -> None:
+        saved = shard[constants.OPTIMIZER_STATE_DICT]
+        weights = saved[constants.SINGLE_PARTITION_OF_FP32_GROUPS]
+        for group, state in saved[constants.BASE_OPTIMIZER_STATE]["state"].items():
+            for name in ("exp_avg", "exp_avg_sq"):
+                state[name] = state[name].dequantize()[: weights[group].numel()]
+
+    patched: Any = ZeROCheckpoint
+    patched._strip_tensor_paddings = dequantize
 
 
 def _trim(path: Path) -> None:

@@ -73,7 +73,7 @@ def carry_over(job: JobPaths, attempt: AttemptPaths) -> tuple[CheckpointPaths | 
         if read_manifest(each) is not None
     ]
     candidates.sort(key=lambda candidate: candidate[:2], reverse=True)
-    attempt.checkpoints.mkdir(parents=True, exist_ok=True)
+    fs.make_dir(attempt.checkpoints)
     for _, number, each in candidates:
         mine = CheckpointPaths(attempt.checkpoints / each.dir.name)
         if not fs.move_once(each.dir, mine.dir):
@@ -135,7 +135,7 @@ def publish_directory(partial: Path, path: Path) -> None:
 
 def discard(path: Path, attempt: AttemptPaths) -> None:
     """Delete a directory of an attempt by way of its trash."""
-    attempt.trash.mkdir(parents=True, exist_ok=True)
+    fs.make_dir(attempt.trash)
     fs.discard(path, into=attempt.trash)
 
 

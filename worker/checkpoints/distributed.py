@@ -19,7 +19,9 @@ import torch.distributed as dist
 from transformers import set_seed
 
 from jobspec.errors import JobspecError
+from jobspec.estimates import memory
 from jobspec.records.checkpoint import CheckpointManifest, TrainingProgress, WriteSpeed
+from jobspec.spec.schema import TrainSpec
 from jobspec.storage import fs, tempfiles
 from jobspec.storage.layout import CheckpointPaths
 from worker.checkpoints import directories, integrity
@@ -27,16 +29,17 @@ from worker.phase import Phase
 
 _TEST_BYTES = 1 << 24  # per rank: enough to measure a disk, too little to delay a start
 _PRIME = 7919
-_BYTES_PER_PARAMETER = 12  # a float32 weight and two moments
 
 
 class DistributedCheckpoints:
     """One attempt's checkpoints. All ranks call every method, in the same order."""
 
-    def __init__(self, phase: Phase, zero_stage: int) -> None:
+    def __init__(self, phase: Phase, train: TrainSpec) -> None:
         self._phase = phase
         self._paths = phase.paths
-        self._zero_stage = zero_stage
+        self._zero_stage = train.zero_stage
+        self._moment_bits = 8 if train.optim == "adamw_8bit" else 32
+        self._state_bytes = memory.state_bytes(train)
         self._rank, self._world = dist.get_rank(), dist.get_world_size()
         self._saved_step: int | None = None
         self.saved_at = time.monotonic()
@@ -61,11 +64,19 @@ class DistributedCheckpoints:
             self._reject(checkpoint, damage)
         return None
 
-    def save(self, step: int, write: Callable[[Path], None], progress: TrainingProgress) -> None:
+    def save(
+        self,
+        step: int,
+        write: Callable[[Path], None],
+        progress: TrainingProgress,
+        *,
+        group_elements: int | None,
+    ) -> None:
         """Write and complete the checkpoint of `step`, then delete those it replaces.
 
         Args:
             write: writes everything but our own counters below a directory; all ranks run it.
+            group_elements: as the manifest records it.
         """
         if step == self._saved_step:
             return
@@ -81,7 +92,17 @@ class DistributedCheckpoints:
         hashed = _gather(integrity.hash_files(checkpoint.dir, mine, sync=True))
         if self._rank == 0:
             files = {name: digest for each in hashed for name, digest in each.items()}
-            self._complete(checkpoint, files, started)
+            manifest = CheckpointManifest(
+                attempt=self._paths.number,
+                step=checkpoint.step,
+                world=self._world,
+                zero_stage=self._zero_stage,
+                group_elements=group_elements,
+                moment_bits=self._moment_bits,
+                save_s=time.monotonic() - started,
+                files=files,
+            )
+            self._complete(checkpoint, manifest)
         dist.barrier()
         self._saved_step, self.saved_at = step, time.monotonic()
         progress.saves_s.append(self.saved_at - started)
@@ -122,7 +143,7 @@ class DistributedCheckpoints:
         """
         trained = [each for each in model.parameters() if each.requires_grad]
         count = sum(getattr(each, "ds_numel", each.numel()) for each in trained)
-        size = count * (_BYTES_PER_PARAMETER + trained[0].element_size())
+        size = round(count * (self._state_bytes + trained[0].element_size()))
         test = min(_TEST_BYTES, size // self._world + 1)
         seconds = max(_gather(self._test_write(test)))
         if self._rank == 0:
@@ -130,15 +151,7 @@ class DistributedCheckpoints:
             estimate = WriteSpeed(size=size, bytes_per_s=speed, save_s=size / speed)
             fs.replace(self._paths.write_speed, msgspec.json.encode(estimate))
 
-    def _complete(self, checkpoint: CheckpointPaths, files: dict[str, Any], started: float) -> None:
-        manifest = CheckpointManifest(
-            attempt=self._paths.number,
-            step=checkpoint.step,
-            world=self._world,
-            zero_stage=self._zero_stage,
-            save_s=time.monotonic() - started,
-            files=files,
-        )
+    def _complete(self, checkpoint: CheckpointPaths, manifest: CheckpointManifest) -> None:
         integrity.publish_manifest(checkpoint, manifest)
         directories.prune_checkpoints(self._paths)
         directories.prune_earlier_attempts(self._phase.job, self._paths)

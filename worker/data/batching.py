@@ -88,6 +88,35 @@ def packed_batches(
     return _distribute([MicroBatch(tuple(pack)) for pack in packs], lengths, world)
 
 
+def round_up(number: int, multiple: int) -> int:
+    """The next multiple, or the number itself if it is one."""
+    return number + -number % multiple
+
+
+def padded_batches(
+    batch: Sequence[int],
+    lengths: Sequence[int],
+    *,
+    world: int,
+    max_tokens: int,
+    multiple: int = 1,
+) -> list[list[MicroBatch]]:
+    """Distribute a global batch as micro-batches of at most `max_tokens`, padding included.
+
+    A row longer than `max_tokens` gets its own micro-batch. There are at least `world` of them if
+    there are enough rows. Rows are padded to a multiple of `multiple`.
+    """
+    rows = sorted(batch, key=lambda row: (-lengths[row], row))
+    most = -(-len(rows) // world)
+    cut: list[MicroBatch] = []
+    while rows:
+        longest = round_up(lengths[rows[0]], multiple)
+        size = min(most, max(1, max_tokens // longest))
+        cut.append(MicroBatch(tuple(rows[:size])))
+        rows = rows[size:]
+    return _distribute(cut, lengths, world)
+
+
 def _distribute(
     micros: list[MicroBatch], lengths: Sequence[int], world: int
 ) -> list[list[MicroBatch]]:

@@ -23,6 +23,7 @@ from jobspec.queue.queue import Queue
 from jobspec.records import base as records
 from jobspec.records.attempt import Progress, Result
 from jobspec.records.base import State
+from jobspec.storage.disk_errors import explain
 from worker.demo import tiny_model
 from worker.host.devices import visible_devices
 from worker.inference.engine import ENGINES, resolve_backend
@@ -37,8 +38,6 @@ _SETTINGS = {
     "data.allow_contaminated": True,  # the benchmark asks what the rows teach
     "train.num_train_epochs": 10,
     "train.max_length": 512,
-    "train.per_device_train_batch_size": 4,
-    "train.gradient_checkpointing": False,
     "eval.avg_k": 4,
     "eval.max_gen_toks": 48,
 }
@@ -57,6 +56,9 @@ def main() -> None:
             sys.exit(run(args.root.absolute()))
         with tempfile.TemporaryDirectory(prefix="jobspec-demo-") as directory:
             sys.exit(run(Path(directory)))
+    except OSError as error:
+        refused = explain(error)
+        sys.exit(f"error: {refused}\nhint: {refused.hint}")
     except KeyboardInterrupt:
         _say("", over=True)
         _say("stopped by Ctrl-C")

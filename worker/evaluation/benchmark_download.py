@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,6 @@ from jobspec.benchmarks.benchmark import Benchmark, HubDataset
 from jobspec.benchmarks.question_file import DIRECTORY_VARIABLE, QuestionSet
 from jobspec.errors import BenchmarkError
 from jobspec.storage import fs
-
-
-def is_own(name: str, where: Sequence[Path]) -> bool:
-    """Whether a benchmark is ours to ask and score; all other names are lm-eval's.
-
-    A name that users may give to files of their own is ours only where there is such a file.
-    """
-    benchmark = registry.get(name)
-    if benchmark is None:
-        return False
-    has_name = benchmark in registry.all_benchmarks()
-    return has_name or question_file.find(benchmark, where) is not None
 
 
 def load(name: str, where: Sequence[Path], cache: Path) -> QuestionSet:
@@ -64,10 +52,13 @@ def fetch(benchmark: Benchmark, cache: Path) -> Path:
 
 def _download(name: str, dataset: HubDataset) -> Any:
     import datasets
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return datasets.load_dataset(dataset.path, split=dataset.split)
-    except (OSError, ValueError, ImportError) as error:
+        if dataset.file is not None:
+            return _file_rows(dataset.path, dataset.file)
+        return datasets.load_dataset(dataset.path, dataset.config, split=dataset.split)
+    except (OSError, ValueError, ImportError, HfHubHTTPError) as error:
         offline = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("HF_DATASETS_OFFLINE")
         why = "this process is offline" if offline else str(error).strip().splitlines()[0]
         raise BenchmarkError(
@@ -77,6 +68,16 @@ def _download(name: str, dataset: HubDataset) -> Any:
         ) from error
 
 
+def _file_rows(dataset: str, file: str) -> Iterator[dict[str, Any]]:
+    """The rows of a JSONL file of a dataset, whose texts may have many megabytes."""
+    import huggingface_hub
+
+    path = Path(huggingface_hub.hf_hub_download(dataset, file, repo_type="dataset"))
+    with path.open("rb") as lines:
+        return iter([msgspec.json.decode(line) for line in lines if line.strip()])
+
+
 def _renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     named = {ours: row[theirs] for ours, theirs in columns.items()}
-    return {key: value if value is None else str(value) for key, value in named.items()}
+    kept = (str, list, dict, type(None))
+    return {key: value if isinstance(value, kept) else str(value) for key, value in named.items()}

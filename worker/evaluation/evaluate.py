@@ -10,12 +10,11 @@ adapter is merged into the model while it is scored.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -23,29 +22,32 @@ from jobspec.benchmarks import question_file
 from jobspec.benchmarks.question_file import QuestionSet
 from jobspec.errors import ModelError
 from jobspec.models.directory import find_model
+from jobspec.records import base as records
 from jobspec.records import phases
 from jobspec.records.base import UNSET
 from jobspec.records.metric_rows import ScoresRow
-from jobspec.records.reports import EvalReport, GenerationTiming, ModelScores
+from jobspec.records.reports import (
+    EvalReport,
+    GenerationTiming,
+    ModelScores,
+    ScoringProtocol,
+)
 from jobspec.spec.schema import EvalSpec
+from jobspec.storage import fs
 from jobspec.storage.layout import AttemptPaths, epoch_of
 from worker.checkpoints import directories
 from worker.evaluation import benchmark_download
+from worker.evaluation.failures import describe, kept_apart, raise_for
+from worker.imports.quiet import set_library_variables
 from worker.inference import children
+from worker.lm_eval_tasks import nltk_data
 from worker.phase import Phase, run
+from worker.samples.sharing import HelpPlaces, find_places
 
 if TYPE_CHECKING:
     from worker.evaluation.scoring import BenchmarkResult
-
-# Libraries read these when they are imported.
-_ENVIRONMENT = {
-    # Threads of OpenMP that spin while they wait slow decoding tenfold on a busy machine.
-    "OMP_WAIT_POLICY": "passive",
-    # Progress bars only clutter a log.
-    "TQDM_DISABLE": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-}
+    from worker.grading.math_grader import MathGrader
+    from worker.lm_eval_tasks.task_loading import TaskBenchmark
 
 
 class ModelToScore(NamedTuple):
@@ -69,41 +71,83 @@ class ModelToScore(NamedTuple):
 
 
 def main() -> None:
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    set_library_variables()
     run(phases.EVAL, evaluate)
 
 
 def evaluate(phase: Phase) -> None:
     """Score the attempt's models and publish `eval.json`."""
+    with nltk_data.readable(phase.root.nltk_data):
+        _evaluate(phase)
+
+
+def _evaluate(phase: Phase) -> None:
     settings = phase.spec.eval
     assert settings is not None, "a job without `eval` has no eval phase"
     cache = phase.root.cache / "benchmarks"
     where = question_file.directories(settings.benchmark_dir, cache)
-    own = [name for name in settings.benchmarks if benchmark_download.is_own(name, where)]
-    loaded = [benchmark_download.load(name, where, cache) for name in own]
     models = find_models(phase)
+    failures: dict[str, Exception] = {}
+    own: list[QuestionSet] = []
+    for name in settings.benchmarks:
+        if question_file.is_ours(name, where):
+            with kept_apart(failures, name):
+                own.append(benchmark_download.load(name, where, cache))
 
-    from worker.evaluation.lm_eval_native import NativeTasks
-    from worker.evaluation.math_grader import MathGrader
+    from worker.grading.math_grader import MathGrader
     from worker.imports.quiet import import_transformers
 
     import_transformers()
-    native = NativeTasks([n for n in settings.benchmarks if n not in own], settings, where)
+    others = [name for name in settings.benchmarks if not question_file.is_ours(name, where)]
+    tasks = _load_tasks(others, settings, where, failures)
     reports: list[EvalReport] = []
     with MathGrader() as math:
-        for model in models:
+        for model in models if own or tasks else ():
             with _merged(phase, model) as whole:
                 scoring = _Scoring(phase, settings, whole, (len(reports), len(models)))
-                reports.append(scoring.run(loaded, native, math))
+                reports.append(scoring.run(own, tasks, math, failures))
             epoch = UNSET if model.epoch is None else model.epoch
-            phase.metric(ScoresRow(epoch=epoch, metrics=reports[-1].metrics))
+            if reports[-1].metrics:
+                phase.metric(ScoresRow(epoch=epoch, metrics=reports[-1].metrics))
+    if failures:
+        _publish_partly(phase, reports[-1] if reports else EvalReport(), failures)
+        raise_for(failures, scored=len(settings.benchmarks) - len(failures))
     report = msgspec.structs.replace(
         reports[-1],
         seconds=round(phase.elapsed_s, 3),
         checkpoints=model_scores(models, reports) if len(models) > 1 else UNSET,
     )
+    fs.remove_tree(phase.job.help)  # all of it is in this attempt's own files now
     phase.finish(report)
+
+
+def _load_tasks(
+    names: Sequence[str],
+    settings: EvalSpec,
+    where: Sequence[Path],
+    failures: dict[str, Exception],
+) -> list[TaskBenchmark]:
+    """lm-eval's own tasks, before anything is generated."""
+    if not names:
+        return []
+    from worker.imports.quiet import quiet
+    from worker.lm_eval_tasks.task_loading import TaskLibrary
+
+    tasks: list[TaskBenchmark] = []
+    with quiet():
+        library = TaskLibrary(settings, where)
+        for name in names:
+            with kept_apart(failures, name):
+                tasks.append(library.load(name))
+    return tasks
+
+
+def _publish_partly(phase: Phase, report: EvalReport, failures: Mapping[str, Exception]) -> None:
+    """Publish the scores that there are. Only the final model's are; those of epochs are rows."""
+    failed = {name: describe(error) for name, error in failures.items()}
+    partial = msgspec.structs.replace(report, failed=failed)
+    phase.paths.eval.mkdir(parents=True, exist_ok=True)
+    fs.publish(phase.paths.partial_scores, records.encode(partial))
 
 
 def find_models(phase: Phase) -> list[ModelToScore]:
@@ -162,21 +206,33 @@ def _merged(phase: Phase, model: ModelToScore) -> Iterator[ModelToScore]:
 def model_scores(
     models: Sequence[ModelToScore], reports: Sequence[EvalReport]
 ) -> tuple[ModelScores, ...]:
-    """The scores of each model in order, with the metrics for which it is the best."""
-    mains = reports[-1].main
+    """The scores of each model in order, with the metrics for which it is the best.
+
+    A stop rule may give each model a metric of its own: `avg_at_12`, `avg_at_20`.
+    """
+    mains = [{name.split("/")[1]: name for name in report.main} for report in reports]
+
+    def value(model: int, benchmark: str) -> float:
+        sign = _sign(reports[-1].protocol[benchmark])
+        return sign * (reports[model].metrics[mains[model][benchmark]] or 0.0)
+
     best = {
-        metric: max(range(len(reports)), key=lambda i: reports[i].metrics[metric] or 0.0)
-        for metric in mains
+        benchmark: max(range(len(reports)), key=lambda model: value(model, benchmark))
+        for benchmark in mains[-1]
     }
     return tuple(
         ModelScores(
             name=model.name,
             epoch=model.epoch,
             metrics=report.metrics,
-            best_of=tuple(metric for metric in mains if best[metric] == i),
+            best_of=tuple(name for benchmark, name in mains[i].items() if best[benchmark] == i),
         )
         for i, (model, report) in enumerate(zip(models, reports, strict=True))
     )
+
+
+def _sign(protocol: ScoringProtocol) -> int:
+    return -1 if protocol.higher_is_better is False else 1
 
 
 def report_of(results: Sequence[BenchmarkResult], timing: GenerationTiming) -> EvalReport:
@@ -205,16 +261,29 @@ class _Scoring:
         self.model = model
         self.place = place
 
-    def run(self, loaded: Sequence[QuestionSet], native: Any, math: Any) -> EvalReport:
+    def run(
+        self,
+        own: Sequence[QuestionSet],
+        tasks: Sequence[TaskBenchmark],
+        math: MathGrader,
+        failures: dict[str, Exception],
+    ) -> EvalReport:
+        """The scores of the benchmarks that do not fail; the errors of others go to `failures`."""
         import torch
 
         from worker.evaluation.lm_eval_model import load_tokenizer
         from worker.evaluation.runner import ModelEvaluation
+        from worker.evaluation.task_evaluation import TaskEvaluation
         from worker.inference.engine import choose
 
         spec, directory = self.phase.spec, self.model.directory
         choice = choose(
-            self.settings.backend, spec.model, directory, gpus=torch.cuda.device_count()
+            self.settings.backend,
+            spec.model,
+            directory,
+            gpus=torch.cuda.device_count(),
+            kv_cache_dtype=self.settings.kv_cache_dtype,
+            enable_prefix_caching=self.settings.enable_prefix_caching,
         )
         tokenizer = load_tokenizer(
             str(directory),
@@ -228,19 +297,25 @@ class _Scoring:
             tokenizer,
             directory=self.model.samples(self.phase.paths.eval),
             earlier=self._earlier(),
+            help=self._help(),
             report=self._progress,
         )
         try:
-            results = session.run(loaded, math)
+            results = session.run(own, math)
+            results += TaskEvaluation(session).run(tasks) if tasks else []
         finally:
             session.close()
-        results += native.run(choice, tokenizer, self._progress)
+            failures |= session.failures
         return report_of(results, session.timing)
 
     def _earlier(self) -> list[Path]:
         """The directories in which earlier attempts left samples of this model, newest first."""
         numbers = range(self.phase.paths.number - 1, 0, -1)
         return [self.model.samples(self.phase.job.attempt(n).eval) for n in numbers]
+
+    def _help(self) -> HelpPlaces:
+        phase = self.phase
+        return find_places(phase.root, phase.job, phase.paths.number, share=self.settings.share)
 
     def _progress(self, done: int, total: int) -> None:
         index, count = self.place

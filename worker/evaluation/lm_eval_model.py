@@ -36,7 +36,7 @@ class SamplingLM(LM):
         self._draw = draw
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Any]:
-        """One Generation for each request, in order. lm-eval asks for all benchmarks in one call.
+        """A Generation or None for each request. lm-eval asks for all benchmarks in one call.
 
         lm-eval declares `str`, but passes whatever it gets to the task's filter.
         """
@@ -48,7 +48,9 @@ class SamplingLM(LM):
         answers = []
         for request in requests:
             name = (str(request.task_name), request.doc["id"])
-            answers.append(samples[name[0]][name[1]][asked[name]])
+            rows = samples[name[0]][name[1]]
+            # A stop rule may have ended sampling before lm-eval's number of repetitions.
+            answers.append(rows[asked[name]] if asked[name] < len(rows) else None)
             asked[name] += 1
         return answers
 
@@ -56,12 +58,13 @@ class SamplingLM(LM):
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
         """The conversation as the model's chat template renders it. Raises TemplateError."""
+        return self.render(chat_history, add_generation_prompt=add_generation_prompt)
+
+    def render(self, turns: list[dict[str, str]], **options: Any) -> str:
+        """The turns as the model's chat template renders them with these options."""
         try:
             return self.tokenizer.apply_chat_template(
-                chat_history,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                **self._chat_kwargs,
+                turns, tokenize=False, **options, **self._chat_kwargs
             )
         except jinja2.TemplateError as error:
             raise TemplateError(

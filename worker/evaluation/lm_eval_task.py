@@ -1,8 +1,9 @@
 """Our benchmarks as lm-eval tasks.
 
 lm-eval's `repeats` asks each question `k` times. A filter grades all samples of a task in one call,
-and lm-eval aggregates them with the metrics of `worker.evaluation.scoring`. The engine gets no stop
-strings: lm-eval's tasks stop at "Question:" or "Problem:", which often occur inside a think block.
+and lm-eval aggregates them with the metrics of `worker.evaluation.scoring`. lm-eval passes
+no stop strings to the engine: its tasks stop at "Question:" or "Problem:", which often occur inside
+a think block. The engine gets them with each chunk (`ResponseRules`).
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from lm_eval.api.filter import Filter
 from lm_eval.api.task import ConfigurableTask
 
 from jobspec.benchmarks.benchmark import Benchmark, Question, StockProtocol
+from jobspec.benchmarks.protocol import refuse_unknown_protocol
 from jobspec.benchmarks.question_file import QuestionSet
-from jobspec.errors import SpecError
 from jobspec.records.evaluation import Generation, QuestionScore
 from worker.evaluation.scoring import Metric
 
@@ -67,7 +68,7 @@ def make_task(
     """
     benchmark = questions.benchmark
     shots = settings.shots(benchmark)
-    _refuse_unknown_protocol(benchmark, settings, shots)
+    refuse_unknown_protocol(benchmark, settings.protocol, settings.num_fewshot)
     return ConfigurableTask(
         config={
             "task": benchmark.name,
@@ -93,21 +94,6 @@ def make_task(
     )
 
 
-def _refuse_unknown_protocol(benchmark: Benchmark, settings: TaskSettings, shots: int) -> None:
-    if settings.protocol == "stock" and benchmark.stock is None:
-        raise SpecError(
-            f"lm-eval has no task like `{benchmark.name}` whose protocol could be used",
-            place="$.eval.protocol",
-            hint="set it to `published`, or score this benchmark in a spec of its own",
-        )
-    if shots > 0 and (benchmark.stock is None or benchmark.stock.examples is None):
-        raise SpecError(
-            f"`{benchmark.name}` has no worked examples to show",
-            place="$.eval.num_fewshot",
-            hint="set it to null or 0 for this benchmark",
-        )
-
-
 class _JudgeFilter(Filter):
     """Grades all samples of a task in one call, and returns one score for each question."""
 
@@ -116,8 +102,9 @@ class _JudgeFilter(Filter):
         self._judge = judge
 
     def apply(self, resps: Any, docs: list[dict[str, Any]]) -> list[QuestionScore]:
-        samples = {doc["id"]: rows for doc, rows in zip(docs, resps, strict=True)}
-        return list(self._judge(samples))
+        pairs = zip(docs, resps, strict=True)
+        drawn = {doc["id"]: [row for row in rows if row is not None] for doc, rows in pairs}
+        return list(self._judge(drawn))
 
 
 def _process_results(

@@ -8,6 +8,7 @@ if there is one. Each file is replaced atomically. Prints the changes as JSON.
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,12 +23,14 @@ from jobspec.records.answers import ErrorAnswer, ErrorDetails, Rescored
 from jobspec.records.attempt import Result
 from jobspec.records.base import UNSET, Record
 from jobspec.records.phases import EVAL
-from jobspec.records.reports import EvalReport, ModelScores
+from jobspec.records.reports import EvalReport, ModelScores, ScoringProtocol
 from jobspec.storage import fs
-from jobspec.storage.layout import AttemptPaths, EvaluationPaths
+from jobspec.storage.layout import AttemptPaths, EvaluationPaths, RootPaths
 from worker.evaluation import scoring
-from worker.evaluation.math_grader import MathGrader
 from worker.evaluation.scoring import BenchmarkResult
+from worker.grading.math_grader import MathGrader
+from worker.grading.math_reader import READER
+from worker.lm_eval_tasks import nltk_data
 
 
 def rescore(attempt: AttemptPaths) -> Rescored:
@@ -36,9 +39,11 @@ def rescore(attempt: AttemptPaths) -> Rescored:
     Raises:
         BenchmarkError: there are no samples, or not all of them.
     """
-    found = evaluation.benchmark_dirs(attempt.eval)
+    every = evaluation.benchmark_dirs(attempt.eval)
+    found = {name: path for name, path in every.items() if _is_ours(path)}
     if not found:
-        raise BenchmarkError("there are no samples to score", file=attempt.eval)
+        only = "; lm-eval's own tasks are scored only once" if every else ""
+        raise BenchmarkError(f"there are no samples to score{only}", file=attempt.eval)
     with MathGrader() as math:
         results = {name: _score(path, math) for name, path in found.items()}
     finals = [result for name, result in results.items() if "/" not in name]
@@ -55,6 +60,10 @@ def rescore(attempt: AttemptPaths) -> Rescored:
     return Rescored(benchmarks=tuple(found), changed=changed)
 
 
+def _is_ours(directory: Path) -> bool:
+    return registry.get(evaluation.read_plan(directory).benchmark) is not None
+
+
 def _score(directory: Path, math: MathGrader) -> BenchmarkResult:
     plan, questions, drawn = evaluation.read_generations(directory)
     benchmark = registry.get(plan.benchmark)
@@ -63,14 +72,15 @@ def _score(directory: Path, math: MathGrader) -> BenchmarkResult:
     asked = [(question, drawn[question.id]) for question in questions]
     scores = scoring.score(benchmark, plan, asked, math)
     fs.publish(EvaluationPaths(directory).scores, evaluation.to_lines(scores))
-    return BenchmarkResult(
-        benchmark=plan.benchmark,
-        metrics={
-            name: metric(scores) for name, metric in scoring.metrics(benchmark, plan.k).items()
-        },
-        intervals=scoring.intervals(scores, plan.k),
-        protocol=plan.protocol,
-    )
+    plan = replace(plan, protocol=_with_reader(plan.protocol))
+    fs.publish(EvaluationPaths(directory).plan, evaluation.to_lines([plan]))
+    return scoring.make_result(benchmark, plan, scores)
+
+
+def _with_reader(protocol: ScoringProtocol) -> ScoringProtocol:
+    """The protocol with what reads answers now."""
+    version = importlib.metadata.version("math-verify")
+    return replace(protocol, answer_reader=READER, math_verify_version=version)
 
 
 def _metrics(results: Sequence[BenchmarkResult]) -> dict[str, float | None]:
@@ -104,8 +114,10 @@ def main() -> int:
         prog="python -m worker.evaluation.rescore", description=__doc__
     )
     parser.add_argument("attempt_dir", type=Path)
+    attempt = AttemptPaths(parser.parse_args().attempt_dir.absolute())
     try:
-        answer: Record = rescore(AttemptPaths(parser.parse_args().attempt_dir.absolute()))
+        with nltk_data.readable(RootPaths(attempt.dir.parents[3]).nltk_data):
+            answer: Record = rescore(attempt)
     except JobspecError as error:
         hint = f"\nhint: {error.hint}" if error.hint else ""
         sys.stderr.write(f"rescore: {error}{hint}\n")

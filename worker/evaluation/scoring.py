@@ -7,10 +7,12 @@ leaves on disk.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from jobspec.benchmarks.benchmark import Benchmark
+from jobspec.records.base import UNSET
 from jobspec.records.evaluation import (
     AskedQuestion,
     Generation,
@@ -18,11 +20,12 @@ from jobspec.records.evaluation import (
     SampleScore,
     SamplingPlan,
 )
-from jobspec.records.reports import ScoringProtocol
-from jobspec.results import confidence
-from worker.evaluation.graders import GRADERS
-from worker.evaluation.math_grader import Judgement, MathGrader
+from jobspec.records.reports import EarlyStop, ScoringProtocol
+from jobspec.results import confidence, confidence_sequence
 from worker.evaluation.metrics import majority, mean, pass_at, pass_at_js
+from worker.grading.graders import GRADERS
+from worker.grading.math_grader import MathGrader
+from worker.grading.math_reader import Judgement
 from worker.thinking import ThinkTags, answer_text, think_tags
 
 Metric = Callable[[Sequence[QuestionScore]], float | None]
@@ -48,35 +51,84 @@ def score(
     A sample is right if it ended by itself, closed the think block it was in, and gives the answer
     after it. A sample cut off by length counts as having no answer, whatever its text says.
     """
-    tags = think_tags(plan.think_end_token)
-    stops = plan.protocol.stop_after_thinking or ()
-    texts = [[_readable(question, row, tags, stops) for row in rows] for question, rows in asked]
+    rows = [[_final_text(question, row, plan) for row in drawn] for question, drawn in asked]
+    texts = [[None if each.truncated else each.text for each in group] for group in rows]
     questions = [question for question, _ in asked]
     judgements = GRADERS[benchmark.grader](benchmark, questions, texts, math)
     return [
         QuestionScore(
             id=question.id,
             answer=question.answer,
-            samples=tuple(
-                _sample_score(question, row, judgement, tags)
-                for row, judgement in zip(rows, judged, strict=True)
-            ),
+            samples=tuple(map(_sample_score, drawn, group, judged)),
         )
-        for (question, rows), judged in zip(asked, judgements, strict=True)
+        for (question, drawn), group, judged in zip(asked, rows, judgements, strict=True)
     ]
 
 
-def _sample_score(
-    question: AskedQuestion, row: Generation, judgement: Judgement, tags: ThinkTags | None
-) -> SampleScore:
+class _FinalText(NamedTuple):
+    """The text after thinking, up to a stop string; None if thinking was not closed."""
+
+    text: str | None
+    truncated: bool
+
+
+def _final_text(question: AskedQuestion, row: Generation, plan: SamplingPlan) -> _FinalText:
+    tags = think_tags(plan.think_end_token)
+    text = after_thinking(row, tags, opened=question.opens_think)
+    stops = plan.protocol.stop_after_thinking or ()
+    places = [] if text is None else [at for at in map(text.find, stops) if at >= 0]
+    if text is None or not places:
+        return _FinalText(text, row.finish == "length")
+    return _FinalText(text[: min(places)], False)  # what follows a stop string was not asked for
+
+
+def after_thinking(row: Generation, tags: ThinkTags | None, *, opened: bool) -> str | None:
+    """The text of a sample after its thinking; None if that was not closed.
+
+    Args:
+        opened: whether the prompt opened a think block.
+    """
+    if tags is None or row.thinking is None:
+        return answer_text(row.text, tags, opened=opened)
+    return None if row.thinking == "open" else row.text[row.answer_start :]
+
+
+def _sample_score(row: Generation, final: _FinalText, judgement: Judgement) -> SampleScore:
     return SampleScore(
         sample=row.sample,
         right=judgement.right,
         answer=judgement.answer,
         tokens=row.tokens,
-        truncated=row.finish == "length",
-        unclosed=answer_text(row.text, tags, opened=question.opens_think) is None,
+        truncated=final.truncated,
+        unclosed=final.text is None,
+        rule=judgement.rule,
+        read=judgement.read,
+        value=judgement.value if judgement.value != judgement.answer else None,
     )
+
+
+def make_result(
+    benchmark: Benchmark, plan: SamplingPlan, scores: Sequence[QuestionScore]
+) -> BenchmarkResult:
+    """Every number of a benchmark, from the scores of its questions."""
+    found = {name: metric(scores) for name, metric in metrics(benchmark, plan.k).items()}
+    bounds = intervals(scores, plan.k)
+    rule = plan.protocol.stop_rule
+    if rule is not UNSET:
+        low, high = _anytime_interval(scores, rule)
+        bounds["samples"] = (low, high)
+        saved = (rule.k_at_most - plan.k) * len(scores) - plan.discarded
+        tokens = saved * (found["mean_response_tokens"] or 0.0)
+        found |= {"anytime_low": low, "anytime_high": high}
+        found |= {"samples_saved": float(saved), "tokens_saved": float(round(tokens))}
+    return BenchmarkResult(
+        benchmark=plan.benchmark, metrics=found, intervals=bounds, protocol=plan.protocol
+    )
+
+
+def _anytime_interval(scores: Sequence[QuestionScore], rule: EarlyStop) -> tuple[float, float]:
+    outcomes = [[sample.right for sample in score.samples] for score in scores]
+    return confidence_sequence.bounds(outcomes, rule.half_width)
 
 
 def metrics(benchmark: Benchmark, k: int) -> dict[str, Metric]:
@@ -109,20 +161,8 @@ def intervals(
     noise = confidence.sampling_stderr(_counts(scores))
     return {
         "questions": confidence.over_questions(centre, spread, len(scores), k),
-        "samples": confidence.over_samples(centre, noise, len(scores) * k, k),
+        "samples": confidence.over_samples(centre, noise, len(scores) * k),
     }
-
-
-def _readable(
-    question: AskedQuestion, row: Generation, tags: ThinkTags | None, stops: tuple[str, ...]
-) -> str | None:
-    """The text from which the answer is read; None if the response can have no answer."""
-    text = answer_text(row.text, tags, opened=question.opens_think)
-    if text is None or row.finish == "length":
-        return None
-    for stop in stops:
-        text = text.split(stop, 1)[0]
-    return text
 
 
 def _means(scores: Sequence[QuestionScore]) -> list[float]:
@@ -150,5 +190,5 @@ def _majority(scores: Sequence[QuestionScore]) -> float:
 
 
 def _majority_of(score: QuestionScore) -> float:
-    answers = [sample.answer for sample in score.samples]
+    answers = [sample.value or sample.answer for sample in score.samples]
     return majority(answers, [sample.right for sample in score.samples])

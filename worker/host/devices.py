@@ -44,7 +44,8 @@ def visible_devices(wanted: int | None = None) -> WorkerDevices:
         if wanted is not None and wanted > len(visible):
             raise JobspecError(
                 f"{wanted} GPUs were requested, but {len(visible)} are visible",
-                hint="request fewer, or allocate more: nvidia-smi -L, CUDA_VISIBLE_DEVICES",
+                hint="request fewer, or allocate more: `nvidia-smi -L` or `rocm-smi` lists them, "
+                "CUDA_VISIBLE_DEVICES, ROCR_VISIBLE_DEVICES and HIP_VISIBLE_DEVICES hide some",
             )
         return WorkerDevices(wanted or len(visible), "cuda", visible[0].name, visible[0].memory_gib)
     cores = len(os.sched_getaffinity(0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import tempfile
@@ -17,17 +18,23 @@ ENGINE_SOCKET_LEN = (
 
 def can_write(root: Path, size: int = 1 << 24) -> bool:
     """Whether `size` bytes can be written below `root`. Only a write shows an exceeded quota."""
+    return write_error(root, size) is None
+
+
+def write_error(root: Path, size: int) -> OSError | None:
+    """The error of writing `size` bytes below `root`; None if it succeeds."""
     probe = root / f".probe-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         with probe.open("wb") as stream:
             stream.write(bytes(size))
             stream.flush()
             os.fsync(stream.fileno())
-    except OSError:
-        return False
+    except OSError as error:
+        return error
     finally:
-        probe.unlink(missing_ok=True)
-    return True
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return None
 
 
 def too_long_for_sockets(tmp: Path) -> bool:

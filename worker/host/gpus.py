@@ -1,4 +1,4 @@
-"""The NVIDIA GPUs that this process may use, read with NVML and without importing torch."""
+"""The GPUs that this process may use: NVIDIA's, read with NVML, or AMD's; without torch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobspec.errors import JobspecError
+from worker.host import amd_gpus, gpu_selection
+from worker.host.amd_gpus import AmdGpu
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU that this process may use, as NVML reports it.
+    """One GPU that this process may use, as its driver reports it.
 
     Attributes:
         memory_gib: all of its memory.
@@ -34,20 +36,18 @@ class GpuError(JobspecError):
 
 
 def visible() -> list[Gpu]:
-    """The GPUs that `CUDA_VISIBLE_DEVICES` allows; none without a driver or without an allocation.
+    """The GPUs that the variables of CUDA or ROCm allow; none without a driver or an allocation.
 
     Raises:
         GpuError: the driver is installed but fails.
     """
-    masked = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if masked == "":
-        return []
+    if gpu_selection.excludes_all():
+        return []  # asked to work without GPUs, so it does not matter if the driver fails
     with _nvml() as nvml:
-        if nvml is None:
-            return []
-        count = nvml.nvmlDeviceGetCount()
-        chosen = range(count) if masked is None else _chosen(masked, count)
-        return [_gpu(nvml, nvml.nvmlDeviceGetHandleByIndex(index)) for index in chosen]
+        if nvml is not None:
+            chosen = gpu_selection.select_cuda(nvml, os.environ.get(gpu_selection.CUDA))
+            return [_gpu(nvml, handle) for _, handle in chosen]
+    return [_amd_gpu(found) for found in amd_gpus.visible()]
 
 
 def answering() -> list[Gpu]:
@@ -121,8 +121,11 @@ def _gpu(nvml: Any, handle: Any) -> Gpu:
     )
 
 
-def _chosen(masked: str, count: int) -> list[int]:
-    entries = [entry.strip() for entry in masked.split(",") if entry.strip()]
-    if all(entry.isdigit() for entry in entries):
-        return [int(entry) for entry in entries if int(entry) < count]
-    return list(range(min(len(entries), count)))  # UUIDs: only their number is used
+def _amd_gpu(found: AmdGpu) -> Gpu:
+    return Gpu(
+        name=found.name,
+        memory_gib=found.memory_bytes / 2**30,
+        uncorrected_errors=found.uncorrected_errors,
+        used_gib=found.used_bytes / 2**30,
+        processes=found.processes,
+    )

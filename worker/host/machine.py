@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from jobspec.records import base as records
 from jobspec.records.answers import MachineAnswer, MachineFact
 from jobspec.version import installed_version
-from worker.host import gpus, preflight, versions, vllm_package
+from worker.host import gpus, memory, preflight, versions, vllm_package
 from worker.host.gpus import Gpu
 from worker.host.preflight import Finding
 
@@ -40,8 +40,8 @@ def facts() -> Iterator[MachineFact]:
 
 
 def _processors() -> str:
-    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{len(os.sched_getaffinity(0))} cores, {memory_gib:.1f} GiB of memory"
+    cores = len(os.sched_getaffinity(0))
+    return f"{cores} cores, {memory.usable_gib():.1f} GiB of memory"
 
 
 def _packages() -> MachineFact:

@@ -17,6 +17,7 @@ from pathlib import Path
 from jobspec.errors import RootError
 from jobspec.queue.root import group_allowed, open_root
 from jobspec.storage.layout import RootPaths
+from jobspec.storage.patience import patient
 from worker.host import disk, gpus, scheduler_env, versions, vllm_package
 
 _ASK_EVERY_S = 60.0
@@ -57,13 +58,17 @@ class Fitness:
         self._rare: list[Finding] = []
         self._unfit_since: float | None = None
 
-    def findings(self) -> list[Finding]:
-        """The checks that fail now; an empty list if the node is fit."""
+    def findings(self, *, in_use: bool = False) -> list[Finding]:
+        """The checks that fail now; an empty list if the node is fit.
+
+        Args:
+            in_use: a process of this worker uses the GPUs, so that they can't be checked.
+        """
         now = time.monotonic()
-        if now - self._asked_at > _ASK_EVERY_S:
+        if now - self._asked_at > _ASK_EVERY_S and not in_use:
             self._asked_at = now
             self._site = [*missing_gpus(), *held_gpus(self._gpus), *site_check()]
-        if now - self._rarely_at > _RARELY_S:
+        if now - self._rarely_at > _RARELY_S and not in_use:
             self._rarely_at = now
             self._rare = [
                 *wrong_root(self._root),
@@ -242,7 +247,7 @@ def check(root: Path, tmp: Path, *, min_free_gib: float = 1.0) -> list[Finding]:
             )
         )
     for name, directory in (("root", root), ("tmpdir", tmp)):
-        free_gib = shutil.disk_usage(directory).free / 2**30
+        free_gib = patient(shutil.disk_usage)(directory).free / 2**30
         if free_gib < min_free_gib:
             message = f"only {free_gib:.1f} GiB are free on `{directory}`"
             findings.append(Finding(name, message, "free some space there", of_node=name != "root"))

@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 _CUDA = re.compile(r"^cuda\b.*=\s*['\"](\d+)\.(\d+)", re.MULTILINE)
+_HIP = re.compile(r"^hip\b.*=\s*['\"]\d", re.MULTILINE)
 
 
 def unmet_requirements(requirements: Iterable[str] | None = None) -> list[str]:
@@ -44,13 +45,21 @@ def _unmet(wanted: Requirement) -> str | None:
 
 def cuda_of_torch() -> tuple[int, int] | None:
     """The CUDA version that torch was built for; None for a CPU build or without torch."""
+    match = _CUDA.search(_version_of_torch())
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def torch_is_for_rocm() -> bool:
+    """Whether torch was built for AMD's GPUs."""
+    return _HIP.search(_version_of_torch()) is not None
+
+
+def _version_of_torch() -> str:
+    """The text of torch's version.py; empty without torch."""
     spec = importlib.util.find_spec("torch")
     directories = spec.submodule_search_locations if spec is not None else None
-    for directory in directories or []:
-        version = Path(directory, "version.py")
-        if version.exists() and (match := _CUDA.search(version.read_text())):
-            return int(match[1]), int(match[2])
-    return None
+    files = (Path(directory, "version.py") for directory in directories or [])
+    return next((file.read_text() for file in files if file.exists()), "")
 
 
 def cuda_disagreement(driver: tuple[int, int], built: tuple[int, int] | None) -> str | None:

@@ -30,7 +30,7 @@ from typing import Any
 
 from jobspec.storage.layout import JobPaths
 
-_HIDDEN = ("sklearn", "scipy", "wandb", "trio")
+_HIDDEN = ("sklearn", "scipy", "wandb", "trio", "torchao")
 _READER = "transformers.utils.import_utils"
 
 

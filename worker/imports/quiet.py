@@ -4,10 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Iterator
 
 from worker.imports.lean import lean
+
+# Libraries read these when they are imported.
+_VARIABLES = {
+    # Threads of OpenMP that spin while they wait slow decoding tenfold on a busy machine.
+    "OMP_WAIT_POLICY": "passive",
+    # Progress bars only clutter a log.
+    "TQDM_DISABLE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
+def set_library_variables() -> None:
+    """Set what libraries read, for this process and those that it starts."""
+    for name, value in _VARIABLES.items():
+        os.environ.setdefault(name, value)
 
 
 @contextlib.contextmanager

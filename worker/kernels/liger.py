@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Iterator
 from importlib import metadata
 from typing import Any, Literal
 
@@ -78,4 +79,42 @@ def apply(model: Any, wanted: bool | Literal["auto"], *, on_gpu: bool) -> str | 
     liger._apply_liger_kernel_to_instance(
         model=model, cross_entropy=False, fused_linear_cross_entropy=False
     )
+    patch_remaining_norms(model, liger)
     return f"liger {metadata.version('liger-kernel')}"
+
+
+def patch_remaining_norms(model: Any, liger: Any) -> None:
+    """Give Liger's kernel to the norms that Liger left although it replaced others of their class.
+
+    Liger patches the modules that it knows by name. Version 0.8.5 leaves the query and key norms of
+    Olmo 2 and Olmo 3, which run in every layer.
+
+    Args:
+        model: one that Liger was applied to.
+        liger: the module `liger_kernel.transformers.monkey_patch`.
+    """
+    for _, norm, fused in remaining_norms(model, liger):
+        # Not in place: whether another part of the graph needs the gradient that the kernel would
+        # overwrite depends on where the norm is, and Liger's choice was made for other places.
+        liger._patch_rms_norm_module(
+            norm,
+            offset=fused.offset,
+            eps=fused.variance_epsilon,
+            casting_mode=fused.casting_mode,
+            in_place=False,
+        )
+
+
+def remaining_norms(model: Any, liger: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Norms with Torch's operations of which Liger runs others: name, norm, one of the others."""
+    fused_norm = liger.LigerRMSNorm.forward
+    modules = [
+        (name, module, getattr(module.forward, "__func__", None) is fused_norm)
+        for name, module in model.named_modules()
+    ]
+    fused = {type(module): module for _, module, is_fused in modules if is_fused}
+    for name, module, is_fused in modules:
+        # Some families have norms without weights, which Liger's kernel can't run.
+        has_weight = getattr(module, "weight", None) is not None
+        if type(module) in fused and not is_fused and has_weight:
+            yield name, module, fused[type(module)]

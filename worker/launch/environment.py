@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jobspec.storage.layout import RootPaths
+from worker.host import gpu_selection
 from worker.host.devices import WorkerDevices
 
 # Variables of a launcher, a scheduler step or a login shell that would change a phase.
@@ -18,6 +19,8 @@ _SCRUBBED_NAMES = frozenset(
         *("WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN"),
     )
 )
+# torch reads the first of these that it knows: before 2.9 the second, on AMD's devices the third.
+_ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 
 
 def phase_environment(
@@ -64,5 +67,8 @@ def phase_environment(
         "PYTHONUNBUFFERED": "1",
     }
     if not devices.on_gpu:
-        kept |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        kept |= {"DS_ACCELERATOR": "cpu", **gpu_selection.HIDE_ALL}
+    elif not any(name in kept for name in _ALLOCATOR_SETTINGS):
+        # Otherwise memory that is free in pieces can't be used for one large tensor.
+        kept["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
     return kept

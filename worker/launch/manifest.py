@@ -20,6 +20,7 @@ from jobspec.version import code_version, package_versions
 from worker.host.devices import WorkerDevices
 from worker.launch.plan import BatchPlan
 
+_CPU = re.compile(r"^model name\s*:(.+)$", re.MULTILINE)
 _DRIVER = re.compile(r"Kernel Module(?: for \S+)?\s+([\d.]+)")
 
 
@@ -47,6 +48,7 @@ def manifest(
         code=msgspec.convert(code_version(), CodeVersion),
         image=image(),
         image_sha256=image_digest(image()),
+        cpu=cpu(),
         device=UsedDevices(kind=devices.kind, name=devices.name, count=devices.count),
         driver=driver(),
         seeds=Seeds(
@@ -65,7 +67,25 @@ def _planned_batch(plan: BatchPlan) -> PlannedBatch:
         nodes=plan.nodes,
         per_device_train_batch_size=plan.micro,
         gradient_accumulation_steps=plan.accumulation,
+        least_memory=plan.least_memory,
     )
+
+
+def are_alike(one: Manifest, other: Manifest) -> bool:
+    """Whether two attempts ran on the same kind of device, with the same packages and code."""
+    device = one.device.kind, one.device.name, one.packages, one.code
+    if device != (other.device.kind, other.device.name, other.packages, other.code):
+        return False
+    return one.device.kind != "cpu" or one.cpu == other.cpu
+
+
+def cpu(said: Path = Path("/proc/cpuinfo")) -> str:
+    """The model of the CPU; its architecture where the kernel does not tell."""
+    try:
+        found = _CPU.search(said.read_text())
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.machine()
 
 
 def image() -> str | None:
@@ -97,8 +117,8 @@ def driver(said: Path = Path("/proc/driver/nvidia/version")) -> str | None:
     return found.group(1) if found else None
 
 
-def planned_rows(manifest: Path, world: int) -> int | None:
-    """The rows of a micro-batch according to an attempt's manifest. None if there is no manifest.
+def read_plan(manifest: Path, world: int) -> PlannedBatch | None:
+    """The plan in an attempt's manifest, for `world` ranks. None if there is no manifest.
 
     Raises:
         JobspecError: the number of ranks is not the planned one.
@@ -110,4 +130,4 @@ def planned_rows(manifest: Path, world: int) -> int | None:
         raise JobspecError(
             f"{world} ranks run, {found.plan.world_size} were planned", file=manifest
         )
-    return found.plan.per_device_train_batch_size
+    return found.plan

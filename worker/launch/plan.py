@@ -14,13 +14,15 @@ class BatchPlan:
     """How the global batch is distributed over the ranks.
 
     `world` / sequence_parallel × `accumulation` × `micro` is the number of its rows. Each of the
-    `nodes` has the same number of ranks.
+    `nodes` has the same number of ranks. Micro-batches that are cut by tokens have other numbers of
+    rows; `least_memory` is for training, which chooses them.
     """
 
     world: int
     micro: int
     accumulation: int
     nodes: int = 1
+    least_memory: bool = False
 
     @property
     def ranks(self) -> int:
@@ -28,7 +30,13 @@ class BatchPlan:
         return self.world // self.nodes
 
 
-def plan_batch(spec: JobSpec, devices: WorkerDevices, *, max_rows: int | None = None) -> BatchPlan:
+def plan_batch(
+    spec: JobSpec,
+    devices: WorkerDevices,
+    *,
+    max_rows: int | None = None,
+    least_memory: bool = False,
+) -> BatchPlan:
     """Distribute the spec's global batch over the devices.
 
     Without `resources.gpus` it uses the largest number of devices that divides the batch.
@@ -37,6 +45,7 @@ def plan_batch(spec: JobSpec, devices: WorkerDevices, *, max_rows: int | None = 
         spec: its global batch, `resources.gpus` and `train.sequence_parallel`.
         devices: the worker's.
         max_rows: limit of rows per micro-batch, after larger ones ran out of memory.
+        least_memory: whether training must take the least memory, after it ran out.
 
     Raises:
         SpecError: the spec needs more devices than there are, or they do not divide the batch.
@@ -59,7 +68,8 @@ def plan_batch(spec: JobSpec, devices: WorkerDevices, *, max_rows: int | None = 
     nodes = _nodes(wanted, devices)
     if nodes is None or wanted % degree or micros % (wanted // degree):
         raise _uneven(train, devices, wanted, micro)
-    return BatchPlan(wanted, micro, micros // (wanted // degree), nodes)
+    accumulation = micros // (wanted // degree)
+    return BatchPlan(wanted, micro, accumulation, nodes, least_memory)
 
 
 def _nodes(world: int, devices: WorkerDevices) -> int | None:

@@ -25,21 +25,38 @@ class Shard:
 WHOLE = Shard()
 
 
-def pad(ids: list[torch.Tensor], labels: list[torch.Tensor], token: int) -> dict[str, torch.Tensor]:
-    """Pad rows on the right to the length of the longest.
+def pad(
+    ids: list[torch.Tensor], labels: list[torch.Tensor], token: int, multiple: int = 1
+) -> dict[str, torch.Tensor]:
+    """Pad rows on the right to the length of the longest, or to the next multiple of a number.
 
     Returns:
-        int64 [rows, tokens] `input_ids` and `labels`; with several rows also `attention_mask`.
+        int64 [rows, tokens] `input_ids` and `labels`; with several rows or padding also
+        `attention_mask`.
     """
-    pad_rows = torch.nn.utils.rnn.pad_sequence
-    batch = {
-        "input_ids": pad_rows(ids, batch_first=True, padding_value=token),
-        "labels": pad_rows(labels, batch_first=True, padding_value=IGNORED),
-    }
-    if len(ids) > 1:
-        ones = [torch.ones_like(row) for row in ids]
-        batch["attention_mask"] = pad_rows(ones, batch_first=True)
+    more = -max(map(len, ids)) % multiple
+
+    def side_by_side(rows: list[torch.Tensor], value: int) -> torch.Tensor:
+        together = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=value)
+        return torch.nn.functional.pad(together, (0, more), value=value)
+
+    batch = {"input_ids": side_by_side(ids, token), "labels": side_by_side(labels, IGNORED)}
+    if len(ids) > 1 or more:
+        batch["attention_mask"] = side_by_side([torch.ones_like(row) for row in ids], 0)
     return batch
+
+
+def with_padding(
+    ids: list[torch.Tensor], labels: list[torch.Tensor], token: int, multiple: int
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Add a last row without trained tokens, so that the tokens are a multiple of a number.
+
+    As a row of its own it affects no other row.
+    """
+    missing = -sum(map(len, ids)) % multiple
+    if not missing:
+        return ids, labels
+    return [*ids, torch.full((missing,), token)], [*labels, torch.full((missing,), IGNORED)]
 
 
 def pack(ids: list[torch.Tensor], labels: list[torch.Tensor]) -> dict[str, Any]:
@@ -72,9 +89,15 @@ def add_seq_idx(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def shard(
-    ids: list[torch.Tensor], labels: list[torch.Tensor], token: int, part: Shard
+    ids: list[torch.Tensor],
+    labels: list[torch.Tensor],
+    token: int,
+    part: Shard,
+    multiple: int = 1,
 ) -> dict[str, Any]:
-    """One rank's shard of a pack, which is padded to a multiple of the number of ranks.
+    """One rank's shard of a pack, which is padded so that all shards are of one length.
+
+    Their length is a multiple of `multiple`.
 
     Labels are shifted before the pack is divided, because the last token of a shard predicts the
     first token of the next one. `cu_seq_lens_*` describe the whole pack.
@@ -82,11 +105,7 @@ def shard(
     Returns:
         int64 [1, tokens / ranks] `input_ids`, `shift_labels`, `position_ids`; the rest as `pack`.
     """
-    missing = -sum(len(row) for row in ids) % part.count
-    if missing:
-        ids = [*ids, torch.full((missing,), token)]
-        labels = [*labels, torch.full((missing,), IGNORED)]
-    line = pack(ids, labels)
+    line = pack(*with_padding(ids, labels, token, part.count * multiple))
     shifted = torch.nn.functional.pad(line.pop("labels")[:, 1:], (0, 1), value=IGNORED)
     line["shift_labels"] = shifted
     for name in ("input_ids", "shift_labels", "position_ids"):

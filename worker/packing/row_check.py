@@ -86,6 +86,14 @@ def check(model: Any, asked: str, *, device: torch.device, agree: Agree) -> Mode
             model.train(training)
 
 
+def sample_line(model: Any, layout: RowLayout, device: torch.device) -> dict[str, Any]:
+    """What a model is called with for a micro-batch of short rows of random tokens."""
+    rows = _random_rows(model)
+    line = layout.collate(rows, [row.clone() for row in rows], 0)
+    line.pop("labels")
+    return to_device(line, device)
+
+
 class _Check:
     """One check: the model, the rows, and what both are compared by."""
 

@@ -17,23 +17,28 @@ from jobspec.records.base import UNSET, Reason, Record
 from jobspec.records.phases import EVAL, PREPARE, TRAIN
 from jobspec.records.reports import EvalReport
 from jobspec.storage import fs
+from jobspec.storage.disk_errors import FULL, explain
 from jobspec.storage.layout import AttemptPaths
+from jobspec.storage.patience import at_most, patient
 from worker import phases
+from worker.host import memory, read_ahead
 from worker.launch import manifest
 from worker.launch.command import NodeLayout, multi_node_command, phase_command
 from worker.launch.environment import phase_environment
 from worker.launch.plan import BatchPlan, plan_batch
 from worker.phases import PhaseEntry
 from worker.process.child import Child
-from worker.supervisor.attempt_history import read_history, stop_cost_s
+from worker.supervisor.attempt_history import AttemptHistory, read_history, stop_cost_s
 from worker.supervisor.carry_over import carry_over
 from worker.supervisor.commit import AttemptOutcome, Commit, require_claim
 from worker.supervisor.exit_reason import Circumstances, PhaseOutcome, classify_exit
+from worker.supervisor.progress_log import ProgressLog, say
 
 if TYPE_CHECKING:
     from worker.supervisor.worker import Worker
 
 _TICK_S = 0.1
+_WATCH_PATIENCE_S = 1.0  # the loop that watches a phase tries again by itself
 _PORT_TRIES = 3  # RACE: another process may bind a free port before the phase does
 
 
@@ -50,20 +55,52 @@ class Attempt:
         self._times: list[PhaseTime] = []
         self._next_claim_check = 0.0
         self._plan: BatchPlan | None = None
-        self._history = read_history(worker.queue.paths.job(claim.job), claim.attempt)
+        self._history = AttemptHistory()
         self._first_step_s: float | None = None
+        self._deleted = False
         self._stop_cost_s = 0.0
         self._next_cost_check = 0.0
+        self._progress = ProgressLog(claim.dir, claim.job, say)
 
     def run(self) -> AttemptOutcome:
         """Run the remaining phases, then commit. Errors of the job are committed, not raised."""
         try:
-            return self._commit(self._phases())
+            return self._commit(self._outcome())
         except ClaimLost as error:
             return AttemptOutcome(None, Reason.LOST, str(error), self._wall_s)
+
+    def _outcome(self) -> PhaseOutcome:
+        """Run the phases. An error of the filesystem ends the attempt, which is retried."""
+        try:
+            return self._phases()
         except DiskFull as error:
             self._worker.hold_for_space(str(error))
-            return self._commit(PhaseOutcome(Reason.DISK, str(error), error.hint))
+            return PhaseOutcome(Reason.DISK, str(error), error.hint)
+        except OSError as error:
+            return self._failed_filesystem(error)
+
+    def _failed_filesystem(self, error: OSError) -> PhaseOutcome:
+        gone = self._gone()
+        if gone is not None:
+            return gone
+        known = explain(error)
+        if error.errno in FULL:
+            self._worker.hold_for_space(str(known))
+            return PhaseOutcome(Reason.DISK, str(known), known.hint)
+        return PhaseOutcome(Reason.FILESYSTEM, str(known), known.hint)
+
+    def _gone(self) -> PhaseOutcome | None:
+        """The outcome if the attempt's directory was deleted; None if it is there."""
+        try:
+            if fs.exists(self._paths.dir):
+                return None
+        except OSError:
+            return None
+        return PhaseOutcome(
+            Reason.FILESYSTEM,
+            f"its directory was deleted while it ran: {self._paths.dir}",
+            f"to end a job, run `jobspec cancel {self._claim.job}`",
+        )
 
     @property
     def _wall_s(self) -> float:
@@ -71,7 +108,9 @@ class Attempt:
 
     def _phases(self) -> PhaseOutcome:
         root = self._worker.root
+        read_ahead.start(self._spec.model, self._worker.queue.paths)
         job = self._worker.queue.paths.job(self._claim.job)
+        self._history = read_history(job, self._claim.attempt)
         for line in carry_over(job, self._paths, root):
             self._event("inherit", message=line)
         wanted = phases.of(self._spec)
@@ -79,8 +118,12 @@ class Attempt:
             for phase in wanted:
                 phase.check(self._spec, self._worker.devices.on_gpu)
             if any(phase.all_devices for phase in wanted):
-                max_rows = self._history.micro
-                self._plan = plan_batch(self._spec, self._worker.devices, max_rows=max_rows)
+                self._plan = plan_batch(
+                    self._spec,
+                    self._worker.devices,
+                    max_rows=self._history.micro,
+                    least_memory=self._history.ran_out,
+                )
         except JobspecError as error:
             return PhaseOutcome(Reason.FAILED, str(error), error.hint, again=False)
         self._write_manifest()
@@ -91,7 +134,7 @@ class Attempt:
 
     def _finish(self, phase: PhaseEntry) -> PhaseOutcome | None:
         """Run a phase unless it is finished or not needed. None if the next phase can start."""
-        if self._paths.done(phase.name).exists():
+        if fs.exists(self._paths.done(phase.name)):
             self._times.append(PhaseTime(phase=phase.name, kept=True))
             return None
         if not phase.is_needed(self._paths, self._plan):
@@ -129,18 +172,19 @@ class Attempt:
         )
         self._check_claim()
         self._event("start", phase=phase.name, ranks=ranks)
-        self._paths.error.unlink(missing_ok=True)
+        fs.remove(self._paths.error)
+        kills = memory.KillWatch()
         tried = 1
         while (code := self._run(phase, ranks)) == exit_codes.PORT_IN_USE and tried < _PORT_TRIES:
             tried += 1
-        if code == exit_codes.DONE and self._paths.done(phase.name).exists():
+        if code == exit_codes.DONE and fs.exists(self._paths.done(phase.name)):
             return None
-        return self._classify(phase.name, code)
+        return self._gone() or self._classify(phase.name, code, kills.describe())
 
     def _run(self, phase: PhaseEntry, ranks: int) -> int | None:
         """Run a phase's ranks. Returns their exit code; None if they were killed."""
         command, environment = self._command(phase, ranks), self._environment(ranks)
-        child = Child(command, environment, self._paths.log(phase.name))
+        child = patient(Child)(command, environment, self._paths.log(phase.name))
         try:
             code = self._watch(child, phase)
         finally:
@@ -162,8 +206,10 @@ class Attempt:
         activity = _Activity(self._paths, phase.name)
         while (code := child.wait(_TICK_S)) is None:
             self._send_heartbeat()
-            if phase.info.trains and self._first_step_s is None and self._paths.metrics.exists():
+            if phase.info.trains and self._first_step_s is None and _is_there(self._paths.metrics):
                 self._first_step_s = self._wall_s
+            if self._deleted:
+                return None
             if worker.time_left_s() < self._stop_margin_s(phase):
                 worker.signals.run_out()
             if worker.signals.stop and asked_at is None:
@@ -190,24 +236,30 @@ class Attempt:
 
     def _send_heartbeat(self) -> None:
         try:
-            self._worker.send_heartbeat()
-            if time.monotonic() >= self._next_claim_check:
-                self._check_claim()
-        except OSError:
+            with at_most(_WATCH_PATIENCE_S):
+                self._worker.send_heartbeat()
+                self._progress.look()
+                if time.monotonic() >= self._next_claim_check:
+                    self._check_claim()
+                    self._deleted = not fs.exists(self._paths.dir)
+        except (OSError, DiskFull):
             return  # the root does not answer; the claim may still be held, so go on
 
     def _check_claim(self) -> None:
         self._next_claim_check = time.monotonic() + self._worker.queue.format.heartbeat_s
         require_claim(self._claim)
 
-    def _classify(self, phase: str, code: int | None) -> PhaseOutcome:
+    def _classify(self, phase: str, code: int | None, killed: str | None) -> PhaseOutcome:
         about = Circumstances(
             spec=self._spec,
             plan=self._plan,
             paths=self._paths,
             stopping=self._worker.signals.stop,
-            time_left_s=self._worker.time_left_s(),
+            time_left_s=self._worker.time_left_s() + self._worker.signals.asked_s(),
+            warned=self._worker.signals.requeue,
             stall_s=self._worker.options.stall_s,
+            on_gpu=self._worker.devices.on_gpu,
+            killed_for_memory=killed,
         )
         return classify_exit(phase, code, about)
 
@@ -230,7 +282,10 @@ class Attempt:
             unexplained=outcome.unexplained,
             first_step_s=self._first_step_s,
         )
-        result = self._result(end) if outcome.reason is Reason.SUCCEEDED else None
+        try:
+            result = self._result(end) if outcome.reason is Reason.SUCCEEDED else None
+        except OSError as error:
+            return self._commit(self._failed_filesystem(error))
         return Commit(self._worker, self._claim, self._history.failed_on).write(
             outcome, end, result
         )
@@ -304,6 +359,13 @@ class _Activity:
             if seen != self._seen:
                 self._seen, self._changed_at = seen, now
         return now - self._changed_at
+
+
+def _is_there(file: Path) -> bool:
+    try:
+        return file.exists()
+    except OSError:
+        return False
 
 
 def _stamp(file: Path) -> tuple[int, int, int] | None:

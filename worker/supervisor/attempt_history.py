@@ -27,12 +27,14 @@ class AttemptHistory:
     Attributes:
         failed_on: the host where the last attempt failed before its first step, without a reason.
         micro: limit of rows per micro-batch after running out of memory; None for no limit.
+        ran_out: whether training ran out of memory.
         state: the manifest of the newest checkpoint; None if there is none to resume from.
         useful_s: seconds that another attempt needs to make progress; None if not known.
     """
 
     failed_on: str | None = None
     micro: int | None = None
+    ran_out: bool = False
     state: CheckpointManifest | None = None
     useful_s: float | None = None
 
@@ -43,24 +45,27 @@ def read_history(job: JobPaths, attempt: int) -> AttemptHistory:
     if not earlier:
         return AttemptHistory()
     end = records.read(earlier[-1].end, End)
+    too_large = [paths for paths in earlier if _ran_out(paths)]
     return AttemptHistory(
         failed_on=end.host if end is not None and end.unexplained else None,
-        micro=_micro(earlier),
+        micro=_micro(too_large),
+        ran_out=bool(too_large),
         state=_state(earlier),
         useful_s=_useful_s(earlier),
     )
 
 
-def _micro(earlier: list[AttemptPaths]) -> int | None:
-    """Half of the smallest micro-batch that ran out of memory."""
-    too_large: list[int] = []
-    for paths in earlier:
-        end = records.read(paths.end, End)
-        manifest = records.read(paths.manifest, Manifest)
-        ran_out = end is not None and end.reason is Reason.OOM and phases.trains(end.phase)
-        if ran_out and manifest is not None and manifest.plan is not None:
-            too_large.append(manifest.plan.per_device_train_batch_size)
-    return max(1, min(too_large) // 2) if too_large else None
+def _ran_out(paths: AttemptPaths) -> bool:
+    end = records.read(paths.end, End)
+    return end is not None and end.reason is Reason.OOM and phases.trains(end.phase)
+
+
+def _micro(too_large: list[AttemptPaths]) -> int | None:
+    """Half of the smallest micro-batch of the attempts that ran out of memory."""
+    manifests = [records.read(paths.manifest, Manifest) for paths in too_large]
+    plans = [each.plan for each in manifests if each is not None and each.plan is not None]
+    rows = [plan.per_device_train_batch_size for plan in plans]
+    return max(1, min(rows) // 2) if rows else None
 
 
 def _state(earlier: list[AttemptPaths]) -> CheckpointManifest | None:

@@ -57,9 +57,9 @@ def _reuse(
 
 def _collect_epochs(earlier: list[AttemptPaths], attempt: AttemptPaths) -> None:
     """Move the weights of finished epochs to the new attempt."""
-    attempt.checkpoints.mkdir(parents=True, exist_ok=True)
+    fs.make_dir(attempt.checkpoints)
     for paths in earlier:
         for name in fs.list_names(paths.checkpoints):
             source, target = paths.checkpoints / name, attempt.checkpoints / name
-            if epoch_of(source) is not None and not target.exists():
+            if epoch_of(source) is not None and not fs.exists(target):
                 fs.move_once(source, target)

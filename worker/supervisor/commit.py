@@ -65,7 +65,8 @@ class Commit:
             except DiskFull as error:
                 self._worker.hold_for_space(str(error))
                 self._wait_for_root()
-            except OSError:
+            except OSError as error:
+                self._worker.report(error)
                 self._wait_for_root()
 
     def _must_leave(self) -> bool:
@@ -75,8 +76,7 @@ class Commit:
 
     def _wait_for_root(self) -> None:
         time.sleep(1.0)
-        with contextlib.suppress(OSError):
-            self._worker.send_heartbeat()
+        self._worker.try_heartbeat()
 
     def _move(self, outcome: PhaseOutcome, end: End, result: Result | None) -> State:
         if outcome.reason is Reason.SUCCEEDED:
@@ -96,7 +96,7 @@ class Commit:
 
     def _drop_states(self) -> None:
         """Delete checkpoints and trash, because a job that succeeded is never resumed."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, DiskFull):
             for path in disk.find_leftovers(
                 self._worker.queue.paths.job(self._claim.job), states=True
             ):

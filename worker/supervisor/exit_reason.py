@@ -6,20 +6,27 @@ from dataclasses import dataclass
 
 import msgspec
 
+from jobspec.estimates import memory_settings, micro_batches
 from jobspec.records import base as records
 from jobspec.records import exit_codes, phases
 from jobspec.records.attempt import PhaseError, Progress
 from jobspec.records.base import Reason
+from jobspec.records.manifest import MicroBatchPlan
 from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import AttemptPaths
 from worker.launch.plan import BatchPlan
 
+# Slurm's warning (USR2) comes so long before the end. Its SIGTERM at the end comes late, not early.
 _NEAR_END_S = 900.0
+_AT_END_S = 5.0
 _REPORTED = {
     exit_codes.REFUSED: Reason.FAILED,
     exit_codes.DISK_FULL: Reason.DISK,
     exit_codes.OUT_OF_MEMORY: Reason.OOM,
+    exit_codes.FILESYSTEM: Reason.FILESYSTEM,
 }
+# With these a phase ends after one of its processes was killed, depending on which one.
+_OF_A_KILL = (exit_codes.KILLED, exit_codes.UNEXPLAINED, exit_codes.NODE_LOST)
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,14 @@ class PhaseOutcome:
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What `classify_exit` needs besides the exit code."""
+    """What `classify_exit` needs besides the exit code.
+
+    Attributes:
+        time_left_s: of the worker's time when the stop was requested.
+        warned: the stop was requested because time is short, and not by scancel or preemption.
+        killed_for_memory: how much memory the worker's processes used, if the kernel killed one of
+            them for memory during the phase; None if it did not.
+    """
 
     spec: JobSpec
     plan: BatchPlan | None
@@ -46,6 +60,9 @@ class Circumstances:
     stopping: bool
     time_left_s: float
     stall_s: float
+    warned: bool = False
+    on_gpu: bool = False
+    killed_for_memory: str | None = None
 
 
 def classify_exit(phase: str, code: int | None, about: Circumstances) -> PhaseOutcome:
@@ -57,6 +74,11 @@ def classify_exit(phase: str, code: int | None, about: Circumstances) -> PhaseOu
         about: the state of the attempt and its worker.
     """
     error = records.read(about.paths.error, PhaseError)
+    if about.killed_for_memory is not None and code in _OF_A_KILL:
+        # The rank that was killed wrote nothing, and what the others say is about losing it.
+        message = f"{phase} was killed for memory: {about.killed_for_memory}"
+        killed = PhaseError(phase=phase, kind=Reason.OOM, message=message)
+        return _refused(phase, exit_codes.KILLED, killed, about)
     if code in _REPORTED or (code == exit_codes.UNEXPLAINED and not about.stopping):
         # The launcher passes on the first exit code that it sees. A rank that only lost its peer
         # may exit before that peer, so the peer's error decides and not the code.
@@ -65,7 +87,8 @@ def classify_exit(phase: str, code: int | None, about: Circumstances) -> PhaseOu
             error = error or PhaseError(phase=phase, message=f"{phase} ended: {kind}")
             return _refused(phase, code, msgspec.structs.replace(error, kind=kind), about)
     if about.stopping:
-        reason = Reason.WALLTIME if about.time_left_s < _NEAR_END_S else Reason.PREEMPTED
+        near_s = _NEAR_END_S if about.warned else _AT_END_S
+        reason = Reason.WALLTIME if about.time_left_s < near_s else Reason.PREEMPTED
         kept = "its state is saved" if code == exit_codes.STOPPED else "its state is not saved"
         return PhaseOutcome(reason, f"stopped during {phase}: {kept}", None, phase, code)
     if code == exit_codes.STOPPED:
@@ -89,14 +112,35 @@ def _refused(phase: str, code: int, error: PhaseError, about: Circumstances) -> 
     kind, message, hint = error.kind or Reason.FAILED, error.message, error.hint
     again = kind not in (Reason.FAILED, Reason.OOM)
     if kind is Reason.OOM:
-        micro = about.plan.micro if about.plan is not None and phases.trains(phase) else 1
-        again = micro > 1
-        if again:
-            message += (
-                f"; retried with {max(1, micro // 2)} rows per micro-batch instead of {micro}"
-            )
-        hint = None if again else hint or settings_that_fit(about.spec, phase)
+        smaller = _with_less_memory(about) if phases.trains(phase) else None
+        # Other phases need no less memory the next time, but another process may have taken it.
+        killed = code == exit_codes.KILLED and not phases.trains(phase)
+        again = smaller is not None or killed
+        if smaller is not None:
+            message += f"; retried with {smaller}"
+        hint = None if again else hint or _settings_that_fit(phase, code, about)
     return PhaseOutcome(kind, message, hint, phase, code, error.step, again=again)
+
+
+def _settings_that_fit(phase: str, code: int, about: Circumstances) -> str:
+    if code == exit_codes.KILLED:
+        return memory_settings.for_host(about.spec, phase, on_gpu=about.on_gpu)
+    return memory_settings.for_devices(about.spec, phase)
+
+
+def _with_less_memory(about: Circumstances) -> str | None:
+    """What another attempt does to take less memory than this one; None if nothing is left."""
+    train, plan = about.spec.train, about.plan
+    if train is None or plan is None:
+        return None
+    if micro_batches.is_adjustable(train):
+        made = records.read(about.paths.micro_batches, MicroBatchPlan)
+        if plan.least_memory or (made is not None and made.least_memory):
+            return None
+        return "the settings that take the least memory"
+    if plan.micro == 1:
+        return None
+    return f"{plan.micro // 2} rows per micro-batch instead of {plan.micro}"
 
 
 def _unexplained(
@@ -114,23 +158,6 @@ def _unexplained(
         code,
         again=not begun,
         unexplained=not begun,
-    )
-
-
-def settings_that_fit(spec: JobSpec, phase: str) -> str:
-    """Settings of a spec that reduce memory, those with the least side effects first."""
-    train = spec.train
-    if not phases.trains(phase) or train is None:
-        return "use devices with more memory, or a smaller eval.max_gen_toks"
-    changes = [
-        (not train.gradient_checkpointing, "train.gradient_checkpointing=true"),
-        (train.zero_stage != 3, "train.zero_stage=3 on more devices"),
-        (train.offload == "none", 'train.offload="optimizer"'),
-        (train.lora is None, 'train.lora={"r": 16}'),
-        (True, f"train.max_length below {train.max_length}"),
-    ]
-    return "these settings need less memory: " + ", ".join(
-        change for helps, change in changes if helps
     )
 
 

@@ -34,8 +34,8 @@ class Signals:
         return time.monotonic() - self._asked_at if self.stop else 0.0
 
     def install(self) -> None:
-        """Handle SIGTERM, SIGINT and SIGUSR2. SIGUSR1 is left to NCCL."""
-        for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+        """Handle SIGTERM, SIGINT, SIGHUP and SIGUSR2. SIGUSR1 is left to NCCL."""
+        for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2):
             signal.signal(sig, self._on_signal)
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:

@@ -6,17 +6,17 @@ worker whose loop hangs stops sending them, and another worker gets its job.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import random
 import shutil
-import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jobspec.cluster import detect, reaping
-from jobspec.errors import DiskFull, JobspecError
+from jobspec.errors import DiskFull, JobspecError, RootError
 from jobspec.queue.claim import Claim
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
@@ -25,15 +25,19 @@ from jobspec.records.base import State
 from jobspec.records.worker import WorkerRecord
 from jobspec.spec import parsing
 from jobspec.spec.schema import JobSpec
+from jobspec.storage import patience
+from jobspec.storage.disk_errors import FULL, explain
 from jobspec.storage.layout import Ticket
 from worker.host import disk, identity, preflight, scheduler_env
 from worker.host.devices import WorkerDevices
-from worker.launch.launcher import SRUN
 from worker.launch.plan import plan_batch
 from worker.supervisor.attempt import Attempt
 from worker.supervisor.attempt_history import AttemptHistory, read_history
 from worker.supervisor.commit import AttemptOutcome
+from worker.supervisor.helping import Helping
 from worker.supervisor.idle import IdleWait
+from worker.supervisor.options import WorkerOptions
+from worker.supervisor.progress_log import say, what_was_saved
 from worker.supervisor.signals import Signals
 
 QUARANTINE_S = 3600.0
@@ -41,25 +45,7 @@ _RECORD_EVERY_S = 60.0
 _MARK_EVERY_S = 300.0
 _FAST_S = 60.0
 _SPACE_HOLD = "disk:"
-
-
-@dataclass(frozen=True)
-class WorkerOptions:
-    """Options of a worker. Times are in seconds; `None` means no limit."""
-
-    drain: bool = False
-    max_jobs: int | None = None
-    idle_timeout_s: float | None = None
-    time_limit_s: float | None = None
-    stall_s: float = 3600.0
-    grace_s: float = 600.0
-    devices: int | None = None
-    isolation: str = "auto"
-    min_claim_s: float = 60.0
-    stop_margin_s: float = 30.0
-    unfit_timeout_s: float = 600.0
-    poll: bool = False
-    launcher: str = SRUN
+_SHORT_S = 1.0  # for loops that try again by themselves, and when a stop was requested
 
 
 class Worker:
@@ -83,24 +69,28 @@ class Worker:
         self._shown: dict[str, Any] = {}
         self._finished = 0
         self._failures = 0
+        self._holds = False  # whether this worker put the queue on hold
+        self._reported = self._held_here = ""  # why the root can't be used; empty if it can
         self._next_mark, self._mark_again_s = 0.0, 1.0
         self._others: bool | None = None
         self._histories: dict[Ticket, AttemptHistory] = {}
         self._scheduler, self._next_scheduler_check = detect.scheduler(), 0.0
         self._fitness = preflight.Fitness(self.root, self.tmp, devices.count)
+        self._helping = Helping(self, say)
 
     def run(self) -> int:
         """Run jobs until there is a reason to stop. Returns the process's exit code."""
         self.signals.install()
-        what = f"{self.devices.count} × {self.devices.name or 'cpu'}"
-        if self.devices.nodes > 1:
-            what = f"{self.devices.nodes} nodes, each {what}"
+        nodes = f"{self.devices.nodes} nodes, each " if self.devices.nodes > 1 else ""
+        what = f"{nodes}{self.devices.count} × {self.devices.name or 'cpu'}"
         say(f"worker {self.id}: {what}, root {self.root}")
+        patience.on_wait = self._keep_waiting
         try:
-            self.send_heartbeat()
             return self._work()
         finally:
-            self.queue.retire(self.id)
+            with contextlib.suppress(OSError, DiskFull), patience.at_most(_SHORT_S):
+                self._helping.stop()
+                self.queue.retire(self.id)  # otherwise its files are removed after four leases
             shutil.rmtree(self.tmp, ignore_errors=True)
 
     @property
@@ -116,20 +106,47 @@ class Worker:
             OSError: the root does not answer.
         """
         now = time.monotonic()
-        changed = any(self._shown.get(name) != value for name, value in shown.items())
-        self._shown |= shown
+        self._show(**shown)
         job = self._shown.get("job")
         if (job is None) != (self._busy_since is None):
             self._busy_s = self._busy_until(now)
             self._busy_since = None if job is None else now
-        if changed or now >= self._next_record:
-            self._next_record = now + _RECORD_EVERY_S
+        if now >= self._next_record:
             self.queue.heartbeat(self.id, self._record(), job=job)
+            self._next_record = now + _RECORD_EVERY_S
         elif now >= self._next_heartbeat:
             self.queue.heartbeat(self.id, job=job)
         else:
             return
         self._next_heartbeat = now + self.queue.format.heartbeat_s
+
+    def _show(self, **shown: Any) -> None:
+        """Change what the next record says."""
+        if any(self._shown.get(name) != value for name, value in shown.items()):
+            self._next_record = 0.0
+        self._shown |= shown
+
+    def try_heartbeat(self) -> None:
+        """Send a heartbeat if one is due and the root answers soon."""
+        try:
+            with patience.at_most(_SHORT_S):
+                self.send_heartbeat()
+        except (OSError, DiskFull):
+            self._next_heartbeat = time.monotonic() + _SHORT_S
+
+    def report(self, error: OSError | DiskFull) -> None:
+        """Log an error of the root, once while it stays the same."""
+        message = str(error if isinstance(error, DiskFull) else explain(error))
+        if message != self._reported:
+            self._reported = message
+            say(f"the root does not answer, trying again: {message}")
+
+    def _keep_waiting(self, error: OSError, waited_s: float) -> bool:
+        """Whether to go on repeating an operation: not once this worker has to stop."""
+        if waited_s > _SHORT_S:
+            self.report(error)
+        in_a_hurry = self.signals.stop or self.time_left_s() < self.options.min_claim_s
+        return not in_a_hurry or waited_s < _SHORT_S
 
     def _busy_until(self, now: float) -> float:
         """Seconds for which the worker has had a job, up to `now`."""
@@ -147,11 +164,8 @@ class Worker:
 
     def fits(self, spec: JobSpec) -> bool:
         """Whether a job can run on this worker's devices."""
-        wants = spec.resources
-        if wants.gpu_memory_gib is not None and self.devices.on_gpu:
-            if (self.devices.memory_gib or 0) < wants.gpu_memory_gib:
-                return False
-        elif wants.gpu_memory_gib is not None:
+        memory_gib = (self.devices.memory_gib or 0) if self.devices.on_gpu else 0
+        if (spec.resources.gpu_memory_gib or 0) > memory_gib:
             return False
         try:
             plan_batch(spec, self.devices)
@@ -167,18 +181,29 @@ class Worker:
             if self._fitness.unfit_s > self.options.unfit_timeout_s:
                 return exit_codes.WORKER_UNFIT
             claim = self._claim()
-            if claim is None:
-                if not self.queue.saw_drain(self.id):
-                    self._idle(waiter)
-                continue
-            waiter.reset()
-            outcome = Attempt(self, claim).run()
-            self._finished += 1
-            state = outcome.state or "given up"
-            why = "" if outcome.message == state else f", {outcome.message}"
-            say(f"{claim.job} attempt {claim.attempt}: {state}{why}")
-            self.send_heartbeat(job=None, attempt=None, phase=None)
-            self._back_off(outcome)
+            if claim is not None:
+                waiter.reset()
+                self._run(claim)
+            elif not self.queue.saw_drain(self.id):
+                self._helping.look(start=not self._held_here and not self._shown.get("note"))
+                self._idle(waiter)
+
+    def _run(self, claim: Claim) -> None:
+        """Run one attempt and say how it ended."""
+        self._helping.stop()
+        say(f"{claim.job} attempt {claim.attempt}: begins, logs in {claim.dir.dir}")
+        outcome = Attempt(self, claim).run()
+        self._finished += 1
+        state = outcome.state or "given up"
+        why = "" if outcome.message == state else f", {outcome.message}"
+        say(f"{claim.job} attempt {claim.attempt}: {state}{why}")
+        if self.signals.stop and outcome.state is State.PENDING:
+            say(what_was_saved(self.queue.paths, claim.job, claim.attempt))
+        self._show(job=None, attempt=None, phase=None)
+        if self._holds:
+            with contextlib.suppress(OSError):
+                self._try_release()
+        self._back_off(outcome)
 
     def _reason_to_leave(self, waiter: IdleWait) -> int | None:
         options = self.options
@@ -201,13 +226,20 @@ class Worker:
 
     def _work_remains(self) -> bool:
         """Whether there are jobs that this worker could run now, or might get later."""
+        wanted = self.options.jobs
         try:
+            if wanted:
+                unfinished = (State.PENDING, State.RUNNING)
+                return any(job.id in wanted for s in unfinished for job in self.queue.jobs(s))
             return self.queue.has_work(self.fits)
-        except OSError:
+        except (OSError, RootError):
             return True  # the root does not answer, so there may be jobs
 
     def _claim(self) -> Claim | None:
+        if self._held_here and not self._can_write_again():
+            return None
         try:
+            self.send_heartbeat()
             self._reap()  # first, because its listing also shows whether this worker should drain
             if self.queue.saw_drain(self.id) or not self._is_fit():
                 return None
@@ -215,11 +247,16 @@ class Worker:
             claim = self.queue.claim(self.id, self.fits, self._may_acquire)
             if claim is None and self.queue.was_held and self._try_release():
                 claim = self.queue.claim(self.id, self.fits, self._may_acquire)
+            self._reported = ""
             return claim
         except DiskFull as error:
             self.hold_for_space(str(error))
         except OSError as error:
-            say(f"the root does not answer: {error}")
+            if error.errno in FULL:
+                self.hold_for_space(str(explain(error)))
+            self.report(error)
+        except RootError as error:  # a directory of the queue is missing: perhaps not mounted
+            self.report(FileNotFoundError(errno.ENOENT, error.message, error.file))
         return None
 
     def _reap(self) -> None:
@@ -231,7 +268,7 @@ class Worker:
 
     def _is_fit(self) -> bool:
         """Whether this node may claim jobs. An unfit node says why and is quarantined."""
-        findings = self._fitness.findings()
+        findings = self._fitness.findings(in_use=self._helping.job is not None)
         note = "; ".join(finding.message for finding in findings)
         mark = self.queue.quarantined_host(self.host)
         if not note and mark is not None:
@@ -249,6 +286,8 @@ class Worker:
 
     def _may_acquire(self, ticket: Ticket) -> bool:
         """Whether to claim this job: enough time is left, and it did not just fail on this host."""
+        if self.options.jobs and ticket.job not in self.options.jobs:
+            return False
         history = self._history(ticket)
         if self.time_left_s() < (history.useful_s or self.options.min_claim_s):
             return False
@@ -264,12 +303,10 @@ class Worker:
             world = plan_batch(spec, self.devices, max_rows=history.micro).world
         except JobspecError:
             return True  # the attempt will report what is wrong
-        free = shutil.disk_usage(self.root).free
+        free = patience.patient(shutil.disk_usage)(self.root).free
         return history.state.fits(world) or history.state.conversion_space < free
 
     def _history(self, ticket: Ticket) -> AttemptHistory:
-        if ticket.attempt == 1:
-            return AttemptHistory()
         if ticket not in self._histories:
             self._histories[ticket] = read_history(self.queue.paths.job(ticket.job), ticket.attempt)
         return self._histories[ticket]
@@ -291,8 +328,17 @@ class Worker:
         """Put the queue on hold while the root is full. Workers wait until there is space again."""
         try:
             self.queue.hold(reason=why, by=f"{_SPACE_HOLD}{self.id}")
-        except OSError as error:
-            say(f"the queue can't be put on hold: {error}")
+            self._holds = True
+        except (OSError, DiskFull) as error:
+            self._held_here = why
+            self.report(error)
+
+    def _can_write_again(self) -> bool:
+        """End this worker's own hold, which replaces one that could not be written to the root."""
+        if disk.can_write(self.root):
+            self._held_here = self._reported = ""
+            say("the root can be written again")
+        return not self._held_here
 
     def _try_release(self) -> bool:
         """Release a hold for space once a large write succeeds again."""
@@ -300,12 +346,13 @@ class Worker:
         if hold is None or not hold.by.startswith(_SPACE_HOLD) or not disk.can_write(self.root):
             return False
         self.queue.release()
+        self._holds = False
         return True
 
     def _idle(self, waiter: IdleWait) -> None:
         until = time.monotonic() + waiter.next_wait_s()
         while time.monotonic() < until and not self.signals.stop:
-            self.send_heartbeat()
+            self.try_heartbeat()
             if waiter.wait(min(until - time.monotonic(), self.next_heartbeat_in_s, 1.0)):
                 return
 
@@ -318,7 +365,7 @@ class Worker:
         self._fitness.forget()
         until = time.monotonic() + random.uniform(0.5, 1.5) * min(60.0, 2.0**self._failures)
         while time.monotonic() < until and not self.signals.stop:
-            self.send_heartbeat()
+            self.try_heartbeat()
             time.sleep(min(0.2, max(0.0, until - time.monotonic())))
 
     def _record(self) -> WorkerRecord:
@@ -339,8 +386,3 @@ class Worker:
             busy_s=self._busy_until(time.monotonic()),
             **self._shown,
         )
-
-
-def say(message: str) -> None:
-    """Print a line to the worker's log."""
-    print(f"{records.utc_now()} {message}", file=sys.stderr, flush=True)  # noqa: T201 - the log
