@@ -13,7 +13,7 @@ from typing import Any
 
 PACKAGES = (
     *("torch", "transformers", "accelerate", "deepspeed", "trl", "peft", "datasets", "tokenizers"),
-    *("safetensors", "lm_eval", "math-verify", "vllm", "liger-kernel", "triton"),
+    *("safetensors", "lm_eval", "math-verify", "vllm", "liger-kernel", "triton", "torchao"),
     *("flash-attn", "flash-attn-3", "flash-attn-4", "numpy", "msgspec", "jobspec"),
 )
 _COMMIT = "# branch.oid "

@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -23,10 +26,24 @@ from jobspec.records.answers import ErrorAnswer
 from jobspec.records.base import R
 
 WORKER_COMMAND = "JOBSPEC_WORKER_COMMAND"
+_OF_ANOTHER_PYTHON = ("PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "PYTHONUSERBASE")
+_PACKAGES = str(Path(__file__).resolve().parents[1])  # the directory that holds this package
 
 
 class PackageMissing(JobspecError):  # noqa: N818 - reads as what happened
     """A program of the worker can't run here, because a package is not installed."""
+
+
+def python_environment(base: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment for the worker's Python: `base` without another Python's packages.
+
+    Modules of a cluster set `PYTHONHOME` and `PYTHONPATH` for their own Python. Of `PYTHONPATH`
+    only the directory stays that this package itself was loaded from.
+    """
+    kept = {name: value for name, value in base.items() if name not in _OF_ANOTHER_PYTHON}
+    if _PACKAGES in map(os.path.realpath, base.get("PYTHONPATH", "").split(os.pathsep)):
+        kept["PYTHONPATH"] = _PACKAGES
+    return kept
 
 
 def worker_python() -> list[str]:
@@ -47,9 +64,36 @@ def run(
             check=False,
             stdin=subprocess.DEVNULL,
             umask=roots.private_umask(),
+            env=python_environment(),
         )
     except OSError as error:
         raise _not_run(command, error) from error
+
+
+def run_in_foreground(command: Sequence[str], *, stdout: IO[str] | None = None) -> int:
+    """Run a program of the worker that talks to the user. Returns its exit code.
+
+    Ctrl-C reaches both processes: the program ends its work, and this process waits for it.
+    """
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return subprocess.run(
+            command,
+            stdout=stdout,
+            check=False,
+            umask=roots.private_umask(),
+            env=python_environment(),
+            preexec_fn=_catch_interrupts,
+        ).returncode
+    except OSError as error:
+        raise _not_run(command, error) from error
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _catch_interrupts() -> None:
+    """Undo, in the child, that an ignored signal stays ignored across `exec`."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def ask(
@@ -113,6 +157,7 @@ def stream(kind: type[R], module: str, arguments: Sequence[str], *, what: str) -
             stdout=subprocess.PIPE,
             text=True,
             umask=roots.private_umask(),
+            env=python_environment(),
         )
     except OSError as error:
         raise _not_run(command, error) from error

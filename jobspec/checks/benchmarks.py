@@ -7,9 +7,10 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from jobspec.benchmarks import lm_eval_names, question_file, registry
+from jobspec.benchmarks import lm_eval_names, protocol, question_file, registry
 from jobspec.checks import rows
-from jobspec.errors import BenchmarkError
+from jobspec.errors import BenchmarkError, SpecError
+from jobspec.spec.benchmark_settings import sampling
 from jobspec.spec.schema import EvalSpec, JobSpec
 from jobspec.storage.layout import RootPaths
 
@@ -23,7 +24,8 @@ def check_benchmarks(spec: JobSpec, root: Path, file: Path) -> Iterator[str]:
     """
     if spec.eval is None:
         return
-    where = _directories(spec.eval, root)
+    where = directories(spec.eval, root)
+    _check_protocols(spec.eval, where, file)
     for directory in where[:-1]:
         if not directory.is_dir():
             raise BenchmarkError(
@@ -32,20 +34,37 @@ def check_benchmarks(spec: JobSpec, root: Path, file: Path) -> Iterator[str]:
                 place="$.eval.benchmark_dir" if spec.eval.benchmark_dir else BENCHMARK_DIR,
                 hint="it should hold a JSONL file for each benchmark",
             )
-    tasks = {name for directory in where for name in lm_eval_names.in_directory(directory)}
     files = find_files(spec.eval, root)
     for name, path in files.items():
         if path is not None and (benchmark := registry.get(name)) is not None:
             question_file.read(benchmark, path)
     yield from _remarks_on(spec.eval, files, where)
+    yield from _look_up(_unknown(spec.eval, files, where), spec.eval.benchmarks, where, file)
+
+
+def refuse_unknown(evaluation: EvalSpec, root: Path) -> None:
+    """Raise BenchmarkError for a name that is no benchmark of ours and no task of lm-eval's.
+
+    A benchmark of ours whose file is missing here is not refused.
+    """
+    where, files = directories(evaluation, root), find_files(evaluation, root)
+    unknown = [name for name in _unknown(evaluation, files, where) if not registry.get(name)]
+    for _ in _look_up(unknown, evaluation.benchmarks, where, None):
+        pass
+
+
+def _unknown(
+    evaluation: EvalSpec, files: Mapping[str, Path | None], where: Sequence[Path]
+) -> list[str]:
+    """The benchmarks that have no file, can't be downloaded, and are no task files of a user's."""
+    tasks = {name for directory in where for name in lm_eval_names.in_directory(directory)}
     unread = [name for name, path in files.items() if path is None]
-    unknown = [name for name in unread if not _is_downloadable(name) and name not in tasks]
-    yield from _look_up(unknown, spec.eval.benchmarks, file)
+    return [name for name in unread if not _is_downloadable(name) and name not in tasks]
 
 
 def find_files(evaluation: EvalSpec, root: Path) -> dict[str, Path | None]:
     """The file of each benchmark; None for lm-eval's tasks, and where there is none here."""
-    where = _directories(evaluation, root)
+    where = directories(evaluation, root)
     known = {name: registry.get(name) for name in evaluation.benchmarks}
     return {
         name: None if benchmark is None else question_file.find(benchmark, where)
@@ -53,9 +72,23 @@ def find_files(evaluation: EvalSpec, root: Path) -> dict[str, Path | None]:
     }
 
 
-def _directories(evaluation: EvalSpec, root: Path) -> tuple[Path, ...]:
+def directories(evaluation: EvalSpec, root: Path) -> tuple[Path, ...]:
+    """Where benchmark files are looked for, and further task files of lm-eval's."""
     cache = RootPaths(root).cache / "benchmarks"
     return question_file.directories(evaluation.benchmark_dir, cache)
+
+
+def _check_protocols(evaluation: EvalSpec, where: Sequence[Path], file: Path) -> None:
+    """Refuse a protocol or worked examples that one of our benchmarks does not have."""
+    for name in evaluation.benchmarks:
+        benchmark = registry.get(name)
+        if benchmark is None or not question_file.is_ours(name, where):
+            continue
+        shots = sampling(evaluation, name)["num_fewshot"]
+        try:
+            protocol.refuse_unknown_protocol(benchmark, evaluation.protocol, shots)
+        except SpecError as error:
+            raise SpecError(error.message, hint=error.hint, place=error.place, file=file) from error
 
 
 def _is_downloadable(name: str) -> bool:
@@ -79,18 +112,21 @@ def _remarks_on(
         )
 
 
-def _look_up(unknown: Sequence[str], asked: Sequence[str], file: Path) -> Iterator[str]:
+def _look_up(
+    unknown: Sequence[str], asked: Sequence[str], where: Sequence[Path], file: Path | None
+) -> Iterator[str]:
     known = rows.lm_eval_names() if unknown else set[str]()
     if known is None:
         yield f"lm-eval is not installed here: `{'`, `'.join(unknown)}` was not looked up"
         return
     for name in unknown:
         if name not in known:
-            raise _unknown_benchmark(name, asked, known, file)
+            own = [benchmark.name for benchmark in question_file.brought_along(where)]
+            raise _unknown_benchmark(name, asked, [*own, *sorted(known)], file)
 
 
 def _unknown_benchmark(
-    name: str, asked: Sequence[str], known: set[str], file: Path
+    name: str, asked: Sequence[str], known: Sequence[str], file: Path | None
 ) -> BenchmarkError:
     ours = [benchmark.name for benchmark in registry.all_benchmarks()]
     benchmark = registry.get(name)
@@ -98,7 +134,7 @@ def _unknown_benchmark(
     if benchmark is not None and benchmark.name in ours:
         message, hint = f"there is no file of `{name}` here", question_file.get_it_hint(benchmark)
         return BenchmarkError(message, file=file, place=place, hint=hint)
-    near = difflib.get_close_matches(name, [*ours, *sorted(known)], n=1)
+    near = difflib.get_close_matches(name.casefold(), [*ours, *known], n=1)
     hint = f"ours are {', '.join(ours)}; or name an lm-eval task"
     if near:
         hint = f"did you mean `{near[0]}`?"

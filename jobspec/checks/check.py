@@ -21,7 +21,9 @@ from jobspec.checks import rows as row_checks
 from jobspec.checks.benchmarks import check_benchmarks, find_files
 from jobspec.checks.data import RELATIVE_PATHS, absolute, refuse_unreadable
 from jobspec.checks.engine import check_engine
+from jobspec.checks.lm_eval_tasks import check_tasks
 from jobspec.checks.model import check_model
+from jobspec.checks.packages import check_packages
 from jobspec.errors import JobspecError, SpecError
 from jobspec.estimates import evaluation_time, training_time
 from jobspec.estimates.evaluation_time import EvaluationEstimate
@@ -29,7 +31,7 @@ from jobspec.estimates.training_time import TrainingEstimate
 from jobspec.models.devices import Device
 from jobspec.models.directory import is_path
 from jobspec.records.reports import RowReport
-from jobspec.spec import identity, parsing, rules, secrets
+from jobspec.spec import identity, parsing, rules, secrets, tracking_names
 from jobspec.spec.benchmark_settings import with_canonical_names
 from jobspec.spec.schema import EvalSpec, JobSpec
 from jobspec.worker_command import PackageMissing
@@ -67,8 +69,8 @@ def check(
 
     Args:
         root: where the model may have been fetched to, and where prepared rows are kept.
-        rows: whether the worker's code renders and verifies the rows; if not, only their JSON is
-            read.
+        rows: whether the worker's code renders and verifies the rows and loads lm-eval's tasks; if
+            not, only the rows' JSON is read, and the tasks' names are looked up.
         tell: called with a message before a step that may take long.
 
     Raises:
@@ -87,9 +89,12 @@ def check_spec(
 ) -> CheckedSpec:
     """Check a spec that was read already, as `check` does; errors name `file`."""
     secrets.refuse(spec, file=file)
+    tracking_names.check(spec.tracking, file)
     spec = complete(spec, file)
     warnings = [*check_model(spec, root, file), *check_benchmarks(spec, root, file)]
-    warnings += check_engine(spec, file)
+    warnings += [*check_engine(spec, file), *check_packages(spec, file)]
+    if rows:
+        warnings += check_tasks(spec, root, file, tell)
     report = None
     if spec.train is not None and rows:
         tell(f"{file}: rendering and verifying the rows")
@@ -174,18 +179,26 @@ def complete(spec: JobSpec, file: Path | None = None) -> JobSpec:
     named = with_canonical_names(spec)
     if named != spec:  # two aliases may be the same benchmark
         rules.check(named, file=file)
-    spec = named
+    spec = with_absolute_paths(named)
+    template = spec.model.chat_template
+    if template is not None:
+        refuse_unreadable(Path(template), "$.model.chat_template", file, RELATIVE_PATHS)
+    if spec.data is None:
+        return spec
+    return msgspec.structs.replace(spec, data=data_checks.complete(spec.data, file))
+
+
+def with_absolute_paths(spec: JobSpec) -> JobSpec:
+    """Make the paths of model, chat template, data and benchmarks absolute."""
     changes: dict[str, Any] = {}
-    model = {}
+    model: dict[str, Any] = {}
     if is_path(spec.model.name):
         model["name"] = absolute(spec.model.name)
     if spec.model.chat_template is not None:
-        template = absolute(spec.model.chat_template)
-        refuse_unreadable(Path(template), "$.model.chat_template", file, RELATIVE_PATHS)
-        model["chat_template"] = template
+        model["chat_template"] = absolute(spec.model.chat_template)
     changes["model"] = msgspec.structs.replace(spec.model, **model)
     if spec.data is not None:
-        changes["data"] = data_checks.complete(spec.data, file)
+        changes["data"] = data_checks.with_absolute_paths(spec.data)
     if spec.eval is not None and spec.eval.benchmark_dir is not None:
         place = absolute(spec.eval.benchmark_dir)
         changes["eval"] = msgspec.structs.replace(spec.eval, benchmark_dir=place)

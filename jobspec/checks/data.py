@@ -37,6 +37,16 @@ def complete(data: DataSpec, file: Path | None) -> DataSpec:
     return msgspec.structs.replace(data, sources=tuple(sources))
 
 
+def with_absolute_paths(data: DataSpec) -> DataSpec:
+    """Make the path of each data file absolute."""
+    if data.path is not None:
+        return msgspec.structs.replace(data, path=absolute(data.path))
+    sources = (
+        msgspec.structs.replace(source, path=absolute(source.path)) for source in data.sources
+    )
+    return msgspec.structs.replace(data, sources=tuple(sources))
+
+
 def absolute(path: str) -> str:
     """A path from the directory that the command runs in. Symlinks are kept: they move."""
     return os.path.abspath(Path(path).expanduser())  # noqa: PTH100 - `resolve` follows symlinks

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from jobspec.benchmarks import registry
 from jobspec.errors import ModelError, SpecError
 from jobspec.models import config
-from jobspec.models.config import ModelConfig
+from jobspec.models.config import ModelConfig, has_experts
 from jobspec.models.directory import is_path, locate
 from jobspec.models.weights import TOKEN_EMBEDDINGS, refuse_pickles, tensor_shapes
 from jobspec.spec.benchmark_settings import sampling
@@ -41,6 +42,7 @@ def check_model(spec: JobSpec, root: Path, file: Path) -> Iterator[str]:
         return
     model = _read_config(directory, file)
     _check_heads(spec, model, file)
+    _check_experts(spec, model, file)
     _check_tokenizer(directory, file)
     refuse_pickles(directory, file=file)
     _check_adapters(spec, tensor_shapes(directory, file=file), file)
@@ -86,6 +88,17 @@ def _check_heads(spec: JobSpec, model: ModelConfig, file: Path) -> None:
             place="$.train.sequence_parallel",
             hint=f"use a divisor of {heads} that is a divisor or a multiple of {kv_heads}",
         )
+
+
+def _check_experts(spec: JobSpec, model: ModelConfig, file: Path) -> None:
+    if spec.train is None or spec.train.precision is None or not has_experts(model.outer):
+        return
+    raise SpecError(
+        f"`{spec.train.precision}` can't train a mixture of experts, which get few tokens each",
+        file=file,
+        place="$.train.precision",
+        hint="leave precision out to train in bfloat16",
+    )
 
 
 def _check_context(spec: JobSpec, context: int, directory: Path, file: Path) -> None:
@@ -139,7 +152,7 @@ def _needs(spec: JobSpec) -> Iterator[tuple[str, int, str]]:
     if spec.train is not None:
         yield "$.train.max_length", spec.train.max_length, f"max_length {spec.train.max_length}"
     if spec.eval is not None:
-        for name in spec.eval.benchmarks:
+        for name in filter(registry.get, spec.eval.benchmarks):  # lm-eval's have their own budget
             tokens = sampling(spec.eval, name)["max_gen_toks"]
             what = f"max_gen_toks {tokens} (of {name}) and a prompt"
             yield "$.eval.max_gen_toks", tokens + _PROMPT_TOKENS, what

@@ -7,12 +7,14 @@ replaces `python`, for example `apptainer exec worker.sif python`. Nothing here 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +23,7 @@ import msgspec
 from jobspec import worker_command
 from jobspec.benchmarks import lm_eval_names as tasknames
 from jobspec.errors import DataError, MalformedRow
-from jobspec.records.answers import Contamination, Preview
+from jobspec.records.answers import Contamination, Preview, TasksAnswer
 from jobspec.records.reports import RowReport
 from jobspec.spec import identity
 from jobspec.spec.schema import DataSpec, JobSpec
@@ -29,6 +31,7 @@ from jobspec.spec.sources import errors_at, group_place, list_sources
 from jobspec.storage import data_files, json_faults
 from jobspec.storage.layout import RootPaths
 
+_loaded_tasks: dict[tuple[bytes, Path], TasksAnswer] = {}  # by `eval` group and root
 _ROW_HINT = 'each row is one JSON object, as {"messages": [{"role": …, "content": …}, …]}'
 
 
@@ -48,9 +51,15 @@ def check_lines(data: DataSpec) -> None:
 def _check_lines_of(path: Path, format_: str, allowed: float) -> None:
     if path.is_dir() or data_files.detect(path).table is not None:
         return
+    _check_conversations(data_files.read_lines(path), path, format_, allowed)
+
+
+def _check_conversations(
+    lines: Iterable[tuple[int, bytes]], path: Path, format_: str, allowed: float
+) -> None:
     decode = msgspec.json.Decoder(dict[str, Any]).decode
     count, first, malformed = 0, None, 0
-    for number, line in data_files.read_lines(path):
+    for number, line in lines:
         count += 1
         try:
             wrong = _wrong_with(decode(line), format_)
@@ -66,6 +75,21 @@ def _check_lines_of(path: Path, format_: str, allowed: float) -> None:
     if first is not None and (malformed > allowed * count or malformed == count):
         number, wrong = first
         raise DataError(wrong, file=path, place=f"row {number}", hint=_ROW_HINT)
+
+
+def check_first_lines(data: DataSpec, count: int = 10) -> None:
+    """Read the first rows of every file that is here.
+
+    Raises:
+        DataError: one of them is no conversation, unless the spec allows rows to be dropped.
+    """
+    for index, source in enumerate(list_sources(data)):
+        path = Path(source.path)
+        if not path.is_file() or data_files.detect(path).table is not None:
+            continue
+        with errors_at(f"{group_place(data, index)}.path"):
+            lines = itertools.islice(data_files.read_lines(path), count)
+            _check_conversations(lines, path, source.format or "auto", data.max_dropped_frac)
 
 
 def _wrong_with(row: dict[str, Any], format_: str) -> str | None:
@@ -116,6 +140,27 @@ def search_for_questions(spec: JobSpec, root: Path) -> Contamination:
         )
 
 
+def load_tasks(spec: JobSpec, root: Path) -> TasksAnswer:
+    """Load the spec's lm-eval tasks with the worker's code, as the eval phase will.
+
+    That takes about twenty seconds, so the specs of a grid share one answer.
+
+    Raises:
+        JobspecError: a task can't be run, or the worker's packages are not installed here.
+    """
+    key = (msgspec.json.encode(spec.eval), root)  # nothing else of a spec matters to its tasks
+    if key not in _loaded_tasks:
+        with _spec_file(spec) as file, _root_or_temporary(root) as place:
+            _loaded_tasks[key] = worker_command.ask(
+                TasksAnswer,
+                "worker.lm_eval_tasks.task_check",
+                [file, "--root", place],
+                what="lm-eval's tasks can't be checked",
+                without="--no-row-check",
+            )
+    return _loaded_tasks[key]
+
+
 def preview(
     spec: JobSpec, root: Path, row: int | None = None, source: str | None = None
 ) -> Preview:
@@ -137,7 +182,12 @@ def preview(
 
 def lm_eval_names() -> set[str] | None:
     """Every task lm-eval knows, here or in the image; None where it is not installed."""
-    if not os.environ.get(worker_command.WORKER_COMMAND):
+    return _names_of(os.environ.get(worker_command.WORKER_COMMAND))
+
+
+@cache  # a grid of specs asks once
+def _names_of(command: str | None) -> set[str] | None:
+    if not command:
         return tasknames.lm_eval_names()
     asked = worker_command.run(tasknames.__name__)
     names = json.loads(asked.stdout) if asked.returncode == 0 else None

@@ -6,6 +6,7 @@ the help, so that listing the commands imports nothing.
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ import click
 from jobspec.cli.common import JSON_KEY, colour, completion, root_option
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from click.shell_completion import CompletionItem
 
 # command → (module below jobspec.cli, help line), by section, in the order in which they are used.
@@ -29,6 +32,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Run": {
         "fetch": ("fetch", "Download models and benchmarks for offline workers."),
         "enqueue": ("specs", "Check specs and put them into the queue."),
+        "run": ("run", "Run specs on this machine, and show their scores."),
         "eval": ("eval", "Enqueue a job that only scores a model."),
         "calibrate": ("calibrate", "Compare base models' scores with published ones."),
         "cancel": ("jobs", "Cancel pending or running jobs."),
@@ -36,6 +40,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "prioritize": ("jobs", "Change the priority of pending jobs."),
         "hold": ("jobs", "Stop all workers from claiming jobs."),
         "release": ("jobs", "Let workers claim jobs again."),
+        "limit": ("jobs", "Limit how many jobs each user runs at once."),
         "demo": ("demo", "Train and score a tiny model on this machine."),
     },
     "On a cluster": {
@@ -45,7 +50,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Inspect": {
         "status": ("status", "Show jobs, workers, and why jobs wait or failed."),
-        "show": ("show", "Show everything about one job."),
+        "show": ("show", "Show one job: losses, scores, attempts, settings."),
         "logs": ("logs", "Print a job's log; -f follows it."),
         "results": ("results", "Show the scores of finished jobs."),
         "compare": ("compare", "Compare two jobs' scores question by question."),
@@ -55,6 +60,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "rescore": ("rescore", "Score stored samples again."),
         "relay": ("relay", "Send curves and scores to W&B."),
         "wait": ("wait", "Wait until jobs have ended."),
+        "notify": ("notify", "Report failures and more to a webhook, mail, command."),
     },
     "Maintain": {
         "workers": ("workers", "List workers and what they are doing."),
@@ -68,6 +74,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "doctor": ("doctor", "Measure the root's filesystem; suggest settings."),
     },
 }
+# What people type for a command.
+ALIASES = {"ls": "status", "check": "validate"}
 COMMANDS = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
 
 
@@ -86,7 +94,8 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        name = args[0]
+        name = ALIASES.get(args[0], args[0])
+        args = [name, *args[1:]]
         if name in COMMANDS or name.startswith("-") or ctx.resilient_parsing:
             return super().resolve_command(ctx, args)
         from difflib import get_close_matches
@@ -108,16 +117,45 @@ class Commands(click.Group):
         return items + click.Command.shell_complete(self, ctx, incomplete)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command. An error that users can fix becomes a message and exit code 1."""
-        from jobspec.errors import JobspecError
+        """Run the command. An error that users can fix becomes a message and exit code 1.
 
+        That includes the errors of filesystems, which name their path.
+        """
+        from jobspec.errors import JobspecError
+        from jobspec.storage import patience
+
+        patience.on_wait = _tell_of_wait()
+        if os.environ.get("JOBSPEC_ALLOW_GROUP"):
+            from jobspec.queue.root import restrict_umask
+
+            restrict_umask()
         try:
             return super().invoke(ctx)
-        except JobspecError as error:
+        except BrokenPipeError:
+            raise  # click ends quietly
+        except (JobspecError, OSError) as error:
             from jobspec.cli.output import complain
+            from jobspec.storage.disk_errors import explain, is_of_filesystem
 
-            complain([error], as_json=bool(ctx.meta.get(JSON_KEY)))
+            if not isinstance(error, JobspecError) and not is_of_filesystem(error):
+                raise  # a bug keeps its traceback
+            shown = error if isinstance(error, JobspecError) else explain(error)
+            complain([shown], as_json=bool(ctx.meta.get(JSON_KEY)))
             ctx.exit(1)
+
+
+def _tell_of_wait() -> Callable[[OSError, float], bool]:
+    """Says once, after two seconds, that a filesystem does not answer; then go on waiting."""
+    told: list[str] = []
+
+    def tell(error: OSError, waited_s: float) -> bool:
+        if waited_s > 2.0 and not told:
+            told.append(str(error.strerror))
+            where = f"{error.filename}: " if error.filename else ""
+            click.echo(f"{where}{error.strerror}; trying again for up to 90 s", err=True)
+        return True
+
+    return tell
 
 
 def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -163,8 +201,14 @@ def cli(ctx: click.Context) -> None:
 
 
 def main() -> None:
-    """The `jobspec` command."""
-    cli(prog_name="jobspec")
+    """The `jobspec` command. A full or closed stdout costs one line, not a traceback."""
+    try:
+        cli(prog_name="jobspec")
+    finally:
+        try:
+            sys.stdout.flush()
+        except (OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python fails again at its end
 
 
 if __name__ == "__main__":

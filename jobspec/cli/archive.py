@@ -15,6 +15,7 @@ from jobspec.maintenance import archive as archives
 from jobspec.queue import selectors
 from jobspec.queue.job import Job
 from jobspec.records.base import FINAL
+from jobspec.storage.disk_errors import explain
 
 
 @click.command()
@@ -35,12 +36,14 @@ def archive(jobs: tuple[str, ...], destination: Path, no_model: bool) -> None:
     """
     done: list[archives.Archived] = []
     failed: list[JobspecError] = []
-    chosen, left = _ready(open_queue().select(jobs), jobs)
+    chosen, left = _ready(open_queue(write=False).select(jobs), jobs)
     for job in chosen:
         try:
             done.append(archives.archive(job, destination.absolute(), model=not no_model))
         except JobspecError as error:
             failed.append(error)
+        except OSError as error:
+            failed.append(explain(error))
     if failed:
         complain(failed, as_json=False)
     if left:

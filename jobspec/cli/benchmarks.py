@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -10,6 +10,7 @@ import msgspec
 
 from jobspec.benchmarks import question_file, registry
 from jobspec.benchmarks.benchmark import Benchmark
+from jobspec.cli.add_benchmark import add
 from jobspec.cli.common import common, current_root, wants_json
 from jobspec.cli.output import Cell, Column, Table, emit
 from jobspec.errors import BenchmarkError
@@ -32,27 +33,34 @@ class BenchmarkRow(msgspec.Struct, frozen=True, kw_only=True):
     url: str
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option(
     "--benchmark-dir",
     type=click.Path(file_okay=False, path_type=Path),
     help="Also search this directory, as with `eval.benchmark_dir` in a spec.",
 )
 @common
-def benchmarks(benchmark_dir: Path | None) -> None:
+@click.pass_context
+def benchmarks(context: click.Context, benchmark_dir: Path | None) -> None:
     """List the benchmarks that jobspec implements itself, and whether their questions are here.
 
     \b
     jobspec benchmarks
     jobspec benchmarks --benchmark-dir ~/benchmarks
+    jobspec benchmarks add capitals.jsonl
 
     METRIC and SAMPLES (answers per question) are the defaults of a spec. HERE is the file with the
     questions: in --benchmark-dir, $JOBSPEC_BENCHMARK_DIR or the root's cache, which `jobspec fetch`
     fills. A spec can also name any task of lm-eval: `lm_eval ls tasks` lists these.
     """
+    if context.invoked_subcommand is not None:
+        return None
     given = None if benchmark_dir is None else str(benchmark_dir)
     where = question_file.directories(given, RootPaths(current_root()).cache / "benchmarks")
-    rows = [_row(each, where) for each in (*registry.all_benchmarks(), *_own(where))]
+    rows = [
+        _row(each, where)
+        for each in (*registry.all_benchmarks(), *question_file.brought_along(where))
+    ]
     if wants_json():
         return emit({"benchmarks": rows})
     for line in _table(rows).lines():
@@ -60,14 +68,7 @@ def benchmarks(benchmark_dir: Path | None) -> None:
     return None
 
 
-def _own(where: Sequence[Path]) -> Iterator[Benchmark]:
-    """Benchmarks of which only users have the questions, recognized by file name."""
-    named = {benchmark.name for benchmark in registry.all_benchmarks()}
-    files = {file.name: file for place in where for file in place.glob("*.jsonl")}
-    for name, file in sorted(files.items()):
-        benchmark = registry.get(file.stem)
-        if benchmark is not None and benchmark.name not in named and name in benchmark.files:
-            yield benchmark
+benchmarks.add_command(add)
 
 
 def _row(benchmark: Benchmark, where: Sequence[Path]) -> BenchmarkRow:

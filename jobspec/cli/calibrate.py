@@ -9,10 +9,17 @@ from typing import Any
 import click
 import msgspec
 
-from jobspec.benchmarks import published
+from jobspec.benchmarks import DEFAULT, published, registry
 from jobspec.benchmarks.published import PublishedResult
 from jobspec.checks import check
-from jobspec.cli.common import common, current_root, priority_option, wants_json
+from jobspec.cli.common import (
+    common,
+    create_option,
+    current_root,
+    priority_option,
+    wants_json,
+)
+from jobspec.cli.new import split_names
 from jobspec.cli.output import Cell, Column, Table, emit, say, warn
 from jobspec.cli.specs import enqueue_all, say_findings
 from jobspec.cli.status_view import short
@@ -30,6 +37,13 @@ _SETTABLE = ("eval", "resources")  # the groups of a spec that `--set` may chang
 @click.command()
 @click.argument("models", metavar="[MODEL]...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Score all models with published scores.")
+@click.option(
+    "--benchmarks",
+    metavar="NAMES",
+    callback=split_names,
+    help="Benchmarks to score on, separated by commas; with --published, all of its file.  "
+    f"[default: {','.join(DEFAULT)}]",
+)
 @click.option(
     "--set",
     "settings",
@@ -53,10 +67,12 @@ _SETTABLE = ("eval", "resources")  # the groups of a spec that `--set` may chang
     help="Write the specs to this directory, and enqueue nothing.",
 )
 @priority_option
+@create_option
 @common
 def calibrate(
     models: tuple[str, ...],
     everything: bool,
+    benchmarks: tuple[str, ...],
     settings: tuple[str, ...],
     priority: int,
     **places: Any,
@@ -65,7 +81,7 @@ def calibrate(
 
     \b
     jobspec calibrate Qwen/Qwen3-8B allenai/Olmo-3-7B-Think
-    jobspec calibrate Qwen/Qwen3-8B:thinking
+    jobspec calibrate Qwen/Qwen3-8B:thinking --benchmarks gpqa_diamond,ifeval_chat
     jobspec calibrate --all --write specs && jobspec fetch specs/calibrate-*.json
 
     The first call enqueues the jobs and prints their ids. Call it again when they have ended: it
@@ -76,6 +92,10 @@ def calibrate(
         raise click.UsageError("Name models, or --all.")
     known = published.load(places["published"] or published.FILE)
     entries = known if everything else published.chosen(known, models)
+    wanted = [registry.canonical_name(name) for name in benchmarks] or list(DEFAULT)
+    if benchmarks or places["published"] is None:
+        some = [entry for entry in entries if not everything or entry.scores.keys() & wanted]
+        entries = [entry.only(wanted) for entry in some]
     built = [_build(entry, settings, places["at"]) for entry in entries]
     if places["write"] is not None:
         return _write(built, places["write"])

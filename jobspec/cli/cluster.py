@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import getpass
-import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,7 @@ from jobspec.cli.output import emit, plural, say
 from jobspec.cluster import autoscale, detect
 from jobspec.cluster import site as sites
 from jobspec.cluster import submit as submissions
-from jobspec.cluster.scheduler import Submission
+from jobspec.cluster.scheduler import Scheduler, Submission
 from jobspec.cluster.site import Site
 from jobspec.errors import JobspecError
 from jobspec.queue.queue import Queue
@@ -110,22 +110,39 @@ _with_settings(setup)
     help="Array elements, one worker each, e.g. 0-3 or 0-15%4.",
 )
 @click.option("--nodes", default=0, help="Nodes per array element.  [default: 1]")
+@click.option(
+    "--time",
+    "time_limit",
+    help="Time limit of an element, e.g. 03:00:00. With auto the one that should end the work "
+    "first is chosen, up to the settings' limit.  [default: as in the settings]",
+)
 @click.option("--dry-run", is_flag=True, help="Print the batch script without submitting it.")
 @site_option
 @common
-def submit(array: str, nodes: int, dry_run: bool, site_file: Path | None) -> None:
+def submit(
+    array: str, nodes: int, time_limit: str | None, dry_run: bool, site_file: Path | None
+) -> None:
     """Submit workers to Slurm, one per array element.
 
     \b
     jobspec submit --array 0-3
     jobspec submit --array 0-3 --dry-run
+    jobspec submit --array 0-3 --time auto --dry-run
 
     ROOT/slurm keeps the submitted batch script and the elements' logs.
     """
     file = _site_file(site_file)
     site = _read(file)
     release, scheduler = version("jobspec"), detect.scheduler()
-    submission = scheduler.submission(site, file, array=array, version=release, nodes=nodes)
+
+    def render(limit: str) -> Submission:
+        limited = replace(site, time=limit)
+        sites.check(limited)
+        return scheduler.submission(limited, file, array=array, version=release, nodes=nodes)
+
+    if time_limit == "auto":
+        time_limit = _choose_time(site, scheduler, array, render)
+    submission = render(time_limit or site.time)
     if dry_run:
         return _show(submission, site)
     note = submissions.check_image(site, release)
@@ -177,6 +194,27 @@ def scale(most: int, dry_run: bool, site_file: Path | None) -> None:
     return click.echo(_summary(need, job))
 
 
+def _choose_time(
+    site: Site, scheduler: Scheduler, array: str, render: Callable[[str], Submission]
+) -> str:
+    """Choose the time limit by the waiting jobs and the scheduler's gaps; prints why."""
+    from jobspec.cluster import walltime
+    from jobspec.cluster.slurm_limits import count_elements
+
+    render("")  # refuses an array that is none
+    at_once = array.partition("%")[2]
+    choice = walltime.choose(
+        walltime.measure(Queue(site.root, write=False)),
+        min(count_elements(array), int(at_once or 10**6)),
+        signal_s=float(site.signal_s),
+        most_s=float(sites.time_limit_s(site)) if site.time else None,
+        wait_s=lambda limit_s: scheduler.wait_s(render(walltime.sbatch_time(limit_s))),
+    )
+    for line in choice.lines:
+        say(line)
+    return choice.time
+
+
 def _report_lock() -> None:
     why = "another process is scaling this root now"
     if wants_json():
@@ -219,7 +257,7 @@ def _read(file: Path) -> Site:
 
 
 def _site_file(given: Path | None) -> Path:
-    return (given or Path(os.environ.get("JOBSPEC_SITE_ENV") or sites.DEFAULT_FILE)).absolute()
+    return given.absolute() if given is not None else sites.default_file()
 
 
 def _ask(name: str, site: Site) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 ROOT_KEY = "jobspec.queue.root"
 JSON_KEY = "jobspec.json"
+CREATE_KEY = "jobspec.queue.create"
 STATES = ("pending", "running", "succeeded", "failed", "cancelled")
 
 
@@ -27,6 +28,11 @@ def _remember_root(ctx: click.Context, _: click.Parameter, value: Path | None) -
 def _remember_json(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
         ctx.meta[JSON_KEY] = True
+
+
+def _remember_create(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta[CREATE_KEY] = True
 
 
 root_option = click.option(
@@ -44,6 +50,13 @@ json_option = click.option(
     callback=_remember_json,
     is_eager=True,
     help="Print a JSON object instead of text.",
+)
+create_option = click.option(
+    "--create",
+    is_flag=True,
+    expose_value=False,
+    callback=_remember_create,
+    help="Create a queue here, with its parent directories.",
 )
 state_option = click.option(
     "--state",
@@ -82,11 +95,49 @@ def wants_json() -> bool:
     return bool(click.get_current_context().meta.get(JSON_KEY))
 
 
-def open_queue() -> Queue:
-    """The queue at the current root. Raises RootError if there is none."""
+def open_queue(*, write: bool = True) -> Queue:
+    """The queue at the current root; `write=False` to read it only. Raises RootError."""
     from jobspec.queue.queue import Queue
 
-    return Queue(current_root())
+    return Queue(current_root(), write=write)
+
+
+def create_queue() -> Queue:
+    """The queue at the current root, created if there is none and it was not a mistake.
+
+    Raises:
+        RootError: there is no queue, and the root's parent is missing or the site's settings name
+            this root; then its filesystem may not be mounted.
+    """
+    from jobspec.queue.queue import Queue
+    from jobspec.storage import fs
+    from jobspec.storage.layout import RootPaths
+
+    root = current_root().absolute()
+    if fs.exists(RootPaths(root).format):
+        return Queue.create(root)
+    if not click.get_current_context().meta.get(CREATE_KEY):
+        _refuse_to_create(root)
+    queue = Queue.create(root)
+    click.echo(f"created a queue in {root}", err=True)
+    return queue
+
+
+def _refuse_to_create(root: Path) -> None:
+    """Raise RootError if there should be a queue already, or the path looks mistyped."""
+    from jobspec.cluster import site
+    from jobspec.errors import JobspecError, RootError
+
+    hint = "mount its filesystem or correct the path; `--create` creates a queue here"
+    if not root.parent.exists():
+        raise RootError("there is no queue, and no directory for one", file=root, hint=hint)
+    try:
+        file = site.default_file()
+        settled = Path(site.read(file).root)
+    except JobspecError:
+        return
+    if settled.resolve() == root.resolve():
+        raise RootError(f"there is no queue, but {file} names this root", file=root, hint=hint)
 
 
 def colour() -> bool | None:
@@ -119,7 +170,7 @@ def complete_jobs(ctx: click.Context, _: click.Parameter, incomplete: str) -> li
 
     try:
         with ctx.scope(cleanup=False):
-            jobs = open_queue().jobs()
+            jobs = open_queue(write=False).jobs()
     except (JobspecError, OSError):
         return []
     return sorted(job.id for job in jobs if job.id.startswith(incomplete))
@@ -131,7 +182,7 @@ def complete_workers(ctx: click.Context, _: click.Parameter, incomplete: str) ->
 
     try:
         with ctx.scope(cleanup=False):
-            seen = open_queue().workers()
+            seen = open_queue(write=False).workers()
     except (JobspecError, OSError):
         return []
     return [each.worker for each in seen if each.worker.startswith(incomplete)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import IO
 
 import click
 
+from jobspec import worker_command
 from jobspec.cli.common import ROOT_KEY, common, wants_json
 from jobspec.cli.output import emit_struct
 from jobspec.errors import JobspecError
@@ -45,22 +44,10 @@ def demo() -> None:
 def _run(root: Path | None, output: IO[str]) -> int:
     """Run the worker's demo as a child process, because jobspec does not import the worker."""
     command = [sys.executable, "-m", "worker.demo.run", *(["--root", str(root)] if root else [])]
-    # Ctrl-C reaches both processes: the demo ends its worker first, and this process waits.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        code = subprocess.run(
-            command, stdout=output, check=False, preexec_fn=_catch_interrupts
-        ).returncode
-    finally:
-        signal.signal(signal.SIGINT, before)
+    code = worker_command.run_in_foreground(command, stdout=output)
     if code == 1 and not _has_worker():
         raise JobspecError("the worker is not installed", hint='pip install "jobspec[worker]"')
     return code
-
-
-def _catch_interrupts() -> None:
-    """Undo, in the child, that an ignored signal stays ignored across `exec`."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _has_worker() -> bool:

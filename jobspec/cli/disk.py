@@ -38,7 +38,7 @@ def du(jobs: tuple[str, ...], states: tuple[str, ...], everything: bool) -> None
     `states` are checkpoints to resume from and trash, `epochs` weights kept after epochs, `model`
     the final weights. If the filesystem does not report your quota, set JOBSPEC_QUOTA_GIB.
     """
-    queue = open_queue()
+    queue = open_queue(write=False)
     usages = [disk.measure_usage(job) for job in chosen_jobs(queue, jobs, states)]
     usages.sort(key=lambda one: one.total, reverse=True)
     cache, room = disk.cache_size(queue.paths), disk.measure_room(queue.paths)

@@ -8,7 +8,13 @@ from pathlib import Path
 import click
 
 from jobspec.checks import check
-from jobspec.cli.common import common, current_root, priority_option, wants_json
+from jobspec.cli.common import (
+    common,
+    create_option,
+    current_root,
+    priority_option,
+    wants_json,
+)
 from jobspec.cli.new import benchmarks_option
 from jobspec.cli.output import emit, say
 from jobspec.cli.specs import checked_json, enqueue_all, say_findings
@@ -34,6 +40,7 @@ _BELOW_JOBS = re.compile(r"/jobs/(?P<job>[a-z0-9-]+)/(?:attempts/\d+/)?(?P<rest>
     "--smoke", is_flag=True, help="Ask 2 questions, with 2 answers of up to 512 tokens each."
 )
 @priority_option
+@create_option
 @common
 def evaluate(
     checkpoint: str,

@@ -9,10 +9,9 @@ from pathlib import Path
 import click
 
 from jobspec import worker_command
-from jobspec.cli.common import JSON_KEY, common, current_root, wants_json
+from jobspec.cli.common import JSON_KEY, common, create_option, create_queue, wants_json
 from jobspec.cli.output import complain, emit, error_json, plural, say
 from jobspec.errors import JobspecError
-from jobspec.queue.queue import Queue
 from jobspec.records.answers import Fetched
 
 
@@ -24,6 +23,7 @@ from jobspec.records.answers import Fetched
     required=True,
     type=click.Path(dir_okay=False, path_type=Path),
 )
+@create_option
 @common
 def fetch(files: tuple[Path, ...]) -> None:
     """Download the models and benchmarks that specs need into the root's cache.
@@ -35,7 +35,7 @@ def fetch(files: tuple[Path, ...]) -> None:
     safetensors weights, configuration, tokenizer and chat template. Set $HF_TOKEN for gated models
     and $HF_ENDPOINT to use a mirror. Files that exist already are not downloaded again.
     """
-    root = Queue.create(current_root()).paths.root
+    root = create_queue().paths.root
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     fetched: list[Fetched] = []

@@ -21,6 +21,7 @@ from jobspec.cli.common import (
 from jobspec.cli.output import complain, emit, error_json, plural, say
 from jobspec.cluster import detect, reaping
 from jobspec.errors import JobNotFound, JobspecError
+from jobspec.queue import fair_share
 from jobspec.queue.job import Job
 from jobspec.queue.queue import Queue
 
@@ -102,6 +103,41 @@ def release() -> None:
     """
     open_queue().release()
     _report_done({"hold": False}, "released")
+
+
+@click.command()
+@click.argument("running", metavar="[N|none]", required=False)
+@click.option("--user", help="Of this user only.  [default: each user without one of their own]")
+@common
+def limit(running: str | None, user: str | None) -> None:
+    """Limit the number of jobs that each user runs at once.
+
+    \b
+    jobspec limit                  show the limits
+    jobspec limit 4                each user
+    jobspec limit 8 --user ada     another limit for ada
+    jobspec limit none             none
+
+    Workers read a change within a minute. Running jobs continue.
+    """
+    if running not in (None, "none") and not running.isdecimal():
+        raise click.BadParameter(f"`{running}` is neither a number nor none.", param_hint="N")
+    queue = open_queue(write=running is not None)
+    if running is None:
+        limits = fair_share.read_limits(queue.paths)
+    else:
+        number = None if running == "none" else int(running)
+        limits = fair_share.write_limit(queue.paths, user, number)
+    if wants_json():
+        return emit(msgspec.to_builtins(limits))
+    click.echo(f"each user: {_limit_text(limits.running)}")
+    for name, number in limits.users.items():
+        click.echo(f"{name}: {_limit_text(number)}")
+    return None
+
+
+def _limit_text(number: int | None) -> str:
+    return "no limit" if number is None else f"at most {plural(number, 'running job')}"
 
 
 @click.command()

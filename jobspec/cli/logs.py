@@ -13,13 +13,13 @@ import click
 from jobspec.cli.common import common, complete_jobs, open_queue, wants_json
 from jobspec.cli.output import emit, say
 from jobspec.errors import JobNotFound
+from jobspec.monitoring.readable_log import LogReader
 from jobspec.queue.job import Job
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
 from jobspec.records import metrics, phases
 from jobspec.storage.layout import AttemptPaths
 
-_CHUNK = 1 << 16
 _POLL_S = 0.5
 
 
@@ -35,29 +35,35 @@ _POLL_S = 0.5
 @click.option(
     "--node", type=click.IntRange(min=0), default=0, show_default=True, help="Node number."
 )
+@click.option("--raw", is_flag=True, help="Also print progress bars and libraries' warnings.")
 @common
-def logs(job: str, follow: bool, phase: str | None, attempt: int | None, node: int) -> None:
+def logs(
+    job: str, follow: bool, phase: str | None, attempt: int | None, node: int, raw: bool
+) -> None:
     """Print a job's log, one phase after the other. -f follows it into later attempts.
 
     \b
     jobspec logs qwen3-8b-lr1e-5-0123456789
     jobspec logs qwen -f --phase train
 
-    JOB is an id or a unique prefix of one.
+    Progress bars and libraries' warnings are left out, unless an error follows them; --raw and
+    --json print everything. JOB is an id or a unique prefix of one.
     """
     if follow and wants_json():
         raise click.UsageError("--json cannot be combined with -f.")
-    queue = open_queue()
+    queue = open_queue(write=False)
     chosen = queue.job(job)
     wanted = _Wanted((phase,) if phase else phases.NAMES, node)
     if wants_json():
         return emit(
             {"job": chosen.id, "logs": [_log_json(log) for log in _logs(chosen, wanted, attempt)]}
         )
-    printed = {path: _print(path, 0) for _, path in _logs(chosen, wanted, attempt)}
+    readers = {path: LogReader(path, raw=raw) for _, path in _logs(chosen, wanted, attempt)}
+    for reader in readers.values():
+        _print(reader, last=not follow)
     if follow:
-        return _follow(queue, chosen, wanted, printed)
-    if not printed:
+        return _follow(queue, chosen, wanted, readers, raw=raw)
+    if not readers:
         say(f"{chosen.id} has no log yet: it is {chosen.state}")
     return None
 
@@ -96,18 +102,15 @@ def _log_json(log: tuple[AttemptPaths, Path]) -> dict[str, object]:
     }
 
 
-def _print(path: Path, offset: int) -> int:
-    """Copy a log from `offset` on to stdout; returns its new end."""
-    with path.open("rb") as log:
-        log.seek(offset)
-        while chunk := log.read(_CHUNK):
-            sys.stdout.buffer.write(chunk)
-            offset += len(chunk)
+def _print(reader: LogReader, *, last: bool) -> None:
+    """Print what is new in a log; with `last` also an unfinished line."""
+    sys.stdout.buffer.write(reader.read(last=last))
     sys.stdout.buffer.flush()
-    return offset
 
 
-def _follow(queue: Queue, job: Job, wanted: _Wanted, printed: dict[Path, int]) -> None:
+def _follow(
+    queue: Queue, job: Job, wanted: _Wanted, readers: dict[Path, LogReader], *, raw: bool
+) -> None:
     """Print new lines until the job has ended, through all phases and attempts.
 
     Polls the files, because network filesystems send no notifications.
@@ -117,10 +120,11 @@ def _follow(queue: Queue, job: Job, wanted: _Wanted, printed: dict[Path, int]) -
         job = queue.job(job.id)
         for paths in metrics.attempts(job.paths):
             for path in wanted.of(paths):
-                if path in printed or paths.number >= job.attempt:
-                    if path not in printed:
+                if path in readers or paths.number >= job.attempt:
+                    if path not in readers:
                         say(f"--- attempt {paths.number}, {path.stem}", fg="cyan")
-                    printed[path] = _print(path, printed.get(path, 0))
+                        readers[path] = LogReader(path, raw=raw)
+                    _print(readers[path], last=job.state in records.FINAL)
         if job.state in records.FINAL:
             say(f"--- {job.id}: {job.state}", fg="cyan")
             return

@@ -7,15 +7,24 @@ from pathlib import Path
 import click
 
 from jobspec.benchmarks import DEFAULT
-from jobspec.cli.common import common, wants_json
+from jobspec.checks import first_look
+from jobspec.cli.common import common, current_root, wants_json
 from jobspec.cli.output import emit, say, warn
 from jobspec.spec import builder as specs_new
-from jobspec.spec.schema import TrainSpec
+from jobspec.spec.schema import JobSpec, TrainSpec
 
 
 def split_names(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...]:
     """The names in a comma-separated option."""
     return tuple(name.strip() for name in (value or "").split(",") if name.strip())
+
+
+def split_rates(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> list[float]:
+    """The learning rates of all options, each of which may have several, separated by commas."""
+    try:
+        return [float(rate) for text in given for rate in text.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(f"{error}; write 1e-5 or 1e-5,5e-6") from error
 
 
 benchmarks_option = click.option(
@@ -37,10 +46,20 @@ benchmarks_option = click.option(
 )
 @click.option(
     "--learning-rate",
+    "--lr",
     "rates",
-    type=float,
+    metavar="RATES",
     multiple=True,
-    help=f"Learning rate; may be repeated.  [default: {TrainSpec().learning_rate:g}]",
+    callback=split_rates,
+    help="Learning rates, separated by commas; may be repeated.  "
+    f"[default: {TrainSpec().learning_rate:g}]",
+)
+@click.option(
+    "--sweep",
+    "sweeps",
+    metavar="FIELD=VALUES",
+    multiple=True,
+    help="One spec for each value of a field, e.g. train.seed=1,2,3; may be repeated.",
 )
 @click.option(
     "--epochs",
@@ -87,21 +106,22 @@ benchmarks_option = click.option(
 @common
 def new(
     models: tuple[str, ...],
-    rates: tuple[float, ...],
+    rates: list[float],
     directory: Path,
     no_train: bool,
     **rest: object,
 ) -> None:
-    """Write spec files: one experiment, or a grid of several models and learning rates.
+    """Write spec files: one experiment, or a grid of models, learning rates and other fields.
 
     \b
     jobspec new --model allenai/Olmo-3-7B-Think
-    jobspec new --model Qwen/Qwen3-8B --learning-rate 1e-5 --learning-rate 5e-6
+    jobspec new --model Qwen/Qwen3-8B --lr 1e-5,5e-6 --sweep train.seed=1,2,3
     jobspec new --model ./tiny --smoke --set train.global_batch_size=4
     jobspec new --model ./tiny --source chat.jsonl --source math=gsm.jsonl.gz:2
 
     It prints the paths of the files and never overwrites one. Each spec contains every field, so
-    that you can edit it; `jobspec enqueue` puts it into the queue.
+    that you can edit it; `jobspec enqueue` puts it into the queue. Paths are made absolute, and a
+    default max_length that exceeds the context of a model on this machine is lowered.
     """
     request = specs_new.Request(
         models=models,
@@ -109,7 +129,12 @@ def new(
         train=not no_train,
         **rest,  # pyright: ignore[reportArgumentType] - click names and types them as Request does
     )
-    built = specs_new.build(request)
+    built: list[JobSpec] = []
+    for spec in specs_new.build(request):
+        looked_at, remarks = first_look.look_at(spec, current_root(), request.fields_set())
+        built.append(looked_at)
+        for remark in remarks:
+            warn(f"{spec.name}: {remark}")
     written = specs_new.write(built, directory)
     for path, fresh in written:
         if not fresh:

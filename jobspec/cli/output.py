@@ -154,7 +154,13 @@ def emit_struct(data: Any) -> None:
     """Print a struct that carries its own `schema`."""
     import msgspec
 
-    click.echo(msgspec.json.format(msgspec.json.encode(data), indent=2).decode())
+    try:
+        text = msgspec.json.format(msgspec.json.encode(data), indent=2).decode()
+    except UnicodeEncodeError:  # a path that is not UTF-8: its bytes become escapes
+        import json
+
+        text = json.dumps(msgspec.to_builtins(data), indent=2)
+    click.echo(text)
 
 
 def say(text: str, *, fg: str | None = None) -> None:
@@ -203,6 +209,11 @@ def duration(seconds: float | None) -> str:
 def bar(fraction: float, width: int = 10) -> str:
     filled = min(width, max(0, int(fraction * width + 1e-9)))
     return "█" * filled + "░" * (width - filled)
+
+
+def spell_probability(p_value: float) -> str:
+    """A p-value with two digits; one below 0.0001 as such, because its digits mean nothing."""
+    return f"{p_value:.2g}" if p_value >= 1e-4 else "<0.0001"
 
 
 def plural(count: int, noun: str) -> str:

@@ -12,12 +12,14 @@ import click
 
 from jobspec.cli.common import common, jobs_argument, open_queue, wants_json
 from jobspec.cli.output import emit, plural, say, warn
+from jobspec.errors import JobspecError
 from jobspec.queue.job import Job
 from jobspec.queue.queue import Queue
+from jobspec.spec import tracking_names
 
 if TYPE_CHECKING:
-    from jobspec.relay.lock import RelayLock
     from jobspec.relay.online import RelayOptions
+    from jobspec.storage.handover_lock import HandoverLock
 
 
 @click.command()
@@ -58,6 +60,9 @@ def relay(jobs: tuple[str, ...], **options: Any) -> None:
     ~/.netrc. You can stop and restart it at any time. Only one relay can run per root.
     """
     queue = open_queue()
+    for name in ("project", "entity"):
+        for wrong, hint in tracking_names.problems(name, options[name]):
+            raise JobspecError(f"--{name} {wrong}", hint=hint)
 
     def select() -> list[Job]:
         return queue.select(jobs) if jobs else queue.jobs()
@@ -65,9 +70,12 @@ def relay(jobs: tuple[str, ...], **options: Any) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if options["verify"]:
         return _verify(queue, select, options)
-    from jobspec.relay import lock
+    from jobspec.storage import handover_lock
 
-    with lock.acquire(queue.paths, queue.format) as held:
+    interval_s, lease_s = queue.format.heartbeat_s, queue.format.lease_s
+    with handover_lock.acquire(
+        queue.paths.relay_lock, "relay", heartbeat_s=interval_s, lease_s=lease_s
+    ) as held:
         if options["offline"]:
             return _write_offline(queue, select, options, held.heartbeat)
         _send(queue, select, options | {"named": bool(jobs)}, held)
@@ -75,7 +83,7 @@ def relay(jobs: tuple[str, ...], **options: Any) -> None:
 
 
 def _send(
-    queue: Queue, select: Callable[[], list[Job]], options: dict[str, Any], lock: RelayLock
+    queue: Queue, select: Callable[[], list[Job]], options: dict[str, Any], lock: HandoverLock
 ) -> None:
     from jobspec.relay.online import Relay
 

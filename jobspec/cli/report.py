@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
@@ -16,7 +15,7 @@ from jobspec.cli.common import (
     wants_json,
 )
 from jobspec.cli.output import emit, plural, say
-from jobspec.errors import JobspecError
+from jobspec.storage import fs
 
 
 @click.command()
@@ -32,32 +31,19 @@ from jobspec.errors import JobspecError
 )
 @common
 def report(jobs: tuple[str, ...], states: tuple[str, ...], output: Path) -> None:
-    """Write curves, scores and times to one HTML file that needs no network.
+    """Write runs, scores, curves and samples to one HTML file that needs no network.
 
     \b
     jobspec report -o report.html
     jobspec report 'qwen3-*' --state succeeded -o qwen3.html
     """
-    from jobspec.dashboard.page import render
+    from jobspec.dashboard import document, page
 
-    queue = open_queue()
+    queue = open_queue(write=False)
     chosen = chosen_jobs(queue, jobs, states)
-    page = render(queue, chosen).encode()
-    try:
-        _replace(output, page)
-    except OSError as error:
-        raise JobspecError(f"cannot be written: {error.strerror}", file=output) from error
+    made = page.render(document.whole_document(queue, chosen)).encode()
+    fs.replace(output, made)
     if wants_json():
-        return emit({"file": str(output), "jobs": len(chosen), "bytes": len(page)})
+        return emit({"file": str(output), "jobs": len(chosen), "bytes": len(made)})
     click.echo(output)
-    return say(f"{plural(len(chosen), 'job')}, {len(page) / 1e6:.1f} MB")
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Replace a file atomically."""
-    temp = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temp.write_bytes(data)
-        temp.replace(path)
-    finally:
-        temp.unlink(missing_ok=True)
+    return say(f"{plural(len(chosen), 'job')}, {len(made) / 1e6:.1f} MB")

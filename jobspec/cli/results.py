@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import click
+import msgspec
 
-from jobspec.cli.common import common, jobs_argument, open_queue, wants_json
-from jobspec.cli.output import Cell, Column, Table, emit_struct, say
+from jobspec.cli.common import common, complete_jobs, jobs_argument, open_queue, wants_json
+from jobspec.cli.output import Cell, Column, Table, emit_struct, say, spell_probability
 from jobspec.cli.status_view import short
 from jobspec.monitoring import reasons
+from jobspec.queue.job import Job
+from jobspec.queue.queue import Queue
 from jobspec.results import table as scores
+from jobspec.results.difference import Difference
 from jobspec.results.table import ResultRow, Score
 from jobspec.spec import builder
 
@@ -34,21 +38,31 @@ _TRUNCATED = 0.1  # if more than this fraction of answers is cut off, a score me
     flag_value="latex",
     help="Print the table in LaTeX, for a paper (needs booktabs).",
 )
+@click.option(
+    "--against",
+    metavar="JOB",
+    shell_complete=complete_jobs,
+    help="Add each job's difference from this one, as `compare` computes it.",
+)
 @common
-def results(jobs: tuple[str, ...], form: str | None) -> None:
+def results(jobs: tuple[str, ...], form: str | None, against: str | None) -> None:
     """Show the scores of finished jobs; the best of each benchmark is marked.
 
     \b
     jobspec results
     jobspec results 'qwen3-*' --csv > scores.csv
+    jobspec results 'qwen3-*' --against qwen3-8b-base
     jobspec results --latex > scores.tex
 
     The brackets hold the 95 % interval over questions, or over samples if there is no other; --json
     has both. An original model comes before the models tuned from it; it is marked `calibrated` if
-    it was scored with the settings of its published scores.
+    it was scored with the settings of its published scores. A job that failed is listed if some of
+    its benchmarks have a score.
     """
-    queue = open_queue()
+    queue = open_queue(write=False)
     rows = scores.rows(queue.select(jobs) if jobs else queue.jobs())
+    if against is not None:
+        rows = _with_differences(rows, queue, queue.job(against))
     if wants_json():
         return emit_struct(scores.Results(root=str(queue.paths.root), results=rows))
     if form == "csv":
@@ -58,9 +72,28 @@ def results(jobs: tuple[str, ...], form: str | None) -> None:
     made = {None: lambda: _table(rows).lines(), "markdown": lambda: markdown(rows)}
     for line in made.get(form, lambda: latex(rows))():
         click.echo(line)
+    if any(not score.higher_is_better for row in rows for score in row.scores.values()):
+        say("lower is better: " + ", ".join(_low_ones(rows)))
     if any(_is_cut_off(score) for row in rows for score in row.scores.values()):
         say(f"! more than {_TRUNCATED:.0%} of the answers were cut off by length", fg="yellow")
     return None
+
+
+def _with_differences(rows: Sequence[ResultRow], queue: Queue, other: Job) -> list[ResultRow]:
+    from jobspec.results import pairing  # here, since few calls need it
+
+    return [
+        msgspec.structs.replace(row, against=pairing.differences_from(queue.job(row.job), other))
+        if row.job != other.id
+        else row
+        for row in rows
+    ]
+
+
+def _low_ones(rows: Sequence[ResultRow]) -> list[str]:
+    """The benchmarks whose numbers should be low."""
+    low = (name for row in rows for name, s in row.scores.items() if not s.higher_is_better)
+    return list(dict.fromkeys(low))
 
 
 def _table(rows: Sequence[ResultRow]) -> Table:
@@ -76,9 +109,35 @@ def _table(rows: Sequence[ResultRow]) -> Table:
             _epochs(row),
             *(_cell(row.scores.get(name)) for name in names),
             row.job,
-            notes=[Cell(reasons.loss_rise(row.loss_rise), "yellow")] if row.loss_rise else [],
+            notes=_notes(row),
         )
     return table
+
+
+def _notes(row: ResultRow) -> list[Cell]:
+    notes = [Cell(reasons.loss_rise(row.loss_rise), "yellow")] if row.loss_rise else []
+    notes += [Cell(_saving(name, s), dim=True) for name, s in row.scores.items() if s.k_at_most]
+    notes += [Cell(_difference(name, each), dim=True) for name, each in row.against.items()]
+    return notes + [
+        Cell(f"{name} has no score: {why}", "yellow") for name, why in row.failed.items()
+    ]
+
+
+def _saving(name: str, score: Score) -> str:
+    """The samples that a stop rule led to, and what it saved."""
+    saved = f"saved {score.samples_saved or 0:,} samples, about {score.tokens_saved or 0:,} tokens"
+    return f"{short(name)} avg@{score.k} of at most {score.k_at_most}: {saved}"
+
+
+def _difference(name: str, found: Difference) -> str:
+    """A difference from the other job with its interval, p-value and what would decide it."""
+    ends = found.interval
+    interval = "" if ends is None else f" [{ends[0]:+.2f}, {ends[1]:+.2f}]"
+    p_value = "" if found.p_value is None else f", p {spell_probability(found.p_value)}"
+    need = found.samples_needed or found.questions_needed
+    of = "samples a question" if found.samples_needed else "questions"
+    more = f"; about {need:,} {of} would decide it" if need and not found.beyond_noise else ""
+    return f"{short(name)} {found.mean:+.3f}{interval}{p_value}{more}"
 
 
 def _rate(row: ResultRow) -> str:
@@ -101,18 +160,20 @@ def _is_cut_off(score: Score) -> bool:
 
 
 def _spell(score: Score, around: str = " {}") -> str:
-    """A score and its 95 % interval over questions, or else over samples, formatted by `around`."""
-    low, high = score.low, score.high
-    if low is None or high is None:
-        low, high = score.sampling_low, score.sampling_high
-    known = low is not None and high is not None
+    """A score and its 95 % interval over questions, or else over samples, formatted by `around`.
+
+    With a stop rule, the number of samples follows, which can differ between jobs: `@12`.
+    """
+    ends = score.interval
     # Two digits are enough: the ends of the interval are not more precise.
-    return f"{score.value:.3f}" + (around.format(f"[{low:.2f}, {high:.2f}]") if known else "")
+    interval = "" if ends is None else around.format(f"[{ends[0]:.2f}, {ends[1]:.2f}]")
+    return f"{score.value:.3f}{interval}" + (f" @{score.k}" if score.k_at_most else "")
 
 
 def _title(name: str, rows: Sequence[ResultRow]) -> str:
     """The benchmark, with its metric if all rows agree and it is not the usual one."""
-    metrics = {row.scores[name].metric for row in rows if name in row.scores}
+    found = [row.scores[name] for row in rows if name in row.scores]
+    metrics = {"avg_at_k" if score.k_at_most else score.metric for score in found}
     metric = metrics.pop() if len(metrics) == 1 else ""
     shown = "" if metric == "math_verify" else metric.replace("avg_at_", "avg@")
     return f"{short(name)} {shown}".rstrip()

@@ -44,20 +44,14 @@ def serve(jobs: tuple[str, ...], states: tuple[str, ...], port: int, interval: f
     Open the address in a browser. The page is read-only. Anyone who has the address can see it;
     without the token in the address the server answers nothing.
     """
-    from jobspec.dashboard import page as html
-    from jobspec.dashboard.server import Content, Server
+    from jobspec.dashboard.live import LiveRuns
+    from jobspec.dashboard.server import Server
 
-    queue = open_queue()
-
-    def page() -> str:
-        return html.render(queue, chosen_jobs(queue, jobs, states), live=True)
-
-    def content() -> str:
-        return html.content(queue, chosen_jobs(queue, jobs, states))
-
-    page()  # report a bad root or a missing package before serving
+    queue = open_queue(write=False)
+    chosen_jobs(queue, jobs, states)  # report a bad selection before serving
+    runs = LiveRuns(queue, lambda: chosen_jobs(queue, jobs, states), interval)
     try:
-        server = Server(page, Content(content, interval), port)
+        server = Server(runs, port)
     except OSError as error:
         hint = "choose another with --port, or omit it to use any free port"
         raise JobspecError(f"port `{port}`: {error.strerror}", hint=hint) from error
@@ -74,5 +68,5 @@ def serve(jobs: tuple[str, ...], states: tuple[str, ...], port: int, interval: f
     except KeyboardInterrupt:
         pass
     finally:
-        server.content.close()
+        runs.close()
         server.server_close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import click
@@ -17,16 +18,22 @@ from jobspec.records.attempt import Result
 from jobspec.records.base import State
 from jobspec.records.manifest import Manifest
 from jobspec.records.mixture import TrainedSource
+from jobspec.results import table
+from jobspec.results.table import ResultRow, Score
 from jobspec.spec.schema import DataSpec, JobSpec, ModelSpec
+from jobspec.storage.layout import AttemptPaths
 
 _DEFAULTS = JobSpec(name="x", model=ModelSpec(name=""), data=DataSpec(path=""))
 
 
 @click.command()
 @click.argument("job", shell_complete=complete_jobs)
+@click.option(
+    "--all", "everything", is_flag=True, help="Also print every metric and what the job ran with."
+)
 @common
-def show(job: str) -> None:
-    """Show everything about one job: state, attempts and why they ended, scores, spec.
+def show(job: str, everything: bool) -> None:
+    """Show one job: state, losses, scores, attempts and why they ended, settings.
 
     \b
     jobspec show qwen3-8b-lr1e-5-0123456789
@@ -34,43 +41,52 @@ def show(job: str) -> None:
 
     JOB is an id or a unique prefix of one.
     """
-    queue = open_queue()
-    report = status.job_report(queue.job(job), workers.rows(queue))
+    queue = open_queue(write=False)
+    found = queue.job(job)
+    report = status.job_report(found, workers.rows(queue))
     if wants_json():
         return emit_struct(report)
-    for line in _lines(report):
+    for line in _lines(report, table.rows([found]), everything=everything):
         click.echo(line)
     return None
 
 
-def _lines(report: JobReport) -> list[str]:
+def _lines(report: JobReport, results: list[ResultRow], *, everything: bool) -> list[str]:
     row = report.job
     state = click.style(row.state, fg=COLOURS[State(row.state)], bold=True)
     lines = [f"{click.style(row.job, bold=True)}  {state}"]
     lines += _facts(report)
+    scored = {name: score for row in results for name, score in row.scores.items()}
+    if scored:
+        lines += ["", *_score_table(scored).lines()]
     if report.attempts:
         lines += ["", *_attempt_table(report).lines()]
     if report.result is not None and report.result.prepare and report.result.prepare.sources:
         lines += ["", *_source_table(report.result).lines()]
+    lines += ["", *_spec_lines(report)]
+    if not everything:
+        if report.manifest is not None:
+            lines += ["", click.style("--all also prints metrics, versions and inputs", dim=True)]
+        return lines
     if report.result is not None and report.result.metrics:
         lines += ["", *_metric_table(report.result.metrics).lines()]
     if report.manifest is not None:
         lines += ["", *_provenance(report.manifest).lines()]
-    return [*lines, "", *_spec_lines(report)]
+    return lines
 
 
 def _provenance(manifest: Manifest) -> Table:
     """What the newest attempt ran with: code, image, packages, device, inputs, engine."""
-    table = Table([Column("provenance"), Column("value")])
+    drawn = Table([Column("provenance"), Column("value")])
     for name, value in msgspec.to_builtins(manifest).items():
         if name == "packages":
-            table.add(name, ", ".join(f"{package} {release}" for package, release in value.items()))
+            drawn.add(name, ", ".join(f"{package} {release}" for package, release in value.items()))
         elif isinstance(value, dict):
             for inner, fact in cast("dict[str, Any]", value).items():
-                table.add(f"{name}.{inner}", _spelled(fact))
+                drawn.add(f"{name}.{inner}", _spelled(fact))
         elif value is not None:
-            table.add(name, _spelled(value))
-    return table
+            drawn.add(name, _spelled(value))
+    return drawn
 
 
 def _spelled(value: Any) -> str:
@@ -78,10 +94,10 @@ def _spelled(value: Any) -> str:
 
 
 def _spec_lines(report: JobReport) -> list[str]:
-    table = Table([Column("spec, unless default"), Column("value")])
+    drawn = Table([Column("spec, unless default"), Column("value")])
     for name, value in _differences(report.spec, _DEFAULTS, ""):
-        table.add(name, value)
-    return table.lines()
+        drawn.add(name, value)
+    return drawn.lines()
 
 
 def _differences(given: Any, default: Any, prefix: str) -> Iterator[tuple[str, str]]:
@@ -107,6 +123,9 @@ def _facts(report: JobReport) -> list[str]:
         ),
         "worker": " on ".join(part for part in (row.worker, row.host) if part),
         "warning": reasons.loss_rise(row.loss_rise) if row.loss_rise else "",
+        "loss": _losses(report.result),
+        "trained": _trained(report.result),
+        "model": _model(report),
         "directory": report.dir,
         "logs": f"jobspec logs {row.job}" if report.attempts else "",
     }
@@ -115,9 +134,57 @@ def _facts(report: JobReport) -> list[str]:
     ]
 
 
+def _losses(result: Result | None) -> str:
+    """`training 5.81 → 0.0012, held out 5.2 → 0.41`."""
+    train = result.train if result is not None else None
+    if not train:
+        return ""
+    pairs = {
+        "training": (train.loss_first, train.loss),
+        "held out": (train.eval_loss_first, train.eval_loss),
+    }
+    known = {name: pair for name, pair in pairs.items() if pair[1] is not None}
+    return ", ".join(f"{name} {_loss(a)} → {_loss(b)}" for name, (a, b) in known.items())
+
+
+def _trained(result: Result | None) -> str:
+    """`190 steps, 10 epochs, 123,456 tokens in 50s`."""
+    train = result.train if result is not None else None
+    if not train:
+        return ""
+    epochs = "" if train.epochs is None else f"{train.epochs:g} epochs, "
+    return f"{train.steps:,} steps, {epochs}{train.tokens:,} tokens in {duration(train.train_s)}"
+
+
+def _model(report: JobReport) -> str:
+    """The directory of the trained model."""
+    result = report.result
+    if result is None or not result.train or not result.train.model_dir:
+        return ""
+    return str(Path(report.dir) / AttemptPaths.FINAL_MODEL)
+
+
+def _score_table(scored: dict[str, Score]) -> Table:
+    columns = ("score", "95 % interval", "questions", "cut off")
+    drawn = Table(
+        [Column("benchmark"), Column("metric"), *(Column(c, right=True) for c in columns)]
+    )
+    for name, score in scored.items():
+        ends = score.interval
+        drawn.add(
+            name,
+            score.metric,
+            f"{score.value:.3f}",
+            "" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}",
+            "" if score.questions is None else f"{score.questions:,}",
+            "" if score.truncated_frac is None else f"{score.truncated_frac:.1%}",
+        )
+    return drawn
+
+
 def _attempt_table(report: JobReport) -> Table:
     columns = ("attempt", "ended by", "phase", "step", "took", "overhead", "phases", "host")
-    table = Table([Column(title, 9 if n < 5 else 8 - n) for n, title in enumerate(columns)])
+    drawn = Table([Column(title, 9 if n < 5 else 8 - n) for n, title in enumerate(columns)])
     for attempt in report.attempts:
         runs = report.job.state == State.RUNNING and attempt.attempt == report.job.attempt
         reason = "still running" if runs else attempt.reason or _missing_reason(report, attempt)
@@ -125,7 +192,7 @@ def _attempt_table(report: JobReport) -> Table:
             f"{phase.phase} {'kept' if phase.kept else duration(phase.wall_s)}"
             for phase in attempt.phases
         )
-        table.add(
+        drawn.add(
             str(attempt.attempt),
             reasons.REASONS.get(reason, reason),
             attempt.phase or "",
@@ -136,7 +203,7 @@ def _attempt_table(report: JobReport) -> Table:
             attempt.host,
             notes=_attempt_notes(attempt),
         )
-    return table
+    return drawn
 
 
 def _missing_reason(report: JobReport, attempt: AttemptRow) -> str:
@@ -165,11 +232,11 @@ def _attempt_notes(attempt: AttemptRow) -> list[Cell]:
 def _source_table(result: Result) -> Table:
     """The sources of a mixture: what was trained on, and the held-out loss before and after."""
     columns = ("rows in an epoch", "repeat", "held out", "trained tokens", "held-out loss")
-    table = Table([Column("source"), *(Column(title, right=True) for title in columns)])
+    drawn = Table([Column("source"), *(Column(title, right=True) for title in columns)])
     trained = result.train.sources if result.train else {}
     for source in result.prepare.sources if result.prepare else ():
         found = trained.get(source.name, TrainedSource())
-        table.add(
+        drawn.add(
             source.name,
             f"{source.train.rows:,}",
             f"{source.repeat:.4g}",
@@ -177,7 +244,7 @@ def _source_table(result: Result) -> Table:
             f"{found.trained_tokens:,}",
             f"{_loss(found.eval_loss_first)} → {_loss(found.eval_loss)}",
         )
-    return table
+    return drawn
 
 
 def _loss(value: float | None) -> str:
@@ -185,10 +252,10 @@ def _loss(value: float | None) -> str:
 
 
 def _metric_table(metrics: dict[str, float | None]) -> Table:
-    table = Table([Column("metric"), Column("value", right=True)])
+    drawn = Table([Column("metric"), Column("value", right=True)])
     for name, value in metrics.items():
-        table.add(name, "-" if value is None else f"{value:.6g}")
-    return table
+        drawn.add(name, "-" if value is None else f"{value:.6g}")
+    return drawn
 
 
 def _moment(then: str | None) -> str:

@@ -12,39 +12,49 @@ import msgspec
 from jobspec.checks import check
 from jobspec.checks.check import CheckedSpec
 from jobspec.checks.machine import check_machine
-from jobspec.cli.common import JSON_KEY, common, current_root, priority_option, wants_json
+from jobspec.cli.common import (
+    JSON_KEY,
+    common,
+    create_option,
+    create_queue,
+    current_root,
+    priority_option,
+    wants_json,
+)
 from jobspec.cli.disk import say_disk
 from jobspec.cli.output import complain, duration, emit, interactive, plural, say, warn
 from jobspec.cli.preview import row_lines
 from jobspec.errors import JobspecError
 from jobspec.estimates import disk_need, training_time
 from jobspec.estimates.evaluation_time import EvaluationEstimate
-from jobspec.estimates.training_time import Steps, TrainingEstimate
+from jobspec.estimates.training_time import TrainingEstimate
 from jobspec.maintenance import disk as space
 from jobspec.models.devices import Device
 from jobspec.models.devices import device as find_device
 from jobspec.queue.job import Job
-from jobspec.queue.queue import Queue
+from jobspec.records.reports import RowReport
 from jobspec.spec import parsing
+from jobspec.spec.schema import TrainSpec
 from jobspec.storage.layout import RootPaths
 
-_specs_argument = click.argument(
+specs_argument = click.argument(
     "files",
     metavar="SPEC...",
     nargs=-1,
     required=True,
     type=click.Path(dir_okay=False, path_type=Path),
 )
-_row_check_option = click.option(
+row_check_option = click.option(
     "--row-check/--no-row-check",
     default=True,
-    help="Render and check every row of the data with the worker's code.  [default: --row-check]",
+    help="Check every row of the data, and lm-eval's tasks, with the worker's code.  "
+    "[default: --row-check]",
 )
 
 
 @click.command()
-@_specs_argument
-@_row_check_option
+@specs_argument
+@row_check_option
 @click.option(
     "--device",
     metavar="NAME",
@@ -70,7 +80,7 @@ def validate(
     """
     if gpus is not None and device is None:
         raise click.UsageError("--gpus needs --device.")
-    checked = _check_all(files, row_check, None if device is None else find_device(device), gpus)
+    checked = check_all(files, row_check, None if device is None else find_device(device), gpus)
     if wants_json():
         return emit({"specs": [checked_json(one) for one in checked]})
     for one in checked:
@@ -79,9 +89,10 @@ def validate(
 
 
 @click.command()
-@_specs_argument
-@_row_check_option
+@specs_argument
+@row_check_option
 @priority_option
+@create_option
 @common
 def enqueue(files: tuple[Path, ...], row_check: bool, priority: int) -> None:
     """Check specs, put them into the queue, and print the jobs' ids.
@@ -93,8 +104,8 @@ def enqueue(files: tuple[Path, ...], row_check: bool, priority: int) -> None:
     If one spec fails a check, none is enqueued. A spec that was enqueued before is not enqueued
     again; its id is printed.
     """
-    Queue.create(current_root())
-    jobs = enqueue_all(_check_all(files, row_check), priority)
+    create_queue()
+    jobs = enqueue_all(check_all(files, row_check), priority)
     disk = disk_need.together((one.spec for one, job in jobs if not job.already), current_root())
     room = space.measure_room(RootPaths(current_root()))
     if wants_json():
@@ -124,11 +135,19 @@ def schema() -> None:
 
 def enqueue_all(checked: Sequence[CheckedSpec], priority: int) -> list[tuple[CheckedSpec, Job]]:
     """Put checked specs into the queue, and create the root if it does not exist."""
-    queue = Queue.create(current_root())
-    return [(one, queue.enqueue(one.spec, priority, checked=True)) for one in checked]
+    queue = create_queue()
+    jobs: list[tuple[CheckedSpec, Job]] = []
+    try:
+        for one in checked:
+            job = queue.enqueue(one.spec, priority, checked=True)
+            jobs.append((one, job))
+    except KeyboardInterrupt:
+        say(f"stopped: {len(jobs)} of {plural(len(checked), 'spec')} are enqueued")
+        raise
+    return jobs
 
 
-def _check_all(
+def check_all(
     files: Sequence[Path], row_check: bool, device: Device | None = None, gpus: int | None = None
 ) -> list[CheckedSpec]:
     """Check every file and report the errors of each; exit with 1 unless all pass.
@@ -175,7 +194,7 @@ def say_findings(one: CheckedSpec) -> None:
         for line in row_lines(one.rows):
             say(f"{one.file}: {line}")
         if one.spec.train is not None:
-            say(f"{one.file}: {_steps_line(training_time.steps(one.spec.train, one.rows))}")
+            say(f"{one.file}: {_steps_line(one.spec.train, one.rows)}")
     if one.training is not None:
         for line in _training_lines(one.training):
             say(f"{one.file}: {line}")
@@ -183,13 +202,11 @@ def say_findings(one: CheckedSpec) -> None:
         say(f"{one.file}: {_scoring_line(one.scoring)}")
 
 
-def _steps_line(steps: Steps) -> str:
-    """`90 optimizer steps, packed or not; …`, with the micro-batches of an epoch.
-
-    Packing does not change the steps, only the number of micro-batches.
-    """
-    line = f"{plural(steps.optimizer_steps, 'optimizer step')}, packed or not"
-    if steps.passes is None or steps.packed_passes is None:
+def _steps_line(train: TrainSpec, rows: RowReport) -> str:
+    """`90 optimizer steps`, and the micro-batches of an epoch if the spec says how to cut them."""
+    steps = training_time.steps(train, rows)
+    line = plural(steps.optimizer_steps, "optimizer step")
+    if train.packing == "auto" or steps.passes is None or steps.packed_passes is None:
         return line
     return (
         f"{line}; on one device an epoch is {steps.passes:,} micro-batches, "
@@ -210,6 +227,9 @@ def _training_lines(training: TrainingEstimate) -> Iterator[str]:
         f"(predicted: weights {parts.weights:.1f}, optimizer and gradients {parts.states:.1f}, "
         f"backward pass {parts.backward:.1f} or optimizer step {parts.step:.1f})"
     )
+    if (plan := training.micro_batches) is not None:
+        cut = "" if plan.tokens is None else f", micro-batches of at most {plan.tokens:,} tokens"
+        yield f"recomputes {plan.recomputed_layers} of {plan.layers} layers{cut}"
     if training.hours is None or training.tokens is None or training.tokens_per_second is None:
         return
     how = (

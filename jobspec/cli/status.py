@@ -25,6 +25,7 @@ _JSON_ROWS = 500
 @click.command()
 @jobs_argument(required=False)
 @state_option
+@click.option("--mine", is_flag=True, help="Only jobs that you enqueued.")
 @click.option("--all", "everything", is_flag=True, help="Show all jobs.  [default: the newest]")
 @click.option("--watch", is_flag=True, help="Redraw the screen until Ctrl-C.")
 @click.option(
@@ -36,7 +37,12 @@ _JSON_ROWS = 500
 )
 @common
 def status(
-    jobs: tuple[str, ...], states: tuple[str, ...], everything: bool, watch: bool, interval: float
+    jobs: tuple[str, ...],
+    states: tuple[str, ...],
+    mine: bool,
+    everything: bool,
+    watch: bool,
+    interval: float,
 ) -> None:
     """Show running, waiting and ended jobs, and the reasons of failures.
 
@@ -44,12 +50,13 @@ def status(
     jobspec status
     jobspec status --watch
     jobspec status 'qwen3-*' --state failed
+    jobspec status --mine
 
     Without --all it shows only the newest ended jobs. The counts always include all jobs.
     """
-    queue = open_queue()
+    queue = open_queue(write=False)
     limit = None if everything or jobs or states else _JSON_ROWS if wants_json() else _ROWS
-    view = _View(queue, jobs, states, limit)
+    view = _View(queue, jobs, states, limit, mine=mine)
     if wants_json():
         return emit_struct(view.status()[0])
     if watch:
@@ -63,12 +70,19 @@ class _View:
     """The jobs to show, read from the queue once or repeatedly."""
 
     def __init__(
-        self, queue: Queue, jobs: Sequence[str], states: Sequence[str], limit: int | None
+        self,
+        queue: Queue,
+        jobs: Sequence[str],
+        states: Sequence[str],
+        limit: int | None,
+        *,
+        mine: bool = False,
     ) -> None:
         self._queue = queue
         self._patterns = list(jobs)
         self._states = states
         self._limit = limit
+        self._mine = mine
 
     def status(self) -> tuple[Status, Selection]:
         everything = self._queue.jobs()
@@ -77,6 +91,10 @@ class _View:
             wanted = selectors.find_all(everything, self._patterns)
         if self._states:
             wanted = [job for job in wanted if job.state.value in self._states]
+        if self._mine:
+            from jobspec.queue.enqueue import current_user
+
+            wanted = [job for job in wanted if job.user == current_user()]
         selection = report.select(wanted, self._limit)
         return report.status(self._queue, everything, selection), selection
 

@@ -31,6 +31,7 @@ _JOB_COLUMNS = (
     Column("eta", 7, right=True),
     Column("figures", 6, least=15),
     Column("try", 5, right=True),
+    Column("user", 5),
     Column("host", 3),
     Column("worker", 1),
 )
@@ -93,8 +94,12 @@ def _headline(now: Status) -> list[str]:
 
 
 def job_table(rows: Sequence[JobRow], jobs: Sequence[Job]) -> Table:
-    """One row per job, with notes on why it failed, was retried or waits."""
+    """One row per job, with notes on why it failed, was retried or waits.
+
+    The users are shown if there are several.
+    """
     table = Table(_JOB_COLUMNS)
+    several_users = len({row.user for row in rows if row.user}) > 1
     for row, job in zip(rows, jobs, strict=True):
         state = State(row.state)
         table.add(
@@ -104,6 +109,7 @@ def job_table(rows: Sequence[JobRow], jobs: Sequence[Job]) -> Table:
             duration(row.eta_s),
             figures(row),
             str(row.attempt) if row.attempt > 1 else "",
+            (row.user or "") if several_users else "",
             row.host or "",
             row.worker or "",
             notes=_notes(row, job.end if row.reason in reasons.LOSSES else None),
@@ -146,6 +152,8 @@ def short(benchmark: str) -> str:
 def _notes(row: JobRow, end: End | None) -> list[Cell]:
     """Why a job failed and what to do, or why it was put back into the queue."""
     notes = [Cell(row.waits_for, "yellow")] if row.waits_for else []
+    if row.directory_missing:
+        notes.append(Cell("its directory was deleted: run `jobspec fsck`", "yellow"))
     if row.loss_rise is not None:
         notes.append(Cell(reasons.loss_rise(row.loss_rise), "yellow"))
     if row.reason not in reasons.LOSSES:
@@ -221,8 +229,8 @@ def worker_table(rows: Sequence[WorkerRow]) -> Table:
             row.slurm_job or "",
             row.host,
             f"{row.gpus}× {row.gpu_name or 'GPU'}" if row.gpus else "",
-            row.job or "",
-            row.phase or "",
+            row.job or row.helps or "",
+            row.phase or ("helps" if row.helps else ""),
             "" if row.age_s is None else f"{duration(row.age_s)} ago",
             notes=[Cell(row.note, "yellow")] if row.note else [],
         )

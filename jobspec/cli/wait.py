@@ -59,7 +59,7 @@ def wait(
 
     It exits with 0 if all of them succeeded, otherwise with 1.
     """
-    queue = open_queue()
+    queue = open_queue(write=False)
     wanted = {job.id for job in chosen_jobs(queue, jobs, states)}
     deadline = None if timeout is None else time.monotonic() + timeout
     ended: dict[str, Job] = {}

@@ -20,7 +20,7 @@ def workers() -> None:
     \b
     jobspec workers
     """
-    queue = open_queue()
+    queue = open_queue(write=False)
     rows = monitoring.rows(queue)
     if wants_json():
         return emit({"root": str(queue.paths.root), "workers": rows})
@@ -50,7 +50,7 @@ def list_() -> None:
     \b
     jobspec quarantine list
     """
-    marks = open_queue().quarantined()
+    marks = open_queue(write=False).quarantined()
     if wants_json():
         return emit({"quarantine": list(marks.values())})
     table = Table([Column("host"), Column("reason"), Column("by", 3), Column("until", 5)])

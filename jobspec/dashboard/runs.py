@@ -1,190 +1,264 @@
-"""What the report shows of each run, read from its files: curves, scores, time, origin."""
+"""One row of the page's table per run: its state, settings, losses, time and scores."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 
 import msgspec
 
+from jobspec.dashboard import settings
+from jobspec.dashboard.curves import number
+from jobspec.dashboard.settings import Setting
 from jobspec.errors import JobspecError
-from jobspec.monitoring import gpu_hours, status
-from jobspec.monitoring.gpu_hours import PhaseUsage
+from jobspec.monitoring import reasons, status, workers
 from jobspec.monitoring.status import JobRow
 from jobspec.monitoring.workers import WorkerRow
+from jobspec.queue.job import Job
 from jobspec.records import base as records
 from jobspec.records import metrics
-from jobspec.records.base import UNSET, State
+from jobspec.records.attempt import ClaimRecord, End, Progress, Result
+from jobspec.records.base import State
 from jobspec.records.manifest import Manifest
-from jobspec.records.phases import EVAL
-from jobspec.records.reports import ScoringProtocol
 from jobspec.results import table
 from jobspec.results.table import Score
-from jobspec.spec.sources import list_sources
+from jobspec.spec.schema import JobSpec
+from jobspec.storage.layout import AttemptPaths
 
-if TYPE_CHECKING:
-    from jobspec.queue.job import Job
-    from jobspec.spec.schema import JobSpec
-
-MOST_POINTS = 400  # per curve; of more steps, each point is the mean of several
+_TAIL_BYTES = 8192  # of the metrics: some thirty rows
+_NEWEST_BYTES = 2048  # of the metrics of a run that is watched: some five rows
 
 
-class Point(msgspec.Struct, frozen=True, kw_only=True):
-    """A point of a curve. `value` is a mean over several steps, `step` the last of them."""
+class ShownScore(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A score with its 95 % interval over questions, or else over samples."""
 
-    epoch: float
-    step: int
     value: float
+    metric: str
+    low: float | None = None
+    high: float | None = None
+    lower_is_better: bool = False
+    truncated_frac: float | None = None
+    mean_response_tokens: float | None = None
+    questions: int | None = None
+    k: int | None = None
 
 
-class EpochScores(msgspec.Struct, frozen=True, kw_only=True):
-    """Scores of one of a run's models: the weights after an epoch, or the final ones."""
+class RunRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the page's overview shows of one run. Unknown values are left out.
 
-    epoch: float
-    scores: dict[str, Score]
+    Attributes:
+        groups: of the spec; a damaged spec has none.
+        settings: those that differ from their defaults, by dotted name.
+        why: why a run failed, or why its earlier attempts ended.
+        warning: what is suspicious about a run that succeeded.
+        hours: of wall time, over all attempts; `gpu_hours` is 0 on the CPU.
+        failed: the benchmarks without a score, and why.
+    """
 
-
-class DashboardRun(msgspec.Struct, frozen=True, kw_only=True):
-    """One job. `spec` is null if it is damaged; then only `row` is known."""
-
-    row: JobRow
-    spec: Any
-    label: str
-    loss: list[Point]
-    eval_loss: list[Point]
-    source_losses: dict[str, list[Point]]
-    scores: dict[str, Score]
-    kind: str
-    by_epoch: list[EpochScores]
-    usage: list[PhaseUsage]
-    origin: list[tuple[str, str]]
+    id: str
+    name: str
+    state: str
+    attempt: int
+    enqueued_at: str
+    groups: list[str] = []
+    settings: dict[str, Setting] = {}
+    phase: str | None = None
+    progress: float | None = None
+    done: float | None = None
+    total: float | None = None
+    unit: str | None = None
+    eta_s: float | None = None
+    worker: str | None = None
+    host: str | None = None
+    user: str | None = None
+    priority: int = 0
+    waits_for: str | None = None
+    started_at: str | None = None
+    ended_at: str | None = None
+    why: str = ""
     message: str = ""
+    hint: str | None = None
+    warning: str = ""
+    loss: float | None = None
+    eval_loss: float | None = None
+    tokens: float | None = None
+    tokens_per_second: float | None = None
+    hours: float | None = None
+    gpu_hours: float | None = None
+    scores: dict[str, ShownScore] = {}
+    failed: dict[str, str] = {}
 
 
-def read(jobs: Iterable[Job], worker_rows: Sequence[WorkerRow] = ()) -> list[DashboardRun]:
-    """The jobs' runs, sorted by model and learning rate, each with a unique label."""
-    runs = sorted((_run(job, worker_rows) for job in jobs), key=_order)
-    names = [run.label for run in runs]
-    return [
-        run
-        if names.count(run.label) == 1
-        else msgspec.structs.replace(run, label=f"{run.label} {run.row.job[-10:]}")
-        for run in runs
-    ]
-
-
-def _order(run: DashboardRun) -> tuple[str, float, str, str]:
-    spec: JobSpec | None = run.spec
-    if spec is None:
-        return "", 0.0, run.label, run.row.job
-    rate = spec.train.learning_rate if spec.train is not None else 0.0
-    return spec.model.name, rate, run.label, run.row.job
-
-
-def _run(job: Job, worker_rows: Sequence[WorkerRow]) -> DashboardRun:
-    row = status.job_row(job, worker_rows)
-    try:
-        spec = job.spec
-    except (JobspecError, OSError):
-        spec = None
+def read_row(job: Job, worker_rows: Sequence[WorkerRow] = ()) -> RunRow:
+    """Read what the overview shows of a job."""
+    shown, spec = status.job_row(job, worker_rows), read_spec(job)
+    finished = status.result(job)
     scored = next(iter(table.rows([job])), None) if spec is not None else None
-    history = metrics.history(job.paths, "train")
-    return DashboardRun(
-        row=row,
-        spec=spec,
-        label=row.name,
-        loss=thinned(list(_points(history, "loss"))),
-        eval_loss=list(_points(history, "eval_loss")),
-        source_losses={
-            source.name: list(_points(history, f"eval_loss/{source.name}"))
-            for source in (list_sources(spec.data) if spec is not None and spec.data else ())
-            if source.name
-        },
-        scores=scored.scores if scored is not None else {},
-        kind=scored.kind if scored is not None else "tuned",
-        by_epoch=list(_by_epoch(job, scored, spec)),
-        usage=gpu_hours.phase_usage(job),
-        origin=list(_origin(job, spec)),
-        message=job.end.message if job.state is State.FAILED and job.end is not None else "",
+    end = job.end if job.state in records.FINAL else None
+    hours, gpu_hours = _time(job)
+    loss, eval_loss, tokens = _training(job, finished)
+    return RunRow(
+        id=job.id,
+        name=shown.name,
+        state=shown.state,
+        attempt=shown.attempt,
+        enqueued_at=job.enqueued_at,
+        groups=settings.groups(spec) if spec is not None else [],
+        settings=settings.changed(spec) if spec is not None else {},
+        phase=shown.phase,
+        progress=shown.progress,
+        done=shown.done,
+        total=shown.total,
+        unit=shown.unit,
+        eta_s=shown.eta_s,
+        worker=shown.worker,
+        host=shown.host,
+        user=shown.user,
+        priority=job.priority,
+        waits_for=shown.waits_for,
+        started_at=shown.started_at,
+        ended_at=shown.ended_at,
+        why=_why(shown),
+        message=end.message if end is not None and job.state is State.FAILED else "",
+        hint=end.hint if end is not None and job.state is State.FAILED else None,
+        warning=reasons.loss_rise(shown.loss_rise) if shown.loss_rise is not None else "",
+        loss=loss,
+        eval_loss=eval_loss,
+        tokens=tokens,
+        tokens_per_second=_speed(shown, finished),
+        hours=hours,
+        gpu_hours=gpu_hours,
+        scores=show_scores(scored.scores) if scored is not None else {},
+        failed=scored.failed if scored is not None else {},
     )
 
 
-def _points(rows: Iterable[metrics.Row], name: str) -> Iterator[Point]:
-    """The values of a metric, without those that are not finite numbers."""
-    for row in rows:
-        value, step = _number(row.get(name)), _number(row.get("step"))
-        if value is not None and step is not None:
-            epoch = _number(row.get("epoch"))
-            yield Point(epoch=step if epoch is None else epoch, step=int(step), value=value)
+def go_on(row: RunRow, job: Job) -> RunRow:
+    """The row of a running job, as its progress and its newest metrics say now."""
+    attempt = job.paths.attempt(job.attempt)
+    told = records.read(attempt.progress, Progress)
+    if told is None:
+        return row
+    rows = list(metrics.tail(attempt.metrics, _NEWEST_BYTES))
+    hours, gpu_hours = _time(job)
+    loss, eval_loss, tokens = _newest(rows)
+    return msgspec.structs.replace(
+        row,
+        phase=told.phase or None,
+        progress=status.fraction(told),
+        done=told.done,
+        total=told.total,
+        unit=told.unit,
+        eta_s=told.eta_s,
+        loss=row.loss if loss is None else loss,
+        eval_loss=row.eval_loss if eval_loss is None else eval_loss,
+        tokens=row.tokens if tokens is None else tokens,
+        tokens_per_second=number(metrics.latest(rows, "tokens_per_second")),
+        hours=hours,
+        gpu_hours=gpu_hours,
+    )
 
 
-def _number(value: Any) -> float | None:
-    return value if isinstance(value, int | float) and math.isfinite(value) else None
+def read_spec(job: Job) -> JobSpec | None:
+    """The spec of a job; None if it is damaged."""
+    try:
+        return job.spec
+    except (JobspecError, OSError):
+        return None
 
 
-def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
-    """At most `most` points, each the mean of equally many neighbours, at the step of the last."""
-    size = math.ceil(len(points) / most)
-    if size <= 1:
-        return list(points)
-    groups = [points[first : first + size] for first in range(0, len(points), size)]
-    return [
-        msgspec.structs.replace(
-            group[-1], value=math.fsum(point.value for point in group) / len(group)
-        )
-        for group in groups
-    ]
+def with_workers(row: RunRow, job: Job, worker_rows: Sequence[WorkerRow]) -> RunRow:
+    """The same row with what depends on the workers: whether a pending job has to wait for one."""
+    if job.state is not State.PENDING:
+        return row
+    alive = [each for each in worker_rows if each.alive]
+    return msgspec.structs.replace(row, waits_for=workers.unmet_need(job, alive))
 
 
-def _by_epoch(
-    job: Job, scored: table.ResultRow | None, spec: JobSpec | None
-) -> Iterator[EpochScores]:
-    report = EVAL.read(job.paths.attempt(job.attempt))
-    models = report.checkpoints or () if report is not None else ()
-    for model in models:
-        if model.epoch is not None:
-            yield EpochScores(epoch=model.epoch, scores=table.scores(model.metrics))
-    if not models and scored is not None:
-        epochs = spec.train.num_train_epochs if spec is not None and spec.train else 0.0
-        yield EpochScores(epoch=epochs, scores=scored.scores)
+def show_scores(scores: dict[str, Score]) -> dict[str, ShownScore]:
+    """The scores as the page shows them."""
+    return {name: _shown(score) for name, score in scores.items()}
 
 
-def _origin(job: Job, spec: JobSpec | None) -> Iterator[tuple[str, str]]:
-    """Where a run comes from: everything that must be equal to reproduce it."""
-    yield "job", job.id
-    if spec is not None:
-        revision = spec.model.revision
-        yield "model", spec.model.name + (f" @ {revision}" if revision else "")
-        for source in list_sources(spec.data) if spec.data is not None else ():
-            name = f"source {source.name}" if source.name else "data"
-            yield name, f"{source.path}, SHA-256 {(source.sha256 or '')[:16]}…"
-    manifest = records.read(job.paths.attempt(job.attempt).manifest, Manifest)
-    if manifest is not None:
-        yield from _provenance(manifest)
-    result = status.result(job)
-    for benchmark, protocol in (result.protocol if result is not None else {}).items():
-        yield f"protocol of {benchmark}", _protocol(protocol)
+def _shown(score: Score) -> ShownScore:
+    low, high = score.interval or (None, None)
+    return ShownScore(
+        value=score.value,
+        metric=score.metric,
+        low=low,
+        high=high,
+        lower_is_better=not score.higher_is_better,
+        truncated_frac=score.truncated_frac,
+        mean_response_tokens=score.mean_response_tokens,
+        questions=score.questions,
+        k=score.k,
+    )
 
 
-def _provenance(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    code, device = manifest.code, manifest.device
-    if code.commit:
-        dirty = ", with uncommitted changes" if code.dirty else ""
-        yield "code", f"{code.commit[:12]}{dirty}"
-    if device.count:
-        yield "devices", f"{device.count}× {device.name or device.kind}"
-    for name in ("host", "worker", "image", "python", "kernel"):
-        if value := getattr(manifest, name):
-            yield name, value
-    if manifest.packages:
-        packages = manifest.packages.items()
-        yield "packages", ", ".join(f"{name} {version}" for name, version in packages)
+def _why(row: JobRow) -> str:
+    """Why a run failed; of other runs, why their earlier attempts ended."""
+    if row.state == State.FAILED and row.reason is not None:
+        used_up = row.reason_count == row.reason_limit
+        return reasons.why(row.reason, row.reason_count if used_up else None, row.reason_limit)
+    ended = (
+        f"{each.attempt}: {reasons.REASONS.get(each.reason, each.reason)}" for each in row.attempts
+    )
+    return ", ".join(ended)
 
 
-def _protocol(protocol: ScoringProtocol) -> str:
-    names = ("protocol", "k", "questions", "shots", "temperature", "top_p", "max_gen_toks")
-    settings = [(name, getattr(protocol, name)) for name in names]
-    shown = [f"{name} {value}" for name, value in settings if value not in (None, UNSET)]
-    digest = protocol.prompt_sha256
-    return ", ".join([*shown, *([f"prompts {digest[:12]}…"] if digest else [])])
+def _training(job: Job, finished: Result | None) -> tuple[float | None, float | None, float | None]:
+    """The last loss on the training rows and on the held-out rows, and the tokens so far."""
+    train = finished.train if finished is not None else None
+    if train:
+        return train.loss, train.eval_loss, train.tokens or None
+    attempts = metrics.attempts(job.paths)
+    return _newest(list(metrics.tail(attempts[-1].metrics, _TAIL_BYTES)) if attempts else [])
+
+
+def _newest(rows: Sequence[metrics.Row]) -> tuple[float | None, float | None, float | None]:
+    names = ("loss", "eval_loss", "num_tokens")
+    loss, eval_loss, tokens = (number(metrics.latest(rows, name)) for name in names)
+    return loss, eval_loss, tokens
+
+
+def _speed(row: JobRow, finished: Result | None) -> float | None:
+    if finished is not None:
+        return finished.train.tokens_per_second if finished.train else None
+    return number(row.metrics.get("tokens_per_second"))
+
+
+def _time(job: Job) -> tuple[float | None, float | None]:
+    """Hours and GPU hours of all attempts of a job."""
+    found = [_attempt_time(attempt) for attempt in metrics.attempts(job.paths)]
+    known = [(hours, gpus) for hours, gpus in found if hours is not None]
+    if not known:
+        return None, None
+    return sum(hours for hours, _ in known), sum(hours * gpus for hours, gpus in known)
+
+
+def _attempt_time(attempt: AttemptPaths) -> tuple[float | None, int]:
+    manifest = records.read(attempt.manifest, Manifest)
+    gpus = 0
+    if manifest is not None and manifest.device.kind != "cpu":
+        gpus = manifest.device.count * (manifest.plan.nodes if manifest.plan is not None else 1)
+    end = records.read(attempt.end, End)
+    if end is not None:
+        return (end.wall_s / 3600 if end.wall_s else None), gpus
+    claim = records.read(attempt.claim, ClaimRecord)
+    age = workers.age_s(claim.claimed_at) if claim is not None else None
+    last = _last_sign(attempt)
+    return (None if age is None else max(0.0, age - last) / 3600), gpus
+
+
+def _last_sign(attempt: AttemptPaths) -> float:
+    """Seconds since an attempt without an end wrote its progress."""
+    try:
+        written = attempt.progress.stat().st_mtime
+    except OSError:
+        return 0.0
+    return max(0.0, datetime.now(UTC).timestamp() - written)
+
+
+def in_order(jobs: Iterable[Job]) -> list[Job]:
+    """The jobs in the order in which they were enqueued. A run's colour is its place in it."""
+    return sorted(jobs, key=lambda job: (job.enqueued_at, job.id))

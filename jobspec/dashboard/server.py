@@ -1,23 +1,22 @@
-"""Serve the report live: the same page, refreshed when files change.
+"""Serve the report live: the same page, which is told what changes.
 
 The server listens only on 127.0.0.1, answers only GET, and all its addresses begin with a secret
 token. Without the token a request learns nothing, and no request can change anything. The files are
-read every few seconds while the page is open, once for all readers.
+read every few seconds while a page is open, once for all readers.
 """
 
 from __future__ import annotations
 
 import hmac
 import secrets
-import threading
-from collections.abc import Callable
+import sys
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
-from jobspec.records import base as records
+from jobspec.dashboard.live import LiveRuns
 
 HOST = "127.0.0.1"
-_PING_S = 10.0  # between comments on an event stream, which detect that it was closed
 _HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -27,49 +26,10 @@ _HEADERS = {
 }
 
 
-class Content:
-    """The content of the page, and how often it is made again.
-
-    Args:
-        make: makes the content.
-        interval_s: between two looks at the files, for an open event stream.
-    """
-
-    def __init__(self, make: Callable[[], str], interval_s: float) -> None:
-        self._make = make
-        self._interval_s = interval_s
-        self._lock = threading.Lock()
-        self._text = ""
-        self._version = 0
-        self._closed = threading.Event()
-
-    def read(self) -> tuple[str, int]:
-        """The present content, and how often it has changed so far."""
-        with self._lock:
-            made = self._make()
-            if made != self._text:
-                self._text, self._version = made, self._version + 1
-            return self._text, self._version
-
-    def wait(self) -> bool:
-        """Wait until the next look; False once the server is closed."""
-        return not self._closed.wait(self._interval_s)
-
-    def close(self) -> None:
-        self._closed.set()
-
-    @property
-    def pings(self) -> int:
-        """Number of looks between two pings."""
-        return max(1, round(_PING_S / self._interval_s))
-
-
 class Server(ThreadingHTTPServer):
-    """Serves a page and its content below a secret path.
+    """Serves the page, its events and the details of runs below a secret path.
 
     Args:
-        page: makes the whole page.
-        content: the part of it that is refreshed.
         port: 0 for any free port.
 
     Raises:
@@ -78,18 +38,22 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, page: Callable[[], str], content: Content, port: int = 0) -> None:
+    def __init__(self, runs: LiveRuns, port: int = 0) -> None:
         super().__init__((HOST, port), _Handler)
-        self.page = page
-        self.content = content
+        self.runs = runs
         self.token = secrets.token_urlsafe(24)
 
     @property
     def address(self) -> str:
         return f"http://{HOST}:{self.server_address[1]}/{self.token}/"
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log an error, unless the browser has only closed its connection."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
     def shutdown(self) -> None:
-        self.content.close()
+        self.runs.close()
         super().shutdown()
 
 
@@ -100,36 +64,39 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
 
     def do_GET(self) -> None:
-        token, _, path = self.path.lstrip("/").partition("/")
-        pages = {"": self._page, "content": self._content, "events": self._events}
-        answer = pages.get(path.partition("?")[0])
-        if answer is None or not hmac.compare_digest(token.encode(), self.server.token.encode()):
-            return self._send(b"not found\n", "text/plain", HTTPStatus.NOT_FOUND)
-        return answer()
-
-    def _page(self) -> None:
-        self._send(self.server.page().encode(), "text/html; charset=utf-8")
-
-    def _content(self) -> None:
-        self._send(self.server.content.read()[0].encode(), "text/html; charset=utf-8")
+        token, _, path = self.path.partition("?")[0].lstrip("/").partition("/")
+        if not hmac.compare_digest(token.encode(), self.server.token.encode()):
+            return self._send_json(None)
+        match path.split("/"):
+            case [""]:
+                return self._send(self.server.runs.page().encode(), "text/html; charset=utf-8")
+            case ["events"]:
+                return self._events()
+            case ["run", name]:
+                return self._send_json(self.server.runs.details(name))
+            case ["pair", a, b]:
+                return self._send_json(self.server.runs.pairs(a, b))
+            case _:
+                return self._send_json(None)
 
     def _events(self) -> None:
-        """Send an event `changed`, with the time, whenever the content has changed."""
+        """Send an event `runs` at first, and again whenever a row has changed."""
         self._begin("text/event-stream", HTTPStatus.OK)
         self.send_header("Connection", "close")
         self.end_headers()
         self.close_connection = True
-        known, looks = self.server.content.read()[1], 0
+        runs, known, looks = self.server.runs, None, 0
         try:
             self.wfile.write(b"retry: 2000\n\n")
-            while self.server.content.wait():
-                version, looks = self.server.content.read()[1], looks + 1
-                if version != known:
-                    known = version
-                    now = records.utc_now()[:19].replace("T", " ")
-                    self.wfile.write(f"event: changed\ndata: {now} UTC\n\n".encode())
-                elif looks % self.server.content.pings == 0:
+            while True:
+                known, told = runs.update(known)
+                if told is not None:
+                    self.wfile.write(b"event: runs\ndata: " + told + b"\n\n")
+                elif looks % runs.pings == 0:
                     self.wfile.write(b": ping\n\n")
+                if not runs.wait():
+                    return
+                looks += 1
         except OSError:
             return  # the reader has left
 
@@ -138,6 +105,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         for name, value in _HEADERS.items():
             self.send_header(name, value)
+
+    def _send_json(self, body: bytes | None) -> None:
+        if body is None:
+            return self._send(b"not found\n", "text/plain", HTTPStatus.NOT_FOUND)
+        return self._send(body, "application/json")
 
     def _send(self, body: bytes, kind: str, status: HTTPStatus = HTTPStatus.OK) -> None:
         self._begin(kind, status)

@@ -17,7 +17,8 @@ from jobspec.errors import JobspecError, TransitionRefused
 from jobspec.queue.job import Job
 from jobspec.records.base import FINAL
 from jobspec.storage import fs, tempfiles
-from jobspec.storage.layout import AttemptPaths
+from jobspec.storage.disk_errors import disk_full
+from jobspec.storage.layout import AttemptPaths, JobPaths
 
 SUMS = "SHA256SUMS"
 _LEFT_OUT = frozenset(
@@ -67,7 +68,7 @@ def archive(job: Job, destination: Path, *, model: bool = True) -> Archived:
     destination.mkdir(parents=True, exist_ok=True)
     building = tempfiles.beside(copy_dir)
     try:
-        with fs.disk_full(copy_dir):
+        with disk_full(copy_dir):
             size = _copy(wanted, building)
             building.rename(copy_dir)
             fs.sync_dir(destination)
@@ -87,7 +88,7 @@ def _wanted(job: Job, model: bool) -> Iterator[tuple[str, Path]]:
     base, last = job.paths.dir, job.paths.attempt(job.attempt).dir
     for directory, names, files in os.walk(base, followlinks=False):
         here = Path(directory)
-        left_out: set[str] = set(_LEFT_OUT)
+        left_out: set[str] = {*_LEFT_OUT, JobPaths.HELP} if here == base else set(_LEFT_OUT)
         if not model or here != last:
             left_out.add(_MODEL)
         names[:] = sorted(name for name in names if name not in left_out and name[0] != ".")

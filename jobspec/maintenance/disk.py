@@ -86,7 +86,7 @@ def _part(path: Path) -> str:
     """The part of `PARTS` that a file below a job's directory belongs to."""
     top, _, *inner = [*path.parts, "", ""]
     if top != "attempts":
-        return "rest"
+        return "eval" if top == JobPaths.HELP else "rest"
     if inner[0] == AttemptPaths.CHECKPOINTS:
         kept = "epochs" if epoch_of(Path(inner[1])) is not None else "rest"
         return "states" if _is_checkpoint(Path(inner[1])) else kept
@@ -112,8 +112,8 @@ def find_deletable(job: Job, *, failed: bool = False) -> list[Path]:
 
 
 def find_leftovers(job: JobPaths, *, states: bool) -> list[Path]:
-    """List the trash of a job's attempts and, with `states`, its checkpoints."""
-    directories: list[Path] = []
+    """List the trash of a job's attempts and, with `states`, what only a retry would use."""
+    directories = [job.help] if states and fs.exists(job.help) else []
     for attempt in metrics.attempts(job):
         directories += [attempt.trash] if fs.exists(attempt.trash) else []
         directories += _checkpoints(attempt) if states else []
@@ -141,8 +141,8 @@ def delete(path: Path) -> int:
         The bytes freed; 0 if another process deleted it first.
     """
     size = size_of(path)
-    attempt = path.parent if path.name == AttemptPaths.TRASH else path.parent.parent
-    return size if fs.discard(path, into=attempt) else 0
+    own = path.name in (AttemptPaths.TRASH, JobPaths.HELP)
+    return size if fs.discard(path, into=path.parent if own else path.parent.parent) else 0
 
 
 def size_of(path: Path) -> int:

@@ -82,6 +82,17 @@ class ModelConfig(msgspec.Struct, frozen=True):
         return value if isinstance(value, int) and value > 0 else None
 
 
+def has_experts(values: Mapping[Any, Any]) -> bool:
+    """Whether a config.json describes a mixture of experts: it states how many there are."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            if has_experts(cast("Mapping[Any, Any]", value)):
+                return True
+        elif "experts" in str(name) and isinstance(value, int) and value > 1:
+            return True
+    return False
+
+
 def read(directory: Path) -> ModelConfig:
     """Read a model directory's config.json. Raises ModelError, naming the file."""
     values = _read_object(directory / CONFIG)

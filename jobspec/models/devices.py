@@ -20,6 +20,8 @@ PEAKS = (
     ("A40", 150e12),
     ("V100", 125e12),
 )
+# Those that multiply float8 matrices with a scale for each row: Hopper and newer.
+_FLOAT8 = ("H100", "H200", "GH200", "B200")
 # A CUDA context, NCCL's buffers and the allocator's fragmentation use the rest of the memory.
 USABLE_FRAC, CONTEXT_GIB = 0.97, 1.5
 
@@ -38,6 +40,10 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def peak(self) -> float | None:
         return peak(self.name)
+
+    @property
+    def multiplies_float8(self) -> bool:
+        return any(mark in self.name for mark in _FLOAT8)
 
 
 DEVICES = {

@@ -74,6 +74,12 @@ class VllmAnswer(Record, frozen=True, kw_only=True):
     command: str | None = None
 
 
+class PackageAnswer(Record, frozen=True, kw_only=True):
+    """Whether an optional package is installed for the workers."""
+
+    installed: bool
+
+
 class MachineFact(Record, frozen=True, kw_only=True):
     """One thing that a machine has or lacks.
 
@@ -102,8 +108,57 @@ class Fetched(Record, frozen=True, kw_only=True):
     error: ErrorDetails | UnsetType = UNSET
 
 
+class ReadExample(Record, frozen=True, kw_only=True):
+    """A made-up response to a question of a new benchmark, and how its answer is read.
+
+    `meant`: whether it should count as right.
+    """
+
+    question: str
+    expected: str
+    response: str
+    meant: bool
+    answer: str | None
+    right: bool
+    rule: str | None
+    read: str | None
+
+
+class ReadExamples(Record, frozen=True, kw_only=True):
+    """How answers to the questions of a benchmark file are read."""
+
+    examples: tuple[ReadExample, ...]
+
+
 class Rescored(Record, frozen=True, kw_only=True):
     """The benchmarks scored again, and each metric that changed: its value before and after."""
 
     benchmarks: tuple[str, ...]
     changed: dict[str, tuple[float | None, float | None]]
+
+
+class TaskFacts(Record, frozen=True, kw_only=True):
+    """One of lm-eval's tasks.
+
+    Attributes:
+        questions: how many it has, before `limit`.
+        max_gen_toks: tokens of the longest answer; None where it generates none.
+        runs_code: whether it runs generated code.
+    """
+
+    task: str
+    questions: int
+    max_gen_toks: int | None = None
+    runs_code: bool = False
+
+
+class TasksAnswer(Record, frozen=True, kw_only=True):
+    """lm-eval's tasks that a spec names, by the spec's name for them.
+
+    Attributes:
+        without_data: names whose data is not on this machine, so that only their packages were
+            checked.
+    """
+
+    tasks: dict[str, tuple[TaskFacts, ...]]
+    without_data: tuple[str, ...] = ()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from jobspec.records.base import UNSET, Reason, Record, UnsetType
+from jobspec.records import base
+from jobspec.records.base import UNSET, Reason, Record, State, UnsetType
 from jobspec.records.reports import PrepareReport, ScoringProtocol, TrainReport
+from jobspec.storage.layout import AttemptPaths
 
 
 class ClaimRecord(Record, frozen=True, kw_only=True):
@@ -28,9 +30,14 @@ class ClaimRevoked(Record, frozen=True, kw_only=True):
 
 
 class Retry(Record, frozen=True, kw_only=True):
-    """`retry.json`: a user retried the job after this attempt."""
+    """`retry.json`: a user retried the job after this attempt.
+
+    Attributes:
+        state: the final state that the job had then; null if an older version wrote the file.
+    """
 
     at: str = ""
+    state: State | None = None
 
 
 class Progress(Record, frozen=True, kw_only=True):
@@ -44,6 +51,17 @@ class Progress(Record, frozen=True, kw_only=True):
     updated_at: str = ""
     eta_s: float | None = None
     metrics: dict[str, float | None] = msgspec.field(default_factory=dict[str, float | None])
+
+    @property
+    def line(self) -> str:
+        """`train: 120 of 190 steps, loss 2.91, 2,431 tokens/s`, as logs have it."""
+        parts = [f"{self.done:,.0f} of {self.total:,.0f} {self.unit}"]
+        for name, title in (("loss", "loss"), ("eval_loss", "held-out loss")):
+            if (value := self.metrics.get(name)) is not None:
+                parts.append(f"{title} {value:.4g}")
+        if (rate := self.metrics.get("tokens_per_second")) is not None:
+            parts.append(f"{rate:,.0f} tokens/s")
+        return f"{self.phase}: {', '.join(parts)}"
 
 
 class AttemptEvent(Record, frozen=True, kw_only=True):
@@ -121,6 +139,19 @@ class End(Record, frozen=True, kw_only=True):
     overhead_s: float = 0.0
     unexplained: bool = False
     first_step_s: float | None = None
+
+
+def read_end(paths: AttemptPaths) -> End | None:
+    """Read how an attempt ended; None if it goes on or was lost.
+
+    An attempt that a user cancelled writes no end.json. If the job was retried afterwards, only
+    retry.json tells.
+    """
+    end = base.read(paths.end, End)
+    retry = base.read(paths.retry, Retry)
+    if retry is None or retry.state is not State.CANCELLED:
+        return end
+    return msgspec.structs.replace(end or End(reason=Reason.CANCELLED), reason=Reason.CANCELLED)
 
 
 class Result(Record, frozen=True, kw_only=True):

@@ -14,6 +14,8 @@ from typing import TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from jobspec.storage import fs
+
 __all__ = ["FINAL", "UNSET", "R", "Reason", "Record", "State", "UnsetType"]
 
 
@@ -41,6 +43,7 @@ class Reason(StrEnum):
     NODE = "node"
     OOM = "oom"
     DISK = "disk"
+    FILESYSTEM = "filesystem"
     FAILED = "failed"
     CORRUPT = "corrupt"
     NO_PROGRESS = "no_progress"
@@ -66,7 +69,7 @@ def encode_line(record: Record) -> bytes:
 def read(path: Path, kind: type[R]) -> R | None:
     """Read the record at `path`. Returns None if the file is missing, empty or torn."""
     try:
-        return parse(path.read_bytes(), kind)
+        return parse(fs.read(path), kind)
     except (FileNotFoundError, NotADirectoryError):
         return None
 

@@ -28,6 +28,8 @@ class CheckpointManifest(Record, frozen=True, kw_only=True):
     """`COMPLETE`: what a checkpoint contains, who wrote it, and with how many ranks.
 
     Attributes:
+        group_elements: the most elements of an optimizer's group that was split; None if none was.
+        moment_bits: of each of Adam's moments of a weight.
         save_s: seconds from the first byte to the last file's hash.
     """
 
@@ -35,6 +37,8 @@ class CheckpointManifest(Record, frozen=True, kw_only=True):
     step: int
     world: int
     zero_stage: int
+    group_elements: int | None = None
+    moment_bits: int = 32
     save_s: float = 0.0
     converted: Conversion | None = None
     files: dict[str, FileDigest] = msgspec.field(default_factory=dict[str, FileDigest])
@@ -49,11 +53,13 @@ class CheckpointManifest(Record, frozen=True, kw_only=True):
         """Bytes that a conversion needs at its peak, in addition to the checkpoint itself.
 
         It writes all optimizer states twice (fragments, then whole parameters) and the rest once.
-        For ZeRO-3 the converter also keeps the first rank's shard until it is trimmed.
+        For ZeRO-3 the converter also keeps the first rank's shard until it is trimmed. Moments in 8
+        bits become float32, which doubles a shard.
         """
         shards = [file.size for name, file in self.files.items() if "optim_states" in name]
         first = max(shards, default=0) if self.zero_stage == 3 else 0
-        return self.size + sum(shards) + first
+        added = 3 * sum(shards) if self.moment_bits == 8 else sum(shards)
+        return self.size + added + first
 
     def fits(self, world: int) -> bool:
         """Whether `world` ranks can load it as it is. Unsharded states (ZeRO-0) fit any number."""

@@ -25,6 +25,11 @@ class Generation(Record, frozen=True, kw_only=True):
 
     `logprob` is the log-probability of its tokens under the sampling distribution, if the engine
     reports it.
+
+    Attributes:
+        thinking: whether the tokens open a think block and close it; None where the tags are not
+            tokens, and the text has to tell.
+        answer_start: the character at which the answer begins, if `thinking` says that it ended.
     """
 
     question: str
@@ -34,12 +39,37 @@ class Generation(Record, frozen=True, kw_only=True):
     tokens: int
     finish: Literal["stop", "length"]
     logprob: float | None = None
+    thinking: Literal["none", "open", "closed"] | None = None
+    answer_start: int = 0
+
+
+class Reading(Record, frozen=True, kw_only=True):
+    """How the answer to one question is read, where each question says so itself.
+
+    Attributes:
+        reader: by name (`worker.grading.readers`).
+        choices: of a multiple-choice question, in the order in which they are asked.
+        pattern: the regular expression that finds the answer.
+        setup: Python code that is run before a generated program.
+        tests: Python code that is run after it.
+        cases: inputs and outputs of a generated program (`jobspec.readers.program_cases`).
+        instructions: what IFEval's checker looks for, as JSON.
+    """
+
+    reader: str
+    choices: tuple[str, ...] = ()
+    pattern: str | None = None
+    setup: str | None = None
+    tests: str | None = None
+    cases: str | None = None
+    instructions: str | None = None
 
 
 class AskedQuestion(Record, frozen=True, kw_only=True):
     """One row of `questions.jsonl`: what grading needs to know about a question.
 
-    `opens_think`: the end of the prompt opens a think block.
+    `opens_think`: the end of the prompt opens a think block. `reading`: how its answer is read,
+    where that is not the same for all questions of the benchmark.
     """
 
     id: str
@@ -48,10 +78,17 @@ class AskedQuestion(Record, frozen=True, kw_only=True):
     prompt: str = ""
     prompt_tokens: int = 0
     opens_think: bool = False
+    reading: Reading | None = None
 
 
 class SamplingPlan(Record, frozen=True, kw_only=True):
-    """`plan.json`. Generations belong together if their plans have the same `key`."""
+    """`plan.json`. Generations belong together if their plans have the same `key`.
+
+    Attributes:
+        k: samples a question; with a stop rule, the most there may be until sampling has ended.
+        discarded: samples that were asked for before a stop rule ended sampling, and are not used.
+        group: the group of lm-eval tasks that this task is part of and that has a score of its own.
+    """
 
     key: str
     benchmark: str
@@ -59,10 +96,19 @@ class SamplingPlan(Record, frozen=True, kw_only=True):
     chunks: int
     think_end_token: str | None = None
     protocol: ScoringProtocol = ScoringProtocol()
+    discarded: int = 0
+    group: str | None = None
 
 
 class SampleScore(Record, frozen=True, kw_only=True):
-    """Whether one sample is right. `answer` is null if none could be read from it."""
+    """Whether one sample is right. `answer` is null if none could be read from it.
+
+    Attributes:
+        rule: where the answer was found: in a box, after a phrase, …
+        read: the part of the response that was read as the answer.
+        value: a spelling that the question's answers of equal value have in common, for maj@k;
+            None if it is the answer's own.
+    """
 
     sample: int
     right: bool
@@ -70,14 +116,37 @@ class SampleScore(Record, frozen=True, kw_only=True):
     tokens: int
     truncated: bool
     unclosed: bool
+    rule: str | None = None
+    read: str | None = None
+    value: str | None = None
+
+
+class Likelihood(Record, frozen=True, kw_only=True):
+    """How likely the model finds a text that one of lm-eval's tasks gives it.
+
+    Attributes:
+        index: of the text among those of its question.
+        greedy: whether the model would write the text itself; None where that is not asked.
+    """
+
+    question: str
+    index: int
+    logprob: float
+    greedy: bool | None = None
 
 
 class QuestionScore(Record, frozen=True, kw_only=True):
-    """One row of `scores.jsonl`: a question and the scores of its k samples."""
+    """One row of `scores.jsonl`: a question and the scores of its k samples.
+
+    Attributes:
+        metrics: for lm-eval's own tasks, each metric that has a value for a single question, as
+            `metric,filter`. Its filters may make one answer of all samples.
+    """
 
     id: str
     answer: str
     samples: tuple[SampleScore, ...]
+    metrics: dict[str, float] = msgspec.field(default_factory=dict[str, float])
 
     @property
     def correct(self) -> int:
@@ -98,6 +167,8 @@ class Sample(Record, frozen=True, kw_only=True):
     truncated: bool
     unclosed: bool
     tokens: int
+    rule: str | None = None
+    read: str | None = None
 
 
 def benchmark_dirs(evaluations: Path) -> dict[str, Path]:
@@ -154,9 +225,16 @@ def read_scores(directory: Path) -> list[QuestionScore]:
         raise _incomplete(directory, error) from error
 
 
-def outcomes(scores: Iterable[QuestionScore]) -> dict[str, list[bool]]:
-    """Whether each sample is right, by question, as `jobspec.results.comparison` needs it."""
-    return {score.id: [sample.right for sample in score.samples] for score in scores}
+def outcomes(scores: Iterable[QuestionScore], metric: str | None = None) -> dict[str, list[float]]:
+    """The value of each sample by question, as `jobspec.results.comparison` needs it.
+
+    Args:
+        metric: of an lm-eval task: one value for each question that has it. Otherwise a sample
+            counts 1 if it is right, and 0 if it is not.
+    """
+    if metric is not None:
+        return {score.id: [score.metrics[metric]] for score in scores if metric in score.metrics}
+    return {score.id: [float(sample.right) for sample in score.samples] for score in scores}
 
 
 def samples(directory: Path) -> Iterator[Sample]:
@@ -184,6 +262,8 @@ def join_scores(
             truncated=judged.truncated,
             unclosed=judged.unclosed,
             tokens=row.tokens,
+            rule=judged.rule,
+            read=judged.read,
         )
 
 

@@ -8,6 +8,7 @@ UNEXPLAINED = 1  # an exception that we do not raise on purpose: the traceback i
 REFUSED = 3  # bad input: error.json, or the program's JSON answer, says what is wrong
 DISK_FULL = 5  # no space to write an error.json, so the code alone gives the reason
 OUT_OF_MEMORY = 6
+FILESYSTEM = 7  # a filesystem failed for longer than `patience` waits
 ORPHANED = 70  # EX_SOFTWARE: the process that started the ranks is gone
 NODE_LOST = 71  # EX_OSERR: a node disconnected or never connected
 STOPPED = 75  # EX_TEMPFAIL: stopped on request; everything needed to resume is saved

@@ -59,21 +59,46 @@ class EngineSummary(Record, frozen=True, kw_only=True):
     weights: int | UnsetType | None = UNSET
     trained_weights: int | UnsetType | None = UNSET
     unused: tuple[str, ...] | UnsetType = UNSET
+    micro_batch_tokens: int | UnsetType | None = UNSET
+    recomputed_layers: int | UnsetType | None = UNSET
+    float8: str | UnsetType | None = UNSET
+
+
+class MicroBatchPlan(Record, frozen=True, kw_only=True):
+    """`micro_batches.json`: the micro-batches of an attempt's training, the same on all ranks.
+
+    Attributes:
+        tokens: the most tokens of a micro-batch, though a longer row gets one of its own; null if
+            it has `per_device_train_batch_size` rows instead.
+        recomputed_layers: how many of the model's `layers` gradient checkpointing recomputes.
+        least_memory: it takes the least memory that the spec allows, because more did not fit, or
+            is not known to.
+    """
+
+    tokens: int | None = None
+    recomputed_layers: int = 0
+    layers: int = 0
+    least_memory: bool = False
 
 
 class PlannedBatch(Record, frozen=True, kw_only=True):
-    """How the global batch is spread over the ranks."""
+    """How the global batch is spread over the ranks.
+
+    `least_memory`: an attempt ran out of memory, so training takes as little as the spec allows.
+    """
 
     world_size: int = 1
     nodes: int = 1
     per_device_train_batch_size: int = 1
     gradient_accumulation_steps: int = 1
+    least_memory: bool = False
 
 
 class Manifest(Record, frozen=True, kw_only=True):
     """The provenance of an attempt.
 
     Attributes:
+        cpu: the model of the CPU.
         deepspeed: the configuration of the engine; null for a job that trains nothing.
         plan: likewise.
     """
@@ -84,6 +109,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     kernel: str = ""
     packages: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     code: CodeVersion = CodeVersion()
+    cpu: str = ""
     image: str | None = None
     image_sha256: str | None = None
     device: UsedDevices = UsedDevices()

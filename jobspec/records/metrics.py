@@ -17,6 +17,7 @@ import msgspec
 from jobspec.records import base as records
 from jobspec.records import phases
 from jobspec.records.attempt import ClaimRevoked, End
+from jobspec.storage import fs
 from jobspec.storage.layout import AttemptPaths, JobPaths
 
 Row = dict[str, Any]
@@ -35,7 +36,7 @@ def read_rows(path: Path) -> list[Row]:
     A row without a usable `seq` gets the number of its line, so that it can be identified.
     """
     try:
-        lines = path.read_bytes().splitlines()
+        lines = fs.read(path).splitlines()
     except (FileNotFoundError, NotADirectoryError):
         return []
     return list(_decoded(lines))
@@ -68,11 +69,8 @@ def _with_nan(line: bytes) -> Row | None:
 
 def attempts(job: JobPaths) -> list[AttemptPaths]:
     """The attempts that left a directory, oldest first."""
-    try:
-        names = [entry.name for entry in job.attempts.iterdir()]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return [job.attempt(number) for number in sorted(int(name) for name in names if name.isdigit())]
+    numbers = (int(name) for name in fs.list_names(job.attempts) if name.isdigit())
+    return [job.attempt(number) for number in sorted(numbers)]
 
 
 def history(job: JobPaths, phase: str | None = None) -> list[Row]:

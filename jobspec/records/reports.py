@@ -194,6 +194,11 @@ class TrainingEngine(Record, frozen=True, kw_only=True):
         rows_reason: why not packed.
         weights: of the whole model; shared weights count once.
         unused: parts of the model that text does not run through; they are not trained.
+        micro_batch_tokens: the most tokens of a micro-batch; null if its rows are counted.
+        recomputed_layers: how many layers gradient checkpointing recomputed.
+        compiled: whether the layers were compiled by torch.compile.
+        compiled_reason: why they were not, although the spec asked for it.
+        float8: how many linear layers multiplied in float8, and by what; null if none did.
     """
 
     name: str = msgspec.field(default="", name="class")
@@ -210,6 +215,11 @@ class TrainingEngine(Record, frozen=True, kw_only=True):
     weights: int | None = None
     trained_weights: int | None = None
     unused: tuple[str, ...] = ()
+    micro_batch_tokens: int | None = None
+    recomputed_layers: int | None = None
+    compiled: bool = False
+    compiled_reason: str | None = None
+    float8: str | None = None
     deepspeed_config: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
 
 
@@ -298,6 +308,13 @@ class TrainReport(Record, frozen=True, kw_only=True):
         return self.tokens_per_second / max(1, self.engine.world_size)
 
 
+class EarlyStop(Record, frozen=True, kw_only=True):
+    """The rule by which sampling could end before `k_at_most` samples a question."""
+
+    half_width: float
+    k_at_most: int
+
+
 class ScoringProtocol(Record, frozen=True, kw_only=True):
     """How a benchmark was measured. Fields of the other protocols are left out."""
 
@@ -308,6 +325,7 @@ class ScoringProtocol(Record, frozen=True, kw_only=True):
     chat_template_kwargs: dict[str, Any] | UnsetType = UNSET
     prompt_sha256: str | UnsetType = UNSET
     k: int | UnsetType = UNSET
+    stop_rule: EarlyStop | UnsetType = UNSET
     max_gen_toks: int | UnsetType = UNSET
     temperature: float | UnsetType = UNSET
     top_p: float | UnsetType = UNSET
@@ -317,14 +335,18 @@ class ScoringProtocol(Record, frozen=True, kw_only=True):
     think_end_token: str | UnsetType | None = UNSET
     opens_think: bool | UnsetType = UNSET
     stop_after_thinking: tuple[str, ...] | UnsetType = UNSET
+    answer_reader: int | UnsetType = UNSET
     generation_kwargs: dict[str, Any] | UnsetType | None = UNSET
     questions: Any | UnsetType = UNSET  # lm-eval reports an object with two counts
     benchmark_sha256: str | UnsetType = UNSET
     lm_eval_version: str | UnsetType = UNSET
     math_verify_version: str | UnsetType = UNSET
     metric: str | UnsetType = UNSET
+    higher_is_better: bool | UnsetType = UNSET
     engine: str | UnsetType = UNSET
     engine_versions: dict[str, str] | UnsetType = UNSET
+    kv_cache_dtype: str | UnsetType = UNSET
+    enable_prefix_caching: bool | UnsetType = UNSET
     dtype: str | UnsetType = UNSET
     device: str | UnsetType = UNSET
 
@@ -358,6 +380,8 @@ class EvalReport(Record, frozen=True, kw_only=True):
         intervals: 95 % intervals of the main metrics, by benchmark: over `questions`, over
             `samples`.
         checkpoints: the scores of all models, where epochs were scored too.
+        failed: in `eval/report.json` of an attempt that failed, the benchmarks without a score and
+            why they have none.
     """
 
     metrics: dict[str, float | None] = msgspec.field(default_factory=dict[str, float | None])
@@ -369,3 +393,4 @@ class EvalReport(Record, frozen=True, kw_only=True):
     timing: GenerationTiming = GenerationTiming()
     seconds: float = 0.0
     checkpoints: tuple[ModelScores, ...] | UnsetType = UNSET
+    failed: dict[str, str] | UnsetType = UNSET

@@ -7,7 +7,6 @@ Workers and the queue do not depend on it. It reads the jobs' files and keeps it
 wandb_run.py    what W&B should hold of a job, made from the job's files
 reader.py       reads running jobs again and again, at the cost of their new rows
 cursor.py       which row is which line of a run, written before it is sent
-lock.py         one relay per root
 client_main.py  the process that runs the wandb client; the only module that imports wandb
 client.py       starts that process, and asks it
 client_pool.py  as many of these processes as are needed

@@ -41,6 +41,8 @@ class Refused(RelayError):  # noqa: N818 - reads as what happened
     @property
     def is_final(self) -> bool:
         """Whether trying again cannot help."""
+        if self.kind == "UsageError":  # wandb does not accept a name
+            return True
         signs = ("401", "403", "404", "permission", "not found", "deleted")
         return any(sign in self.text for sign in signs)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import sys
 import threading
 from importlib import import_module
@@ -30,6 +31,7 @@ _QUIET = {
     "WANDB_DISABLE_CODE": "true",
     "WANDB_X_SAVE_REQUIREMENTS": "false",
 }
+_FATAL = re.compile(rb"filestream: fatal error.*?failed to upload: (\d{3}[^:\"]*?)(?: url=|[:\"])")
 _INIT_TIMEOUT_S = 60.0
 _REQUEST_TIMEOUT_S = 30.0
 COUNTS = """query RelayCounts($entity: String, $project: String!{declared}) {{
@@ -150,6 +152,21 @@ class Client:
             self._runs[id].log(values, step=step, commit=True)
         return {}
 
+    def upload_error(self, id: str) -> dict[str, Any]:
+        """Why the run's rows are not sent any more; null while the client sends them.
+
+        Some answers of the server (401, 403, 404, 409, 413) end the client's upload of a run. It
+        writes that to its log only: logging and finishing go on as if all were well.
+        """
+        return {"error": self._upload_error(self._runs[id])}
+
+    def _upload_error(self, run: Any) -> str | None:
+        try:
+            found = _FATAL.search(Path(run.settings.log_internal).read_bytes())
+        except OSError:
+            return None
+        return None if found is None else f"W&B answered {found[1].decode(errors='replace')}"
+
     def close(
         self, id: str, summary: dict[str, Any], exit_code: int, preempted: bool
     ) -> dict[str, Any]:
@@ -159,7 +176,7 @@ class Client:
         if preempted:
             run.mark_preempting()
         run.finish(exit_code=exit_code)
-        return {}
+        return {"error": self._upload_error(run)}
 
 
 def _go_on() -> None:

@@ -16,10 +16,10 @@ from jobspec.relay import wandb_run
 from jobspec.relay.client import ClientProcess, Refused
 from jobspec.relay.client_pool import ClientPool
 from jobspec.relay.cursor import Cursor, Cursors, SentRows, target
-from jobspec.relay.lock import RelayLock
 from jobspec.relay.reader import Reader
 from jobspec.relay.sync import RunSync, SyncState, SyncTiming
 from jobspec.relay.wandb_run import WandbRun
+from jobspec.storage.handover_lock import HandoverLock
 
 _COUNTED_AT_ONCE = 50  # runs per query
 _OPENED_PER_PASS = 100  # W&B accepts 80 new runs a second
@@ -51,7 +51,7 @@ class Relay:
     """
 
     def __init__(
-        self, queue: Queue, options: RelayOptions, lock: RelayLock, say: Callable[[str], None]
+        self, queue: Queue, options: RelayOptions, lock: HandoverLock, say: Callable[[str], None]
     ) -> None:
         self._queue = queue
         self._options = options
@@ -238,14 +238,14 @@ class Relay:
                         if not error.is_final:
                             raise
                         for sync in part:  # a project without access stops no other project
-                            sync.refused(error)
+                            sync.uncounted(error)
             self._poll_pause = 2.0
             self.problems.pop("", None)
         except Refused as error:
             # The server is overloaded or away: wait longer, at random so that relays spread out.
             self._poll_pause = min(2 * self._poll_pause, _POLL_MOST_S)
             self._poll_at = time.monotonic() + self._poll_pause * random.uniform(0.5, 1.0)
-            self._report("", str(error))
+            self._report("", f"{error}; asking again within {self._poll_pause:.0f} s")
 
     def _count(self, entity: str | None, project: str, syncs: Iterable[RunSync]) -> None:
         by_id = {sync.id: sync for sync in syncs}

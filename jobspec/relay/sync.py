@@ -16,13 +16,19 @@ from typing import Any
 from jobspec.relay.client import ROWS_PATIENCE_S, ClientProcess, Refused
 from jobspec.relay.cursor import SentRows
 from jobspec.relay.wandb_run import DIGEST, HistoryRow, RunKind, WandbRun
+from jobspec.spec.tracking_names import LONGEST
 
+_TOO_LARGE = "413"
+_IN_USE = "is in use"
 CHUNK = 500  # rows per request
 AXES = {
     RunKind.TRAIN: [("train/step", "train/*")],
     RunKind.EVAL: [("epoch", "bench/*")],
 }
-_RETRY_MOST_S = 300.0
+_RETRY_MOST_S = 60.0
+_STALL_MOST_S = 60.0  # of an open run: rows arrive within half of it
+_LOOK_EVERY_S = 5.0  # for an upload that has ended
+_SPLIT = 4  # parts of a request that was too large
 _TRIES = 4  # then a relay without --watch gives up on a run
 
 
@@ -70,6 +76,11 @@ class RunSync:
     _fitting: list[HistoryRow] | None = None
     _tries: int = 0
     _retry_at: float = float("-inf")
+    _exists: bool = False
+    _asked: ClientProcess | None = None  # to open the run
+    _window: int | None = None  # lines that may be on their way at once; None for all
+    _look_at: float = float("-inf")
+    _upload_error: str | None = None
 
     @property
     def id(self) -> str:
@@ -98,8 +109,10 @@ class RunSync:
     def needs_count(self) -> bool:
         """Whether to ask the server how many lines it has."""
         if self.state is SyncState.OPEN:
-            return self.handed > (self._count or 0)
-        return self.state is SyncState.CLOSING or not (self.is_done or self.gave_up)
+            return self.handed > (self._count or 0) and time.monotonic() >= self._retry_at
+        waits = self.is_done or self.gave_up or time.monotonic() < self._retry_at
+        closing = self.state is SyncState.CLOSING and time.monotonic() >= self._retry_at
+        return closing or not waits
 
     @property
     def gave_up(self) -> bool:
@@ -111,7 +124,9 @@ class RunSync:
         if count != self._count:
             self._moved = time.monotonic()
         self._counted = time.monotonic()
-        self._count = count
+        self._count, self._exists = count, found is not None
+        if self.state is SyncState.OPEN:
+            self.problem, self._tries = None, 0
         self._tail = None if found is None else found["tail"]
         self._digest = None if found is None else found["digest"]
         if self.state is not SyncState.CLOSED and count > self.sent.confirmed:
@@ -139,13 +154,14 @@ class RunSync:
     def is_urgent(self) -> bool:
         """Whether the next step waits only for the server, not for new rows."""
         waits = self.state is SyncState.CLOSED and not (self.is_done or self.gave_up)
-        return waits or self.state is SyncState.CLOSING
+        split = self.state is SyncState.OPEN and self.handed < self.sent.assigned
+        return waits or split or self.state is SyncState.CLOSING
 
     @property
     def is_stalled(self) -> bool:
         """Whether lines of an open run have not arrived for too long."""
         behind = self.state is SyncState.OPEN and self.handed > (self._count or 0)
-        return behind and time.monotonic() - self._moved > self.timing.stall_s
+        return behind and time.monotonic() - self._moved > min(self.timing.stall_s, _STALL_MOST_S)
 
     def restart(self) -> None:
         """Start a new run with the present rows; the old run is marked as superseded."""
@@ -207,6 +223,7 @@ class RunSync:
         ends = self.timing.watch or self.run.end is not None
         opened = self._open_run(client, self.id, ends=ends)
         self.client, self.state, self.handed = client, SyncState.OPEN, self._count or 0
+        self._upload_error, self._look_at = None, time.monotonic() + _LOOK_EVERY_S
         if opened != self._count:  # other lines arrived meanwhile: send nothing
             client.ask("close", id=self.id, summary={}, exit_code=0, preempted=False)
             self.leave()
@@ -216,13 +233,17 @@ class RunSync:
         self._send_rows()
 
     def _open_run(self, client: ClientProcess, id: str, *, ends: bool, **other: str) -> int:
+        self._asked = client
         facts, axes = self.run.attributes() | other, AXES[self.run.kind]
+        if self._exists and "name" not in other:
+            del facts["name"]  # a user may have renamed the run
         config = self.run.config
         answer = client.ask("open", id=id, facts=facts, config=config, axes=axes, ends=ends)
         return int(answer["starting_step"])
 
     def _mark_superseded(self, client: ClientProcess, generation: int) -> None:
-        id, name = self.run.id(generation), f"{self.run.name} (superseded {generation})"
+        mark = f" (superseded {generation})"
+        id, name = self.run.id(generation), f"{self.run.name[: LONGEST - len(mark)]}{mark}"
         self._open_run(client, id, ends=True, name=name, job_type="superseded")
         summary = {"relay/superseded_by": self.id}
         client.ask("close", id=id, summary=summary, exit_code=1, preempted=True)
@@ -237,15 +258,35 @@ class RunSync:
             return
         if self.run.sendable > self.sent.assigned:
             self._assign()
-        while self.handed < self.sent.assigned:
-            rows = self.run.rows[self.handed : min(self.handed + CHUNK, self.sent.assigned)]
+        if self._upload_has_ended():
+            self._close(self.run.end)
+            return
+        beyond = self._beyond()
+        while self.handed < beyond:
+            rows = self.run.rows[self.handed : min(self.handed + CHUNK, beyond)]
             values = [row.values for row in rows]
             given = {"id": self.id, "first": self.handed, "rows": values}
             self.client.ask("rows", patience_s=ROWS_PATIENCE_S, **given)
             self.handed += len(rows)
             self._moved = time.monotonic()
-        if self.run.end is not None or not self.timing.watch:
+        all_given = self.handed == self.sent.assigned
+        if all_given and (self.run.end is not None or not self.timing.watch):
             self._close(self.run.end)
+
+    def _beyond(self) -> int:
+        """The first line that may not be given to the client yet."""
+        if self._window is None:
+            return self.sent.assigned
+        return min(self.sent.assigned, (self._count or 0) + self._window)
+
+    def _upload_has_ended(self) -> bool:
+        """Whether the client has stopped sending this run's rows, which it does not tell."""
+        assert self.client is not None
+        now = time.monotonic()
+        if self.handed <= (self._count or 0) or now < self._look_at:
+            return False
+        self._look_at = now + _LOOK_EVERY_S
+        return self.client.ask("upload_error", id=self.id)["error"] is not None
 
     def _assign(self, **fields: Any) -> None:
         """Publish which row is which line. No row may be sent before this returns."""
@@ -263,7 +304,10 @@ class RunSync:
         preempted = end == "preempted"
         id = self.id
         self.state = SyncState.CLOSING
-        self.client.ask("close", id=id, summary=summary, exit_code=int(failed), preempted=preempted)
+        answer = self.client.ask(
+            "close", id=id, summary=summary, exit_code=int(failed), preempted=preempted
+        )
+        self._upload_error = answer["error"]
         self.client, self._moved = None, time.monotonic()
 
     # Closing
@@ -282,26 +326,47 @@ class RunSync:
                 self.leave()
                 self._later("the summary did not arrive")
         elif self._stands_still(1.0):
+            self._split()
             self.leave()
-            self._later(f"{self._count} of {self.sent.assigned} rows arrived")
+            why = f" ({self._upload_error})" if self._upload_error is not None else ""
+            self._later(f"{self._count} of {self.sent.assigned} rows arrived{why}")
+
+    def _split(self) -> None:
+        """Give the client fewer lines at a time if the server found a request too large."""
+        if self._upload_error is None or _TOO_LARGE not in self._upload_error:
+            return
+        outstanding = self.handed - (self._count or 0)
+        if outstanding > 1:
+            self._window = max(1, outstanding // _SPLIT)
+            self._tries = 0
 
     # Problems
 
     def refused(self, error: Refused) -> None:
         """Note that the client or the server refused a request for this run."""
+        if _IN_USE in error.text and self._asked is not None:
+            self._asked.kill()  # it still has the run open, and can't be told to forget it
         self.leave()
         if error.deleted:
             self._is_gone("was deleted on the server")
         else:
+            if error.is_final and not self.timing.watch:
+                self._tries = _TRIES
             self._later(str(error))
-            if error.is_final:
-                self._tries = max(self._tries, _TRIES)
+
+    def uncounted(self, error: Refused) -> None:
+        """Note that the server does not say how many lines it has; an open run stays open."""
+        if self.state is not SyncState.CLOSED and self.timing.watch and not error.deleted:
+            self._later(str(error))
+        else:
+            self.refused(error)
 
     def _later(self, problem: str) -> None:
-        self.problem = f"{self.id}: {problem}"
         pause = min(self.timing.grace_s / 2 * 2**self._tries, _RETRY_MOST_S)
         self._tries += 1
         self._retry_at = time.monotonic() + pause
+        again = "" if self.gave_up else f"; trying again in {pause:.0f} s"
+        self.problem = f"{self.id}: {problem}{again}"
 
     def _is_gone(self, how: str) -> None:
         self.problem = f"{self.id}: {how} (`--resend` sends it again, under a new id)"

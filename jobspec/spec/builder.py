@@ -28,6 +28,7 @@ from jobspec.spec.sources import list_sources
 from jobspec.storage import fs
 
 DEFAULT_DATA = "data/train.jsonl"
+_RATE = "train.learning_rate="
 # [NAME=]PATH[:REPEAT] or [NAME=]PATH[:WEIGHT%]
 _SOURCE = re.compile(r"(?:([A-Za-z0-9][A-Za-z0-9_-]*)=)?(.*?)(?::(\d+(?:\.\d+)?)(%)?)?", re.DOTALL)
 
@@ -50,10 +51,15 @@ SMOKE: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What `jobspec new` was asked for. Several models or rates: their grid."""
+    """What `jobspec new` was asked for. Several models, rates or values of a field: their grid.
+
+    Attributes:
+        sweeps: fields with the values to try, each as `group.field=value,value`.
+    """
 
     models: Sequence[str]
     learning_rates: Sequence[float] = ()
+    sweeps: Sequence[str] = ()
     epochs: float | None = None
     benchmarks: Sequence[str] = ()
     data: str | None = None
@@ -62,6 +68,10 @@ class Request:
     settings: Sequence[str] = ()
     smoke: bool = False
     train: bool = True
+
+    def fields_set(self) -> set[str]:
+        """The dotted fields that settings and sweeps name."""
+        return {text.partition("=")[0].strip() for text in (*self.settings, *self.sweeps)}
 
 
 def build(request: Request) -> list[JobSpec]:
@@ -73,14 +83,15 @@ def build(request: Request) -> list[JobSpec]:
     rates: Sequence[float | None] = request.learning_rates or (None,)
     if not request.train:
         rates = (None,)
-    grid = list(itertools.product(request.models, rates))
-    built = [_build_one(request, model, rate, len(grid) > 1) for model, rate in grid]
+    sweeps = [parse_sweep(text) for text in request.sweeps]
+    grid = list(itertools.product(request.models, rates, *sweeps))
+    built = [_build_one(request, grid_point, len(grid) > 1) for grid_point in grid]
     names = [spec.name for spec in built]
     for name in names:
         if names.count(name) > 1:
             raise SpecError(
                 f"two specs of the grid would be named `{name}`",
-                hint="name each model and each learning rate once",
+                hint="name each model, each learning rate and each value of a sweep once",
             )
     return built
 
@@ -123,13 +134,16 @@ def _is_free(path: Path, data: bytes) -> bool:
     )
 
 
-def _build_one(request: Request, model: str, rate: float | None, grid: bool) -> JobSpec:
+def _build_one(request: Request, point: Sequence[Any], grid: bool) -> JobSpec:
+    """The spec at one point of the grid: a model, a learning rate, and a setting of each sweep."""
+    model, rate, *swept = point
+    settings = [*request.settings, *swept]
     fields: dict[str, Any] = {"name": "unnamed", "model": {"name": model}}
     _merge(fields, _preset(model))
     if request.smoke:
         _merge(fields, SMOKE)
     _merge(fields, _chosen(request, rate))
-    touched = [apply(fields, setting) for setting in request.settings]
+    touched = [apply(fields, setting) for setting in settings]
     if request.data is None and ["data", "path"] not in touched:
         _drop_default_path(fields.get("data"))
     training = fields.get("train", {})
@@ -139,9 +153,9 @@ def _build_one(request: Request, model: str, rate: float | None, grid: bool) -> 
         if not named and not any(path[0] == "data" for path in touched):
             fields["data"] = None
     if "name" not in [path[0] for path in touched]:
-        fields["name"] = _name(request, fields, grid)
+        fields["name"] = _name(request, fields, swept, grid)
     _add_new_defaults(fields, JobSpec)
-    return decode(fields, request.settings)
+    return decode(fields, settings)
 
 
 def _drop_default_path(data: Any) -> None:
@@ -210,6 +224,26 @@ def _number(text: str | None) -> float | None:
     return None if text is None else float(text)
 
 
+def parse_sweep(text: str) -> list[str]:
+    """A setting for each value of `group.field=value,value`; the values are JSON or text.
+
+    Raises:
+        SpecError: it has another form.
+    """
+    path, equals, raw = text.partition("=")
+    try:
+        parsed: list[Any] = msgspec.json.decode(f"[{raw}]".encode(), type=list[Any])
+        values = [msgspec.json.encode(value).decode() for value in parsed]
+    except msgspec.DecodeError:
+        values = [value.strip() for value in raw.split(",")]
+    if not equals or not path.strip() or not all(values) or not values:
+        raise SpecError(
+            f"`--sweep {text}` is not of the form `group.field=value,value`",
+            hint="for example --sweep train.seed=1,2,3",
+        )
+    return [f"{path.strip()}={value}" for value in values]
+
+
 def _merge(into: dict[str, Any], fields: dict[str, Any]) -> None:
     for key, value in fields.items():
         if isinstance(value, dict):
@@ -268,7 +302,7 @@ def _with_canonical_names(spec: JobSpec) -> JobSpec:
     return canonical
 
 
-def _name(request: Request, fields: dict[str, Any], grid: bool) -> str:
+def _name(request: Request, fields: dict[str, Any], swept: Sequence[str], grid: bool) -> str:
     if request.name and not grid:
         return request.name
     train = fields.get("train", {})
@@ -278,7 +312,14 @@ def _name(request: Request, fields: dict[str, Any], grid: bool) -> str:
         varied = f"lr{spell_rate(train.get('learning_rate', TrainSpec().learning_rate))}"
     parts = [request.name] if request.name else []
     parts += [slug(fields["model"]["name"]), varied]
+    parts += [_spell_setting(setting) for setting in swept if not setting.startswith(_RATE)]
     return "-".join(parts + ["smoke"] * request.smoke)
+
+
+def _spell_setting(setting: str) -> str:
+    """The part of a name that a swept field gives: `train.seed=7` → `seed7`."""
+    path, _, value = setting.partition("=")
+    return path.rpartition(".")[2].strip() + slug(value)
 
 
 def slug(model: str) -> str:

@@ -90,8 +90,15 @@ def _broken_train_rules(spec: JobSpec, train: TrainSpec) -> Iterator[_Broken]:
         yield "$.train.lora", "adapters can't be merged out of ZeRO-3's shards", "set zero_stage 2"
     if train.offload == "optimizer" and train.zero_stage == 0:
         yield "$.train.offload", "`optimizer` needs zero_stage 2 or 3", "set zero_stage to 2"
+    if train.optim == "adamw_8bit" and (train.zero_stage != 2 or train.offload != "none"):
+        wrong = "`adamw_8bit` needs the flat weights of ZeRO-2 on the device"
+        yield "$.train.optim", wrong, 'set zero_stage to 2 and offload to "none"'
+    if train.precision == "float8":
+        yield from _broken_float8_rules(spec, train)
     if train.sequence_parallel > 1:
         yield from _broken_parallel_rules(spec, train.sequence_parallel)
+    if train.torch_compile:
+        yield from _broken_compile_rules(train)
     micros = train.global_batch_size // train.per_device_train_batch_size
     groups = (spec.resources.gpus or 0) // train.sequence_parallel
     if groups and micros % groups:
@@ -101,6 +108,32 @@ def _broken_train_rules(spec: JobSpec, train: TrainSpec) -> Iterator[_Broken]:
             f"into micro-batches of {train.per_device_train_batch_size}",
             f"choose {train.sequence_parallel} × a divisor of {micros}, or leave it out",
         )
+
+
+def _broken_float8_rules(spec: JobSpec, train: TrainSpec) -> Iterator[_Broken]:
+    place = "$.train.precision"
+    if spec.model.dtype != "bfloat16":
+        wrong = f"`float8` rounds products of bfloat16 weights; model.dtype is `{spec.model.dtype}`"
+        yield place, wrong, 'set model.dtype to "bfloat16", or leave precision out'
+    if train.zero_stage == 3:
+        wrong = "`float8` scales whole rows of a weight, which ZeRO-3 divides among the devices"
+        yield place, wrong, "set zero_stage to 2, or leave precision out"
+    if train.lora is not None:
+        wrong = "`float8` trains the weights themselves, adapters leave them as they are"
+        yield place, wrong, "set lora to null, or leave precision out"
+
+
+def _broken_compile_rules(train: TrainSpec) -> Iterator[_Broken]:
+    place = "$.train.torch_compile"
+    if train.use_liger_kernel is True:
+        wrong = "the compiler fuses the operations that Liger's kernels would replace"
+        yield place, wrong, 'set use_liger_kernel to "auto", or torch_compile to false'
+    if train.zero_stage == 3:
+        wrong = "ZeRO-3 fetches the weights of each module while it runs, which can't be compiled"
+        yield place, wrong, "set zero_stage to 2, or torch_compile to false"
+    if train.sequence_parallel > 1:
+        wrong = "can't be used with `sequence_parallel`"
+        yield place, wrong, "set one of the two back to its default"
 
 
 def _broken_parallel_rules(spec: JobSpec, degree: int) -> Iterator[_Broken]:
@@ -134,9 +167,34 @@ def _broken_eval_rules(evaluation: EvalSpec) -> Iterator[_Broken]:
             yield f"$.eval.overrides.{name}", "is not among `benchmarks`", "check its spelling"
     if 0 in (evaluation.temperature, *(each.temperature for each in evaluation.overrides.values())):
         yield from _broken_greedy_rules(evaluation)
+    yield from _broken_stop_rules(evaluation)
+    if evaluation.backend == "hf":
+        hint = 'set backend to "vllm", or leave it out'
+        if evaluation.kv_cache_dtype != "auto":
+            yield "$.eval.kv_cache_dtype", "is an option of vLLM; `backend` is `hf`", hint
+        if not evaluation.enable_prefix_caching:
+            yield "$.eval.enable_prefix_caching", "is an option of vLLM; `backend` is `hf`", hint
     token = evaluation.think_end_token
+    if token is not None and not token.strip():
+        hint = "set it to null if reasoning is not marked"
+        yield "$.eval.think_end_token", "is empty", hint
     if token is not None and token.strip().isdigit():
         yield "$.eval.think_end_token", f"`{token}` looks like a token id", "give its text"
+
+
+def _broken_stop_rules(evaluation: EvalSpec) -> Iterator[_Broken]:
+    ruled = [name for name, each in evaluation.overrides.items() if each.stop_rule is not None]
+    if evaluation.stop_rule is None and not ruled:
+        return
+    from jobspec.spec.benchmark_settings import sampling  # here, since few specs need it
+
+    single = [n for n in evaluation.benchmarks if sampling(evaluation, n)["avg_k"] == 1]
+    if evaluation.stop_rule is not None and len(single) == len(evaluation.benchmarks):
+        wrong = "has no effect: no benchmark has more than one sample a question"
+        yield "$.eval.stop_rule", wrong, "raise avg_k (in `overrides` of a benchmark), or remove it"
+    for name in set(ruled).intersection(single):
+        place = f"$.eval.overrides.{name}.stop_rule"
+        yield place, "has no effect with one sample a question", "raise its avg_k, or remove it"
 
 
 def _is_alias(name: str, evaluation: EvalSpec) -> bool:

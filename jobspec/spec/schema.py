@@ -131,7 +131,7 @@ class TrainSpec(Spec, frozen=True, kw_only=True):
         "constant_with_warmup", "constant", "linear", "cosine", "polynomial", "inverse_sqrt"
     ] = "constant_with_warmup"
     warmup_ratio: Fraction = 0.03
-    optim: Literal["adamw_torch_fused", "adamw_torch"] = "adamw_torch_fused"
+    optim: Literal["adamw_torch_fused", "adamw_torch", "adamw_8bit"] = "adamw_torch_fused"
     adam_beta1: Annotated[float, Meta(ge=0, lt=1)] = 0.9
     adam_beta2: Annotated[float, Meta(ge=0, lt=1)] = 0.95
     adam_epsilon: Annotated[float, Meta(gt=0, le=1)] = 1e-6
@@ -140,19 +140,29 @@ class TrainSpec(Spec, frozen=True, kw_only=True):
     seed: Seed = 42
     zero_stage: Literal[0, 2, 3] = 2
     offload: Literal["none", "optimizer", "all"] = "none"
-    gradient_checkpointing: bool = True
-    packing: bool = False
+    gradient_checkpointing: Annotated[bool | Literal["auto"], NewDefault("auto")] = True
+    packing: Annotated[bool | Literal["auto"], NewDefault("auto")] = False
     sequence_parallel: Annotated[int, Meta(ge=1, le=1024), ADDED_LATER] = 1
     use_liger_kernel: bool | Literal["auto"] = "auto"
+    torch_compile: Annotated[bool, ADDED_LATER] = False
+    precision: Annotated[Literal["float8"] | None, ADDED_LATER] = None
     lora: LoraSpec | None = None
     save_total_limit: Count = 8
     checkpoint_interval_s: Annotated[float, Meta(gt=0, le=10**7)] = 1800.0
+
+
+class StopRule(Spec, frozen=True, kw_only=True):
+    """When sampling a benchmark ends before `avg_k`: once the 95 % interval of its score over other
+    samples is no wider than twice `half_width`. Every question always has the same number."""
+
+    half_width: Annotated[float, Meta(gt=0, lt=0.5)]
 
 
 class BenchmarkOverrides(Spec, frozen=True, kw_only=True):
     """Settings of one benchmark that differ from the spec's `eval` group."""
 
     avg_k: Annotated[int, Meta(ge=1, le=4096)] | None = None
+    stop_rule: Annotated[StopRule | None, ADDED_LATER] = None
     max_gen_toks: Tokens | None = None
     temperature: Annotated[float, Meta(ge=0, le=5)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
@@ -171,7 +181,10 @@ class EvalSpec(Spec, frozen=True, kw_only=True):
     benchmark_dir: Text | None = None
     protocol: Literal["published", "stock"] = "published"
     avg_k: Annotated[int, Meta(ge=1, le=4096)] = 32
+    stop_rule: Annotated[StopRule | None, ADDED_LATER] = None
     backend: Literal["auto", "vllm", "hf"] = "auto"
+    kv_cache_dtype: Annotated[Literal["auto", "fp8", "fp8_e4m3", "fp8_e5m2"], ADDED_LATER] = "auto"
+    enable_prefix_caching: Annotated[bool, ADDED_LATER] = True
     max_gen_toks: Tokens = 32768
     temperature: Annotated[float, Meta(ge=0, le=5)] = 0.6
     top_p: Annotated[float, Meta(gt=0, le=1)] = 0.95
@@ -185,6 +198,7 @@ class EvalSpec(Spec, frozen=True, kw_only=True):
     limit: Count | None = None
     log_samples: bool = False
     checkpoints: Literal["final", "all"] = "final"
+    share: Annotated[bool, ADDED_LATER] = True
     seed: Seed = 1234
 
 
