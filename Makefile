@@ -35,7 +35,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11 demo")'
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing torch, transformers, deepspeed, trl and lm-eval into $(VENV) …"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[worker,relay,report,docs,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[worker,relay,docs,dev]'
 	@touch $@
 
 # Benchmarks that need no GPU, beside others' tools; their tables go to build/bench.md. QUICK=1 takes fewer of everything.
@@ -46,7 +46,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.run_all --output build/bench.md $(if $(QUICK),--quick) $(WHAT)
 
 # What this machine's GPU does, in at most 8 minutes; the page goes to docs/gpu/. Runs from the checkout with the
-# packages of .venv where there is one, else with those of $(PYTHON). ONLY=demo,full-best runs some routes.
+# packages of .venv where there is one, else with those of $(PYTHON). ONLY=demo,full-trl runs some routes.
 ONLY ?=
 gpu:
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu $(if $(ONLY),--only $(ONLY))

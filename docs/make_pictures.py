@@ -5,7 +5,7 @@
 
 Writes docs/report.png (the page of `jobspec report`) and docs/status.png (`jobspec status` in a
 terminal while the demo trains), taken by a headless Chromium, and replaces the session in
-docs/demo.md by what the commands print. Needs the extras `report` and `dev`, chromium and
+docs/demo.md by what the commands print. Needs the extra `dev`, chromium and
 chromium-driver.
 """
 
@@ -28,7 +28,6 @@ COLUMNS = 118
 MIDWAY = "status.ansi"
 _COMMANDS = (
     ("status",),
-    ("results",),
     ("compare", "demo-untrained", "demo-model-lr2e-3"),
     ("du",),
 )

@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 
 from jobspec.queue.queue import Queue
+from jobspec.storage import patience
 
 if TYPE_CHECKING:
     from xdist.remote import Producer
@@ -89,6 +90,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Schedul
             return room(nodeid)
 
     return ByRoom(config, log)
+
+
+# A test that injects an error sees it at once; tests of the patience set a limit of their own.
+patience.limit_s = 0.0
 
 
 @pytest.fixture

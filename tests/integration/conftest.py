@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.paths import REPOSITORY
+from tests.support.commands import run_checked
 from tests.support.ranks import Forge, forge
 
 
@@ -16,7 +15,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's model, rows and benchmark."""
     directory = tmp_path_factory.mktemp("tiny")
     command = [sys.executable, "-m", "worker.demo.tiny_model", str(directory)]
-    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
+    run_checked(command)
     return directory
 
 

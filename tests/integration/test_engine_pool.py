@@ -18,13 +18,13 @@ from jobspec.records.evaluation import Generation
 from jobspec.spec.schema import ModelSpec
 from tests.support.models import stories_model
 from tests.support.paths import REPOSITORY, needs_data
-from worker.evaluation.generation import plan_chunks
 from worker.evaluation.lm_eval_model import load_tokenizer
 from worker.inference.engine import EngineChoice, choose
 from worker.inference.hf_engine import HfEngine
 from worker.inference.pool import EngineDiedError, EngineFailed, EnginePool, _error
 from worker.inference.pool_main import failure
 from worker.inference.requests import SampleChunk, Sampling
+from worker.samples.generation import plan_chunks
 
 pytestmark = needs_data
 SAMPLING = Sampling(max_gen_toks=32, temperature=0.8, top_p=0.95)

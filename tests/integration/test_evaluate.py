@@ -19,7 +19,7 @@ import pytest
 
 from jobspec.records import evaluation
 from jobspec.records.attempt import Progress
-from jobspec.spec.schema import BenchmarkOverrides, EvalSpec
+from jobspec.spec.schema import BenchmarkOverrides, EvalSpec, StopRule
 from jobspec.storage.layout import AttemptPaths
 from tests.support.evaluations import (
     aime_file,
@@ -213,47 +213,6 @@ def test_all_of_math500_and_both_aime_sets(model: Path, tmp_path: Path) -> None:
         assert len(generations(attempt.eval / bench)) == 4 * count
 
 
-def test_an_lm_eval_task_runs_unchanged(model: Path, tmp_path: Path) -> None:
-    rows = [{"q": f"Say {i}.", "a": str(i)} for i in range(6)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "say_it.yaml").write_text(
-        f"""\
-task: say_it
-dataset_path: json
-dataset_kwargs:
-  data_files:
-    test: {tmp_path}/rows.jsonl
-test_split: test
-output_type: generate_until
-doc_to_text: "{{{{q}}}}"
-doc_to_target: "{{{{a}}}}"
-generation_kwargs: {{until: ["\\n"], max_gen_toks: 8, do_sample: false}}
-metric_list:
-  - metric: exact_match
-    aggregation: mean
-    higher_is_better: true
-metadata: {{version: 3.0}}
-"""
-    )
-    settings = EvalSpec(
-        benchmarks=("say_it",),
-        benchmark_dir=str(tmp_path),
-        overrides={"say_it": BenchmarkOverrides(limit=4)},
-    )
-    attempt = make_attempt(tmp_path / "root", model, settings)
-    done = run_phase(attempt, HF_HOME=str(tmp_path / "hf"))
-    assert done.returncode == 0, done.stderr
-    found = summary(attempt)
-    assert found["metrics"] == {"bench/say_it/exact_match": 0.0, "bench/say_it/stderr": 0.0}
-    protocol = found["protocol"]["say_it"]
-    assert (protocol["protocol"], protocol["task_version"], protocol["shots"]) == (
-        "lm-eval",
-        3.0,
-        0,
-    )
-    assert protocol["questions"]["effective"] == 4
-
-
 def rescore(attempt: AttemptPaths) -> dict[str, Any]:
     done = subprocess.run(
         command(attempt, "rescore"), env=environment(), capture_output=True, text=True, check=False
@@ -358,3 +317,34 @@ def test_every_epoch_is_scored_on_request(model: Path, tmp_path: Path) -> None:
     assert len(logged) == 4
     assert logged[0]["prompt"].startswith("<s>user: What is the 0th number?")
     assert rescore(attempt) == {"benchmarks": names, "changed": {}}
+
+
+def test_a_stop_rule_decides_the_same_after_a_kill_and_with_several_engines(
+    model: Path, tmp_path: Path
+) -> None:
+    settings = EvalSpec(
+        benchmarks=("aime_test",),
+        benchmark_dir=str(aime_file(tmp_path / "bench", questions(12))),
+        avg_k=32,
+        stop_rule=StopRule(half_width=0.05),
+        max_gen_toks=32,
+    )
+    whole = make_attempt(tmp_path / "whole", model, settings)
+    assert run_phase(whole).returncode == 0
+    plan = evaluation.read_plan(whole.eval / "aime_test")
+    assert 2 < plan.k < 20 and plan.protocol.k == plan.k
+    first = make_attempt(tmp_path / "cut", model, settings)
+    assert kill_while_it_draws(first, random.Random(3))
+    second = make_attempt(tmp_path / "cut", model, settings, number=2)
+    done = run_phase(second, JOBSPEC_EVAL_ENGINES="2")
+    assert done.returncode == 0, done.stderr
+    for path in sorted((whole.eval / "aime_test").glob("*.jsonl")):
+        assert (second.eval / "aime_test" / path.name).read_bytes() == path.read_bytes()
+    assert len(generations(second.eval / "aime_test")) == 12 * plan.k
+    found, expected = summary(second)["metrics"], summary(whole)["metrics"]
+    discarded = evaluation.read_plan(second.eval / "aime_test").discarded
+    for name, unused in (("samples_saved", discarded), ("tokens_saved", discarded * 32)):
+        key = f"bench/aime_test/{name}"
+        assert found.pop(key) == expected.pop(key) - unused
+    assert found == expected
+    assert rescore(second) == {"benchmarks": ["aime_test"], "changed": {}}

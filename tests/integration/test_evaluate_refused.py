@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from jobspec.records.attempt import PhaseError
-from jobspec.spec.schema import EvalSpec
+from jobspec.records.reports import EvalReport
+from jobspec.spec.schema import BenchmarkOverrides, EvalSpec
 from jobspec.storage.layout import AttemptPaths
 from tests.support.evaluations import (
     aime_file,
@@ -115,3 +116,28 @@ def test_a_trained_model_that_is_not_there_is_refused(model: Path, tmp_path: Pat
     attempt = make_trained_attempt(tmp_path / "root", settings, model)
     shutil.rmtree(attempt.final_model)
     assert "there is no trained model to score" in refused(attempt)
+
+
+def test_a_refused_benchmark_leaves_the_others_their_scores(model: Path, tmp_path: Path) -> None:
+    bench = aime_file(tmp_path / "bench", questions(2))
+    aime_file(bench, questions(2), name="aime_long")
+    aime_file(bench, [{**ROW, "answer": "x"}], name="aime_bad")
+    settings = EvalSpec(
+        benchmarks=("aime_bad", "aime_test", "aime_long"),
+        benchmark_dir=str(bench),
+        avg_k=2,
+        max_gen_toks=8,
+        overrides={"aime_long": BenchmarkOverrides(max_gen_toks=4090)},
+    )
+    attempt = make_attempt(tmp_path / "root", model, settings)
+    done = run_phase(attempt)
+    assert done.returncode == 3, done.stderr
+    error = msgspec.json.decode(attempt.error.read_bytes(), type=PhaseError)
+    assert error.message.startswith("2 of 3 benchmarks failed: aime_bad: ")
+    assert "not an integer" in error.message and "context is 4096" in error.message
+    assert "jobspec retry" in (error.hint or "")
+    partial = msgspec.json.decode(attempt.partial_scores.read_bytes(), type=EvalReport)
+    assert partial.main == ("bench/aime_test/avg_at_2",)
+    assert sorted(partial.failed or ()) == ["aime_bad", "aime_long"]
+    assert (attempt.eval / "aime_test" / "scores.jsonl").exists()
+    assert not (attempt.eval / "aime_long").exists()

@@ -18,6 +18,8 @@ from jobspec.queue.queue import Queue
 from jobspec.records import base as records
 from jobspec.records.attempt import End
 from jobspec.records.base import Reason, State
+from jobspec.records.manifest import MicroBatchPlan
+from jobspec.records.phases import TRAIN
 from jobspec.storage.layout import AttemptPaths
 from tests.support.models import coded_model, hurry, patient_model
 from tests.support.paths import REPOSITORY
@@ -99,6 +101,30 @@ def test_out_of_memory_is_tried_once_more_with_half_the_micro_batch(
     micro = [plan["per_device_train_batch_size"] for plan in plans]
     accumulation = [plan["gradient_accumulation_steps"] for plan in plans]
     assert (micro, accumulation) == ([4, 2], [2, 4])
+
+
+def test_out_of_memory_is_tried_once_more_with_the_least_memory_that_auto_allows(
+    tiny: Path, tmp_path: Path, queue: Queue
+) -> None:
+    model = hungry_model(tiny, tmp_path, limit=2 * 184)
+    auto = {"packing": "auto", "gradient_checkpointing": "auto"}
+    spec = tiny_spec(tiny, name="least", num_train_epochs=0.2, **auto)
+    job = queue.enqueue(with_model(spec, model))
+    drain(queue, *ONE)
+    assert queue.job(job.id).state is State.SUCCEEDED
+    first, second = job.paths.attempt(1), job.paths.attempt(2)
+    message = end_of(first).message
+    assert message.endswith("; retried with the settings that take the least memory")
+    plans = [records.read(each.micro_batches, MicroBatchPlan) for each in (first, second)]
+    assert plans[0] == MicroBatchPlan(tokens=2048, recomputed_layers=0, layers=2)
+    least = plans[1]
+    assert least is not None and least.tokens is not None
+    assert least.tokens <= 184, "the longest row"
+    assert (least.recomputed_layers, least.least_memory) == (2, True)
+    report = TRAIN.read(second)
+    assert report is not None
+    used = (report.engine.micro_batch_tokens, report.engine.recomputed_layers)
+    assert used == (least.tokens, 2)
 
 
 def test_out_of_memory_at_one_row_fails_and_names_what_would_fit(

@@ -85,5 +85,6 @@ def test_ligers_layers_change_neither_loss_nor_gradients(family: str) -> None:
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         found = process.submit(liger.compare, family, "cuda" if GPU else "cpu").result()
     assert len(found.replaced) >= 2 and found.kernels.startswith("liger ")
+    assert not found.left
     assert found.loss_with == pytest.approx(found.loss, rel=1e-5)
     assert found.gradient_off <= 1e-4 * found.gradient

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,7 @@ import pytest
 
 from benchmarks import fleet, idle
 from jobspec.queue.queue import Queue
-from jobspec.storage import fs
-from tests.support.faulty_os import CALLS
+from tests.support.faulty_os import CALLS, replaced_os
 from tests.support.specs import score_spec
 
 LIMIT = 30
@@ -44,24 +44,22 @@ def test_marks_of_others_cost_an_idle_worker_nothing(tmp_path: Path) -> None:
     assert crowded.naming <= alone.naming + 1, (alone, crowded)
 
 
-def calls_of(act: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+def calls_of(act: Callable[[], object]) -> Counter[str]:
     """The filesystem calls that something makes through `jobspec.storage.fs`."""
     made = Counter[str]()
 
     class Counting:
         def __getattr__(self, name: str) -> Any:
             made[name] += name in CALLS
-            return getattr(fs_os, name)
+            return getattr(os, name)
 
-    fs_os = fs.os
-    with monkeypatch.context() as patched:
-        patched.setattr(fs, "os", Counting())
+    with replaced_os(Counting()):
         act()
     return made
 
 
 def test_a_claim_costs_the_same_whether_two_hundred_wait_or_nobody(
-    tmp_path: Path, queue: Queue, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, queue: Queue
 ) -> None:
     for number in range(3):
         queue.enqueue(score_spec(f"job{number}"))
@@ -71,13 +69,13 @@ def test_a_claim_costs_the_same_whether_two_hundred_wait_or_nobody(
         assert claimed is not None
         claimed.finish("succeeded")
 
-    calls_of(claim, monkeypatch)  # it reads what it will remember
-    alone = calls_of(claim, monkeypatch)
+    calls_of(claim)  # it reads what it will remember
+    alone = calls_of(claim)
     waiting = [Queue(tmp_path / "root") for _ in range(200)]
     for number, other in enumerate(waiting):
         other.heartbeat(f"w-{number:016x}")
         assert other.claim(f"w-{number:016x}", fits=lambda spec: False) is None
-    assert calls_of(claim, monkeypatch) == alone
+    assert calls_of(claim) == alone
     assert 10 < sum(alone.values()) < 100
 
 

@@ -264,6 +264,51 @@ def test_a_run_deleted_on_the_server_is_named_and_sent_again_when_asked(
     assert [row["seq"] for row in server.run(f"{job.job}-train-2").rows] == list(range(8))
 
 
+def test_a_run_that_was_renamed_on_the_server_keeps_its_name(queue: Queue, server: Server) -> None:
+    job = start(queue)
+    job.steps(0, 3)
+    relay(queue, server)
+    server.run(f"{job.job}-train").facts["displayName"] = "the good one"
+    job.steps(3, 5)
+    relay(queue, server)
+    run = server.run(f"{job.job}-train")
+    assert (len(run.lines), run.facts["displayName"]) == (5, "the good one")
+
+
+def test_requests_that_are_too_large_are_split(queue: Queue, server: Server) -> None:
+    job = start(queue)
+    server.most_lines = 20
+    job.steps(0, 60)
+    relay(queue, server)
+    run = server.run(f"{job.job}-train")
+    assert [row["seq"] for row in run.rows] == list(range(60)) and run.rewritten == 0
+
+
+def test_rows_arrive_soon_after_each_kind_of_outage(queue: Queue, server: Server) -> None:
+    """Errors for some seconds, and a server that answers nothing; one relay lives through all."""
+    job = start(queue)
+    count = 0
+    with Watching(queue, server) as watching:
+        for fault in (500, 401, 403, "hang"):
+            until = time.monotonic() + 4.0
+
+            def fail(what: str, until: float = until, fault: int | str = fault) -> int | str | None:
+                if fault == "hang":
+                    time.sleep(max(0.0, until - time.monotonic()))
+                    return None
+                return fault if time.monotonic() < until else None
+
+            job.steps(count, count + 3)
+            count += 3
+            server.fault = fail
+            watching.until(lambda: lines(server) == count)  # noqa: B023 - called in this round
+            assert time.monotonic() < until + 25, watching.said()
+        said = watching.stop()
+    run = server.run(f"{job.job}-train")
+    assert [row["seq"] for row in run.rows] == list(range(count)) and run.rewritten == 0
+    assert "401" in said and "403" in said and "trying again in" in said
+
+
 def test_a_server_that_answers_nothing_useful_is_given_up(queue: Queue, server: Server) -> None:
     start(queue).steps(0, 3)
     server.fault = lambda what: 400 if what == "RelayCounts" else None

@@ -10,17 +10,20 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+import safetensors.torch
 import torch
 
 from jobspec.queue.queue import Queue
+from jobspec.records import exit_codes
 from jobspec.spec.schema import JobSpec
 from tests.support.queues import queue_at
 from tests.support.ranks import Forge, Run, Strike, start
 from tests.support.specs import tiny_spec
-from worker.checkpoints import directories
+from worker.checkpoints import directories, integrity
 from worker.launch.plan import BatchPlan
 
 pytestmark = pytest.mark.deepspeed
@@ -44,8 +47,10 @@ def calm(ranks: Forge, queue: Queue, tiny: Path, request: pytest.FixtureRequest)
     return run
 
 
-def spec(tiny: Path, name: str, stage: int) -> JobSpec:
-    made = tiny_spec(tiny, name=f"{name}-{stage}", zero_stage=stage, num_train_epochs=3.0)
+def spec(tiny: Path, name: str, stage: int, **train: Any) -> JobSpec:
+    auto = {"packing": "auto", "gradient_checkpointing": "auto"}
+    settings = {"num_train_epochs": 3.0, **auto, **train}
+    made = tiny_spec(tiny, name=f"{name}-{stage}", zero_stage=stage, **settings)
     assert made.data is not None
     fewer = msgspec.structs.replace(made.data, max_train_samples=64, eval_split_ratio=0.2)
     return msgspec.structs.replace(made, data=fewer)
@@ -119,6 +124,82 @@ def test_a_run_struck_nine_times_ends_as_the_calm_one_bit_for_bit(
     assert run.summary["resumed_from"] == {"attempt": 8, "step": 16}
     epochs = [path.name for path in run.attempt.checkpoints.iterdir() if "epoch" in path.name]
     assert sorted(epochs) == ["epoch-1", "epoch-2"]
+
+
+def test_a_checkpoint_without_split_groups_is_resumed(
+    ranks: Forge, queue: Queue, tiny: Path, calm: Run
+) -> None:
+    """Versions that did not split the optimizer's groups wrote such checkpoints."""
+    assert calm.spec.train is not None
+    stage = calm.spec.train.zero_stage
+    run = start(ranks, queue, spec(tiny, "unsplit", stage))
+    run.plain = True
+    assert run.go(Strike("step", "SIGUSR2", nth=5)) == STOPPED
+    assert group_elements(run) is None
+    run.plain = False
+    assert run.go(Strike("step", "SIGUSR2", nth=5)) == STOPPED
+    assert group_elements(run) is None
+    assert (group_elements(calm) is None) == (stage != 2)
+    assert run.go() == [0, 0]
+    assert run.losses.keys() == calm.losses.keys()
+    assert max(abs(run.losses[step] - calm.losses[step]) for step in calm.losses) < 1e-6
+
+
+def test_moments_in_8_bits_continue_bit_for_bit_and_on_another_number_of_ranks(
+    ranks: Forge, queue: Queue, tiny: Path
+) -> None:
+    eight = {"optim": "adamw_8bit", "num_train_epochs": 1.0}
+    runs = [start(ranks, queue, spec(tiny, name, 2, **eight)) for name in ("8a", "8b", "8c")]
+    calm, stopped, converted = runs
+    assert calm.go() == [0, 0], calm.attempt.log("train").read_text()
+    assert "adamw_8bit, torchao" in calm.summary["engine"]["optimizer"]
+    for run in (stopped, converted):
+        assert run.go(Strike("step", "SIGUSR2", nth=5)) == STOPPED
+    assert stopped.go() == [0, 0]
+    assert stopped.losses == calm.losses
+    assert converted.go(world=1) == [0], converted.history
+    difference = max(abs(converted.losses[step] - calm.losses[step]) for step in calm.losses)
+    assert difference < 0.01, "the moments were rounded again"
+
+
+def test_float8_continues_bit_for_bit_and_saves_ordinary_weights(
+    ranks: Forge, queue: Queue, tiny: Path
+) -> None:
+    runs = []
+    for name in ("calm-float8", "float8"):
+        plain = spec(tiny, name, 2, precision="float8", num_train_epochs=1.0)
+        bfloat16 = msgspec.structs.replace(plain.model, dtype="bfloat16")
+        runs.append(start(ranks, queue, msgspec.structs.replace(plain, model=bfloat16)))
+    calm, stopped = runs
+    assert calm.go() == [exit_codes.REFUSED] * 2, "a CPU does not multiply in float8"
+    assert "needs a GPU of NVIDIA's Hopper" in calm.attempt.log("train").read_text()
+    for run in runs:
+        run.emulates_float8 = True
+    assert calm.go() == [0, 0], calm.attempt.log("train").read_text()
+    assert stopped.go(Strike("step", "SIGUSR2", nth=5)) == STOPPED
+    assert stopped.go() == [0, 0]
+    assert stopped.losses == calm.losses and len(calm.losses) == STEPS // 3
+    assert "linear layers by torchao" in calm.summary["engine"]["float8"]
+    before, after = (
+        tensors(each) for each in (Path(calm.spec.model.name), calm.attempt.final_model)
+    )
+    assert {name: each.shape for name, each in after.items()} == {
+        name: each.shape for name, each in before.items()
+    }
+    assert {each.dtype for each in after.values()} == {torch.bfloat16}
+
+
+def tensors(model: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(model / "model.safetensors")
+
+
+def group_elements(run: Run) -> int | None:
+    """What the newest checkpoint's manifest says of the optimizer's groups."""
+    checkpoint = directories.newest_complete(run.attempt)
+    assert checkpoint is not None
+    manifest = integrity.read_manifest(checkpoint)
+    assert manifest is not None
+    return manifest.group_elements
 
 
 def pickles(directory: Path) -> Iterator[bytes]:

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.deepspeed
 
 ROWS = 16  # two steps of two ranks' four micro-batches
 MICROS = 4
+MOST_GROUPS = 18  # of the optimizer on two ranks: sixteen, and two kinds of weights
 MIB = 2**20
 
 
@@ -77,11 +78,13 @@ def counted(
 
 
 def test_no_micro_batch_waits_for_the_device_and_none_is_gathered(counted: Counted) -> None:
-    """What is left: DeepSpeed's own, fewer a step than micro-batches, and one report a step.
+    """What is left: DeepSpeed's own and one report a step.
 
+    ZeRO-2 reads the norm of each group that it updates, however many micro-batches there are.
     ZeRO-3 traces the order of weights in its first step, for which it reads a tensor a weight.
     """
-    _, each_rank = counted
+    stage, each_rank = counted
+    most = MOST_GROUPS if stage == 2 else MICROS - 1
     for rank in each_rank:
         assert len(rank["steps"]) == ROWS // 8
         for step in rank["steps"]:
@@ -92,7 +95,7 @@ def test_no_micro_batch_waits_for_the_device_and_none_is_gathered(counted: Count
             assert step["optimizer"] == {"waits": {"item by accelerate": 1}, "collectives": {}}
             assert step["report"]["waits"] == {"tolist by worker": 1}
             assert step["report"]["collectives"] == {"c10d::allreduce_ by worker": 1}
-        assert sum(rank["steps"][-1]["micro-batches"]["waits"].values()) < MICROS
+        assert sum(rank["steps"][-1]["micro-batches"]["waits"].values()) <= most
 
 
 def test_logits_are_those_of_trained_tokens_alone(counted: Counted) -> None:

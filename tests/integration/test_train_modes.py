@@ -46,10 +46,19 @@ def train(
     return queue.job(job.id)
 
 
-def forged(tiny: Path, queue: Queue, ranks: Forge, name: str, world: int = 2, **settings) -> Run:
+def forged(
+    tiny: Path,
+    queue: Queue,
+    ranks: Forge,
+    name: str,
+    world: int = 2,
+    plain: bool = False,
+    **settings,
+) -> Run:
     """The same by ranks that need no start each: where it's only the curve that is looked at."""
     spec = tiny_spec(tiny, name=name, **GENTLE | settings)
     run = start(ranks, queue, spec, save_every=NEVER)
+    run.plain = plain
     assert run.go(world=world) == [0] * world, run.attempt.log("train").read_text()
     return run
 
@@ -104,6 +113,43 @@ def test_the_curve_does_not_depend_on_how_a_batch_is_spread(
         name: value.shape for name, value in untrained.items()
     }
     assert any((weights[name] != untrained[name]).any() for name in weights)
+
+
+SWITCHES = {"packing": "auto", "gradient_checkpointing": "auto"}
+FIFTY_STEPS: dict[str, Any] = {"num_train_epochs": 2.7, "learning_rate": 1e-4}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "most"), [("float32", 1e-6), ("bfloat16", 1e-3)], ids=["float32", "bfloat16"]
+)
+@pytest.mark.parametrize("world", [1, 2])
+def test_what_new_specs_say_changes_no_loss_in_fifty_steps(
+    tiny: Path, queue: Queue, ranks: Forge, world: int, dtype: str, most: float
+) -> None:
+    found: list[Curves] = []
+    for name, switches in (("plain", {}), ("auto", SWITCHES)):
+        spec = tiny_spec(tiny, name=f"{name}-{world}-{dtype}", **FIFTY_STEPS | switches)
+        model = msgspec.structs.replace(spec.model, dtype=dtype)
+        spec = msgspec.structs.replace(spec, model=model)
+        run = start(ranks, queue, spec, save_every=NEVER)
+        assert run.go(world=world) == [0] * world, run.attempt.log("train").read_text()
+        found.append(curves(run.job))
+    plain, auto = found
+    assert plain.keys() == auto.keys() and len(plain) > 50
+    assert max(abs(auto[step] / plain[step] - 1) for step in plain) < most
+    assert run.summary["engine"]["micro_batch_tokens"] == 2048
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_what_saves_memory_changes_no_loss(
+    tiny: Path, queue: Queue, ranks: Forge, one_by_eight: Curves, world: int
+) -> None:
+    """Against DeepSpeed's own gradients and groups, with several micro-batches in each step."""
+    settings = {"per_device_train_batch_size": 1}
+    run = forged(tiny, queue, ranks, f"plain-{world}", world, plain=True, **settings)
+    assert run.summary["engine"]["optimizer"] == "DeepSpeedZeroOptimizer"
+    found = curves(run.job)
+    assert max(abs(found[step] - one_by_eight[step]) for step in one_by_eight) < 1e-6
 
 
 def check_records(attempt: AttemptPaths) -> None:

@@ -157,7 +157,7 @@ import json
 from jobspec.benchmarks import registry
 from jobspec.records.evaluation import AskedQuestion, Generation, SamplingPlan
 from worker.evaluation import scoring
-from worker.evaluation.math_grader import MathGrader
+from worker.grading.math_grader import MathGrader
 
 benchmark = registry.get("yes_no")
 rows = [
@@ -186,7 +186,7 @@ def test_a_field_of_train_is_a_line_of_the_schema_its_use_and_a_row_of_the_page(
     tmp_path: Path,
 ) -> None:
     trial = Trial(tmp_path, "A field of `train`")
-    packing = "    packing: bool = False\n"
+    packing = '    packing: Annotated[bool | Literal["auto"], NewDefault("auto")] = False\n'
     added = "    reduce_in_buckets: Annotated[Count | None, ADDED_LATER] = None\n"
     trial.edit("jobspec/spec/schema.py", packing, packing + added)
     trial.edit(
@@ -409,6 +409,12 @@ class Pbs:
 
     def ended(self, runs: Sequence[SchedulerRun]) -> dict[SchedulerRun, bool]:
         return {}
+
+    def wait_s(self, submission: Submission) -> float | None:
+        return None
+
+    def out_of_memory(self, run: SchedulerRun) -> str | None:
+        return None
 '''
 SCHEDULER_TEST = """
 from jobspec.cluster.pbs import Pbs

@@ -25,7 +25,7 @@ from jobspec.queue import admission
 from jobspec.records import answers, evaluation, manifest, mixture, overview, reports
 from jobspec.records.attempt import PhaseTime, Result
 from jobspec.relay.verify import Verification
-from jobspec.results import calibration, comparison, table
+from jobspec.results import calibration, comparison, seeds, table
 from tests.support.commands import jobspec_json
 from tests.support.json_docs import (
     ABSENT,
@@ -44,11 +44,13 @@ DOCUMENTED: list[type] = [
     reports.PrepareReport, reports.DroppedExample, reports.UnrenderedField, reports.Overlap,
     mixture.SourceReport, mixture.TrainedSource,
     reports.TrainReport, reports.TrainingEngine, reports.MemoryUse, reports.Resumed,
-    reports.RankChange, reports.ScoringProtocol,
+    reports.RankChange, reports.ScoringProtocol, reports.EarlyStop,
     manifest.Manifest, manifest.CodeVersion, manifest.UsedDevices, manifest.Seeds,
     manifest.TrainingInputs, manifest.EngineSummary, manifest.PlannedBatch,
+    manifest.MicroBatchPlan,
     table.Results, table.ResultRow, table.Score,
-    Compared, protocol.Differing, comparison.Difference, evaluation.Sample,
+    Compared, protocol.Differing, comparison.Difference, seeds.SeedDifference,
+    evaluation.Sample, answers.ReadExample,
     calibration.CalibrationRow,
     Verification,
     overview.DataOverview, overview.HistogramBin, overview.Duplicates, overview.NearDuplicate,

@@ -25,6 +25,7 @@ JOBSPEC_ROOMS = (
         "version",
         "storage",
         "records",
+        "readers",
         "benchmarks",
         "spec",
         "models",
@@ -37,7 +38,8 @@ JOBSPEC_ROOMS = (
 WORKER_ROOMS = (
     *("imports", "thinking", "host", "process", "phase", "answer", "launch", "rows"),
     *("contamination", "data", "preview"),
-    *("checkpoints", "kernels", "packing", "training", "inference", "evaluation"),
+    *("checkpoints", "kernels", "packing", "training", "inference", "samples"),
+    *("lm_eval_tasks", "grading", "evaluation"),
     *("phases", "supervisor"),
     *("fetch", "demo", "__main__"),
 )
@@ -48,16 +50,16 @@ ALLOWED = {
     "rich": "jobspec.cli",
     "watchfiles": "jobspec",
     "wandb": "jobspec.relay.client_main",
-    "plotly": "jobspec.dashboard",
-    "jinja2": "jobspec.dashboard",
-    "markupsafe": "jobspec.dashboard",
 }
 TORCH_ROOMS = ("training", "packing", "kernels", "inference", "evaluation")
 TORCH_MODULES = (
     *("worker.checkpoints.distributed", "worker.checkpoints.convert", "worker.demo"),
     "worker.imports.lean",  # it changes how torch is imported
 )
-NOT_FOR_SUPERVISOR = ("worker.training", "worker.inference", "worker.evaluation")
+NOT_FOR_SUPERVISOR = (
+    *("worker.training", "worker.inference", "worker.samples", "worker.evaluation"),
+    "worker.lm_eval_tasks",
+)
 MOST_MODULES = 18
 PATH_METHODS = ("with_name", "joinpath", "glob", "rglob")
 

@@ -27,6 +27,7 @@ class Browser:
     def open(self, address: str, width: int = 1280, height: int = 900) -> None:
         """Load a page in a window whose inside is `width` × `height`, and wait for its charts."""
         self.resize(width, height)
+        self.driver.get("about:blank")  # so that another part of the same page is loaded too
         self.driver.get(address)
         self.wait(lambda: self.js("return document.documentElement.dataset.ready") == "yes")
 
@@ -42,6 +43,10 @@ class Browser:
         self.driver.execute_cdp_cmd(
             "Emulation.setEmulatedMedia", {"media": medium, "features": listed}
         )
+
+    def forget(self) -> None:
+        """Forget what the page that is open, and others of its origin, have stored."""
+        self.js("try { localStorage.clear() } catch { /* a blank page has no storage */ }")
 
     def js(self, script: str, *args: Any) -> Any:
         return self.driver.execute_script(script, *args)

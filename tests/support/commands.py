@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,17 @@ def jobspec(
 def jobspec_json(*args: str | Path, cwd: Path | None = None, code: int = 0, **env: str) -> Any:
     """The JSON object that a command prints with --json."""
     return json.loads(jobspec(*args, "--json", cwd=cwd, code=code, **env).stdout)
+
+
+def run_checked(
+    command: Sequence[str | Path], *, cwd: Path = REPOSITORY, env: Mapping[str, str] | None = None
+) -> str:
+    """Run a command that has to succeed. Returns its stdout; a failure shows all it printed."""
+    done = subprocess.run(
+        [*map(str, command)], cwd=cwd, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}{done.stderr}"
+    return done.stdout
 
 
 class Talking:

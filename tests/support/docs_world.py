@@ -109,6 +109,9 @@ def make(place: Path) -> None:
     (work / "data").mkdir()
     for name in ("data/train.jsonl", "traces.jsonl"):
         shutil.copyfile(rows, work / name)
+    capitals = (("France", "Paris"), ("Peru", "Lima"))
+    asked = [{"question": f"What is the capital of {c}?", "answer": a} for c, a in capitals]
+    write_rows(work / "capitals.jsonl", asked)
     _model(work / "out/checkpoint-900")
     (place / "benchmarks").mkdir()
     # Other questions than the demo's, whose rows contain those.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from tests.support.engines import SAMPLING, prompts
-from worker.evaluation.generation import plan_chunks
 from worker.inference.engine import Engine
 from worker.inference.requests import SampleChunk
+from worker.samples.generation import plan_chunks
 
 
 def generate(engine: Engine, chunks: list[SampleChunk]) -> dict[int, Any]:

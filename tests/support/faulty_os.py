@@ -1,7 +1,8 @@
 """Filesystem calls that fail, and processes that are killed or stopped at an exact call.
 
-The queue makes system calls only through `os.<call>` in `jobspec.storage.fs`. Replacing `os` there
-counts the calls, kills the process at one of them, or makes one fail.
+The queue makes system calls only through `os.<call>` in `jobspec.storage.fs` (and `descriptors`,
+which is a part of it). Replacing `os` there counts the calls, kills the process at one of them, or
+makes one fail.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobspec.storage import fs
+from jobspec.storage import descriptors, fs
 
 # Calls that reach the filesystem.
 CALLS = frozenset(
@@ -72,11 +73,19 @@ class FaultyOs:
 def faulty(index: int, fault: Fault, only: frozenset[str] = CALLS) -> Iterator[FaultyOs]:
     """Let the `index`-th call made by `jobspec.storage.fs` in this block fail."""
     proxy = FaultyOs(index, fault, only)
-    fs.os = proxy  # type: ignore[assignment] # the point of this helper
-    try:
+    with replaced_os(proxy):
         yield proxy
+
+
+@contextlib.contextmanager
+def replaced_os(stand_in: Any) -> Iterator[None]:
+    """Let `jobspec.storage.fs` call another object in place of `os`."""
+    before = fs.os
+    fs.os = descriptors.os = stand_in
+    try:
+        yield
     finally:
-        fs.os = os
+        fs.os = descriptors.os = before
 
 
 def fails_with(number: int) -> Fault:

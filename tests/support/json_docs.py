@@ -15,6 +15,7 @@ TEXT = (Path(__file__).parents[2] / "docs" / "json.md").read_text()
 # They print a table's object as it is.
 OF_A_STRUCT = {
     "status": "Status", "show": "JobReport", "results": "Results", "demo": "Results",
+    "run": "Results",
     "doctor": "Diagnosis",
 }  # fmt: skip
 _SECTIONS = dict(re.findall(r"^### (.+)\n((?:(?!##).*\n)*)", TEXT, re.MULTILINE))

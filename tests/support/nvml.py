@@ -8,6 +8,9 @@ from typing import Any
 import pynvml
 import pytest
 
+UUIDS = tuple(f"GPU-{index}b7c4f1e-0000-4000-8000-00000000000{index}" for index in range(8))
+MIG_UUID = "MIG-41b35014-745f-5a4b-a6a0-d5e9b4b4ce4b"
+
 
 def pretend_gpus(
     monkeypatch: pytest.MonkeyPatch,
@@ -34,7 +37,14 @@ def pretend_gpus(
     def errors(*given: Any) -> int:
         raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
+    def by_uuid(uuid: str) -> int:
+        if uuid != MIG_UUID:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        return -1
+
     answers = {
+        "nvmlDeviceGetUUID": lambda handle: MIG_UUID if handle == -1 else UUIDS[handle],
+        "nvmlDeviceGetHandleByUUID": by_uuid,
         "nvmlInit": lambda: None,
         "nvmlShutdown": lambda: None,
         "nvmlDeviceGetCount": lambda: count,

@@ -25,7 +25,7 @@ import worker.checkpoints.convert
 import worker.training.train
 from worker.checkpoints import directories, integrity
 from worker.process import rank_launcher
-from worker.training import training_run
+from worker.training import training_run, zero_two
 from worker.training.trainer import RowTrainer
 from worker.training.training_run import TrainingRun
 
@@ -107,6 +107,13 @@ def be(rank: int, request: dict[str, Any]) -> None:
     os.environ.update(request["env"][rank])
     every = request["save_every"]  # steps instead of seconds, so that tests know where states are
     TrainingRun.wants_save = lambda self: self.trainer.state.global_step % every == 0
+    if request.get("plain"):
+        zero_two.save_memory = lambda optimizer: None
+        zero_two.group_elements = lambda train, trained, resumed: None
+    if request.get("emulates_float8"):
+        from worker.kernels import float8
+
+        float8.EMULATED = True
     sys.argv = [request["phase"], request["attempt"]]
     for strike in request["strikes"]:
         if strike["rank"] == rank:

@@ -76,13 +76,18 @@ def forge(tmp: Path, script: str = "rank_forks.py") -> Iterator[Forge]:
 
 @dataclass
 class Run:
-    """One job whose attempts are run by hand. `strikes` and `codes` are kept for a failure."""
+    """One job whose attempts are run by hand. `strikes` and `codes` are kept for a failure.
+
+    `plain`: train as DeepSpeed does by itself, with groups and gradients of all weights at once.
+    """
 
     forge: Forge
     job: JobPaths
     spec: JobSpec
     save_every: int = SAVE_EVERY
     number: int = 0
+    plain: bool = False
+    emulates_float8: bool = False
     history: list[Any] = field(default_factory=list)
 
     @property
@@ -122,6 +127,8 @@ class Run:
                 "ranks": ranks,
                 "env": [rank_env(rank, ranks, port) for rank in range(ranks)],
                 "save_every": self.save_every,
+                "plain": self.plain,
+                "emulates_float8": self.emulates_float8,
                 "strikes": [vars(strike) for strike in strikes],
             }
         )

@@ -75,6 +75,8 @@ def _sample_score(index: int, right: bool) -> SampleScore:
         tokens=100 + index,
         truncated=False,
         unclosed=False,
+        rule="box",
+        read="7" if right else "8\\text{ ways}",
     )
 
 

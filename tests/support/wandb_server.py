@@ -95,6 +95,7 @@ class Server:
         self.keys: set[str] = set()  # authorizations that came
         self.fault: Fault = lambda what: None
         self.lag_s = 0.0
+        self.most_lines = 1_000_000  # of history in one request; 413 for more
         self.stale = 0  # the number of next answers that show runs as if nothing had arrived
         self.lock = threading.RLock()
         self.url = ""  # once it runs
@@ -258,6 +259,8 @@ class Server:
                 return 404
             for file, chunk in (body.get("files") or {}).items():
                 if file == "wandb-history.jsonl":
+                    if len(chunk["content"]) > self.most_lines:
+                        return 413
                     run.store(chunk["offset"], chunk["content"])
                 elif file == "wandb-summary.json":
                     run.summary |= json.loads(chunk["content"][-1])

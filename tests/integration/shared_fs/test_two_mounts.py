@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import soak
+from benchmarks import soak, soak_faults
 from jobspec.queue.claim import Claim
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
@@ -21,6 +21,7 @@ from jobspec.records.attempt import Result
 from jobspec.records.base import State
 from jobspec.spec.identity import canonical
 from jobspec.storage import fs
+from jobspec.storage.descriptors import ALLOW_GROUP
 from tests.support.faulty_os import fork, race, stopped_at
 from tests.support.moosefs import MooseFS
 from tests.support.queues import entries
@@ -218,11 +219,25 @@ def _send_heartbeats_forever(root: Path) -> None:
         time.sleep(queue.format.heartbeat_s)
 
 
-def test_five_hundred_jobs_under_kills_and_stops_are_each_done_once(roots: Roots) -> None:
+def test_five_hundred_jobs_under_every_kind_of_fault_are_each_done_once(
+    roots: Roots, shared: MooseFS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kills, stops, deleted directories, failing calls, full disks; two users of one group."""
+    monkeypatch.setenv(ALLOW_GROUP, "1")
+    shared.base.chmod(0o755)
     plan = soak.Plan(
-        roots=roots, workers=8, jobs=500, seconds=60, lease_s=2.0, work_s=0.1, faults_per_s=5.0
+        roots=roots,
+        workers=8,
+        jobs=500,
+        seconds=60,
+        lease_s=2.0,
+        work_s=0.1,
+        faults_per_s=5.0,
+        faults=soak_faults.KINDS,
+        group=True,
     )
     figures = soak.run(plan)
     assert figures.good, figures
-    assert figures.kills > 10 and figures.stops > 10
+    assert min(figures.kills, figures.stops, figures.deletes, figures.outages, figures.full) > 5
+    assert figures.failed_calls > 0
     assert figures.requeues > 0 and figures.fenced > 0

@@ -23,8 +23,8 @@ from tests.support.specs import job_spec
 from tests.support.vllm import vllm_processes
 from tests.support.waiting import until
 from tests.support.workers import worker
-from worker.evaluation import lm_eval_engines
 from worker.inference.engine import EngineChoice
+from worker.lm_eval_tasks import lm_eval_engines
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]
 START_S = 600.0  # a start imports vLLM four times, which takes minutes on a busy machine
@@ -48,7 +48,8 @@ def test_a_job_whose_engine_dies_goes_on_from_its_finished_samples(
         until(lambda: list(bench.glob("generations-*")), "the first finished samples", START_S)
         for engine in vllm_processes(process.pid):
             engine.kill()
-        until(first.end.is_file, "the attempt's end", START_S)
+        # The end is written before the state, and the worker is killed after this.
+        until(lambda: queue.job(job.id).state is not State.RUNNING, "the job's end", START_S)
     kept = generations(bench)
     end = records.read(first.end, End)
     assert end is not None and queue.job(job.id).state is State.FAILED

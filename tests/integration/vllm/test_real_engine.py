@@ -14,12 +14,12 @@ from tests.support.engine_contract import CONTRACT, generate
 from tests.support.engines import SAMPLING, prompts
 from tests.support.vllm import living, vllm_processes
 from tests.support.waiting import until
-from worker.evaluation.generation import plan_chunks
 from worker.evaluation.lm_eval_model import load_tokenizer
 from worker.inference.engine import Engine, EngineChoice, Weights
 from worker.inference.hf_engine import HfEngine
 from worker.inference.pool import EngineDiedError, EnginePool
-from worker.inference.requests import SampleChunk, Sampling
+from worker.inference.requests import ResponseRules, SampleChunk, Sampling
+from worker.samples.generation import plan_chunks
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]
 
@@ -38,6 +38,22 @@ def engine(choice: EngineChoice, tokenizer: Any) -> Iterator[Any]:
 
 def planned(tokenizer: Any, k: int, sampling: Sampling, rows: int = 4) -> list[SampleChunk]:
     return plan_chunks("job", "bench", prompts(tokenizer), k, sampling, rows=rows)
+
+
+def test_a_sample_ends_at_a_stop_string(engine: Engine, tokenizer: Any) -> None:
+    """Its text ends before the string, and vLLM forgets the request."""
+    sampling = Sampling(max_gen_toks=60, temperature=0.8, top_p=0.9)
+    asked = prompts(tokenizer)
+    whole = generate(engine, plan_chunks("job", "bench", asked, 2, sampling, rows=64))[0]
+    stop = next(row.text[20:22] for row in whole if row.text[20:22].isascii())
+    rules = ResponseRules(stops=(stop,))
+    chunks = plan_chunks("job", "bench", asked, 2, sampling, rows=64, rules=rules)
+    rows = generate(engine, chunks)[0]
+    assert [row.text for row in rows] == [row.text.partition(stop)[0] for row in whole]
+    ended = [row for row, before in zip(rows, whole, strict=True) if stop in before.text]
+    assert ended and all(row.finish == "stop" for row in ended)
+    assert any(row.tokens < 60 for row in ended)
+    assert generate(engine, chunks)[0] == rows
 
 
 @pytest.mark.parametrize("promise", CONTRACT, ids=lambda promise: promise.__name__)

@@ -19,7 +19,7 @@ from jobspec.errors import BenchmarkError
 from jobspec.records.evaluation import AskedQuestion, Generation, SamplingPlan
 from tests.support.commands import jobspec
 from worker.evaluation import benchmark_download, scoring
-from worker.evaluation.math_grader import MathGrader
+from worker.grading.math_grader import MathGrader
 
 (GPQA,) = (each for each in registry.all_benchmarks() if each.name == "gpqa_diamond")
 RIGHT = "Correct Answer"

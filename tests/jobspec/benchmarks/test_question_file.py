@@ -49,7 +49,7 @@ def test_the_real_files(name: str, count: int) -> None:
     found = question_file.read(benchmark, DATA / benchmark.files[0])
     assert len(found.questions) == len({question.id for question in found.questions}) == count
     assert benchmark.question_count == count
-    if benchmark.grader == "exact":
+    if benchmark.grader == "integer":
         assert all(str(int(q.answer)) == q.answer for q in found.questions)
     else:
         assert all(q.solution for q in found.questions)
@@ -61,9 +61,22 @@ def test_answers_may_be_numbers_or_padded_text(tmp_path: Path) -> None:
     assert [(q.id, q.answer) for q in found.questions] == [("7", "25"), ("b", "25")]
 
 
+@pytest.mark.parametrize("answer", ["33.0", '"33.0"', '"033"', '" 33 "', "33", '"33."'])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_whole_number_may_be_written_as_a_decimal_and_after_a_byte_order_mark(
+    tmp_path: Path, answer: str, mark: bytes
+) -> None:
+    file = tmp_path / "aime_x.jsonl"
+    file.write_bytes(mark + f'{{"id": 1.0, "problem": "?", "answer": {answer}}}\n'.encode())
+    (found,) = question_file.read(AIME_X, file).questions
+    assert (found.id, found.answer) == ("1", "33")
+
+
 @pytest.mark.parametrize(
     ("data", "wanted"),
     [
+        (b'{"id": "a", "problem": "?", "answer": 33.5}', "row 1: the field `answer`"),
+        (b'{"id": "a", "problem": "?", "answer": "33.5"}', "row 1: the answer `33.5`"),
         (b'{"id": "a"\n', "row 1: not valid JSON"),
         (b'\n\n["a"]\n', "row 3: not a JSON object"),
         (b'{"id": "a", "problem": " ", "answer": 1}', "row 1: the field `problem` is missing"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from jobspec.benchmarks import DEFAULT, registry
+from jobspec.benchmarks import DEFAULT, question_file, registry
 from jobspec.benchmarks.lm_eval_names import lm_eval_names
 from tests.support.commands import environment
 
@@ -24,7 +26,9 @@ from tests.support.commands import environment
         ("gsm8k", "gsm8k"),
         ("MATH", "MATH"),
         # Users' own files keep their names, even those that are aliases in capitals.
+        ("AIME-2026", "aime26"),
         ("aime_x", "aime_x"),
+        ("hmmt_feb26", "hmmt_feb26"),
         ("aime_2024", "aime_2024"),
         ("AIME_X", "AIME_X"),
     ],
@@ -39,6 +43,21 @@ def test_a_file_of_ones_own_is_read_as_aime() -> None:
     assert aime is not None
     assert (own.name, own.files, own.question_count) == ("aime_x", ("aime_x.jsonl",), None)
     assert (own.extract_answer, own.prompt) == (aime.extract_answer, aime.prompt)
+
+
+def test_contests_of_ones_own_have_answers_of_any_form(tmp_path: Path) -> None:
+    own = registry.get("hmmt_feb26")
+    assert own is not None and not question_file.is_ours("hmmt_feb26", [tmp_path])
+    row = {"id": "1", "problem": "What is one half of 3?", "answer": "\\frac{3}{2}"}
+    (tmp_path / "hmmt_feb26.jsonl").write_text(json.dumps(row) + "\n")
+    assert question_file.is_ours("hmmt_feb26", [tmp_path])
+    (question,) = question_file.read(own, tmp_path / "hmmt_feb26.jsonl").questions
+    assert (question.answer, own.grader, own.main_metric(32)) == (
+        "\\frac{3}{2}",
+        "math_verify",
+        "avg_at_32",
+    )
+    assert "boxed" in own.ask(question)
 
 
 def test_other_names_are_not_ours() -> None:

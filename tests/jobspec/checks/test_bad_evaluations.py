@@ -11,6 +11,7 @@ import pytest
 from jobspec.queue.queue import Queue
 from jobspec.spec import identity
 from tests.support.commands import jobspec, jobspec_json
+from tests.support.lm_eval_tasks import GENERATES, task_file
 from tests.support.specs import base_spec
 
 QUESTIONS = [{"id": f"q{i}", "problem": "1+1?", "answer": 2} for i in range(3)]
@@ -71,7 +72,7 @@ def test_an_unknown_task(place: Path) -> None:
 
 def test_a_task_file_of_the_benchmark_directory_is_known(place: Path) -> None:
     pytest.importorskip("lm_eval")
-    (place / "bench/mine.yaml").write_text("task: my_own_task\ndataset_path: json\n")
+    task_file(place / "bench", "my_own_task", **GENERATES)
     jobspec("validate", write_spec(place, benchmarks=["my_own_task"]), cwd=place)
     assert "is unknown" in refused(place, benchmarks=["mine"])["message"], "the file says `task:`"
 
@@ -89,6 +90,16 @@ def test_temperature_0_with_several_samples(place: Path) -> None:
     jobspec("validate", write_spec(place, temperature=0, avg_k=1), cwd=place)
     error = refused(place, avg_k=1, temperature=0, overrides={"aime_mine": {"avg_k": 2}})
     assert "2 samples" in error["message"]
+
+
+def test_a_stop_rule_without_anything_to_stop(place: Path) -> None:
+    rule = {"half_width": 0.05}
+    error = refused(place, avg_k=1, stop_rule=rule)
+    assert error["place"] == "$.eval.stop_rule" and "one sample a question" in error["message"]
+    overrides = {"aime_mine": {"avg_k": 1, "stop_rule": rule}}
+    assert refused(place, overrides=overrides)["place"] == "$.eval.overrides.aime_mine.stop_rule"
+    assert refused(place, stop_rule={"half_width": 0.5})["place"] == "$.eval.stop_rule.half_width"
+    jobspec("validate", write_spec(place, stop_rule=rule), cwd=place)
 
 
 def test_a_benchmark_file_with_a_missing_field(place: Path) -> None:

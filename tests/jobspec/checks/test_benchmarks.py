@@ -17,11 +17,11 @@ from tests.support.paths import REPOSITORY
 
 
 def test_an_unknown_benchmark_gets_a_suggestion(place: Path) -> None:
-    error = refusal('eval.benchmarks=["aime24","aime52"]')
+    error = refusal('eval.benchmarks=["aime24","aime255"]')
     assert isinstance(error, BenchmarkError)
     assert error.place == "$.eval.benchmarks[1]"
     assert "did you mean `aime25`?" in (error.hint or "")
-    assert "aime52.jsonl" in (error.hint or "")
+    assert "aime255.jsonl" in (error.hint or "")
 
 
 def test_a_benchmark_that_is_a_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,3 +124,8 @@ def test_devices_that_do_not_divide_the_batch(place: Path) -> None:
     with pytest.raises(JobspecError, match="`3` devices do not divide 8 rows a step") as caught:
         checked("resources.gpus=3", "train.global_batch_size=8")
     assert caught.value.place == "$.resources.gpus"
+
+
+def test_names_that_wandb_refuses_are_refused(place: Path) -> None:
+    error = refusal("tracking.project=team/sweep")
+    assert error.place == "$.tracking.project" and "`/`" in error.message

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobspec.errors import ModelError
+from jobspec.errors import ModelError, SpecError
 from tests.support.checks import checked, refusal
 from tests.support.models import write_weights
 
@@ -133,3 +133,29 @@ def test_rows_are_not_shared_by_what_can_not(
     error = refusal("train.sequence_parallel=4", *settings)
     assert error.place == "$.train.sequence_parallel"
     assert words in error.message and error.hint
+
+
+@pytest.mark.parametrize(
+    "experts", [{"num_local_experts": 8}, {"text_config": {"n_routed_experts": 64}}]
+)
+def test_a_mixture_of_experts_is_not_trained_in_float8(
+    place: Path, experts: dict[str, object]
+) -> None:
+    path = place / "tiny/config.json"
+    config = json.loads(path.read_text())
+    assert about_experts(place, "train.precision=float8", config) is None
+    assert about_experts(place, "train.precision=float8", config | {"num_experts": 1}) is None
+    assert about_experts(place, "train.precision=null", config | experts) is None
+    message = about_experts(place, "train.precision=float8", config | experts)
+    assert message == "`float8` can't train a mixture of experts, which get few tokens each"
+
+
+def about_experts(place: Path, setting: str, config: dict[str, object]) -> str | None:
+    """The refusal of a spec with this setting, for a model with this config.json."""
+    (place / "tiny/config.json").write_text(json.dumps(config))
+    try:
+        checked(setting)
+    except SpecError as error:
+        assert error.place == "$.train.precision" and error.hint
+        return error.message
+    return None

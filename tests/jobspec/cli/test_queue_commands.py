@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,11 @@ from pathlib import Path
 import pytest
 
 from jobspec.queue.queue import Queue
-from jobspec.records.base import Reason, State
+from jobspec.records.attempt import Result
+from jobspec.records.base import Reason, State, encode
+from jobspec.records.queue_files import Enqueued
+from jobspec.records.reports import ScoringProtocol, TrainReport
+from jobspec.storage import fs
 from tests.support.commands import Talking, environment, jobspec, jobspec_json
 from tests.support.queues import (
     WORKER,
@@ -72,6 +78,18 @@ def test_status_of_some_jobs(queue: Queue) -> None:
     assert "no job `nope`" in jobspec("status", "nope", "--root", queue.paths.root, code=1).stderr
 
 
+def test_status_names_users_if_there_are_several_and_shows_ones_own(queue: Queue) -> None:
+    mine, other = queue.enqueue(base_spec(name="own")), queue.enqueue(base_spec(name="other"))
+    assert "USER" not in on(queue, "status")
+    record = Enqueued(enqueued_at=other.enqueued_at, user="ada")
+    fs.publish(other.paths.enqueue, encode(record))
+    table = on(queue, "status")
+    assert "USER" in table and re.search(r"^other-.* ada\b", table, re.MULTILINE)
+    own = json.loads(on(queue, "status", "--mine", "--json"))
+    assert [row["job"] for row in own["jobs"]] == [mine.id]
+    assert own["jobs"][0]["user"] == getpass.getuser() and own["counts"]["pending"] == 2
+
+
 def test_status_has_colours_only_where_they_are_wanted(queue: Queue) -> None:
     busy_queue(queue)
     assert "\x1b[" not in on(queue, "status", NO_COLOR="")
@@ -93,6 +111,40 @@ def test_show_tells_of_every_attempt(queue: Queue) -> None:
     found = jobspec_json("show", claim.job, "--root", queue.paths.root)
     assert [a["reason"] for a in found["attempts"]] == ["oom", None]
     assert found["spec"]["model"]["name"] == "Qwen/Qwen3-8B"
+
+
+def test_show_begins_with_losses_scores_and_the_model(queue: Queue) -> None:
+    claim = enqueue_and_claim(queue, base_spec())
+    train = TrainReport(
+        model_dir="final_model", steps=190, epochs=10.0, tokens=275_040, train_s=30.0,
+        loss_first=5.81, loss=0.5, eval_loss_first=5.7, eval_loss=0.75,
+    )  # fmt: skip
+    metrics = {"bench/aime24/avg_at_2": 0.75, "bench/aime24/stderr": 0.05}
+    protocol = {"aime24": ScoringProtocol(questions=30)}
+    done = Result(
+        job=claim.job, attempt=1, metrics={**metrics, "bench/aime24/maj_at_2": 0.8},
+        train=train, protocol=protocol,
+    )  # fmt: skip
+    claim.finish("succeeded", done)
+    text = on(queue, "show", claim.job)
+    facts = dict(line.split(maxsplit=1) for line in text.split("\n\n")[0].splitlines())
+    assert facts["loss"] == "training 5.81 → 0.5, held out 5.7 → 0.75"
+    assert facts["trained"] == "190 steps, 10 epochs, 275,040 tokens in 30s"
+    assert facts["model"] == str(queue.paths.job(claim.job).dir / "final_model")
+    (row,) = [line for line in text.splitlines() if line.startswith("aime24")]
+    assert row.split()[:3] == ["aime24", "avg_at_2", "0.750"] and row.split()[-1] == "30"
+    assert "maj_at_2" not in text
+    assert "maj_at_2" in on(queue, "show", claim.job, "--all")
+
+
+def test_logs_leave_out_bars_and_warnings_unless_raw(queue: Queue) -> None:
+    claim = enqueue_and_claim(queue, base_spec())
+    bar = "Loading:  50%|█   | 1/2 [00:00<00:00, 3it/s]\n"
+    claim.dir.log("train").write_text(f"{bar}train: 1 of 2 steps\n")
+    assert on(queue, "logs", claim.job) == "train: 1 of 2 steps\n"
+    assert on(queue, "logs", claim.job, "--raw") == f"{bar}train: 1 of 2 steps\n"
+    (log,) = jobspec_json("logs", claim.job, "--root", queue.paths.root)["logs"]
+    assert log["text"].startswith("Loading")
 
 
 def test_logs_of_the_last_attempt_phase_after_phase(queue: Queue) -> None:

@@ -17,7 +17,7 @@ from jobspec.records.attempt import Result
 from jobspec.records.base import Reason
 from jobspec.records.reports import ScoringProtocol
 from jobspec.results import calibration, confidence
-from jobspec.spec import builder
+from jobspec.spec import builder, parsing
 from tests.support.commands import jobspec, jobspec_json
 from tests.support.queues import claim_next, ended
 from tests.support.scores import scored_job, write_evaluation
@@ -55,8 +55,9 @@ def test_compare_prints_both_intervals(queue: Queue) -> None:
     done = jobspec("compare", "before", "after", "--root", queue.paths.root)
     head, line = done.stdout.splitlines()[3:5]
     assert head.split("  ")[0] == "BENCHMARK"
-    # A: error² = 2 · ¼/3/4 = 1/24 and 4/3 · 24/4 = 8 samples; B: 1/48 and 4/3 · 48 · 3/16 = 12.
-    (low_a, high_a), (low_b, high_b) = confidence.wilson(0.5, 8), confidence.wilson(0.75, 12)
+    # A: error² = 2 · ¼/3/4 = 1/24 and 8/7 · 24/4 = 48/7 samples; B: 1/48 and 8/7 · 48 · 3/16.
+    low_a, high_a = confidence.wilson(0.5, 48 / 7)
+    low_b, high_b = confidence.wilson(0.75, 72 / 7)
     low = 0.25 - math.hypot(0.75 - low_b, high_a - 0.5)
     high = 0.25 + math.hypot(high_b - 0.75, 0.5 - low_a)
     assert f"{low:+.3f} to {high:+.3f}" in line
@@ -66,7 +67,8 @@ def test_compare_prints_both_intervals(queue: Queue) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [("prompt_sha256", "c" * 64), ("temperature", 0.7), ("top_k", 20), ("shots", 4),
-     ("protocol", "stock"), ("max_gen_toks", 16384), ("chat_template_kwargs", {"a": 1})],
+     ("protocol", "stock"), ("max_gen_toks", 16384), ("kv_cache_dtype", "fp8"),
+     ("chat_template_kwargs", {"a": 1})],
 )  # fmt: skip
 def test_compare_refuses_scores_measured_differently(
     queue: Queue, field: str, value: object
@@ -97,6 +99,24 @@ def test_scores_of_different_versions_may_be_compared() -> None:
     )
 
 
+def test_runs_of_one_stop_rule_are_compared_whatever_it_led_to(queue: Queue) -> None:
+    rule = {"half_width": 0.05, "k_at_most": 64}
+    scored_job(queue, "before", {"aime24": {"q1": HALF}}, stop_rule=rule)
+    scored_job(queue, "after", {"aime24": {"q1": [*HALF, True]}}, stop_rule=rule)
+    (row,) = run(queue, "compare", "before", "after")["benchmarks"]
+    assert row["differs"] == [] and row["difference"]["mean"] > 0
+    scored_job(queue, "other", {"aime24": {"q1": HALF}}, stop_rule=rule | {"half_width": 0.1})
+    done = jobspec("compare", "before", "other", "--root", queue.paths.root, code=1)
+    assert "stop_rule" in done.stderr
+
+
+def test_scores_of_different_readers_are_not_compared(queue: Queue) -> None:
+    scored_job(queue, "before", {"aime24": {"q1": HALF}})
+    scored_job(queue, "after", {"aime24": {"q1": RIGHT}}, answer_reader=2)
+    done = jobspec("compare", "before", "after", "--root", queue.paths.root, code=1)
+    assert "answer_reader null and 2" in done.stderr and "`jobspec rescore`" in done.stderr
+
+
 def test_compare_only_what_both_have(queue: Queue) -> None:
     scored_job(queue, "before", {"aime24": {"q1": HALF}, "aime25": {"q1": HALF}})
     scored_job(queue, "after", {"aime25": {"q1": HALF}, "aime_x": {"q1": HALF}})
@@ -124,7 +144,7 @@ def test_samples_shows_prompt_text_answer_and_outcome(queue: Queue) -> None:
     assert done.stdout.splitlines()[:4] == [
         "── question q1, answer 7",
         "user: What is q1?",
-        "── sample 1: wrong, answered 8, 101 tokens",
+        "── sample 1: wrong, answered 8, rule: box (8\\text{ ways}), 101 tokens",
         "thought 1 \\x1b[31m\\boxed{8}",  # what a model writes can't colour the terminal
     ]
     assert done.stdout.count("What is q1?") == 1
@@ -133,7 +153,7 @@ def test_samples_shows_prompt_text_answer_and_outcome(queue: Queue) -> None:
 
 def test_samples_of_one_question_in_json(queue: Queue) -> None:
     scored_job(queue, "one", {"aime24": {"q1": HALF, "q2": [False] * 4}, "aime25": {"x": HALF}})
-    found = run(queue, "samples", "one", "--benchmark", "aime24", "--question", "q2")
+    found = run(queue, "samples", "one", "--benchmark", "AIME2024", "--question", "q2")
     assert found["total"] == 4
     assert {row["question"] for row in found["samples"]} == {"q2"}
     assert found["samples"][0]["prompt"] == "user: What is q2?\n"
@@ -175,7 +195,8 @@ def test_the_published_numbers_are_those_of_the_reports() -> None:
     known = {each.name: each for each in published.load()}
     qwen = known["Qwen/Qwen3-8B:thinking"]
     assert {name: score.score for name, score in qwen.scores.items()} == {
-        "minerva_math500": 97.4, "aime24": 76.0, "aime25": 67.3,
+        "minerva_math500": 97.4, "aime24": 76.0, "aime25": 67.3, "gpqa_diamond": 62.0,
+        "ifeval_chat": 85.0,
     }  # fmt: skip
     assert all(each.source and each.scores for each in known.values())
     olmo = known["allenai/Olmo-3-7B-Think:thinking"]
@@ -259,6 +280,25 @@ def test_calibrate_writes_specs_to_fetch_with(queue: Queue, tmp_path: Path) -> N
     assert queue.jobs() == []
 
 
+def test_calibrate_asks_the_default_benchmarks_unless_others_are_named(
+    queue: Queue, tmp_path: Path
+) -> None:
+    def written(name: str, *args: str, code: int = 0) -> list[tuple[str, ...]]:
+        place = tmp_path / name
+        done = jobspec("calibrate", *args, "--write", place, "--root", queue.paths.root, code=code)
+        files = sorted(place.glob("*.json"))
+        assert code == 0 or "there are scores on aime24, aime25" in done.stderr
+        return [spec.eval.benchmarks for spec in map(parsing.load, files) if spec.eval]
+
+    olmo, qwen = "allenai/Olmo-3-7B-Think", "Qwen/Qwen3-8B:thinking"
+    assert written("a", olmo) == [("aime24", "aime25")]
+    named = written("b", qwen, "--benchmarks", "GPQA-Diamond,ifeval_chat")
+    assert named == [("gpqa_diamond", "ifeval_chat")]
+    code = ("humaneval_plus_chat", "mbpp_plus_chat")
+    assert written("c", "--all", "--benchmarks", ",".join(code)) == [code, code]
+    assert written("d", olmo, "--benchmarks", "ifeval_chat", code=1) == []
+
+
 def test_calibrate_needs_a_model_and_trains_nothing(queue: Queue) -> None:
     root = queue.paths.root
     jobspec("calibrate", "--root", root, code=2)
@@ -330,3 +370,17 @@ def test_eval_of_a_checkpoint_is_named_after_its_job(tmp_path: Path) -> None:
 def test_eval_of_a_missing_path_is_refused(tmp_path: Path) -> None:
     done = jobspec("eval", "--checkpoint", "out/run/epoch-3", cwd=tmp_path, code=1)
     assert "epoch-3 does not exist" in done.stderr
+
+
+def test_results_against_a_job_and_compare_over_seeds(queue: Queue) -> None:
+    scored_job(queue, "before", {"aime24": {"q1": HALF, "q2": HALF}})
+    scored_job(queue, "after", {"aime24": {"q1": RIGHT, "q2": HALF}})
+    shown = jobspec("results", "--against", "before", "--root", queue.paths.root).stdout
+    rows = run(queue, "results", "--against", "before")["results"]
+    found = {row["name"]: row["against"] for row in rows}
+    assert found["before"] == {} and found["after"]["aime24"]["mean"] == 0.25
+    need = found["after"]["aime24"]["samples_needed"]
+    assert f"about {need} samples a question would decide it" in shown
+    assert "aime24 +0.250" in shown and ", p 0." in shown
+    (row,) = run(queue, "compare", "before", "after", "--seeds")["benchmarks"]
+    assert row["over_seeds"] is None and row["difference"]["test"].startswith("Cochran")

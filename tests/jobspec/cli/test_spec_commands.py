@@ -71,6 +71,70 @@ def test_new_options_reach_the_spec(place: Path) -> None:
     assert spec.eval.benchmarks == ("aime24", "aime25")
 
 
+def test_rates_with_commas_and_sweeps_write_a_grid(place: Path) -> None:
+    args = (
+        "new",
+        "--model",
+        "a/b",
+        "--lr",
+        "1e-5,5e-6",
+        "--lr",
+        "1e-6",
+        "--sweep",
+        "train.seed=1,2",
+    )
+    written = jobspec(*args, "-o", "grid", cwd=place).stdout.split()
+    assert len(written) == 6 and "grid/b-lr5e-6-seed2.json" in written
+    found = jobspec("new", "--model", "a/b", "--lr", "1e-5,fast", cwd=place, code=2).stderr
+    assert "'fast'; write 1e-5 or 1e-5,5e-6" in found
+
+
+def test_new_refuses_what_is_certainly_wrong(place: Path) -> None:
+    unknown = jobspec("new", "--model", "a/b", "--benchmarks", "amie25", cwd=place, code=1)
+    assert "`amie25` is unknown" in unknown.stderr and "mean `aime25`?" in unknown.stderr
+    (place / "bad.jsonl").write_text('{"messages": []}\n')
+    bad = jobspec("new", "--model", "a/b", "--data", "bad.jsonl", cwd=place, code=1)
+    assert "bad.jsonl, row 1: not a row of `messages`" in bad.stderr
+    (place / "empty").mkdir()
+    empty = jobspec("new", "--model", "./empty", cwd=place, code=1)
+    assert "is no model directory: it has no config.json" in empty.stderr
+    assert not (place / "specs").exists()
+
+
+def test_new_writes_absolute_paths_and_remarks_on_a_missing_model(place: Path) -> None:
+    done = jobspec(
+        "new", "--model", "./tiny", "--source", "data/train.jsonl:2", "--set",
+        "eval.benchmark_dir=own", cwd=place,
+    )  # fmt: skip
+    assert f"the model directory `{place}/tiny` does not exist on this machine" in done.stderr
+    spec = parsing.load(place / done.stdout.strip())
+    assert spec.data is not None and spec.eval is not None
+    assert spec.model.name == f"{place}/tiny"
+    assert [source.path for source in spec.data.sources] == [f"{place}/data/train.jsonl"]
+    assert spec.eval.benchmark_dir == f"{place}/own"
+
+
+def test_new_lowers_the_default_max_length_to_the_models_context(place: Path) -> None:
+    (place / "tiny").mkdir()
+    (place / "tiny/config.json").write_text('{"max_position_embeddings": 2048}')
+    (place / "tiny/model.safetensors").touch()
+    done = jobspec("new", "--model", "./tiny", cwd=place)
+    assert "train.max_length is 2,048, the context of the model, instead of 8,192" in done.stderr
+    spec = parsing.load(place / done.stdout.strip())
+    assert spec.train is not None and spec.train.max_length == 2048
+    chosen = new(place, "--model", "./tiny", "--set", "train.max_length=4096", "--name", "long")
+    kept = parsing.load(chosen).train
+    assert kept is not None and kept.max_length == 4096  # `enqueue` refuses it and says why
+
+
+def test_short_names_are_the_commands_they_stand_for(place: Path) -> None:
+    path = new(place, "--model", "a/b")
+    assert jobspec("check", path, "--no-row-check", cwd=place).stdout == (
+        jobspec("validate", path, "--no-row-check", cwd=place).stdout
+    )
+    assert "jobspec status" in jobspec("ls", "--help", cwd=place).stdout
+
+
 def test_usage_errors_exit_2(place: Path) -> None:
     jobspec("new", "--model", "a/b", "--epochs", "many", cwd=place, code=2)
     jobspec("enqueue", cwd=place, code=2)
@@ -99,8 +163,10 @@ def test_a_refusal_in_json(place: Path) -> None:
 
 
 def test_a_line_that_is_no_row_is_refused_though_rows_are_not_rendered(place: Path) -> None:
-    (place / "data/torn.jsonl").write_text(ROW * 2 + '{"messages": [\n' + ROW)
+    rows = place / "data/torn.jsonl"
+    rows.write_text(ROW)
     spec = new(place, "--model", "a/b", "--data", "data/torn.jsonl")
+    rows.write_text(ROW * 2 + '{"messages": [\n' + ROW)
     answer = jobspec_json("enqueue", UNCHECKED, spec, "--root", "r", cwd=place, code=1)
     (error,) = answer["errors"]
     assert (error["file"], error["place"]) == (str(place / "data/torn.jsonl"), "row 3")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,8 @@ def test_written_settings_are_read_by_jobspec_and_by_a_shell(tmp_path: Path) -> 
         ({"root": ""}, "JOBSPEC_ROOT is not set"),
         ({"sif": ""}, "JOBSPEC_SIF is not set"),
         ({"gpus": "four"}, "JOBSPEC_GPUS is not a number"),
+        ({"node_tmp": "/local/scratch/users/ada"}, "JOBSPEC_NODE_TMP has 24 characters: `/local"),
+        ({"node_tmp": "scratch"}, "JOBSPEC_NODE_TMP is a relative path"),
         ({"time": "tomorrow"}, "JOBSPEC_TIME is not a time limit"),
         ({"time": "00:06:00"}, "leaves 60 s of work"),
         ({"time": "4"}, "leaves 0 s of work"),
@@ -204,9 +207,10 @@ def test_submit_refuses_before_anything_is_submitted(tmp_path: Path) -> None:
         ({"JOBSPEC_SIF": "/nowhere/worker.sif"}, "sees no image at /nowhere/worker.sif"),
         ({"JOBSPEC_GPUS": "4"}, "asks for 4 GPUs per node, Slurm allocated none"),
         ({"JOBSPEC_MODULES": "no-such/1.0"}, "the module no-such/1.0 cannot be loaded"),
-        # Root may write everywhere, but can't make a directory here; for others /tmp serves.
-        ({"JOBSPEC_NODE_TMP": "/proc"}, "/proc on" if os.geteuid() == 0 else ""),
-        ({"JOBSPEC_NODE_TMP": "/nowhere"}, ""),  # /tmp serves
+        ({"JOBSPEC_NODE_TMP": "/proc"}, "/proc on"),
+        ({"JOBSPEC_NODE_TMP": "/nowhere"}, "/nowhere on"),
+        ({"JOBSPEC_NODE_TMP": "/local/scratch/users/ada"}, "JOBSPEC_NODE_TMP has 24 characters"),
+        ({}, ""),
     ],
 )
 def test_the_batch_script_explains_what_a_node_lacks(
@@ -224,6 +228,44 @@ def test_the_batch_script_explains_what_a_node_lacks(
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode != 0, says in done.stderr) == (bool(says), True), done.stderr
     assert not says or "hint: " in done.stderr
+
+
+def test_the_batch_script_uses_the_directory_on_the_nodes_disk(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="jsn-", dir="/tmp") as folder:
+        told = run_batch_script(tmp_path, {}, JOBSPEC_NODE_TMP=folder)
+    assert told["TMP"].startswith(f"{folder}/js-")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("SQUEUE_FORMAT", "SQUEUE_STATES", "SBATCH_TIMELIMIT", "SALLOC_PARTITION", "SINFO_FORMAT"),
+        *("SLURM_CLUSTERS", "SLURM_TIME_FORMAT", "PYTHONHOME", "PYTHONPATH"),
+        *("APPTAINERENV_PYTHONPATH", "SINGULARITYENV_PYTHONHOME"),
+    ],
+)
+def test_the_batch_script_drops_variables_that_change_slurm_or_python(
+    tmp_path: Path, name: str
+) -> None:
+    told = run_batch_script(tmp_path, {name: "x"})
+    assert name not in told and "SLURM_JOB_ID" in told
+
+
+def run_batch_script(tmp_path: Path, shell: dict[str, str], **settings: str) -> dict[str, str]:
+    """Run the script with a program in apptainer's place that prints its environment."""
+    (tmp_path / "FORMAT").write_text("{}")
+    (tmp_path / "worker.sif").write_text("")
+    program = tmp_path / "apptainer"
+    program.write_text("#!/bin/sh\necho TMP=$APPTAINER_TMPDIR\nexec env\n")
+    program.chmod(0o755)
+    settings |= {"JOBSPEC_ROOT": str(tmp_path), "JOBSPEC_SIF": str(tmp_path / "worker.sif")}
+    settings |= {"JOBSPEC_APPTAINER": str(program)}
+    file = tmp_path / "site.env"
+    file.write_text("".join(f"{name}='{value}'\n" for name, value in settings.items()))
+    env = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "990099", "JOBSPEC_SITE_ENV": str(file)}
+    command = ["bash", str(REPOSITORY / "slurm" / "worker.sbatch")]
+    done = subprocess.run(command, env=env | shell, capture_output=True, text=True, check=True)
+    return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
 
 
 def test_a_script_without_settings_names_the_command_that_writes_them(tmp_path: Path) -> None:

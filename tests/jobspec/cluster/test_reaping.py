@@ -8,9 +8,10 @@ import pytest
 
 from jobspec.cluster import autoscale, reaping, site
 from jobspec.cluster.scheduler import SchedulerRun
-from jobspec.cluster.slurm import Slurm
+from jobspec.cluster.slurm import Slurm, size_gib
+from jobspec.monitoring import status
 from jobspec.queue.queue import Queue
-from jobspec.records.base import State
+from jobspec.records.base import Reason, State
 from jobspec.records.worker import WorkerRecord
 from tests.support.specs import base_spec
 
@@ -23,10 +24,15 @@ class Stub:
 
     def __init__(self, directory: Path) -> None:
         self._squeue = directory / "squeue"
-        (directory / "scontrol").write_text("#!/bin/sh\necho 'ClusterName = here'\n")
-        (directory / "scontrol").chmod(0o755)
+        self.program("scontrol", "echo 'ClusterName = here'")
+        self.program("sacct", "exit 1")
         self.calls = directory / "calls"
         self.says("7 RUNNING 1 jobspec")
+
+    def program(self, name: str, script: str) -> None:
+        file = self._squeue.with_name(name)
+        file.write_text(f"#!/bin/sh\n{script}\n")
+        file.chmod(0o755)
 
     def says(self, *lines: str, code: int = 0) -> None:
         told = "\n".join(lines)
@@ -107,6 +113,80 @@ def test_a_worker_whose_run_has_ended_is_reaped_at_once(tmp_path: Path, stub: St
     assert len(reaping.reap(queue, Slurm())) == 1
     (job,) = queue.jobs()
     assert (job.state, job.attempt) == (State.PENDING, 2)
+
+
+MEMORY = {
+    "accounting": (
+        "JobId=7 JobState=OUT_OF_MEMORY Restarts=1 MinMemoryNode=4G AllocTRES=cpu=2,mem=4G,node=1",
+        "OUT_OF_MEMORY||4G\nOUT_OF_MEMORY|4089446K|\nCOMPLETED|1024K|",
+        "it used 3.9 GiB of 4.0 GiB",
+    ),
+    "no accounting": (
+        "JobId=7 JobState=OUT_OF_MEMORY Restarts=1 MinMemoryNode=4000M",
+        None,
+        "it used all its memory of 3.9 GiB",
+    ),
+    "a step": ("JobId=7 JobState=FAILED", "FAILED||64Gn\nOUT_OF_MEMORY|61G|", "61.0 GiB of 64.0"),
+}
+
+
+@pytest.mark.parametrize("case", MEMORY)
+@pytest.mark.parametrize("phase", ["prepare", "train"])
+def test_a_worker_that_slurm_ended_for_memory_ran_out_of_it(
+    tmp_path: Path, stub: Stub, case: str, phase: str
+) -> None:
+    shown, accounting, says = MEMORY[case]
+    queue, _ = running(tmp_path)
+    queue.reap()
+    job = queue.jobs()[0]
+    record = WorkerRecord(
+        worker=W,
+        slurm_cluster="here",
+        slurm_job="7",
+        slurm_restart_count=1,
+        host="n1",
+        job=job.id,
+        attempt=1,
+        phase=phase,
+    )
+    queue.heartbeat(W, record, job=job.id)
+    stub.says(f"7 {shown.split('JobState=')[1].split()[0]} 1 jobspec")
+    stub.program(
+        "scontrol", f"case $* in *config*) echo ClusterName = here;; *) echo '{shown}';; esac"
+    )
+    stub.program("sacct", "exit 1" if accounting is None else f"echo '{accounting}'")
+    assert reaping.reap(queue, Slurm()) == [job.id]
+    (row,) = status.job_report(queue.job(job.id)).attempts[:1]
+    assert (row.reason, row.phase, row.host) == ("oom", phase, "n1")
+    assert says in row.message and "--mem" in (row.hint or "")
+    assert queue.job(job.id).state is State.PENDING
+
+
+def test_a_run_that_ended_otherwise_stays_lost(tmp_path: Path, stub: Stub) -> None:
+    queue, _ = running(tmp_path)
+    queue.reap()
+    stub.says("7 FAILED 1 jobspec")
+    (job,) = reaping.reap(queue, Slurm())
+    assert queue.job(job).reason is Reason.LOST
+
+
+@pytest.mark.parametrize(
+    ("text", "gib"),
+    [
+        ("64G", 64.0),
+        ("4000M", 3.90625),
+        ("1048576K", 1.0),
+        ("1.5T", 1536.0),
+        ("64Gn", 64.0),
+        ("4Gc", None),
+        ("1073741824", 1.0),
+        ("0", None),
+        ("", None),
+        ("UNLIMITED", None),
+    ],
+)
+def test_slurms_sizes(text: str, gib: float | None) -> None:
+    assert size_gib(text) == gib
 
 
 def test_a_later_run_reaps_no_worker_that_sends_heartbeats(tmp_path: Path, stub: Stub) -> None:

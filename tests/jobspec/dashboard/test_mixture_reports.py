@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import plotly.graph_objects as go
 import pytest
 
-from jobspec.dashboard import charts, runs
+from jobspec.dashboard.details import read_details
 from jobspec.queue.job import Job
 from jobspec.queue.queue import Queue
 from jobspec.records.attempt import Result
@@ -78,13 +77,10 @@ def test_show_has_a_line_for_each_source(mixed: tuple[Queue, Job]) -> None:
 
 
 def test_the_page_has_a_curve_for_each_source(mixed: tuple[Queue, Job]) -> None:
-    found = runs.read([mixed[1]])
-    (figure,) = (each for each in charts.figures(found) if each.id == "source_losses")
-    assert [trace["name"] for trace in figure.data] == ["mixed, chat", "mixed, math"]
-    assert figure.data[0]["y"] == [4.0, 3.0, 2.0]
-    assert figure.rows[0] == ["mixed", "chat", "4", "2", "2"]
-    go.Figure(msgspec.to_builtins({"data": figure.data, "layout": figure.layout}))
-    origin = dict(found[0].origin)
+    details = read_details(mixed[1])
+    held_out = details.curves.held_out
+    assert held_out["eval_loss/chat"] == [4, 3, 2] and held_out["eval_loss/math"] == [1.5] * 3
+    origin = dict(details.origin)
     assert origin["source math"].startswith("/d/m.jsonl, SHA-256 ")
 
 

@@ -11,7 +11,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -97,9 +96,7 @@ def across(**changed: Any) -> JointMeasurement:
 
 def test_a_directory_for_a_new_root_is_measured(tmp_path: Path) -> None:
     root = tmp_path / "scratch" / "root"
-    started = time.monotonic()
     told = jobspec_json("doctor", "--root", root, code=None)
-    assert time.monotonic() - started < 30
     assert told["schema"] == 1 and told["place"]["path"] == str(tmp_path)
     assert list(tmp_path.iterdir()) == []  # not even the root
     here = told["measured"]["here"]

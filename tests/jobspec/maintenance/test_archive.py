@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import resource
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from jobspec.errors import JobspecError
 from jobspec.maintenance import archive
 from jobspec.queue.job import Job
 from jobspec.queue.queue import Queue
-from tests.support.commands import jobspec, jobspec_json
+from tests.support.commands import jobspec, jobspec_json, run_checked
 from tests.support.queues import scores, succeed
 from tests.support.specs import base_spec
 
@@ -36,7 +35,7 @@ def test_a_copy_can_be_verified_with_sha256sum(queue: Queue, tmp_path: Path) -> 
     ]
     place = Path(archived["place"])
     checked = ["sha256sum", "--check", "--strict", "SHA256SUMS"]
-    subprocess.run(checked, cwd=place, check=True, capture_output=True)
+    run_checked(checked, cwd=place)
     names = {str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()}
     assert {
         "spec.json",
@@ -52,8 +51,11 @@ def test_a_copy_can_be_verified_with_sha256sum(queue: Queue, tmp_path: Path) -> 
 
 def test_weights_can_be_left_out(queue: Queue, tmp_path: Path) -> None:
     job = trained(queue)
+    job.paths.help_of(1).open.mkdir(parents=True)
+    (job.paths.help_of(1).open / "chunk").touch()
     archive.archive(job, tmp_path / "kept", model=False)
     assert not list((tmp_path / "kept").rglob("*.safetensors"))
+    assert not list((tmp_path / "kept").rglob("chunk"))  # of use to workers only
 
 
 def test_a_damaged_copy_and_a_changed_job_are_reported(queue: Queue, tmp_path: Path) -> None:

@@ -82,6 +82,20 @@ def test_gc_keeps_running_jobs_and_checkpoints_that_a_retry_resumes_from(queue: 
     assert "step-20" not in left(failed) and {"step-20", "trash"} <= left(runs)
 
 
+def test_samples_that_helpers_left_are_kept_for_a_retry(queue: Queue) -> None:
+    claim = enqueue_and_claim(queue, base_spec())
+    done = queue.paths.job(claim.job).help_of(1).done
+    done.mkdir(parents=True)
+    (done / "chunk.jsonl").write_bytes(bytes(500))
+    assert disk.measure_usage(queue.job(claim.job)).eval == 500
+    claim.finish("failed")
+    root = queue.paths.root
+    assert jobspec_json("gc", "--root", root)["freed"] == {}
+    assert jobspec_json("gc", "--failed", "--root", root)["freed"] == {claim.job: 500}
+    assert sorted(path.name for path in queue.paths.jobs.iterdir()) == [claim.job]
+    assert not queue.paths.job(claim.job).help.exists()
+
+
 def test_checkpoints_of_all_attempts_are_deleted(queue: Queue) -> None:
     first = enqueue_and_claim(queue, base_spec())
     fill(first.dir)

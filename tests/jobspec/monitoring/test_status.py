@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+import shutil
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -90,6 +93,41 @@ def test_a_requeued_job_says_why(queue: Queue) -> None:
     assert (row.state, row.attempt, row.reason) == ("pending", 2, "walltime")
 
 
+@pytest.mark.parametrize("claimed", [False, True])
+def test_a_cancelled_attempt_stays_cancelled_after_a_retry(queue: Queue, claimed: bool) -> None:
+    if claimed:
+        job = enqueue_and_claim(queue, base_spec()).job
+    else:
+        job = queue.enqueue(base_spec()).id
+    queue.cancel(job)
+    queue.retry(job)
+    claim_next(queue).requeue("node")
+    reasons = ["cancelled", "node"]
+    assert [each.reason for each in only_row(queue).attempts] == reasons
+    report = status.job_report(queue.job(job))
+    assert [each.reason for each in report.attempts] == reasons
+    assert [(each.reason, each.count) for each in report.losses] == [("node", 1)]
+
+
+def test_an_attempt_that_had_ended_before_its_job_was_cancelled_is_cancelled(queue: Queue) -> None:
+    claim = enqueue_and_claim(queue, base_spec())
+    claim.end(ended(Reason.WALLTIME, step=400))
+    queue.cancel(claim.job)
+    queue.retry(claim.job)
+    (attempt,) = only_row(queue).attempts
+    assert (attempt.reason, attempt.step) == ("cancelled", 400)
+
+
+def test_a_job_whose_directory_was_deleted_says_so(queue: Queue) -> None:
+    claim = enqueue_and_claim(queue, base_spec())
+    assert not only_row(queue).directory_missing
+    shutil.rmtree(queue.job(claim.job).paths.dir)
+    row = only_row(queue)
+    assert row.directory_missing and row.name == "qwen3-8b-base"
+    queue.fsck()
+    assert not only_row(queue).directory_missing
+
+
 def test_a_damaged_spec_does_not_hide_the_queue(queue: Queue) -> None:
     job = queue.enqueue(base_spec())
     for path in (job.paths.spec, job.entry.path(queue.paths)):
@@ -142,6 +180,23 @@ def test_why_nothing_runs(queue: Queue) -> None:
     queue.release()
     enqueue_and_claim(queue, base_spec(notes="another"))
     assert why() == ""
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"f_flag": os.ST_RDONLY}, "its filesystem is read-only"),
+        ({"f_favail": 0}, "its filesystem has no free inodes"),
+        ({"f_bavail": 0}, "its filesystem is full"),
+    ],
+)
+def test_status_says_that_nothing_can_be_written(
+    queue: Queue, changed: dict[str, int], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue.enqueue(base_spec())
+    usable = {"f_flag": 0, "f_files": 10, "f_favail": 10, "f_bavail": 10}
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(**usable | changed))
+    assert says in (look(queue).nothing_runs or "")
 
 
 def test_why_workers_do_not_claim_a_job_that_fits(queue: Queue) -> None:

@@ -34,6 +34,7 @@ class Pending:
     def __post_init__(self) -> None:
         self.root.state(State.PENDING).mkdir(parents=True)
         self.candidates = Candidates(self.root, owned=True, clock=lambda: self.now_s)
+        self.candidates.share.order([])  # once a minute: the users, which is not counted here
 
     def add(self, number: int, rank: int = 949) -> Ticket:
         # The file is empty. Such an entry is offered too, because the claim repairs or ends it.
@@ -63,9 +64,24 @@ def test_claims_in_a_deep_queue_reuse_a_listing(pending: Pending) -> None:
     made = [pending.add(number) for number in range(MANY)]
     claimed = [pending.claim() for _ in range(MANY)]
     assert pending.listings == 1
-    assert sorted(claimed) == made
-    offsets = [made.index(ticket) - at for at, ticket in enumerate(claimed)]
-    assert max(map(abs, offsets)) <= 100  # oldest first, except for the random start
+    assert claimed == made  # oldest first
+
+
+def test_a_worker_without_rivals_takes_the_oldest_job_first(pending: Pending) -> None:
+    made = [pending.add(number) for number in range(20)]
+    urgent = [pending.add(number, rank=1) for number in range(20, 30)]
+    assert [pending.claim() for _ in range(30)] == urgent + made
+
+
+def test_after_a_lost_race_claims_start_among_the_first_few_for_a_minute(pending: Pending) -> None:
+    made = [pending.add(number) for number in range(200)]
+    offered = pending.offered()
+    next(offered)
+    next(offered)  # the first was lost
+    firsts = {made.index(next(pending.offered()).ticket) for _ in range(60)}
+    assert len(firsts) > 1 and max(firsts) < 8
+    pending.now_s += 60.0
+    assert {made.index(next(pending.offered()).ticket) for _ in range(20)} == {0}
 
 
 def test_a_short_listing_is_made_for_every_claim(pending: Pending) -> None:

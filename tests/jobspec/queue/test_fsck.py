@@ -211,3 +211,31 @@ def test_an_unknown_enqueue_time_gives_the_same_name_everywhere(queue: Queue) ->
     job.paths.enqueue.write_bytes(b"")
     queue.fsck()
     assert only_entry(queue).name == Ticket(949, "19700101T000000000000Z", job.id).name
+
+
+def test_enqueueing_a_job_whose_directory_was_deleted_makes_no_second_entry(queue: Queue) -> None:
+    job = queue.enqueue(score_spec())
+    claim = queue.claim(W)
+    assert claim is not None
+    shutil.rmtree(job.paths.dir)
+    again = Queue(queue.paths.root).enqueue(score_spec())
+    assert again.already and again.state is State.RUNNING
+    assert entries(queue) == {job.id: ["running"]}
+    assert queue.fsck().restored == [job.id]
+    assert job.paths.spec.exists()
+
+
+@pytest.mark.parametrize("state", [State.PENDING, State.RUNNING])
+def test_a_second_entry_of_a_job_is_removed(queue: Queue, state: State) -> None:
+    """As an earlier version made it when the job's directory had been deleted."""
+    job = queue.enqueue(score_spec())
+    if state is State.RUNNING:
+        assert queue.claim(W) is not None
+    (entry,) = queue.paths.state(state).iterdir()
+    second = entry.name.split(f".{W}")[0].removesuffix(".json")
+    stamp = job.entry.ticket.enqueued
+    second = f"{second}.json".replace(stamp, f"{int(stamp[:4]) - 1}{stamp[4:]}")
+    (queue.paths.state(State.PENDING) / second).write_bytes(entry.read_bytes())
+    assert len(entries(queue)[job.id]) == 2
+    assert queue.fsck().superseded == [second]
+    assert entries(queue) == {job.id: [state.value]}

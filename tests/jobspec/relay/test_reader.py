@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +12,13 @@ import pytest
 from jobspec.errors import JobspecError
 from jobspec.queue.queue import Queue
 from jobspec.records.base import Reason
-from jobspec.records.queue_files import Format
 from jobspec.relay import wandb_run
 from jobspec.relay.cursor import Cursor, Cursors, SentRows, target
-from jobspec.relay.lock import Fenced, acquire
 from jobspec.relay.reader import Reader
 from jobspec.relay.verify import compare, read_history
-from jobspec.relay.wandb_run import HistoryRow, RelayError
+from jobspec.relay.wandb_run import HistoryRow
 from jobspec.storage import fs
 from jobspec.storage.layout import RootPaths
-from tests.support.faulty_os import fork
 from tests.support.queues import queue_at
 from tests.support.relays import Writing, start
 from tests.support.specs import tuned_spec
@@ -195,41 +190,6 @@ def test_reading_on_reads_no_line_twice(queue: Queue, monkeypatch: pytest.Monkey
     monkeypatch.setattr(wandb_run, "runs_of", None)  # what reads all
     (run,) = reader.read(queue.job(job.job))
     assert steps(run) == [0, 1, 2, 3, 4]
-
-
-# One relay per root
-
-
-def test_a_relay_that_lost_the_lock_is_fenced(tmp_path: Path) -> None:
-    root, layout = RootPaths(tmp_path), Format(heartbeat_s=0.02, lease_s=0.1)
-    with acquire(root, layout) as first:
-        first.heartbeat()
-        with acquire(root, layout) as second:  # the first sends no heartbeat for a lease
-            second.heartbeat()
-            with pytest.raises(Fenced):
-                first.heartbeat()
-    assert fs.list_dir(root.relay_lock) == ["free"]
-
-
-def test_heartbeats_keep_the_lock(tmp_path: Path) -> None:
-    root, layout = RootPaths(tmp_path), Format(heartbeat_s=0.02, lease_s=60.0)
-    with acquire(root, layout) as first:
-        with pytest.raises(RelayError, match=f"process {os.getpid()} on"):
-            acquire(root, layout, lambda s: first.heartbeat()).__enter__()
-        first.heartbeat()
-
-
-def test_the_lock_of_a_dead_process_on_this_host_is_free_at_once(tmp_path: Path) -> None:
-    root, layout = RootPaths(tmp_path), Format(lease_s=3600.0)
-
-    def body() -> None:
-        with acquire(root, layout):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    os.waitpid(fork(body), 0)
-    assert fs.list_dir(root.relay_lock) != ["free"]
-    with acquire(root, layout) as lock:
-        lock.heartbeat()
 
 
 # Comparing

@@ -107,15 +107,18 @@ def test_all_answers_right_or_all_wrong(k: int) -> None:
 
 
 def test_samples_within_questions() -> None:
-    # One question of two, k = 4, has 2 right: error² = (¼/3)/4 = 1/48; 4/3 · 48 · 3/16 = 12.
-    interval = confidence.over_samples(0.25, math.sqrt(1 / 48), 8, 4)
-    assert interval == pytest.approx(confidence.wilson(0.25, 12))
+    # One question of two, k = 4, has 2 right: error² = (¼/3)/4 = 1/48; 8/7 · 48 · 3/16 = 72/7.
+    interval = confidence.over_samples(0.25, math.sqrt(1 / 48), 8)
+    assert interval == pytest.approx(confidence.wilson(0.25, 72 / 7))
+    # 3 of 8 samples of one question: Wilson's interval itself.
+    error = confidence.sampling_stderr([(3, 8)])
+    assert confidence.over_samples(3 / 8, error, 8) == pytest.approx(confidence.wilson(3 / 8, 8))
 
 
 @pytest.mark.parametrize("right", [0, 13, 25, 26])
 def test_samples_that_all_agree_still_give_an_interval(right: int) -> None:
     p, kept = right / 26, 104 / (104 + Z**2)
-    interval = confidence.over_samples(p, 0.0, 104, 4)
+    interval = confidence.over_samples(p, 0.0, 104)
     assert interval == pytest.approx((p * kept, 1 - (1 - p) * kept))
     if right in (0, 26):
         assert interval == pytest.approx(confidence.wilson(p, 104))
@@ -123,7 +126,7 @@ def test_samples_that_all_agree_still_give_an_interval(right: int) -> None:
 
 def test_unknown_numbers_of_questions_and_samples() -> None:
     assert confidence.over_questions(0.5, None, 1, 4) == (None, None)
-    assert confidence.over_samples(0.5, None, 4, 1) == (None, None)
+    assert confidence.over_samples(0.5, None, 4) == (None, None)
     # For lm-eval's own tasks the number of questions is unknown.
     interval = confidence.over_questions(0.5, 0.05, None)
     assert interval == pytest.approx(confidence.wilson(0.5, 100))

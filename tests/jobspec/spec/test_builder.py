@@ -9,7 +9,7 @@ import pytest
 from jobspec.errors import SpecError
 from jobspec.spec import identity, parsing
 from jobspec.spec import schema as specs
-from jobspec.spec.builder import Request, build, missing_data, spell_rate, write
+from jobspec.spec.builder import Request, build, missing_data, parse_sweep, spell_rate, write
 from jobspec.spec.schema import JobSpec
 
 
@@ -20,7 +20,7 @@ def one(*settings: str, model: str = "Qwen/Qwen3-8B", **options: object) -> JobS
 def test_a_model_alone_makes_the_run_to_be_reproduced() -> None:
     spec = one(model="allenai/Olmo-3-7B-Think")
     assert spec.name == "olmo-3-7b-think-lr1e-5"
-    assert spec.train == specs.TrainSpec()
+    assert spec.train == specs.TrainSpec(packing="auto", gradient_checkpointing="auto")
     assert spec.eval == specs.EvalSpec()
     assert spec.data is not None and spec.data.path == "data/train.jsonl"
 
@@ -34,6 +34,8 @@ def test_a_spec_is_written_whole() -> None:
     }
     # Fields that came later are left out at their default, so that ids stay as they are.
     later = {"sequence_parallel", "format", "ignore_fields", "sources", "allow_contaminated"}
+    later |= {"torch_compile", "precision", "kv_cache_dtype", "enable_prefix_caching", "stop_rule"}
+    later |= {"share"}
     assert {field for field in fields if f'"{field}"' not in written} == later
 
 
@@ -244,3 +246,74 @@ def test_of_a_grid_all_are_written_or_none(tmp_path: Path) -> None:
 )
 def test_rates_are_spelled_as_people_do(rate: float, spelled: str) -> None:
     assert spell_rate(rate) == spelled
+
+
+def test_a_sweep_makes_a_spec_of_each_value_and_names_it() -> None:
+    sweeps = ("train.seed=1,2", "train.lr_scheduler_type=cosine,linear")
+    built = build(Request(models=["m"], learning_rates=[1e-5, 5e-6], sweeps=sweeps))
+    assert [spec.name for spec in built][:3] == [
+        "m-lr1e-5-seed1-lr_scheduler_typecosine",
+        "m-lr1e-5-seed1-lr_scheduler_typelinear",
+        "m-lr1e-5-seed2-lr_scheduler_typecosine",
+    ]
+    assert len(built) == 8
+    trained = [spec.train for spec in built if spec.train is not None]
+    assert {(t.seed, t.lr_scheduler_type) for t in trained} == {
+        (1, "cosine"), (1, "linear"), (2, "cosine"), (2, "linear"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "settings"),
+    [
+        ("train.weight_decay=0.1,0", ["train.weight_decay=0.1", "train.weight_decay=0"]),
+        ('train.lora=null,{"r":8}', ["train.lora=null", 'train.lora={"r":8}']),
+        ('eval.benchmarks=["aime24"],["aime25","aime24"]',
+         ['eval.benchmarks=["aime24"]', 'eval.benchmarks=["aime25","aime24"]']),
+        ("model.revision=main, v2", ["model.revision=main", "model.revision=v2"]),
+    ],
+)  # fmt: skip
+def test_the_values_of_a_sweep_are_json_or_text(text: str, settings: list[str]) -> None:
+    assert parse_sweep(text) == settings
+
+
+@pytest.mark.parametrize("text", ["train.seed", "=1,2", "train.seed=", "train.seed=1,,x"])
+def test_a_sweep_of_another_form_is_refused(text: str) -> None:
+    with pytest.raises(SpecError, match="is not of the form"):
+        parse_sweep(text)
+
+
+def test_swept_learning_rates_are_named_as_the_option_names_them() -> None:
+    built = build(Request(models=["m"], sweeps=["train.learning_rate=1e-5,5e-6"]))
+    assert [spec.name for spec in built] == ["m-lr1e-5", "m-lr5e-6"]
+
+
+@pytest.mark.parametrize(
+    "setting", ["train.use_liger_kernel=true", "train.zero_stage=3", "train.sequence_parallel=2"]
+)
+def test_what_layers_can_not_be_compiled_with_is_refused(setting: str) -> None:
+    compiled = one("train.torch_compile=true")
+    assert compiled.train is not None and compiled.train.torch_compile
+    with pytest.raises(SpecError) as caught:
+        one("train.torch_compile=true", setting)
+    assert caught.value.place == "$.train.torch_compile" and caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "setting", ["model.dtype=float32", "train.zero_stage=3", 'train.lora={"r": 16}']
+)
+def test_what_float8_can_not_train_is_refused(setting: str) -> None:
+    multiplied = one("train.precision=float8", "train.torch_compile=true")
+    assert multiplied.train is not None and multiplied.train.precision == "float8"
+    with pytest.raises(SpecError) as caught:
+        one("train.precision=float8", setting)
+    assert caught.value.place == "$.train.precision" and caught.value.hint
+
+
+@pytest.mark.parametrize("setting", ["eval.kv_cache_dtype=fp8", "eval.enable_prefix_caching=false"])
+def test_vllms_options_are_refused_for_another_engine(setting: str) -> None:
+    for backend in ("auto", "vllm"):
+        one(f"eval.backend={backend}", setting)
+    with pytest.raises(SpecError) as caught:
+        one("eval.backend=hf", setting)
+    assert caught.value.place == f"$.{setting.partition('=')[0]}"

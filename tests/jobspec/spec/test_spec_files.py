@@ -68,3 +68,12 @@ def test_the_smoke_spec_is_small() -> None:
     assert spec.train is not None and spec.eval is not None and spec.data is not None
     assert (spec.train.num_train_epochs, spec.data.max_train_samples) == (1, 64)
     assert (spec.eval.limit, spec.eval.avg_k, spec.eval.max_gen_toks) == (2, 2, 512)
+
+
+@pytest.mark.parametrize("token", ['""', '" "', '"\\n"'])
+def test_an_empty_think_end_token_is_refused(token: str) -> None:
+    evaluation = f'{{"think_end_token": {token}}}'
+    text = f'{{"name": "a", "model": {{"name": "m"}}, "train": null, "eval": {evaluation}}}'
+    with pytest.raises(SpecError) as caught:
+        parsing.decode(text.encode())
+    assert caught.value.place == "$.eval.think_end_token"

@@ -15,7 +15,15 @@ import pytest
 
 from jobspec.errors import DiskFull, RootError
 from jobspec.storage import fs
-from tests.support.faulty_os import CALLS, FaultyOs, fails_with, faulty, killed_at, loses_reply
+from tests.support.faulty_os import (
+    CALLS,
+    FaultyOs,
+    fails_with,
+    faulty,
+    killed_at,
+    loses_reply,
+    replaced_os,
+)
 from tests.support.paths import stems
 
 OLD, NEW = b"old\n", b"new and longer\n" * 1000
@@ -55,11 +63,8 @@ def noting(order: list[str]) -> Iterator[None]:
 
             return called if name in CALLS else getattr(os, name)
 
-    fs.os = Noting()  # type: ignore[assignment] # stands in for os
-    try:
+    with replaced_os(Noting()):
         yield
-    finally:
-        fs.os = os
 
 
 def test_without_threads_everything_is_synced_all_the_same(
@@ -158,14 +163,17 @@ def test_a_short_read_is_continued(tmp_path: Path) -> None:
     def short(name: str, args: Sequence[Any], call: Callable[[], Any]) -> bytes:
         return os.read(args[0], 10)
 
+    failing = contextlib.ExitStack()
+
     def short_then_fails(name: str, args: Sequence[Any], call: Callable[[], Any]) -> bytes:
-        fs.os = FaultyOs(0, fails_with(errno.EIO), frozenset({"read"}))  # type: ignore[assignment] # stands in for os
+        failing.enter_context(faulty(0, fails_with(errno.EIO), only=frozenset({"read"})))
         return os.read(args[0], 10)
 
     with faulty(0, short, only=frozenset({"read"})):
         assert fs.read(path) == NEW
     with (
         faulty(0, short_then_fails, only=frozenset({"read"})),
+        failing,
         pytest.raises(OSError, match="read"),
     ):
         fs.read(path)
@@ -217,12 +225,8 @@ def test_append_on_a_full_disk_writes_no_part_of_a_line(tmp_path: Path) -> None:
                 return proxy.write
             return getattr(inner, name)
 
-    fs.os = Both()  # type: ignore[assignment] # stands in for os
-    try:
-        with pytest.raises(DiskFull):
-            fs.append(rows, b"second\n")
-    finally:
-        fs.os = os
+    with replaced_os(Both()), pytest.raises(DiskFull):
+        fs.append(rows, b"second\n")
     assert proxy.fired and inner.fired
     assert rows.read_bytes() == b"first\n"
 

@@ -176,6 +176,7 @@ def test_a_conversion_needs_space_for_all_shards_twice_and_for_one_more_of_zero_
     manifest = CheckpointManifest(attempt=1, step=1, world=2, zero_stage=2, files=sizes)
     assert manifest.conversion_space == 2 * 201 + 7
     assert msgspec.structs.replace(manifest, zero_stage=3).conversion_space == 2 * 201 + 7 + 101
+    assert msgspec.structs.replace(manifest, moment_bits=8).conversion_space == 4 * 201 + 7
 
 
 def test_a_conversion_without_enough_space_writes_nothing(job):

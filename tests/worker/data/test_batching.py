@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,16 +41,30 @@ def test_micro_batches_give_ranks_equal_work_and_every_row_its_weight_once(lengt
     assert all(len(micro.rows) <= size for rank in dealt for micro in rank)
 
 
+@pytest.mark.parametrize("padded", [False, True])
 @given(lengths_of_rows, st.integers(1, 8), st.integers(1, 800))
-def test_packs_keep_rows_whole_and_hold_no_more_than_they_may(lengths, world, max_tokens):
-    dealt = batching.packed_batches(
-        range(len(lengths)), lengths, world=world, max_tokens=max_tokens
-    )
+def test_micro_batches_by_tokens_keep_rows_whole_and_hold_no_more_than_they_may(
+    padded, lengths, world, max_tokens
+):
+    cut = batching.padded_batches if padded else batching.packed_batches
+    dealt = cut(range(len(lengths)), lengths, world=world, max_tokens=max_tokens)
     check(dealt, lengths, world)
     for rank in dealt:
         for micro in rank:
-            total = sum(lengths[row] for row in micro.rows)
+            each = [lengths[row] for row in micro.rows]
+            total = len(each) * max(each) if padded else sum(each)
             assert total <= max_tokens or len(micro.rows) == 1
+
+
+@given(lengths_of_rows, st.integers(1, 800))
+def test_rows_that_are_padded_to_a_multiple_hold_no_more_than_they_may(lengths, max_tokens):
+    (cut,) = batching.padded_batches(
+        range(len(lengths)), lengths, world=1, max_tokens=max_tokens, multiple=16
+    )
+    for micro in cut:
+        longest = batching.round_up(max(lengths[row] for row in micro.rows), 16)
+        assert longest % 16 == 0
+        assert len(micro.rows) * longest <= max_tokens or len(micro.rows) == 1
 
 
 def check(dealt, lengths, world):

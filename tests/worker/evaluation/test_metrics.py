@@ -65,8 +65,8 @@ def test_comparison_pairs_by_question() -> None:
     assert (found.a, found.b, found.mean) == (0.25, 0.75, 0.5)
     # Over questions: A's interval is B's mirrored, and they go together (ρ = 1): both gained ½.
     assert (found.low, found.high) == pytest.approx((0.5, 0.5))
-    # Over samples: Σ p(1−p)/(k−1) of a side = ¼ + 0: error² = 1/16, 2 · 3/16 · 16 = 6 samples.
-    low, high = confidence.wilson(0.25, 6)
+    # Over samples: Σ p(1−p)/(k−1) of a side = ¼ + 0: error² = 1/16, 4/3 · 3/16 · 16 = 4 samples.
+    low, high = confidence.wilson(0.25, 4)
     below, above = math.hypot(high - 0.25, high - 0.25), math.hypot(0.25 - low, 0.25 - low)
     assert found.sampling_low == pytest.approx(0.5 - below)
     assert found.sampling_high == pytest.approx(0.5 + above)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from jobspec.benchmarks import registry
@@ -18,7 +19,9 @@ from jobspec.results import confidence
 from tests.support.paths import DATA, needs_data
 from worker.evaluation import scoring
 from worker.evaluation.lm_eval_task import FILTER, TaskSettings, make_task
-from worker.evaluation.math_grader import MathGrader
+from worker.grading import math_grader
+from worker.grading.math_grader import MathGrader
+from worker.grading.math_reader import Judgement
 from worker.inference.requests import Sampling
 
 
@@ -90,7 +93,7 @@ def test_a_model_of_known_chances(grader: MathGrader) -> None:
     assert found["maj_at_32"] == pytest.approx((1 + 0.5 + 0 + 0) / 4)
     found = scoring.intervals(scores, k)
     pq = 0.4375 * 0.5625
-    of_samples = confidence.wilson(0.4375, 32 / 31 * pq / noise**2)
+    of_samples = confidence.wilson(0.4375, 128 / 127 * pq / noise**2)
     assert found["samples"] == pytest.approx(of_samples)
     t = confidence.t_quantile(3)
     assert found["questions"] == pytest.approx(confidence.wilson(0.4375, 4 / 3 * pq / spread**2, t))
@@ -166,6 +169,67 @@ def test_stop_strings_of_the_stock_protocol_cut_the_answer_only(grader: MathGrad
     assert scoring.score(AIME, plan(1), rows, grader)[0].correct == 0
 
 
+def test_text_after_a_stop_string_is_no_truncation(grader: MathGrader) -> None:
+    """A base model that went on writing until the limit, as stored before engines stopped it."""
+    text = " 70\n\nQuestion: next one\nAnswer: 3"
+    stock = plan(1, stop_after_thinking=("Question:",))
+    ((sample,),) = [
+        score.samples
+        for score in scoring.score(AIME, stock, [(asked(), drawn([text], finish="length"))], grader)
+    ]
+    assert (sample.right, sample.truncated, sample.answer) == (True, False, "70")
+    (other,) = scoring.score(AIME, stock, [(asked(), drawn([" 70"], finish="length"))], grader)
+    assert other.samples[0].truncated and not other.samples[0].right
+
+
+def test_thinking_that_the_tokens_show_is_used(grader: MathGrader) -> None:
+    text = "<think>\\boxed{1} </think> no</think>\\boxed{70}"
+    (row,) = drawn([text])
+    start = text.rindex("</think>") + len("</think>")
+    known_end = msgspec.structs.replace(row, thinking="closed", answer_start=start)
+    left_open = msgspec.structs.replace(row, thinking="open")
+    scores = scoring.score(AIME, plan(1), [(asked(), [known_end]), (asked(), [left_open])], grader)
+    samples = [score.samples[0] for score in scores]
+    assert [(s.right, s.unclosed, s.answer) for s in samples] == [
+        (True, False, "70"), (False, True, None)
+    ]  # fmt: skip
+
+
+def test_answers_of_equal_value_vote_together(grader: MathGrader) -> None:
+    """maj@k: three spellings of a half outvote two of another answer; a tie counts in part."""
+    texts = ["\\frac12", "0.5", "\\frac{2}{4}", "x+1", "1+x"]
+    rows = [(asked("\\frac{1}{2}"), drawn([f"\\boxed{{{text}}}" for text in texts]))]
+    (score,) = scoring.score(MATH, plan(5), rows, grader)
+    assert [sample.right for sample in score.samples] == [True, True, True, False, False]
+    assert len({sample.value or sample.answer for sample in score.samples}) == 2
+    assert numbers(MATH, 5, [score])["maj_at_5"] == 1
+    # Wrong answers of equal value vote together too.
+    texts = ["\\frac12", "x+1", "1+x", "0.7", "\\frac{7}{10}", "7/10"]
+    rows = [(asked("\\frac{1}{2}"), drawn([f"\\boxed{{{text}}}" for text in texts]))]
+    (score,) = scoring.score(MATH, plan(6), rows, grader)
+    values = [sample.value or sample.answer for sample in score.samples]
+    assert values[1] == values[2] and values[3] == values[4] == values[5]
+    assert numbers(MATH, 6, [score])["maj_at_6"] == 0
+    rows = [(asked("\\frac{1}{2}"), drawn(["\\boxed{1/2}", "\\boxed{x+1}"]))]
+    assert numbers(MATH, 2, scoring.score(MATH, plan(2), rows, grader))["maj_at_2"] == 0.5
+
+
+def test_few_answers_are_compared_for_the_majority() -> None:
+    """Numbers and right answers need no comparison: only other spellings of wrong answers do."""
+    groups: list[list[str]] = []
+
+    class Counting(MathGrader):
+        def classes(self, groups_: Sequence[Sequence[str]]) -> list[list[int]]:
+            groups.extend(map(list, groups_))
+            return super().classes(groups_)
+
+    texts = [f"\\boxed{{{i % 5}.5}}" for i in range(20)] + ["\\boxed{x+1}", "\\boxed{1+x}"] * 4
+    with Counting(processes=1) as counting:
+        rows = [(asked("7"), drawn(texts)), (asked("8", "r"), drawn(texts[:28]))]
+        scoring.score(MATH, plan(28), rows, counting)
+    assert groups == [["x+1", "1+x"]] * 2
+
+
 def test_lm_eval_grades_an_unfinished_thought_differently(grader: MathGrader) -> None:
     """lm-eval's own minerva_math scores an unfinished thought; on finished text both agree."""
     from lm_eval.tasks.minerva_math.utils import process_results
@@ -211,34 +275,52 @@ def test_math500_is_graded_as_the_stock_task_judges_it(grader: MathGrader) -> No
 def test_an_answer_that_takes_too_long_is_wrong_and_the_rest_is_graded() -> None:
     endless = "\\boxed{9^{9^{9^9}}}"  # math_verify's own alarm gives up after 5 s
     with MathGrader(processes=1, limit_s=1.0) as grader:
-        assert grader.grade([("\\boxed{7}", "\\boxed{7}")])[0].right
+        assert grader.grade([("\\boxed{7}", "\\boxed{14/2}")])[0].right
         (child,) = grader._children
         first = child._process
-        found = grader.grade([("\\boxed{7}", endless), ("\\boxed{8}", "\\boxed{8}")])
+        found = grader.grade([("\\boxed{7}", endless), ("\\boxed{8}", "\\boxed{16/2}")])
         assert [judgement.right for judgement in found] == [False, True]
         assert child._process is not first
         assert first is not None
         assert first.poll() is not None
 
 
+def test_a_slow_answer_waits_until_all_others_are_graded(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[int, float]] = []
+
+    def call(child: Any, task: Any, limit_s: float) -> bytes | None:
+        number = task.arguments[0][-2]
+        calls.append((number, limit_s))
+        slow = number == "1" and limit_s < 10
+        return None if slow else msgspec.json.encode(Judgement(True, number))
+
+    monkeypatch.setattr(math_grader._Child, "call", call)
+    with MathGrader(processes=1, limit_s=20.0) as grader:
+        found = grader.grade([(f"\\boxed{{{i}}}", "\\boxed{2x}") for i in range(3)])
+    assert [judgement.answer for judgement in found] == ["0", "1", "2"]
+    assert calls == [("0", 2.0), ("1", 2.0), ("2", 2.0), ("1", 20.0)]
+
+
 def test_a_child_that_dies_is_replaced() -> None:
-    with MathGrader(processes=1) as grader:
-        assert grader.grade([("\\boxed{7}", "\\boxed{7}")])[0].right
+    with MathGrader(processes=1, limit_s=2.0) as grader:
+        assert grader.grade([("\\boxed{7}", "\\boxed{14/2}")])[0].right
         (child,) = grader._children
         assert child._process is not None
         child._process.kill()
-        found = grader.grade([("\\boxed{8}", "\\boxed{8}"), ("\\boxed{9}", "\\boxed{9}")])
+        found = grader.grade([("\\boxed{8}", "\\boxed{16/2}"), ("\\boxed{9}", "\\boxed{18/2}")])
         assert [judgement.right for judgement in found] == [False, True]
 
 
 def test_equal_pairs_are_graded_once_and_order_is_kept(grader: MathGrader) -> None:
     pairs = [("\\boxed{7}", f"\\boxed{{{i % 3 + 6}}}") for i in range(60)]
     assert [judgement.right for judgement in grader.grade(pairs)] == [i % 3 == 1 for i in range(60)]
+    pairs = [("\\boxed{7}", f"so \\boxed{{{i % 3 + 6}.0}}") for i in range(60)]
+    assert [judgement.right for judgement in grader.grade(pairs)] == [i % 3 == 1 for i in range(60)]
 
 
 def test_no_process_outlives_the_grader() -> None:
     with MathGrader(processes=2) as grader:
-        grader.grade([("\\boxed{7}", "\\boxed{7}"), ("\\boxed{7}", "\\boxed{8}")])
+        grader.grade([("\\boxed{7}", "\\boxed{14/2}"), ("\\boxed{7}", "\\boxed{8/1}")])
         processes = [child._process for child in grader._children]
     assert all(process is not None and process.poll() is not None for process in processes)
 

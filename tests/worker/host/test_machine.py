@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import msgspec
 import pytest
 
 from jobspec.records.answers import MachineAnswer, MachineFact, VllmAnswer
+from tests.support.commands import run_checked
 from tests.support.nvml import pretend_gpus
 from worker.host import machine, versions, vllm_package
 
@@ -31,8 +31,8 @@ import runpy, sys
 runpy.run_module("worker.host.machine", run_name="__main__")
 assert "torch" not in sys.modules
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-    facts = msgspec.json.decode(done.stdout, type=MachineAnswer).facts
+    answer = run_checked([sys.executable, "-c", code])
+    facts = msgspec.json.decode(answer, type=MachineAnswer).facts
     assert [fact.subject for fact in facts][:3] == ["processors", "packages", "GPU"]
     assert len(facts) <= 7  # the doctor adds three, and ten lines are wanted
 

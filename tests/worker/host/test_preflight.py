@@ -110,6 +110,7 @@ def test_gpu_memory_of_another_process_keeps_the_worker_from_claiming(
     (hidden,) = preflight.held_gpus()
     assert hidden.message.startswith("another process uses")
     fitness = Fitness(Queue.create(tmp_path).paths.root, Path("/tmp"), 1)
+    assert fitness.findings(in_use=True) == []  # by this worker's own process
     assert "gpu memory" in {finding.check for finding in fitness.findings()}
 
 

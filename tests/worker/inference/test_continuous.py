@@ -11,12 +11,12 @@ import torch
 import transformers
 
 from tests.support.engines import CONFIGS, SIZES, make_continuous, make_engine, prompts
-from worker.evaluation.generation import plan_chunks
 from worker.inference import continuous
 from worker.inference.decode import Responses
 from worker.inference.hf_engine import HfEngine, continuous_if_possible
 from worker.inference.requests import SampleChunk, Sampling
 from worker.kernels import paged_attention
+from worker.samples.generation import plan_chunks
 
 SAMPLINGS = {
     "greedy": Sampling(max_gen_toks=30, temperature=0.0),

@@ -15,6 +15,10 @@ import pytest
 import torch
 import transformers
 
+from jobspec.benchmarks import protocol
+from jobspec.errors import ModelError
+from jobspec.records.reports import ScoringProtocol
+from jobspec.spec.schema import ModelSpec
 from tests.support.engine_contract import CONTRACT
 from tests.support.engines import (
     CONFIGS,
@@ -25,12 +29,12 @@ from tests.support.engines import (
     make_engine,
     prompts,
 )
-from worker.evaluation.generation import plan_chunks
-from worker.inference.decode import Responses
-from worker.inference.engine import Engine, Weights
+from worker.inference.decode import STOP_INTERVAL, Responses
+from worker.inference.engine import Engine, EngineChoice, Weights, choose
 from worker.inference.hf_engine import HfEngine
-from worker.inference.requests import SampleRequest, Sampling
+from worker.inference.requests import ResponseRules, SampleChunk, SampleRequest, Sampling
 from worker.inference.vllm_engine import VllmEngine
+from worker.samples.generation import plan_chunks
 
 
 @pytest.mark.parametrize("family", CONFIGS)
@@ -155,6 +159,40 @@ class FakeVllm:
         return [SimpleNamespace(request_id="0.0", finished=False, outputs=[]), done]
 
 
+class StreamingVllm(FakeVllm):
+    """Answers every request with the same tokens, two at each step until the request is aborted."""
+
+    sampling_params = SimpleNamespace(
+        RequestOutputKind=SimpleNamespace(FINAL_ONLY="final", DELTA="delta")
+    )
+
+    def __init__(self, tokens: list[int], reason: str = "length") -> None:
+        super().__init__(end=0)
+        self.tokens, self.reason = tokens, reason
+        self.sent: dict[str, int] = {}
+        self.aborted: list[str] = []
+
+    def abort_request(self, request_ids: list[str]) -> None:
+        self.aborted += request_ids
+
+    def step(self) -> list[Any]:
+        made = []
+        for name, params in list(self.waiting):
+            start = self.sent.get(name, 0)
+            end = start + 2 if params.output_kind == "delta" else len(self.tokens)
+            self.sent[name] = end
+            done = name in self.aborted or end >= len(self.tokens)
+            if done:
+                self.waiting.remove((name, params))
+            made.append(SimpleNamespace(
+                request_id=name, finished=done,
+                outputs=[SimpleNamespace(
+                    token_ids=self.tokens[start:end], finish_reason=self.reason if done else None
+                )],
+            ))  # fmt: skip
+        return made
+
+
 class OwnClasses(FakeVllm):
     """The same, taking vLLM's own arguments and answering with vLLM's own outputs."""
 
@@ -237,10 +275,60 @@ def test_vllm_s_finish_reason_is_used(
 ) -> None:
     spell = {65: tokenizer("A")["input_ids"][0], 66: tokenizer("B")["input_ids"][0]}
     tokens = [tokenizer.eos_token_id if i == "end" else spell[i] for i in ids]
-    completion = SimpleNamespace(token_ids=tuple(tokens), finish_reason=reason)
     request = SampleRequest(question="q", sample=0, seed=1, prompt=(1,))
-    row = vllm_engine(tokenizer)._generation(request, completion)
+    chunk = SampleChunk(benchmark="b", index=0, sampling=SAMPLING, requests=(request,))
+    fake = StreamingVllm(tokens, reason)
+    ((_, (row,)),) = vllm_engine(tokenizer, fake=fake).run(iter([chunk]))
     assert (row.text, row.tokens, row.finish) == wanted
+
+
+@pytest.mark.parametrize("kind", ["hf", "one by one", "continuous"])
+def test_a_sample_ends_at_a_stop_string(tokenizer: Any, kind: str) -> None:
+    """Its text ends before the string, and its tokens with the interval in which it appeared."""
+    engine: Any = make_engine("llama", tokenizer)
+    responses = engine.responses
+    if kind == "one by one":
+        engine._batches = False
+    if kind == "continuous":
+        engine = make_continuous(engine)
+    sampling = Sampling(max_gen_toks=60, temperature=0.8, top_p=0.9)
+    asked = prompts(tokenizer)
+    whole = [
+        row
+        for _, rows in engine.run(iter(plan_chunks("job", "bench", asked, 2, sampling, rows=64)))
+        for row in rows
+    ]
+    stop = next(row.text[20:22] for row in whole if row.text[20:22].isascii())
+    rules = ResponseRules(stops=(stop,))
+    chunks = plan_chunks("job", "bench", asked, 2, sampling, rows=64, rules=rules)
+    rows = [row for _, rows in engine.run(iter(chunks)) for row in rows]
+    assert stop in "".join(row.text for row in whole)
+    for before, row in zip(whole, rows, strict=True):
+        expected = before.text.partition(stop)[0]
+        assert row.text == expected
+        if stop in before.text:
+            assert row.finish == "stop"
+            assert row.tokens % STOP_INTERVAL == 0 or row.tokens == before.tokens
+            assert row.tokens - STOP_INTERVAL < len(
+                responses._tokenizer(expected + stop)["input_ids"]
+            )
+        else:
+            assert (row.tokens, row.finish) == (before.tokens, before.finish)
+
+
+def test_vllm_ends_a_sample_at_a_stop_string_after_thinking(tokenizer: Any) -> None:
+    text = "<think>Problem: 1</think>It is 7.\nProblem: another question, and so on"
+    tokens = tokenizer(text)["input_ids"]
+    fake = StreamingVllm(tokens)
+    rules = ResponseRules(think_end_token="</think>", stops=("Problem:",))
+    (chunk,) = plan_chunks("job", "bench", {"q": (1,)}, 2, SAMPLING, rows=4, rules=rules)
+    ((_, rows),) = vllm_engine(tokenizer, fake=fake).run(iter([chunk]))
+    reached = len(tokenizer(text[: text.rindex("Problem:") + 8])["input_ids"])
+    for row in rows:
+        assert row.text == "<think>Problem: 1</think>It is 7.\n"
+        assert row.finish == "stop"
+        assert row.tokens == -(-reached // STOP_INTERVAL) * STOP_INTERVAL
+    assert sorted(fake.aborted) == ["0.0", "0.1"]
 
 
 def test_vllm_gets_every_sampling_field(tokenizer: Any) -> None:
@@ -301,10 +389,15 @@ def test_vllm_takes_what_it_is_loaded_and_called_with(
     make_engine("llama", tokenizer).model.config.save_pretrained(tmp_path)
     VllmEngine.load(Weights(directory=str(tmp_path)), tokenizer, context=512)
     assert given["max_model_len"] == 512 and given["enable_prefix_caching"] is True
+    assert given["kv_cache_dtype"] == "auto"
+    weights = Weights(directory=str(tmp_path), kv_cache_dtype="fp8", enable_prefix_caching=False)
+    VllmEngine.load(weights, tokenizer, context=512)
+    assert given["kv_cache_dtype"] == "fp8" and given["enable_prefix_caching"] is False
     assert given.keys() <= inspect.signature(arguments).parameters.keys()
     # As the adapter calls them: three arguments by their places, and none.
     inspect.signature(engine.add_request).bind(None, "0.0", {}, None)
     inspect.signature(engine.step).bind(None)
+    inspect.signature(engine.abort_request).bind(None, ["0.0"])
 
 
 def test_vllm_holds_no_more_than_its_share(tokenizer: Any) -> None:
@@ -320,3 +413,29 @@ def test_closing_vllm_ends_its_processes_once(tokenizer: Any) -> None:
     engine.close()
     engine.close()
     assert fake.shut_down == 1
+
+
+def test_an_engine_without_the_cache_that_is_asked_for_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 64}')
+    model = ModelSpec(name="m")
+    assert choose("hf", model, tmp_path, gpus=0).weights.kv_cache_dtype == "auto"
+    with pytest.raises(ModelError, match="there is no GPU") as caught:
+        choose("auto", model, tmp_path, gpus=0, kv_cache_dtype="fp8")
+    assert caught.value.place == "$.eval.kv_cache_dtype"
+
+
+def test_the_cache_is_part_of_the_protocol_and_of_what_shapes_a_sample() -> None:
+    usual = EngineChoice(name="vllm", weights=Weights(directory="m"), context=64)
+    other = Weights(directory="m", kv_cache_dtype="fp8", enable_prefix_caching=False)
+    changed = msgspec.structs.replace(usual, weights=other)
+    before, after = (each.add_facts(ScoringProtocol()) for each in (usual, changed))
+    assert [each.field for each in protocol.differences(before, after)] == ["kv_cache_dtype"]
+    assert after.enable_prefix_caching is False
+    # As before there were such options, so that samples from before are found again.
+    assert list(usual.weights.shaping_fields()) == [
+        "directory",
+        "dtype",
+        "attn_implementation",
+        "trust_remote_code",
+    ]
+    assert other.shaping_fields() == usual.weights.shaping_fields() | {"kv_cache_dtype": "fp8"}

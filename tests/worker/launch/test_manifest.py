@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from jobspec.records.base import Record
 from jobspec.records.manifest import Manifest, Seeds
 from jobspec.records.reports import PrepareReport, TrainingEngine, TrainReport
 from jobspec.storage import fs
-from tests.support.commands import jobspec, jobspec_json
+from tests.support.commands import jobspec, jobspec_json, run_checked
 from tests.support.queues import claim_next
 from tests.support.specs import base_spec, train_spec
 from worker import phases
@@ -81,6 +82,13 @@ def test_the_driver_is_read_where_there_is_one(tmp_path: Path) -> None:
     assert manifest.driver(said) == "535.54.03"
 
 
+def test_the_cpu_s_model_is_what_the_kernel_says(tmp_path: Path) -> None:
+    said = tmp_path / "cpuinfo"
+    assert manifest.cpu(said) == platform.machine()
+    said.write_text("processor\t: 0\nmodel name\t: AMD EPYC 9654\nprocessor\t: 1\n")
+    assert manifest.cpu(said) == "AMD EPYC 9654"
+
+
 def test_the_digest_of_an_image_is_what_stands_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,7 +112,7 @@ def test_show_prints_the_newest_attempts(queue: Queue) -> None:
         finished(prepare=PREPARED, train=TrainReport(steps=3, engine=engine)),
     )
     fs.publish(claim.dir.manifest, msgspec.json.encode(facts))
-    said = jobspec("show", job.id, "--root", queue.paths.root).stdout
+    said = jobspec("show", job.id, "--all", "--root", queue.paths.root).stdout
     for expected in (
         "PROVENANCE",
         "inputs.template_sha256",
@@ -150,7 +158,7 @@ def test_an_uncommitted_change_makes_the_code_dirty(
     (tmp_path / "version.py").touch()
     subprocess.run([*git, "add", "version.py"], check=True)
     subprocess.run([*git, "commit", "-q", "-m", "one"], check=True)
-    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
-    assert version.code_version() == {"commit": head.stdout.strip(), "dirty": False}
+    head = run_checked([*git, "rev-parse", "HEAD"], cwd=tmp_path)
+    assert version.code_version() == {"commit": head.strip(), "dirty": False}
     (tmp_path / "new.py").touch()
     assert version.code_version()["dirty"] is True

@@ -145,3 +145,22 @@ def test_a_phases_environment_is_scrubbed_and_its_caches_are_under_the_root(tmp_
         assert env[name].startswith(str(tmp))
     assert env["DS_ACCELERATOR"] == "cpu"
     assert env["HF_HUB_OFFLINE"] == "1"
+    assert "PYTORCH_ALLOC_CONF" not in env
+
+
+@pytest.mark.parametrize(
+    ("set_by_user", "allocator"),
+    [
+        ({}, "expandable_segments:True"),
+        ({"PYTORCH_ALLOC_CONF": "max_split_size_mb:64"}, "max_split_size_mb:64"),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:64"}, None),
+        ({"PYTORCH_HIP_ALLOC_CONF": ""}, None),
+    ],
+)
+def test_on_gpus_the_allocators_segments_can_grow(
+    tmp_path: Path, set_by_user: dict[str, str], allocator: str | None
+) -> None:
+    two = WorkerDevices(2, kind="cuda")
+    env = phase_environment(set_by_user, root=tmp_path, tmp=tmp_path, devices=two)
+    assert env.get("PYTORCH_ALLOC_CONF") == allocator
+    assert set_by_user.items() <= env.items()

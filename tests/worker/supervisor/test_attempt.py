@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -17,10 +17,12 @@ from jobspec.records.base import Reason, State
 from jobspec.storage import fs
 from tests.support.specs import score_spec
 from worker.host.devices import WorkerDevices
+from worker.supervisor import attempt
 from worker.supervisor.attempt import Attempt
 from worker.supervisor.commit import Commit
 from worker.supervisor.exit_reason import PhaseOutcome
-from worker.supervisor.worker import Worker, WorkerOptions
+from worker.supervisor.options import WorkerOptions
+from worker.supervisor.worker import Worker
 
 
 @pytest.fixture
@@ -84,3 +86,33 @@ def test_a_worker_that_lost_its_claim_writes_no_end_and_no_hold(
     assert not claim.dir.end.exists() and not claim.dir.result.exists()
     assert worker.queue.on_hold() is None
     assert worker.queue.job(claim.job).state is State.PENDING
+
+
+class DeletesItsDirectory:
+    """In place of a phase: its job's directory is removed while it runs."""
+
+    def __init__(self, command: list[str], env: Mapping[str, str], log: Path) -> None:
+        log.write_bytes(b"")
+        shutil.rmtree(log.parent.parent.parent)
+        self.wall_s = 0.1
+
+    def wait(self, timeout_s: float) -> int | None:
+        return None
+
+    def kill(self) -> None: ...
+
+
+def test_a_worker_survives_that_its_jobs_directory_is_deleted(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt, "Child", DeletesItsDirectory)
+    worker.queue.enqueue(score_spec())
+    claim = worker.queue.claim(worker.id)
+    assert claim is not None
+    ended = Attempt(worker, claim).run()
+    assert (ended.state, ended.reason) == (State.PENDING, Reason.FILESYSTEM)
+    assert "its directory was deleted while it ran" in ended.message
+    job = worker.queue.job(claim.job)
+    assert (job.state, job.attempt, job.reason) == (State.PENDING, 2, Reason.FILESYSTEM)
+    again = worker.queue.claim(worker.id)
+    assert again is not None and job.paths.spec.exists()

@@ -24,7 +24,8 @@ from worker.checkpoints import directories
 from worker.host.devices import WorkerDevices
 from worker.supervisor.attempt import Attempt
 from worker.supervisor.commit import AttemptOutcome
-from worker.supervisor.worker import Worker, WorkerOptions
+from worker.supervisor.options import WorkerOptions
+from worker.supervisor.worker import Worker
 
 
 def stopped_job(queue: Queue, size: int, model: str = "m", data: str = "/d") -> JobPaths:

@@ -15,7 +15,7 @@ from worker.data.dataset_cache import IGNORED
 from worker.data.encode import EncodedRow
 from worker.data.split import Split
 from worker.rows.jsonl import FileChunk
-from worker.training.dataset import Rows
+from worker.training.dataset import Rows, Schedule
 
 TOKENS = 2000
 
@@ -56,3 +56,13 @@ def test_a_start_reads_counts_and_no_row(tmp_path: Path) -> None:
     assert rows.trained[:20] == [sum(x != IGNORED for x in row[1:]) for row in labels]
     assert Rows.open(prepared.eval).trained == [TOKENS - 3, TOKENS - 1]  # the first never is
     assert prepared.train.counts.stat().st_size < 8 * 998 + 200
+
+
+@pytest.mark.parametrize(("padded", "tokens"), [(False, 32), (True, 48)])
+def test_padding_to_a_multiple_counts_among_a_micro_batchs_tokens(
+    padded: bool, tokens: int
+) -> None:
+    rows = Rows(None, [5, 9, 10], [1, 1, 1])
+    schedule = Schedule(rows, 0, 3, 3, padded=padded, multiple=16)
+    (micro,) = schedule.step([0, 1, 2]).micros
+    assert schedule.tokens_of(micro) == tokens

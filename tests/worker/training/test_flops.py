@@ -45,8 +45,10 @@ def test_a_models_shape_is_read_off_it():
 
 def test_what_is_computed_twice_counts_for_the_hardware_alone():
     shape = FlopModel(body=1000, head=100, attention_width=8, windows=(None,))
-    assert shape.recomputed([4], 3, layers=True) == shape.forward([4], 3)
-    assert shape.recomputed([4], 3, layers=False) == 2 * 3 * 100
+    assert shape.recomputed([4], 3, share=1.0) == shape.forward([4], 3)
+    half = (shape.forward([4], 3) + 2 * 3 * 100) / 2
+    assert shape.recomputed([4], 3, share=0.5) == half
+    assert shape.recomputed([4], 3, share=0.0) == 2 * 3 * 100
 
 
 def test_frozen_weights_get_no_gradient():

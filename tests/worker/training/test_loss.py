@@ -22,6 +22,7 @@ from transformers import (  # noqa: E402
     Qwen3Config,
 )
 
+from jobspec.estimates import memory  # noqa: E402
 from tests.support.models import WIDTHS  # noqa: E402
 from worker.data.dataset_cache import IGNORED  # noqa: E402
 from worker.packing.collate import find_targets, pad, to_device  # noqa: E402
@@ -105,7 +106,7 @@ def test_the_loss_and_its_gradients_are_those_of_the_models_own_logits(config: A
 
 
 def test_logits_come_in_tiles_of_trained_tokens_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scoring, "TILE", 64)
+    monkeypatch.setattr(scoring, "CPU_TILE", 64)
     model, inputs = model_of(Qwen3Config(**SHAPE)), lines()
     score = scoring.of(model)
     last = VOCABULARY % 64
@@ -116,6 +117,10 @@ def test_logits_come_in_tiles_of_trained_tokens_alone(monkeypatch: pytest.Monkey
     with Widest({VOCABULARY, 64, last}) as seen:
         score(model, inputs).backward()
     assert seen.numbers == 8 * 64
+
+
+def test_memory_is_predicted_for_these_tiles() -> None:
+    assert (memory._TILE, memory._CPU_TILE) == (scoring.TILE, scoring.CPU_TILE)
 
 
 def test_a_filler_without_trained_tokens_has_no_loss_and_a_gradient_of_nothing() -> None:

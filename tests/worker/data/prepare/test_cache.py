@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -41,15 +40,8 @@ def test_prepared_rows_are_found_again_without_any_heavy_import(
         "heavy = {'torch', 'transformers', 'datasets', 'pyarrow', 'numpy', 'tokenizers'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
-    seconds = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert run_code(code, attempt) == "[]\n"
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        # Processor time: what else this machine does must not decide.
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert run_code(code, attempt) == "[]\n"
     assert json.loads((attempt / "prepare.json").read_text())["cached"]
-    assert min(seconds) < 0.5
 
 
 def test_tokenizing_does_not_import_torch_either(

@@ -11,10 +11,11 @@ import pytest
 
 from jobspec.records.evaluation import AskedQuestion, Generation, SamplingPlan, read_generations
 from tests.support.engines import SAMPLING, make_engine, prompts
-from worker.evaluation.generation import NotIndependentError, generate, plan_chunks, refuse_copies
-from worker.evaluation.sample_store import SampleStore
 from worker.inference.engine import Engine
 from worker.inference.requests import SampleChunk, Sampling
+from worker.samples.generation import NotIndependentError, generate, plan_chunks, refuse_copies
+from worker.samples.sample_store import SampleStore
+from worker.samples.schedule import BenchmarkWork
 
 
 def test_chunks_are_fixed_by_what_is_asked(tokenizer: Any) -> None:
@@ -75,7 +76,7 @@ def make_work(directory: Path, asked: dict[str, Any], *, key: str = "k", earlier
     plan = SamplingPlan(key=key, benchmark="bench", k=4, chunks=len(chunks))
     store = SampleStore(directory, plan, earlier)
     store.open([AskedQuestion(id=name, answer="1") for name in asked])
-    return [(store, chunks)]
+    return [BenchmarkWork(store, chunks)]
 
 
 def nothing(done: int, total: int) -> None: ...

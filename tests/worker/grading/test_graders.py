@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import pytest
 
 from jobspec.benchmarks import registry
-from jobspec.benchmarks.aime import integer_answer
-from jobspec.benchmarks.boxed import boxed
+from jobspec.readers.final_answer import boxes, locate
+from jobspec.readers.integers import read_integer
+from jobspec.records.evaluation import AskedQuestion
 from tests.support.paths import DATA, needs_data
-from worker.evaluation.graders import GRADERS
-from worker.evaluation.math_grader import MathGrader
+from worker.grading.graders import GRADERS
+from worker.grading.math_grader import MathGrader
 from worker.thinking import answer_text, think_tags
 
 CASES = [
@@ -45,11 +47,25 @@ def test_there_are_enough_cases() -> None:
     assert len({json.dumps(case, sort_keys=True) for case in CASES}) == len(CASES)
 
 
-@pytest.mark.parametrize("case", AIME, ids=name)
-def test_aime_case(case: dict[str, Any]) -> None:
-    text = read(case)
-    assert (text is None) == case.get("unclosed", False)
-    assert (None if text is None else integer_answer(text)) == case["answer"]
+def integers(grader: MathGrader, texts: list[str | None]) -> list[str | None]:
+    """What the grader of AIME reads in texts."""
+    aime = registry.get("aime24")
+    assert aime is not None
+    question = AskedQuestion(id="q", answer="0")
+    (judged,) = GRADERS[aime.grader](aime, [question], [texts], grader)
+    return [judgement.answer for judgement in judged]
+
+
+def test_aime_cases(grader: MathGrader) -> None:
+    texts = [read(case) for case in AIME]
+    assert [case["note"] for case, text in zip(AIME, texts, strict=True)
+            if (text is None) != case.get("unclosed", False)] == []  # fmt: skip
+    answers = integers(grader, texts)
+    assert [
+        (case["note"], answer)
+        for case, answer in zip(AIME, answers, strict=True)
+        if answer != case["answer"]
+    ] == []
 
 
 @pytest.mark.parametrize("case", MATH, ids=name)
@@ -79,11 +95,24 @@ def test_every_math500_answer_in_a_box_is_right(grader: MathGrader) -> None:
     ] == []
 
 
-def test_a_huge_text_is_read_in_linear_time() -> None:
-    filler = "\\boxed{" * 20_000 + "the answer is " * 20_000
-    assert boxed(filler) is None
-    assert integer_answer(filler) is None
-    assert integer_answer("1" * 100_000 + "\\boxed{7" + "0" * 100_000 + "}") is None
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\\boxed{" * 20_000 + "the answer is " * 20_000,
+        "1" * 100_000 + "\\boxed{7" + "0" * 100_000 + "}",
+        "the answer is " + "a " * 50_000,
+        "\\boxed{" + "\\text{a} " * 400 + "!}",
+        "the answer is " + "\\text{" * 5_000,
+        "\\boxed{}" * 20_000,
+        "answer " * 20_000 + "x",
+        "final answer " * 20_000 + "\\boxed{" + "{" * 1900,
+    ],
+)  # fmt: skip
+def test_a_huge_text_is_read_in_linear_time(text: str) -> None:
+    started = time.process_time()
+    assert read_integer(text).answer is None
+    locate(text)
+    assert time.process_time() - started < 1.0
 
 
 def test_every_benchmark_has_a_grader_that_is_complete() -> None:
@@ -94,4 +123,6 @@ def test_every_benchmark_has_a_grader_that_is_complete() -> None:
 
 @pytest.mark.parametrize("content", ["x boxed y", "\\{1", "\\{1\\}", "{1}"])
 def test_a_box_ends_at_its_own_brace(content: str) -> None:
-    assert boxed(f"so \\boxed{{{content}}} it is}}") == content
+    found = boxes(f"so \\boxed{{{content}}} it is}}")
+    assert found is not None
+    assert found.contents == (content,)
