@@ -18,16 +18,16 @@ LARGEST = 999
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _FORMULA = re.compile(r"(\$[^$]*\$|\\\(.*?\\\)|\\\[.*?\\\])", re.DOTALL)
 _WORD_OUTSIDE = re.compile(r"(?<![\d\\{^_«]|[^\W_])[^\W\d_]+(?!\d)")
-WORD = r"(?:«[^«»]*+»|[^\W\d_«»]{2,}+|[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af])"
-_LEADING = rf"(?:{WORD}|[\s.,:;\"'“”‘’|€£¥#]|-(?=\s*«))*+"
+WORD = r"(?:«[^«»]*»|[^\W\d_«»]{2,}(?![^\W\d_«»])|[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af])"
+_LEADING = re.compile(rf"{WORD}|[\s.,:;\"'“”‘’|€£¥#]|-(?=\s*«)")
 _POWER = r"(?:\s*\^\s*\{?[123]\}?|[²³])?"
 _ORDINAL = r"\^\s*\{?\s*(?:«(?:th|st|nd|rd|o)»|th|st|nd|rd|o)\s*\}?"
-UNIT = (
+_UNIT = re.compile(
     r"\^?\s*\{?\s*\\(?:circ|degree)\b\s*\}?|[°%€£¥.,:;\"'’”\s]|\\%"
-    rf"|{_ORDINAL}|[-/]?\s*{WORD}{_POWER}|[(（]\s*(?:{WORD}\s*)++[)）]"
+    rf"|{_ORDINAL}|[-/]?\s*{WORD}{_POWER}|[(（]\s*(?:{WORD}\s*)+[)）]"
 )
 _BASE = r"(?:\s*_\s*(?:\{\s*(?:10|[^\d{}]*)\s*\}|[^\W\d]))?"
-_NUMBER = re.compile(rf"{_LEADING}\+?\s*([0-9]+)(?:\.0*(?!\d))?{_BASE}(?:{UNIT})*+")
+_NUMBER = re.compile(rf"\+?\s*([0-9]+)(?:\.0*(?!\d))?{_BASE}")
 _FRACTION_BY_ONE = re.compile(r"\\[dtc]?frac\s*\{?\s*(\d+)\s*\}?\s*\{?\s*1\s*\}?(?!\d)")
 RELATION = re.compile(
     r"(?<![<>!])=|\\equiv\b|\\approx\b|\\cong\b|\\implies\b|\\(?:Long|long)?[Rr]ightarrow\b|\\to\b"
@@ -202,6 +202,22 @@ def _of_relation(part: str) -> str | None:
     return values[0] if len(numbers) == 1 and not re.search(r"\d", rest) else None
 
 
+def between(leading: re.Pattern[str], number: re.Pattern[str], text: str) -> re.Match[str] | None:
+    """The number after any leading pieces, if nothing but units follows it.
+
+    Pieces are skipped one by one, since a pattern of repeated pieces can take exponential time, and
+    Python before 3.11.5 matches possessive groups wrongly (python/cpython#106052).
+    """
+    found = number.match(text, _skip(leading, text, 0))
+    return found if found and _skip(_UNIT, text, found.end()) == len(text) else None
+
+
+def _skip(piece: re.Pattern[str], text: str, at: int) -> int:
+    while found := piece.match(text, at):
+        at = found.end()
+    return at
+
+
 def _number(side: str) -> str | None:
-    found = _NUMBER.fullmatch(unwrap(side.strip()))
+    found = between(_LEADING, _NUMBER, unwrap(side.strip()))
     return str(int(found.group(1))) if found and len(found.group(1)) <= 12 else None

@@ -13,8 +13,8 @@ from jobspec.readers import final_answer
 from jobspec.readers.final_answer import BARE, BOX, PHRASE, SENTENCE, TAG
 from jobspec.readers.integers import (
     RELATION,
-    UNIT,
     WORD,
+    between,
     changes_number,
     mark_prose,
     marked,
@@ -35,11 +35,10 @@ _POWER_OF_TEN = (
 _FRACTION = (
     r"(?:\\[dtc]?frac\s*(?:\{\s*(\d+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))|(\d+)\s*/\s*(\d+))"
 )
-_BEFORE = rf"(?:{WORD}|[\s,:;\"'“”‘’|€£¥#]|\.(?!\d))*+"
+_BEFORE = re.compile(rf"{WORD}|[\s,:;\"'“”‘’|€£¥#]|\.(?!\d)")
 _NUMBER = re.compile(
-    rf"{_BEFORE}(?P<sign>[-+]?)\s*[€£¥]?\s*"
+    rf"(?P<sign>[-+]?)\s*[€£¥]?\s*"
     rf"(?:(?P<whole>\d+\s*)??(?P<fraction>{_FRACTION})|(?P<decimal>{_DECIMAL}){_POWER_OF_TEN}?)"
-    rf"(?:{UNIT})*+"
 )
 _WRITTEN = re.compile(rf"(?<![\w.])-?{_DECIMAL}(?:/\d+)?(?!\w)")
 _AFTER_HASHES = re.compile(r"^####[ \t]*(.+)$", re.MULTILINE)
@@ -98,7 +97,7 @@ def _in_sentence(sentence: str) -> Answer:
 
 
 def _value(side: str) -> Fraction | None:
-    found = _NUMBER.fullmatch(unwrap(side.strip()))
+    found = between(_BEFORE, _NUMBER, unwrap(side.strip()))
     if found is None or len(found.group(0)) > 10 * _MOST_DIGITS:
         return None
     value = _fraction(found) if found["fraction"] else _decimal(found)

@@ -342,8 +342,11 @@ def sweep(path: Path) -> list[str]:
 @patient
 def _stage(staged: Path, files: Mapping[str, tuple[bytes, int]], *, sync: bool) -> None:
     parent = os.stat(staged.parent)
-    with contextlib.suppress(FileExistsError):  # made by an earlier try; the name is only ours
+    try:
         os.mkdir(staged, stat.S_IMODE(parent.st_mode))
+    except FileExistsError:  # made by an earlier try, whose files may be read-only by now
+        for name in files:
+            remove(staged / name)
     _adopt(staged, parent)
     whole = {f"{staged}/{name}": file for name, file in files.items()}
     descriptors.write_files(whole, sync=(partial(sync_dir, staged),) if sync else None)

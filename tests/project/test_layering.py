@@ -227,6 +227,17 @@ def rooms_are_small_and_names_unique(modules: Modules) -> Iterator[str]:
             yield f"class {name} stands in {', '.join(sorted(places)[:2])}"
 
 
+_POSSESSIVE = re.compile(r"\)[*+?]\+|\)\{\d*,?\d*\}\+|\(\?>")
+
+
+def no_group_is_possessive(modules: Modules) -> Iterator[str]:
+    """Rule 8: Python before 3.11.5 matches `(...)*+` wrongly (python/cpython#106052)."""
+    for module in modules.values():
+        for line, text in module.strings():
+            if (found := _POSSESSIVE.search(text)) is not None:
+                yield f"{module.name}:{line} has the possessive group `{found.group()}`"
+
+
 RULES: tuple[Rule, ...] = (
     jobspec_is_light,
     jobspec_imports_go_down,
@@ -237,6 +248,7 @@ RULES: tuple[Rule, ...] = (
     cluster_and_host_spell_slurm,
     phases_are_named_once,
     rooms_are_small_and_names_unique,
+    no_group_is_possessive,
 )
 
 
@@ -268,6 +280,7 @@ BROKEN: dict[Rule, tuple[str, str, str]] = {
     cluster_and_host_spell_slurm: ("worker.data.x", 'KEY = "SLURM_JOB_ID"', "SLURM_JOB_ID"),
     phases_are_named_once: ("worker.data.x", 'f = phase == "train"', "compares with ['train']"),
     rooms_are_small_and_names_unique: ("worker.data.x", "class Queue: ...", "class Queue "),
+    no_group_is_possessive: ("worker.data.x", 'P = r"(?:a|b)*+c"', "possessive"),
 }
 
 

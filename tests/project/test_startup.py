@@ -68,7 +68,7 @@ HEAVY = {"torch", "transformers", "numpy", "datasets", "lm_eval", "trl", "deepsp
     ("code", "arguments", "most"),
     [
         (CLI, ("--help",), 130),
-        ("import worker.__main__, worker.supervisor.worker", (), 330),
+        ("import worker.__main__, worker.supervisor.worker", (), 331),
         ("import worker.process.rank_launcher", (), 110),
         ("import worker.data.prepare", (), 310),
     ],

@@ -40,6 +40,7 @@ _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWPID = 0x20000000
 _MS_REC_PRIVATE = 0x4000 | 0x40000
 
+_STOPS = (signal.SIGTERM, signal.SIGUSR2)
 GRACE_S = 10.0  # time for the other ranks to exit after one has failed
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -86,7 +87,7 @@ class Ranks:
             subprocess.Popen(
                 command,
                 env=rank_environment(rank, args.ranks, args.port, span),
-                preexec_fn=lambda: die_with_parent(signal.SIGKILL, me),  # noqa: PLW1509 - one thread
+                preexec_fn=lambda: _begin_rank(me),  # noqa: PLW1509 - one thread
             )
             for rank in range(args.ranks)
         ]
@@ -117,6 +118,11 @@ class Ranks:
         """End every rank at once."""
         for rank in self._ranks:
             rank.kill()
+
+
+def _begin_rank(parent: int) -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+    die_with_parent(signal.SIGKILL, parent)
 
 
 @dataclass(frozen=True)
@@ -159,6 +165,9 @@ def main() -> None:
     parser.add_argument("command", nargs=argparse.REMAINDER)
     args = parser.parse_args()
     command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    # RACE: until it has a handler, the first process of a namespace never sees a signal sent to it,
+    # unless it blocks the signal; then the kernel keeps it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     if args.isolation == "auto" and enter_pid_namespace():
         sys.exit(_run_in_namespace(command, args))
     sys.exit(_run_as_subreaper(command, args))
@@ -198,8 +207,9 @@ def _run_as_subreaper(command: list[str], args: argparse.Namespace) -> int:
 
 
 def _handle(handler: Callable[[int, FrameType | None], None]) -> None:
-    for sig in (signal.SIGTERM, signal.SIGUSR2):
+    for sig in _STOPS:
         signal.signal(sig, handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
 
 
 def _kill_descendants() -> None:

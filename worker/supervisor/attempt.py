@@ -139,6 +139,8 @@ class Attempt:
             return None
         if not phase.is_needed(self._paths, self._plan):
             return None
+        if self._worker.signals.stop:
+            return self._classify(phase.name, exit_codes.STOPPED, None)
         outcome = self._phase(phase)
         if outcome is not None:
             return outcome

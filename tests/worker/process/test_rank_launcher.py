@@ -87,6 +87,30 @@ def test_a_stop_reaches_every_rank(tmp_path, isolation):
     until(lambda: not alive(tmp_path), "something was left alive")
 
 
+SLOW = """
+import sys, time
+from worker.process import rank_launcher
+def slow():
+    print("begun", flush=True)
+    time.sleep(0.5)
+rank_launcher.mount_own_proc = slow
+rank_launcher.main()
+"""
+
+
+@pytest.mark.parametrize("sig", [signal.SIGUSR2, signal.SIGTERM])
+def test_a_stop_while_the_namespace_is_made_is_kept(tmp_path, sig):
+    if not has_namespaces():
+        pytest.skip("the kernel allows no PID namespace")
+    command = sit(tmp_path, "auto", "9:0", "9:0")
+    command[1:3] = ["-c", SLOW]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as launcher:
+        assert launcher.stdout is not None and launcher.stdout.readline() == "begun\n"
+        launcher.send_signal(sig)
+        # The ranks stop as they please, or are killed before they have a handler.
+        assert launcher.wait(8) in (75, 128 + signal.SIGUSR2)
+
+
 @BOTH
 def test_nothing_outlives_a_killed_parent(tmp_path, isolation):
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}

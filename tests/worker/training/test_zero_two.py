@@ -16,9 +16,18 @@ from tests.support.paths import REPOSITORY
 from worker.training import zero_two
 
 
+# The C library returns freed memory at once, so that the resident set is what tensors take.
+FREES_AT_ONCE = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "0",
+    "OMP_NUM_THREADS": "1",
+}
+
+
 def run(how: str) -> dict[str, Any]:
     command = [sys.executable, "tests/support/step_memory.py", how]
-    env = os.environ | {"DS_ACCELERATOR": "cpu", "PYTHONPATH": str(REPOSITORY)}
+    env = os.environ | FREES_AT_ONCE | {"DS_ACCELERATOR": "cpu", "PYTHONPATH": str(REPOSITORY)}
     return json.loads(run_checked(command, env=env).splitlines()[-1])
 
 
@@ -27,7 +36,7 @@ def test_a_step_of_several_micro_batches_takes_less_memory_and_has_the_same_loss
     saved, plain = run("saved"), run("plain")
     assert saved["losses"] == plain["losses"]
     assert saved["losses"][0] != saved["losses"][1]
-    assert saved["bytes_a_weight"] < plain["bytes_a_weight"] - 2.5
+    assert saved["bytes_a_weight"] < plain["bytes_a_weight"] - 5
 
 
 def groups(*sizes: tuple[int, ...]) -> list[dict[str, Any]]:
