@@ -21,7 +21,6 @@ FREES_AT_ONCE = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "0",
-    "OMP_NUM_THREADS": "1",
 }
 
 
@@ -34,7 +33,8 @@ def run(how: str) -> dict[str, Any]:
 @pytest.mark.deepspeed
 def test_a_step_of_several_micro_batches_takes_less_memory_and_has_the_same_losses() -> None:
     saved, plain = run("saved"), run("plain")
-    assert saved["losses"] == plain["losses"]
+    # The gradients' norm is summed in another order, so that clipping may round in another way.
+    assert saved["losses"] == pytest.approx(plain["losses"], rel=1e-6)
     assert saved["losses"][0] != saved["losses"][1]
     assert saved["bytes_a_weight"] < plain["bytes_a_weight"] - 5
 
