@@ -15,7 +15,6 @@ from tests.support.commands import run_checked
 from tests.support.paths import REPOSITORY
 from worker.training import zero_two
 
-
 # The C library returns freed memory at once, so that the resident set is what tensors take.
 FREES_AT_ONCE = {
     "MALLOC_ARENA_MAX": "1",
