@@ -12,6 +12,7 @@ import msgspec
 from jobspec.cli.common import common, complete_jobs, open_queue, wants_json
 from jobspec.cli.output import Cell, Column, Table, duration, emit_struct
 from jobspec.cli.status_view import COLOURS, figures, state_and_phase
+from jobspec.monitoring import cost as costs
 from jobspec.monitoring import reasons, status, workers
 from jobspec.monitoring.status import AttemptRow, JobReport, JobRow
 from jobspec.records.attempt import Result
@@ -44,6 +45,7 @@ def show(job: str, everything: bool) -> None:
     queue = open_queue(write=False)
     found = queue.job(job)
     report = status.job_report(found, workers.rows(queue))
+    report = msgspec.structs.replace(report, cost=costs.cost(found))
     if wants_json():
         return emit_struct(report)
     for line in _lines(report, table.rows([found]), everything=everything):
@@ -125,6 +127,7 @@ def _facts(report: JobReport) -> list[str]:
         "warning": reasons.loss_rise(row.loss_rise) if row.loss_rise else "",
         "loss": _losses(report.result),
         "trained": _trained(report.result),
+        "cost": costs.spelled(report.cost) if report.cost is not None else "",
         "model": _model(report),
         "directory": report.dir,
         "logs": f"jobspec logs {row.job}" if report.attempts else "",

@@ -11,7 +11,7 @@ from jobspec.dashboard import sample_choice
 from jobspec.dashboard.curves import MOST_POINTS, Curves, curves
 from jobspec.dashboard.runs import ShownScore, read_spec, show_scores
 from jobspec.dashboard.sample_choice import ShownSamples
-from jobspec.monitoring import gpu_hours, reasons, status
+from jobspec.monitoring import cost, gpu_hours, reasons, status
 from jobspec.queue.job import Job
 from jobspec.records import base as records
 from jobspec.records import metrics, phases
@@ -44,12 +44,17 @@ class AttemptLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class PhaseHours(msgspec.Struct, frozen=True, kw_only=True):
-    """Hours of a run in one phase over all attempts, and the part that no later work used."""
+    """Hours of a run in one phase over all attempts, and the part that no later work used.
+
+    Attributes:
+        energy: as text, such as `1.9 kWh`; empty where it was not measured.
+    """
 
     phase: str
     hours: float
     gpu_hours: float
     lost_hours: float
+    energy: str = ""
 
 
 class EpochScores(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,11 +139,13 @@ def _usage(job: Job) -> Iterator[PhaseHours]:
     every = gpu_hours.phase_usage(job)
     for phase in dict.fromkeys(each.phase for each in every):
         mine = [each for each in every if each.phase == phase]
+        part = cost.phase_cost(phase, mine)
         yield PhaseHours(
             phase=phase,
-            hours=sum(each.wall_s for each in mine) / 3600,
-            gpu_hours=sum(each.gpu_h for each in mine),
+            hours=part.wall_s / 3600,
+            gpu_hours=part.gpu_h,
             lost_hours=sum(each.lost_s for each in mine) / 3600,
+            energy=cost.energy(part.cpu_j if part.gpu_j is None else part.gpu_j),
         )
 
 

@@ -16,8 +16,8 @@ import msgspec
 from jobspec.queue.fair_share import count_gpus
 from jobspec.records import base as records
 from jobspec.records import metrics, phases
-from jobspec.records.attempt import AttemptEvent, End, Progress
-from jobspec.records.base import State
+from jobspec.records.attempt import AttemptEvent, End, Energy, Progress
+from jobspec.records.base import Reason, State
 from jobspec.storage import fs
 from jobspec.storage.layout import AttemptPaths, CheckpointPaths
 
@@ -28,13 +28,20 @@ OVERHEAD = "overhead"  # time outside the phases: carrying over, starting, commi
 
 
 class PhaseUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """The time of one phase in one attempt: `wall_s` on each of `gpus` GPUs (0: on the CPU)."""
+    """The time of one phase in one attempt: `wall_s` on each of `gpus` GPUs (0: on the CPU).
+
+    Attributes:
+        reason: what ended the attempt; `lost` if its worker died, empty while it runs.
+        energy: None if it was not measured.
+    """
 
     attempt: int
     phase: str
     wall_s: float
     lost_s: float
     gpus: int
+    reason: str = ""
+    energy: Energy | None = None
 
     @property
     def gpu_h(self) -> float:
@@ -54,7 +61,9 @@ def phase_usage(job: Job) -> list[PhaseUsage]:
     for attempt in paths:
         is_running = job.state is State.RUNNING and attempt.number == job.attempt
         gpus = count_gpus(attempt)
-        for phase, wall_s in _phases(attempt):
+        end = records.read(attempt.end, End)
+        reason = "" if is_running else end.reason if end is not None else Reason.LOST.value
+        for phase, wall_s, energy in _phases(attempt, end):
             lost_s = 0.0 if is_running else _lost_s(attempt, phase, wall_s, rows)
             usage.append(
                 PhaseUsage(
@@ -63,20 +72,21 @@ def phase_usage(job: Job) -> list[PhaseUsage]:
                     wall_s=wall_s,
                     lost_s=wall_s if all_lost else lost_s,
                     gpus=gpus,
+                    reason=reason,
+                    energy=energy,
                 )
             )
     return usage
 
 
-def _phases(attempt: AttemptPaths) -> Iterator[tuple[str, float]]:
-    """The phases that ran and their seconds, from end.json or else from events and metrics."""
-    end = records.read(attempt.end, End)
+def _phases(attempt: AttemptPaths, end: End | None) -> Iterator[tuple[str, float, Energy | None]]:
+    """The phases that ran, their seconds and energy, from end.json or else events and metrics."""
     if end is not None and (end.phases or end.overhead_s):
         for each in end.phases:
             if not each.kept and each.wall_s > 0:
-                yield each.phase, each.wall_s
+                yield each.phase, each.wall_s, each.energy
         if end.overhead_s > 0:
-            yield OVERHEAD, end.overhead_s
+            yield OVERHEAD, end.overhead_s, None
         return
     events = _events(attempt.events)
     last = max((_moment(time) for time in _last_times(attempt, events)), default=0.0)
@@ -84,7 +94,7 @@ def _phases(attempt: AttemptPaths) -> Iterator[tuple[str, float]]:
         if event.event == "start":
             ends = [e.time for e in events[number:] if (e.event, e.phase) == ("end", event.phase)]
             until = _moment(ends[0]) if ends else last
-            yield event.phase or "", max(0.0, until - _moment(event.time))
+            yield event.phase or "", max(0.0, until - _moment(event.time)), None
 
 
 def _last_times(attempt: AttemptPaths, events: Sequence[AttemptEvent]) -> Iterator[str]:

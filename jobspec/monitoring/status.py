@@ -14,6 +14,7 @@ import msgspec
 
 from jobspec.errors import JobspecError
 from jobspec.monitoring import workers
+from jobspec.monitoring.cost import Cost
 from jobspec.monitoring.workers import WorkerRow
 from jobspec.queue import fair_share, retry_policy
 from jobspec.records import base as records
@@ -130,7 +131,11 @@ class LossRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The output of `show --json`. `manifest` describes the newest attempt."""
+    """The output of `show --json`. `manifest` describes the newest attempt.
+
+    Attributes:
+        cost: left to the caller, since it reads the rows of all attempts.
+    """
 
     schema: int = SCHEMA
     job: JobRow
@@ -141,6 +146,7 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
     result: Result | None
     spec: Any
     manifest: Manifest | None = None
+    cost: Cost | None = None
 
 
 @dataclass(frozen=True)

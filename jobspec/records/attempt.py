@@ -104,16 +104,30 @@ class PhaseError(Record, frozen=True, kw_only=True):
     step: int | None = None
 
 
+class Energy(Record, frozen=True, kw_only=True):
+    """Joules that were used on the worker's node. None: not measured.
+
+    Attributes:
+        gpu_j: by the job's GPUs.
+        cpu_j: by all processors of the node, whoever used them.
+    """
+
+    gpu_j: float | None = None
+    cpu_j: float | None = None
+
+
 class PhaseTime(Record, frozen=True, kw_only=True):
     """Seconds of wall time that a phase took in this attempt.
 
     Attributes:
         kept: the result of an earlier attempt was reused, so `wall_s` is 0.
+        energy: None if nothing could be measured, or if the phase ran on several nodes.
     """
 
     phase: str
     wall_s: float = 0.0
     kept: bool = False
+    energy: Energy | None = None
 
 
 class End(Record, frozen=True, kw_only=True):

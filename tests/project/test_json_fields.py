@@ -20,10 +20,10 @@ from jobspec.cluster.site import Site
 from jobspec.doctor import measurements as doctor
 from jobspec.estimates import disk_need, evaluation_time, memory, training_time
 from jobspec.maintenance import archive, disk
-from jobspec.monitoring import status, workers
+from jobspec.monitoring import cost, status, workers
 from jobspec.queue import admission
 from jobspec.records import answers, evaluation, manifest, mixture, overview, reports
-from jobspec.records.attempt import PhaseTime, Result
+from jobspec.records.attempt import Energy, PhaseTime, Result
 from jobspec.relay.verify import Verification
 from jobspec.results import calibration, comparison, seeds, table
 from tests.support.commands import jobspec_json
@@ -40,7 +40,8 @@ from tests.support.json_docs import (
 DOCUMENTED: list[type] = [
     BenchmarkRow,
     status.Status, status.JobRow, reports.LossChange, status.EndedAttemptRow, workers.WorkerRow,
-    status.JobReport, status.AttemptRow, status.LossRow, PhaseTime, Result,
+    status.JobReport, cost.Cost, cost.PhaseCost, status.AttemptRow, status.LossRow,
+    PhaseTime, Energy, Result,
     reports.PrepareReport, reports.DroppedExample, reports.UnrenderedField, reports.Overlap,
     mixture.SourceReport, mixture.TrainedSource,
     reports.TrainReport, reports.TrainingEngine, reports.MemoryUse, reports.Resumed,

@@ -43,7 +43,7 @@ def visible() -> list[Gpu]:
     """
     if gpu_selection.excludes_all():
         return []  # asked to work without GPUs, so it does not matter if the driver fails
-    with _nvml() as nvml:
+    with nvml_library() as nvml:
         if nvml is not None:
             chosen = gpu_selection.select_cuda(nvml, os.environ.get(gpu_selection.CUDA))
             return [_gpu(nvml, handle) for _, handle in chosen]
@@ -61,7 +61,7 @@ def answering() -> list[Gpu]:
 def cuda_of_driver() -> tuple[int, int] | None:
     """The newest CUDA version that the driver supports; None without a working driver."""
     try:
-        with _nvml() as nvml:
+        with nvml_library() as nvml:
             if nvml is None:
                 return None
             number = nvml.nvmlSystemGetCudaDriverVersion_v2()  # 13010 is 13.1
@@ -71,7 +71,7 @@ def cuda_of_driver() -> tuple[int, int] | None:
 
 
 @contextmanager
-def _nvml() -> Iterator[Any]:
+def nvml_library() -> Iterator[Any]:
     """Initialized NVML; None on a node without NVIDIA's driver. Its errors become GpuErrors."""
     nvml: Any = importlib.import_module("pynvml")  # the codes of its errors have no type
 

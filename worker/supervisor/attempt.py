@@ -22,6 +22,7 @@ from jobspec.storage.layout import AttemptPaths
 from jobspec.storage.patience import at_most, patient
 from worker import phases
 from worker.host import memory, read_ahead
+from worker.host.energy import EnergyMeter
 from worker.launch import manifest
 from worker.launch.command import NodeLayout, multi_node_command, phase_command
 from worker.launch.environment import phase_environment
@@ -61,6 +62,7 @@ class Attempt:
         self._stop_cost_s = 0.0
         self._next_cost_check = 0.0
         self._progress = ProgressLog(claim.dir, claim.job, say)
+        self._meter: EnergyMeter | None = None
 
     def run(self) -> AttemptOutcome:
         """Run the remaining phases, then commit. Errors of the job are committed, not raised."""
@@ -186,12 +188,14 @@ class Attempt:
     def _run(self, phase: PhaseEntry, ranks: int) -> int | None:
         """Run a phase's ranks. Returns their exit code; None if they were killed."""
         command, environment = self._command(phase, ranks), self._environment(ranks)
+        self._meter = EnergyMeter() if self._nodes(ranks) == 1 else None
         child = patient(Child)(command, environment, self._paths.log(phase.name))
         try:
             code = self._watch(child, phase)
         finally:
             child.kill()
-            self._times.append(PhaseTime(phase=phase.name, wall_s=child.wall_s))
+            energy = self._meter.read() if self._meter is not None else None
+            self._times.append(PhaseTime(phase=phase.name, wall_s=child.wall_s, energy=energy))
         self._event("end", phase=phase.name, exit_code=code, wall_s=child.wall_s)
         return code
 
@@ -208,6 +212,8 @@ class Attempt:
         activity = _Activity(self._paths, phase.name)
         while (code := child.wait(_TICK_S)) is None:
             self._send_heartbeat()
+            if self._meter is not None:
+                self._meter.keep_up()
             if phase.info.trains and self._first_step_s is None and _is_there(self._paths.metrics):
                 self._first_step_s = self._wall_s
             if self._deleted:

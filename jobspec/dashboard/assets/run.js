@@ -69,8 +69,8 @@ function attemptsPart(run, details) {
         h("td", {}, each.reason || "still running", each.phase && each.reason !== "succeeded" ? ` in ${each.phase}` : "", each.message ? h("div", { class: "quiet" }, each.message) : null, each.hint ? h("div", { class: "hint" }, `hint: ${each.hint}`) : null),
         h("td", {}, each.step === undefined ? "" : figure(each.step)), h("td", {}, each.host || "")))))),
     details.usage.length ? scroll("Time by phase", h("table", { class: "narrow" }, h("caption", {}, "Time by phase. Lost: what no later attempt could continue from."),
-      h("thead", {}, h("tr", {}, ["Phase", "Time", "GPU-hours", "Lost"].map((title, n) => h("th", { scope: "col", class: n ? "n" : null }, title)))),
-      h("tbody", {}, details.usage.map((each) => h("tr", { "data-key": each.phase }, h("th", { scope: "row" }, each.phase), h("td", { class: "n" }, hours(each.hours)), h("td", { class: "n" }, each.gpu_hours ? figure(each.gpu_hours, 3) : ""), h("td", { class: "n" }, each.lost_hours ? hours(each.lost_hours) : "")))))) : null);
+      h("thead", {}, h("tr", {}, ["Phase", "Time", "GPU-hours", "Lost", "Energy"].map((title, n) => h("th", { scope: "col", class: n ? "n" : null }, title)))),
+      h("tbody", {}, details.usage.map((each) => h("tr", { "data-key": each.phase }, h("th", { scope: "row" }, each.phase), h("td", { class: "n" }, hours(each.hours)), h("td", { class: "n" }, each.gpu_hours ? figure(each.gpu_hours, 3) : ""), h("td", { class: "n" }, each.lost_hours ? hours(each.lost_hours) : ""), h("td", { class: "n" }, each.energy || "not measured")))))) : null);
 }
 
 // --- settings, origin, log
