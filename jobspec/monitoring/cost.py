@@ -45,7 +45,7 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
         lost_gpu_h: the part whose output no later work used, by what ended the attempt.
         measured_s: the seconds of `wall_s` for which energy was measured.
         gpu_j: joules of the job's GPUs; None if none were measured.
-        cpu_j: joules of all processors of its node, whoever used them; None likewise.
+        cpu_j: joules of all processors of its node, other programs included; None likewise.
         j_per_token: joules of training for each trained token, by GPUs or else processors.
         j_per_sample: joules of the evaluation for each sample, likewise.
         co2_g: grams, from the factor in $JOBSPEC_CO2_G_PER_KWH; None without one.

@@ -109,7 +109,7 @@ class Energy(Record, frozen=True, kw_only=True):
 
     Attributes:
         gpu_j: by the job's GPUs.
-        cpu_j: by all processors of the node, whoever used them.
+        cpu_j: by all processors of the node, also for other programs.
     """
 
     gpu_j: float | None = None
