@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from jobspec.errors import JobspecError
-from jobspec.monitoring import last_losses, reasons, status
+from jobspec.monitoring import reasons, status
 from jobspec.records import base as records
 from jobspec.records.attempt import Progress, Result
 from jobspec.records.base import UNSET, State
 from jobspec.records.reports import EvalReport, LossChange, ScoringProtocol
-from jobspec.results import settings
 from jobspec.results.difference import Difference
-from jobspec.results.settings import Setting
 
 if TYPE_CHECKING:
     from jobspec.queue.job import Job
@@ -110,7 +108,9 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
     loss: float | None = None
     eval_loss: float | None = None
     groups: list[str] = msgspec.field(default_factory=list[str])
-    settings: dict[str, Setting] = msgspec.field(default_factory=dict[str, Setting])
+    settings: dict[str, bool | int | float | str | None] = msgspec.field(
+        default_factory=dict[str, bool | int | float | str | None]
+    )
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,6 +130,8 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
 
 def results(root: str, listed: Sequence[ResultRow]) -> Results:
     """The output of `results --json` for these rows."""
+    from jobspec.results import settings  # here and below, because `status` does not need it
+
     return Results(
         root=root,
         results=[row for row in listed if has_result(row)],
@@ -266,6 +268,9 @@ def _count(value: object, least: int) -> int | None:
 
 
 def _row(job: Job, result: Result | None) -> ResultRow:
+    from jobspec.monitoring import last_losses
+    from jobspec.results import settings
+
     spec, finished = _spec(job), result if job.state is State.SUCCEEDED else None
     train = spec.train if spec is not None else None
     progress = _progress(job)
