@@ -31,9 +31,9 @@ from jobspec.estimates.training_time import TrainingEstimate
 from jobspec.models.devices import Device
 from jobspec.models.directory import is_path
 from jobspec.records.reports import RowReport
-from jobspec.spec import identity, parsing, rules, secrets, tracking_names
+from jobspec.spec import identity, parsing, rules, secrets, tracking_names, tracking_sinks
 from jobspec.spec.benchmark_settings import with_canonical_names
-from jobspec.spec.schema import EvalSpec, JobSpec
+from jobspec.spec.schema import EvalSpec, JobSpec, TrackingSpec
 from jobspec.worker_command import PackageMissing
 
 # Reasons for dropping rows that other tags of a think block can cause.
@@ -93,6 +93,8 @@ def check_spec(
     spec = complete(spec, file)
     warnings = [*check_model(spec, root, file), *check_benchmarks(spec, root, file)]
     warnings += [*check_engine(spec, file), *check_packages(spec, file)]
+    if spec.tracking.sinks != TrackingSpec().sinks:
+        warnings += tracking_sinks.missing(spec.tracking.sinks)
     if rows:
         warnings += check_tasks(spec, root, file, tell)
     report = None

@@ -1,4 +1,4 @@
-"""`jobspec relay`: send curves and scores to W&B."""
+"""`jobspec relay`: send curves and scores to W&B and other destinations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jobspec.cli.output import emit, plural, say, warn
 from jobspec.errors import JobspecError
 from jobspec.queue.job import Job
 from jobspec.queue.queue import Queue
-from jobspec.spec import tracking_names
+from jobspec.spec import tracking_names, tracking_sinks
 
 if TYPE_CHECKING:
     from jobspec.relay.online import RelayOptions
@@ -26,10 +26,23 @@ if TYPE_CHECKING:
 @jobs_argument(required=False)
 @click.option("--watch", is_flag=True, help="Keep running until Ctrl-C.")
 @click.option(
+    "--sink",
+    "sinks",
+    multiple=True,
+    type=click.Choice(list(tracking_sinks.SINKS)),
+    help="Where to send the rows; may be repeated.  [default: tracking.sinks of each spec]",
+)
+@click.option(
+    "--tensorboard",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Directory for TensorBoard's event files.  [default: ROOT/relay/tensorboard]",
+)
+@click.option(
     "--offline", is_flag=True, help="Write the runs of ended jobs to disk, for `wandb sync`."
 )
 @click.option(
-    "--verify", is_flag=True, help="Send nothing; compare the rows at W&B with the files."
+    "--verify", is_flag=True, help="Send nothing; compare the rows that arrived with the files."
 )
 @click.option("--settled", is_flag=True, help="Send only rows that no later attempt can replace.")
 @click.option("--project", help="W&B project.  [default: tracking.project of each spec]")
@@ -48,21 +61,24 @@ if TYPE_CHECKING:
 @click.option("--stall", type=click.FloatRange(0), default=180.0, hidden=True)
 @common
 def relay(jobs: tuple[str, ...], **options: Any) -> None:
-    """Send the jobs' curves and scores to W&B, each row once.
+    """Send the jobs' curves and scores to W&B or TensorBoard, each row once.
 
     \b
     jobspec relay --watch                keep sending, in tmux on a login node
     jobspec relay                        send what is new and exit, for cron
+    jobspec relay --sink tensorboard     write event files for TensorBoard
     jobspec relay 'qwen3-*' --offline    write runs for `wandb sync`
     jobspec relay --verify               check that everything arrived
 
-    It needs the extra `relay` (pip install 'jobspec[relay]') and an API key in WANDB_API_KEY or
+    W&B needs the extra `relay` (pip install 'jobspec[relay]') and an API key in WANDB_API_KEY or
     ~/.netrc. You can stop and restart it at any time. Only one relay can run per root.
     """
     queue = open_queue()
     for name in ("project", "entity"):
         for wrong, hint in tracking_names.problems(name, options[name]):
             raise JobspecError(f"--{name} {wrong}", hint=hint)
+    if options["offline"] and options["sinks"] not in ((), (tracking_sinks.WANDB,)):
+        raise JobspecError("--offline writes runs for W&B only", hint="leave out --sink")
 
     def select() -> list[Job]:
         return queue.select(jobs) if jobs else queue.jobs()
@@ -85,25 +101,33 @@ def relay(jobs: tuple[str, ...], **options: Any) -> None:
 def _send(
     queue: Queue, select: Callable[[], list[Job]], options: dict[str, Any], lock: HandoverLock
 ) -> None:
-    from jobspec.relay.online import Relay
+    from jobspec.relay.relay_group import RelayGroup
 
-    sender = Relay(queue, _relay_options(select, options), lock, warn)
+    sender = RelayGroup(queue, _relay_options(select, options), lock, warn)
     try:
         while True:
             done = sender.once()
             if done and not options["watch"]:
                 break
-            sender.rest(sender.pause_s)
+            sender.wait()
     except KeyboardInterrupt:
         say("stopped; the next relay sends what has not arrived yet")
     finally:
         sender.close()
-    rows = sum(sender.arrived.values())
+    arrived = {sink: relay.arrived for sink, relay in sender.relays.items()}
     if wants_json():
-        emit({"runs": sender.arrived, "problems": list(sender.problems.values())})
+        runs = {_named(sink, id): n for sink, rows in arrived.items() for id, n in rows.items()}
+        emit({"runs": runs, "problems": sender.problems})
     else:
-        say(f"{plural(len(sender.arrived), 'run')} checked, {plural(rows, 'row')} at W&B")
+        for sink, rows in arrived.items():
+            where = tracking_sinks.SINKS[sink].where
+            say(f"{plural(len(rows), 'run')} checked, {plural(sum(rows.values()), 'row')} {where}")
     click.get_current_context().exit(1 if sender.problems else 0)
+
+
+def _named(sink: str, run: str) -> str:
+    """A run as it is printed: with its destination, unless that is W&B."""
+    return run if sink == tracking_sinks.WANDB else f"{sink}/{run}"
 
 
 def _relay_options(select: Callable[[], list[Job]], options: dict[str, Any]) -> RelayOptions:
@@ -112,6 +136,8 @@ def _relay_options(select: Callable[[], list[Job]], options: dict[str, Any]) -> 
 
     return RelayOptions(
         select=select,
+        sinks=options["sinks"],
+        tensorboard=options["tensorboard"],
         project=options["project"],
         entity=options["entity"],
         settled=options["settled"],
@@ -131,6 +157,7 @@ def _write_offline(
     heartbeat: Callable[[], None],
 ) -> None:
     from jobspec.relay.client import connect
+    from jobspec.relay.job_sinks import JobSinks
     from jobspec.relay.offline import Offline
 
     problems: list[str] = []
@@ -141,12 +168,14 @@ def _write_offline(
             problems.append(text)
             warn(text)
 
+    sinks = JobSinks(options["sinks"])
     client = connect(offline=True)
     offline = Offline(queue.paths, client, report)
     try:
         while True:
             heartbeat()
-            written += offline.write(select(), heartbeat)
+            jobs = list(sinks.only(select(), tracking_sinks.WANDB))
+            written += offline.write(jobs, heartbeat)
             if not options["watch"]:
                 break
             time.sleep(min(options["interval"], queue.format.heartbeat_s))
@@ -177,7 +206,8 @@ def _verify(queue: Queue, select: Callable[[], list[Job]], options: dict[str, An
     else:
         for run in runs:
             mark = click.style("exact", fg="green") if run.is_exact else run.summary
-            click.echo(f"{run.run}: {run.arrived} of {plural(run.expected, 'row')}, {mark}")
+            name = _named(run.sink, run.run)
+            click.echo(f"{name}: {run.arrived} of {plural(run.expected, 'row')}, {mark}")
     if wrong:
         say("`jobspec relay` sends missing rows; docs/relay.md lists other causes")
     click.get_current_context().exit(1 if wrong else 0)

@@ -1,4 +1,4 @@
-"""Start the process that runs the wandb client, ask it, wait for it, or kill it."""
+"""Start the process that runs a destination's client, ask it, wait for it, or kill it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jobspec.relay.wandb_run import RelayError
+from jobspec.relay.tracked_run import RelayError
+from jobspec.spec.tracking_sinks import SINKS, WANDB
 from jobspec.storage import tempfiles
 
 _PATIENCE_S = 150.0
@@ -52,16 +53,25 @@ class ClientProcess:
 
     Args:
         tick: called twice a second while waiting for an answer.
+        sink: which destination it writes to.
+        store: where a destination without a server keeps its runs.
     """
 
-    def __init__(self, tick: Callable[[], None] = lambda: None, *, offline: bool = False) -> None:
+    def __init__(
+        self,
+        tick: Callable[[], None] = lambda: None,
+        *,
+        offline: bool = False,
+        sink: str = WANDB,
+        store: Path | None = None,
+    ) -> None:
         _sweep(Path(tempfile.gettempdir()))
         owner = f"{tempfiles.pid_space()}-{os.getpid()}"
         self.dir = Path(tempfile.mkdtemp(prefix=f"jobspec-relay-{owner}-"))
         self._tick = tick
         self._log = (self.dir / "client.log").open("w+")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "jobspec.relay.client_main", str(self.dir)],
+            [sys.executable, "-m", "jobspec.relay.client_main", sink, self.dir, store or self.dir],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -153,16 +163,23 @@ class ClientProcess:
         return ""
 
 
-def connect(tick: Callable[[], None] = lambda: None, *, offline: bool = False) -> ClientProcess:
+def connect(
+    tick: Callable[[], None] = lambda: None,
+    *,
+    offline: bool = False,
+    sink: str = WANDB,
+    store: Path | None = None,
+) -> ClientProcess:
     """Start a client and check that it works.
 
     Raises:
-        RelayError: wandb is not installed, there is no key, or the server refuses the key.
+        RelayError: its package is not installed, there is no key, the server refuses the key, or
+            its directory cannot be written.
     """
     try:
-        return ClientProcess(tick, offline=offline)
+        return ClientProcess(tick, offline=offline, sink=sink, store=store)
     except Refused as error:
-        raise _explained(error) from error
+        raise _explained(error, sink, store) from error
 
 
 def _sweep(directory: Path) -> None:
@@ -173,12 +190,16 @@ def _sweep(directory: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)  # fails for another user's, which stays
 
 
-def _explained(error: Refused) -> RelayError:
-    if error.kind == "no wandb":
+def _explained(error: Refused, sink: str, store: Path | None) -> RelayError:
+    if error.kind == "no package":
+        needed = SINKS[sink]
         return RelayError(
-            "the relay needs wandb, which is not installed",
-            hint="run: pip install 'jobspec[relay]'",
+            f"the relay needs {needed.package}, which is not installed",
+            hint=f"run: {needed.command}",
         )
+    if sink != WANDB:
+        hint = "can you write there?"
+        return RelayError(f"`{sink}` cannot be used: {error.message}", file=store, hint=hint)
     if error.kind == "no key":
         return RelayError(
             "no W&B API key",

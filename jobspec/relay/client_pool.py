@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from jobspec.relay.client import ClientProcess, connect
 
-RUNS_A_CLIENT = 50  # open at once in one process: memory and file descriptors
-
 
 class ClientPool:
-    """Starts one client to check wandb, key and server. Raises RelayError if one is missing."""
+    """Starts one client to check package, key and server. Raises RelayError if one is missing."""
 
-    def __init__(self, tick: Callable[[], None]) -> None:
-        self._tick = tick
-        self._clients = [connect(tick)]
-        self.base_url: str = self._clients[0].hello["base_url"]
-        self.entity: str | None = self._clients[0].hello["entity"]
+    def __init__(self, tick: Callable[[], None], sink: str, store: Path) -> None:
+        self._tick, self._sink, self._store = tick, sink, store
+        self._clients = [connect(tick, sink=sink, store=store)]
+        hello = self._clients[0].hello
+        self.place: str = hello["place"]
+        self.entity: str | None = hello["entity"]
+        self._most_runs: int = hello["runs"]
 
     def any(self) -> ClientProcess:
         """A client for a question to the server."""
@@ -31,7 +32,7 @@ class ClientPool:
         free = (
             client
             for client in self._clients
-            if load.get(id(client), RUNS_A_CLIENT) < RUNS_A_CLIENT
+            if load.get(id(client), self._most_runs) < self._most_runs
         )
         return next(free, None) or self._start()
 
@@ -48,6 +49,6 @@ class ClientPool:
             client.kill()
 
     def _start(self) -> ClientProcess:
-        client = ClientProcess(self._tick)
+        client = ClientProcess(self._tick, sink=self._sink, store=self._store)
         self._clients.append(client)
         return client

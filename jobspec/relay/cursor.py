@@ -16,7 +16,7 @@ from msgspec import field
 
 from jobspec.queue.entries import read_record
 from jobspec.records.base import Record, encode
-from jobspec.relay.wandb_run import HistoryRow
+from jobspec.relay.tracked_run import HistoryRow
 from jobspec.storage import fs
 from jobspec.storage.layout import RootPaths
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from jobspec.errors import JobspecError
 from jobspec.queue.job import Job
 from jobspec.records.base import FINAL
-from jobspec.relay import wandb_run
+from jobspec.relay import tracked_run
 from jobspec.relay.client import ClientProcess, Refused
 from jobspec.relay.cursor import Cursor, Cursors, SentRows
 from jobspec.relay.sync import AXES, CHUNK
-from jobspec.relay.wandb_run import DIGEST, RelayError, WandbRun
+from jobspec.relay.tracked_run import DIGEST, RelayError, TrackedRun
 from jobspec.storage import fs
 from jobspec.storage.layout import RootPaths
 
@@ -50,17 +50,17 @@ class Offline:
                 self._say(f"{job.id}: {error}")
         return written
 
-    def path(self, run: WandbRun, generation: int) -> Path:
+    def path(self, run: TrackedRun, generation: int) -> Path:
         """The directory of a run, with a name that `wandb sync` looks for."""
         before, _, time_of_day = run.name.rpartition("_")
         day = before.rpartition("_")[2].replace("-", "")
         id = run.id(generation)
         return self.dir / f"offline-run-{day}_{time_of_day.replace('-', '')}-{id}"
 
-    def written(self, job: Job) -> Iterator[tuple[WandbRun, Path]]:
+    def written(self, job: Job) -> Iterator[tuple[TrackedRun, Path]]:
         """The job's runs and the files that hold them."""
         cursor = self._cursors.load(job.id)
-        for run in filter(wandb_run.is_due, wandb_run.runs_of(job)):
+        for run in filter(tracked_run.is_due, tracked_run.runs_of(job)):
             sent = cursor.runs.get(run.kind, SentRows())
             yield run, self.path(run, sent.generation) / f"run-{run.id(sent.generation)}.wandb"
 
@@ -69,7 +69,7 @@ class Offline:
         if (cursor.state, cursor.attempt) == (job.state, job.attempt):
             return
         kept = dict(cursor.runs)
-        for run in filter(wandb_run.is_due, wandb_run.runs_of(job)):
+        for run in filter(tracked_run.is_due, tracked_run.runs_of(job)):
             sent = kept.get(run.kind, SentRows())
             if sent.digest == run.digest():
                 continue
@@ -98,7 +98,7 @@ class Offline:
             time.sleep(_LOOK_S)
         raise RelayError(f"the client did not complete its file, which has {rows} rows")
 
-    def _write(self, run: WandbRun, generation: int, path: Path) -> None:
+    def _write(self, run: TrackedRun, generation: int, path: Path) -> None:
         id = run.id(generation)
         facts, axes = run.attributes(), AXES[run.kind]
         self._client.ask("open", id=id, facts=facts, config=run.config, axes=axes, offline=True)

@@ -7,18 +7,21 @@ import random
 import time
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from jobspec.errors import DiskFull, JobspecError
 from jobspec.queue.job import Job
 from jobspec.queue.queue import Queue
 from jobspec.records.base import FINAL
-from jobspec.relay import wandb_run
+from jobspec.relay import tracked_run
 from jobspec.relay.client import ClientProcess, Refused
 from jobspec.relay.client_pool import ClientPool
 from jobspec.relay.cursor import Cursor, Cursors, SentRows, target
+from jobspec.relay.job_sinks import JobSinks
 from jobspec.relay.reader import Reader
+from jobspec.relay.row_sink import store_of
 from jobspec.relay.sync import RunSync, SyncState, SyncTiming
-from jobspec.relay.wandb_run import WandbRun
+from jobspec.relay.tracked_run import TrackedRun
 from jobspec.storage.handover_lock import HandoverLock
 
 _COUNTED_AT_ONCE = 50  # runs per query
@@ -33,6 +36,8 @@ class RelayOptions:
     """Options of the command line. `select` returns the wanted jobs among the present ones."""
 
     select: Callable[[], list[Job]]
+    sinks: tuple[str, ...] = ()  # instead of those of each spec
+    tensorboard: Path | None = None  # instead of the directory in the root
     project: str | None = None
     entity: str | None = None
     settled: bool = False
@@ -43,17 +48,28 @@ class RelayOptions:
 
 
 class Relay:
-    """Sends the rows in the jobs' files to W&B.
+    """Sends the rows in the jobs' files to one destination.
 
     Args:
+        sink: the destination; only jobs whose rows go there are read.
         lock: held by this process, so no other relay runs.
         say: called with each new problem.
+
+    Raises:
+        RelayError: the destination cannot be used.
     """
 
     def __init__(
-        self, queue: Queue, options: RelayOptions, lock: HandoverLock, say: Callable[[str], None]
+        self,
+        queue: Queue,
+        options: RelayOptions,
+        sink: str,
+        sinks: JobSinks,
+        lock: HandoverLock,
+        say: Callable[[str], None],
     ) -> None:
         self._queue = queue
+        self._sink, self._sinks = sink, sinks
         self._options = options
         self._lock = lock
         self._say = say
@@ -69,7 +85,8 @@ class Relay:
         self._poll_at, self._poll_pause = 0.0, 2.0
         self.problems: dict[str, str] = {}
         self.arrived: dict[str, int] = {}  # by run, the rows that the server has
-        self._pool = ClientPool(self._heartbeat)
+        store = store_of(sink, queue.paths, options.tensorboard)
+        self._pool = ClientPool(self._heartbeat, sink, store)
 
     def once(self) -> bool:
         """Make one pass.
@@ -141,12 +158,12 @@ class Relay:
 
     def _read(self) -> None:
         jobs = [job for job in self._options.select() if self._is_open(job)]
-        runs: dict[str, list[WandbRun]] = {}
+        runs: dict[str, list[TrackedRun]] = {}
         for job in jobs:
             self._heartbeat()
             with self._problems_of(job.id):
                 runs[job.id] = [self._with_target(run) for run in self._reader.read(job)]
-        still = wandb_run.unchanged(jobs, self._queue.jobs())
+        still = tracked_run.unchanged(jobs, self._queue.jobs())
         for job in jobs:
             for run in runs.get(job.id, []) if job.id in still else []:
                 self._add(run)
@@ -155,6 +172,8 @@ class Relay:
     def _is_open(self, job: Job) -> bool:
         """Whether something of a job may have to be sent: not if it ended and all was sent."""
         now = (job.state.value, job.attempt)
+        if not self._is_wanted(job):
+            return False
         if job.state not in FINAL or self._options.everything:
             return self._over.get(job.id) != now
         if job.id not in self._over:
@@ -167,7 +186,12 @@ class Relay:
                 self._over[job.id] = (cursor.state, cursor.attempt)
         return self._over.get(job.id) != now
 
-    def _with_target(self, run: WandbRun) -> WandbRun:
+    def _is_wanted(self, job: Job) -> bool:
+        with self._problems_of(job.id):
+            return self._sink in self._sinks.of(job)
+        return False
+
+    def _with_target(self, run: TrackedRun) -> TrackedRun:
         project = self._options.project or run.project
         return replace(run, project=project, entity=self._entity(run.entity))
 
@@ -175,12 +199,12 @@ class Relay:
         return self._options.entity or entity or self._pool.entity
 
     def _cursors_of(self, entity: str | None, project: str) -> Cursors:
-        name = target(self._pool.base_url, self._entity(entity), project)
+        name = target(self._pool.place, self._entity(entity), project)
         if name not in self._cursors_by_target:
             self._cursors_by_target[name] = Cursors(self._queue.paths, name)
         return self._cursors_by_target[name]
 
-    def _add(self, run: WandbRun) -> None:
+    def _add(self, run: TrackedRun) -> None:
         key = (run.job, run.kind)
         sync = self._syncs.get(key)
         if sync is None:
@@ -196,7 +220,7 @@ class Relay:
                 sync.problem = f"{sync.id}: was deleted on the server (`--resend` sends it again)"
         sync.run = run
 
-    def _save(self, run: WandbRun, sent: SentRows) -> None:
+    def _save(self, run: TrackedRun, sent: SentRows) -> None:
         kept = {**self._cursors[run.job].runs, run.kind: sent}
         cursor = Cursor(job=run.job, runs=kept)
         self._cursors_of(run.entity, run.project).save(cursor)

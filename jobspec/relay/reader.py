@@ -11,8 +11,8 @@ import msgspec
 from jobspec.queue.job import Job
 from jobspec.records import metrics
 from jobspec.records.base import State
-from jobspec.relay import wandb_run
-from jobspec.relay.wandb_run import RunKind, WandbRun
+from jobspec.relay import tracked_run
+from jobspec.relay.tracked_run import RunKind, TrackedRun
 from jobspec.storage import fs
 
 _decoder = msgspec.json.Decoder(dict[str, Any])
@@ -23,7 +23,7 @@ class _Known:
     """What was read of a job. `offset`: bytes of its newest attempt's metrics read so far."""
 
     entry: tuple[object, ...]
-    runs: list[WandbRun]
+    runs: list[TrackedRun]
     offset: int
     last_seq: int
 
@@ -35,14 +35,14 @@ class Reader:
         self._settled = settled
         self._known: dict[str, _Known] = {}
 
-    def read(self, job: Job) -> list[WandbRun]:
+    def read(self, job: Job) -> list[TrackedRun]:
         """The job's runs that should be at W&B by now. Raises JobspecError."""
         attempts = metrics.attempts(job.paths)
         known = self._known.get(job.id)
         entry = (job.state, job.attempt, len(attempts))
         if known is None or known.entry != entry or not self._grown(known, attempts[-1].metrics):
             offset = _whole(attempts[-1].metrics) if attempts else 0
-            made = wandb_run.runs_of(job, settled=self._settled)
+            made = tracked_run.runs_of(job, settled=self._settled)
             known = _Known(entry, made, offset, _last_seq(made, job.attempt))
             if job.state is State.RUNNING and attempts and _has_config(made):
                 self._known[job.id] = known
@@ -50,9 +50,10 @@ class Reader:
                 self._known.pop(job.id, None)
         else:
             known.runs = [
-                wandb_run.refreshed(run, job, attempts, settled=self._settled) for run in known.runs
+                tracked_run.refreshed(run, job, attempts, settled=self._settled)
+                for run in known.runs
             ]
-        return [run for run in known.runs if wandb_run.is_due(run)]
+        return [run for run in known.runs if tracked_run.is_due(run)]
 
     def _grown(self, known: _Known, path: Path) -> bool:
         """Add the new train rows. False if anything else is new: then the job is read again."""
@@ -75,8 +76,8 @@ class Reader:
         for row in fresh:
             row["attempt"] = attempt
             known.last_seq = row["seq"]
-            if not wandb_run.has_no_metrics(row):
-                train.rows.append(wandb_run.row_of(row, RunKind.TRAIN))
+            if not tracked_run.has_no_metrics(row):
+                train.rows.append(tracked_run.row_of(row, RunKind.TRAIN))
         known.offset += len(data)
         return True
 
@@ -94,7 +95,7 @@ def _is_old(row: metrics.Row, last: int) -> bool:
     return type(seq) is int and seq <= last
 
 
-def _last_seq(made: list[WandbRun], attempt: int) -> int:
+def _last_seq(made: list[TrackedRun], attempt: int) -> int:
     """`seq` of the newest attempt's newest train row; -1 if there is none."""
     train = next((run for run in made if run.kind is RunKind.TRAIN), None)
     if train is None or not train.rows or train.rows[-1].attempt != attempt:
@@ -102,7 +103,7 @@ def _last_seq(made: list[WandbRun], attempt: int) -> int:
     return train.rows[-1].seq
 
 
-def _has_config(made: list[WandbRun]) -> bool:
+def _has_config(made: list[TrackedRun]) -> bool:
     return all(run.config.get("manifest") for run in made)
 
 

@@ -1,4 +1,4 @@
-"""Send one run to W&B: count, open, send, count again, close.
+"""Send one run to its destination: count, open, send, count again, close.
 
 Only the server's own count of lines is trusted. Rows given to the client may be lost with it, and
 the client reports "sent" for rows that were not. So a line has arrived when the server counts it,
@@ -15,7 +15,7 @@ from typing import Any
 
 from jobspec.relay.client import ROWS_PATIENCE_S, ClientProcess, Refused
 from jobspec.relay.cursor import SentRows
-from jobspec.relay.wandb_run import DIGEST, HistoryRow, RunKind, WandbRun
+from jobspec.relay.tracked_run import DIGEST, HistoryRow, RunKind, TrackedRun
 from jobspec.spec.tracking_names import LONGEST
 
 _TOO_LARGE = "413"
@@ -60,9 +60,9 @@ class SyncTiming:
 class RunSync:
     """A run and how far it was sent. Rows may be sent only once `save` has published them."""
 
-    run: WandbRun
+    run: TrackedRun
     sent: SentRows
-    save: Callable[[WandbRun, SentRows], None]
+    save: Callable[[TrackedRun, SentRows], None]
     timing: SyncTiming
     state: SyncState = SyncState.CLOSED
     client: ClientProcess | None = None
@@ -217,7 +217,7 @@ class RunSync:
     def _open(self, client: ClientProcess) -> None:
         self._assign(clean=False)
         for generation in self.sent.superseded:
-            self._mark_superseded(client, generation)
+            self._supersede(client, generation)
         if self.sent.superseded:
             self._assign(superseded=())
         ends = self.timing.watch or self.run.end is not None
@@ -232,21 +232,23 @@ class RunSync:
         self.problem = None
         self._send_rows()
 
-    def _open_run(self, client: ClientProcess, id: str, *, ends: bool, **other: str) -> int:
+    def _open_run(self, client: ClientProcess, id: str, *, ends: bool) -> int:
         self._asked = client
-        facts, axes = self.run.attributes() | other, AXES[self.run.kind]
-        if self._exists and "name" not in other:
+        facts, axes = self.run.attributes(), AXES[self.run.kind]
+        if self._exists:
             del facts["name"]  # a user may have renamed the run
         config = self.run.config
         answer = client.ask("open", id=id, facts=facts, config=config, axes=axes, ends=ends)
         return int(answer["starting_step"])
 
-    def _mark_superseded(self, client: ClientProcess, generation: int) -> None:
+    def _supersede(self, client: ClientProcess, generation: int) -> None:
+        self._asked = client
         mark = f" (superseded {generation})"
-        id, name = self.run.id(generation), f"{self.run.name[: LONGEST - len(mark)]}{mark}"
-        self._open_run(client, id, ends=True, name=name, job_type="superseded")
-        summary = {"relay/superseded_by": self.id}
-        client.ask("close", id=id, summary=summary, exit_code=1, preempted=True)
+        name = f"{self.run.name[: LONGEST - len(mark)]}{mark}"
+        facts = self.run.attributes() | {"name": name, "job_type": "superseded"}
+        config, axes = self.run.config, AXES[self.run.kind]
+        id = self.run.id(generation)
+        client.ask("supersede", id=id, by=self.id, facts=facts, config=config, axes=axes)
 
     # Open
 

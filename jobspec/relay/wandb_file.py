@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from jobspec.relay.wandb_run import RelayError
+from jobspec.relay.tracked_run import RelayError
 
 _MAGIC = struct.pack("<4sHB", b":W&B", 0xBEE1, 0)
 _BLOCK = 1 << 15

@@ -12,6 +12,9 @@ from jobspec.errors import SpecError
 from jobspec.spec import rules
 from jobspec.spec.schema import JobSpec, Spec
 
+_PART = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")  # of a JSON path: a name or an index
+_FEW = {"boolean": ("true", "false"), "null": ("null",)}
+
 
 def decode(data: bytes, *, file: str | Path | None = None) -> JobSpec:
     """Read a spec and check its fields and rules.
@@ -57,13 +60,15 @@ def _spec_error(message: str, data: bytes, file: str | Path | None) -> SpecError
         hint = f"did you mean `{near[0]}`?" if near else hint
     elif "missing required" not in what:
         what += f", got `{_value_at(data, place)}`"
+        if choices := _choices(place):
+            hint = f"choose one of {', '.join(f'`{choice}`' for choice in choices)}"
     return SpecError(what, file=file, place=place, hint=hint)
 
 
 def _value_at(data: bytes, place: str) -> str:
     """The JSON text found at a path such as `$.eval.benchmarks[0]`; shortened for a message."""
     value: Any = msgspec.json.decode(data)
-    for key, index in re.findall(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]", place):
+    for key, index in _PART.findall(place):
         try:
             value = value[key or int(index)]
         except (KeyError, IndexError, TypeError, ValueError):
@@ -73,6 +78,30 @@ def _value_at(data: bytes, place: str) -> str:
         r"[\w-]{30,}", lambda long: f"{long[0][:4]}…", msgspec.json.encode(value).decode()
     )
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _choices(place: str) -> list[str]:
+    """The values that a place such as `$.tracking.sinks[0]` may have, if all are listed."""
+    schema = json_schema()
+    nodes: list[dict[str, Any]] = _alternatives(schema, schema)
+    for key, _ in _PART.findall(place):
+        below = (
+            node.get("properties", {}).get(key) if key else node.get("items") for node in nodes
+        )
+        nodes = [found for node in below if node for found in _alternatives(node, schema)]
+    if not all(node.keys() & {"enum"} or node.get("type") in _FEW for node in nodes):
+        return []
+    values = (node.get("enum") or _FEW[node["type"]] for node in nodes)
+    return [str(value) for each in values for value in each]
+
+
+def _alternatives(node: dict[str, Any], schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """A node of the JSON Schema, or what it refers to and allows instead."""
+    if "$ref" in node:
+        return _alternatives(schema["$defs"][node["$ref"].rpartition("/")[2]], schema)
+    if "anyOf" in node:
+        return [found for each in node["anyOf"] for found in _alternatives(each, schema)]
+    return [node]
 
 
 def _all_fields() -> list[str]:

@@ -202,12 +202,16 @@ class EvalSpec(Spec, frozen=True, kw_only=True):
     seed: Seed = 1234
 
 
+SinkName = Literal["wandb", "tensorboard"]
+
+
 class TrackingSpec(Spec, frozen=True, kw_only=True):
-    """Where the relay sends the job's rows (W&B)."""
+    """Where the relay sends the job's rows."""
 
     project: Text = "jobspec"
     entity: Text | None = None
     group: Text | None = None
+    sinks: Annotated[tuple[SinkName, ...], ADDED_LATER] = ("wandb",)
 
 
 class ResourcesSpec(Spec, frozen=True, kw_only=True):

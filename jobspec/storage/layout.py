@@ -410,6 +410,10 @@ class RootPaths(DirectoryPaths):
         """Runs on disk, for `wandb sync`."""
         return self.root / "relay" / "offline"
 
+    def relay_store(self, sink: str) -> Path:
+        """The runs of a destination without a server, such as TensorBoard's event files."""
+        return self.root / "relay" / sink
+
     def relay_cursors(self, target: str) -> Path:
         """What was sent to one server and project, one file per job."""
         return self.root / "relay" / "cursors" / target

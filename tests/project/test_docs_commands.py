@@ -63,6 +63,8 @@ RUN_BY = {
     "jobspec relay": "tests/integration/test_relay_online.py",
     "jobspec relay --verify": "tests/integration/test_relay_online.py",
     "jobspec relay 'qwen3-[*]' --offline": "tests/integration/test_relay_offline.py",
+    "jobspec relay --watch --sink *": "tests/integration/test_relay_tensorboard.py",
+    "tensorboard --logdir *": "tests/integration/test_relay_tensorboard.py",
     "wandb sync *": "tests/integration/test_relay_offline.py",
     "make bench*": "nothing: it takes an hour; its options: tests/project/test_bench_commands.py",
     "python -m benchmarks.*": "tests/project/test_bench_commands.py",

@@ -49,7 +49,8 @@ ALLOWED = {
     "click": "jobspec.cli",
     "rich": "jobspec.cli",
     "watchfiles": "jobspec",
-    "wandb": "jobspec.relay.client_main",
+    "wandb": "jobspec.relay.sink_wandb",
+    "tensorboard": "jobspec.relay.sink_tensorboard",
 }
 TORCH_ROOMS = ("training", "packing", "kernels", "inference", "evaluation")
 TORCH_MODULES = (

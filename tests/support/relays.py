@@ -92,13 +92,13 @@ def json_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 class Watching:
     """`relay --watch` in a process of its own."""
 
-    def __init__(self, queue: Queue, server: Server, *args: str) -> None:
+    def __init__(self, queue: Queue, server: Server | None, *args: str) -> None:
         command = [sys.executable, "-m", "jobspec.cli", "relay", "--watch", "--interval", "0.1"]
         self._log = queue.paths.root.parent / f"relay-{time.monotonic_ns()}.log"
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
                 [*command, *QUICK, *args, "--root", str(queue.paths.root)],
-                env=environment(**server.environment),
+                env=environment(**(server.environment if server is not None else {})),
                 stderr=log,
                 stdout=subprocess.DEVNULL,
             )

@@ -15,7 +15,7 @@ from jobspec.records.attempt import Result
 from jobspec.records.base import Reason
 from jobspec.records.mixture import SourceReport, TokenCounts, TrainedSource
 from jobspec.records.reports import PrepareReport, TrainReport
-from jobspec.relay import wandb_run
+from jobspec.relay import tracked_run
 from tests.support.commands import jobspec, jobspec_json
 from tests.support.queues import ended, enqueue_and_claim, queue_at
 from tests.support.specs import job_spec
@@ -85,6 +85,6 @@ def test_the_page_has_a_curve_for_each_source(mixed: tuple[Queue, Job]) -> None:
 
 
 def test_the_relay_sends_the_losses_of_the_sources(mixed: tuple[Queue, Job]) -> None:
-    (run,) = (run for run in wandb_run.runs_of(mixed[1], settled=False) if run.kind == "train")
+    (run,) = (run for run in tracked_run.runs_of(mixed[1], settled=False) if run.kind == "train")
     assert [row.values["train/eval_loss/math"] for row in run.rows[1:]] == [1.5, 1.5, 1.5]
     assert run.rows[0].values["train/trained_tokens/math"] == 70

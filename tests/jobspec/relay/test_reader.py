@@ -12,11 +12,11 @@ import pytest
 from jobspec.errors import JobspecError
 from jobspec.queue.queue import Queue
 from jobspec.records.base import Reason
-from jobspec.relay import wandb_run
+from jobspec.relay import tracked_run
 from jobspec.relay.cursor import Cursor, Cursors, SentRows, target
 from jobspec.relay.reader import Reader
+from jobspec.relay.tracked_run import HistoryRow
 from jobspec.relay.verify import compare, read_history
-from jobspec.relay.wandb_run import HistoryRow
 from jobspec.storage import fs
 from jobspec.storage.layout import RootPaths
 from tests.support.queues import queue_at
@@ -35,12 +35,12 @@ def rows(*identities: tuple[int, int]) -> list[HistoryRow]:
     ]
 
 
-def train(queue: Queue, job: str, **how: bool) -> wandb_run.WandbRun:
-    (found,) = [run for run in wandb_run.runs_of(queue.job(job), **how) if run.kind == "train"]
+def train(queue: Queue, job: str, **how: bool) -> tracked_run.TrackedRun:
+    (found,) = [run for run in tracked_run.runs_of(queue.job(job), **how) if run.kind == "train"]
     return found
 
 
-def steps(run: wandb_run.WandbRun) -> list[Any]:
+def steps(run: tracked_run.TrackedRun) -> list[Any]:
     return [row.values["train/step"] for row in run.rows]
 
 
@@ -113,7 +113,7 @@ def test_jobs_that_moved_while_they_were_read_wait_for_the_next_pass(queue: Queu
     jobs = [start(queue), start(queue, 2e-5)]
     before = queue.jobs()
     jobs[0].claim.requeue(Reason.PREEMPTED)
-    assert wandb_run.unchanged(before, queue.jobs()) == {jobs[1].job}
+    assert tracked_run.unchanged(before, queue.jobs()) == {jobs[1].job}
 
 
 def test_an_evaluation_done_again_counts_once_a_changed_one_for_the_first(queue: Queue) -> None:
@@ -124,7 +124,7 @@ def test_an_evaluation_done_again_counts_once_a_changed_one_for_the_first(queue:
     job = Writing(queue, queue.claim("next-0123456789abcdef"))  # type: ignore[arg-type] # it waits
     job.row(phase="eval", epoch=1.0, score=0.1)
     job.row(phase="eval", epoch=2.0, score=0.3)
-    (run,) = [run for run in wandb_run.runs_of(queue.job(job.job)) if run.kind == "eval"]
+    (run,) = [run for run in tracked_run.runs_of(queue.job(job.job)) if run.kind == "eval"]
     assert [(row.attempt, row.values["eval/score"]) for row in run.rows] == [(1, 0.1), (2, 0.3)]
 
 
@@ -146,7 +146,7 @@ def test_a_spec_that_can_not_be_read_is_named(queue: Queue) -> None:
     fs.remove(queue.paths.job(job.job).spec)
     fs.publish(job.claim.entry.path(queue.paths), b"{}")
     with pytest.raises(JobspecError, match=job.job):
-        wandb_run.runs_of(queue.job(job.job))
+        tracked_run.runs_of(queue.job(job.job))
 
 
 # Reading on
@@ -170,7 +170,9 @@ def test_reading_on_finds_what_reading_all_finds(queue: Queue) -> None:
     ):
         act()
         again = {
-            run.kind: run for run in wandb_run.runs_of(queue.job(job.job)) if wandb_run.is_due(run)
+            run.kind: run
+            for run in tracked_run.runs_of(queue.job(job.job))
+            if tracked_run.is_due(run)
         }
         found = {run.kind: run for run in reader.read(queue.job(job.job))}
         assert repr(found) == repr(again)
@@ -187,7 +189,7 @@ def test_reading_on_reads_no_line_twice(queue: Queue, monkeypatch: pytest.Monkey
     job.steps(0, 3)
     reader.read(queue.job(job.job))
     job.steps(3, 5)
-    monkeypatch.setattr(wandb_run, "runs_of", None)  # what reads all
+    monkeypatch.setattr(tracked_run, "runs_of", None)  # what reads all
     (run,) = reader.read(queue.job(job.job))
     assert steps(run) == [0, 1, 2, 3, 4]
 

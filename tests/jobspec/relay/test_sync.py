@@ -11,7 +11,7 @@ from jobspec.relay import sync as sync_module
 from jobspec.relay.client import ClientProcess, Refused
 from jobspec.relay.cursor import SentRows
 from jobspec.relay.sync import RunSync, SyncState, SyncTiming
-from jobspec.relay.wandb_run import HistoryRow, RunKind, WandbRun
+from jobspec.relay.tracked_run import HistoryRow, RunKind, TrackedRun
 
 ROWS = [HistoryRow(1, seq, {"train/loss": 1.0}) for seq in range(100)]
 
@@ -42,7 +42,7 @@ def step(sync: RunSync, client: Client) -> None:
 
 
 def new_sync(*, watch: bool = True, rows: list[HistoryRow] = ROWS) -> RunSync:
-    run = WandbRun(
+    run = TrackedRun(
         job="a-0123456789",
         kind=RunKind.TRAIN,
         name="n",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jobspec.relay import wandb_file
-from jobspec.relay.wandb_run import RelayError
+from jobspec.relay.tracked_run import RelayError
 
 BLOCK = 1 << 15
 RECORDS = [b"first", b"a" * 40_000, b"", b"b" * 33_000, *(b"row %d" % i for i in range(50))]

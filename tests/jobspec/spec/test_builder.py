@@ -146,7 +146,7 @@ def test_set_reads_json_and_else_text(setting: str, place: tuple[str, ...], valu
         ("trian.seed=1", "$", "train"),
         ("train.learning_rate=-1", "$.train.learning_rate", "schema"),
         ("train.learning_rate=fast", "$.train.learning_rate", "schema"),
-        ("train.zero_stage=1", "$.train.zero_stage", "schema"),
+        ("train.zero_stage=1", "$.train.zero_stage", "choose one of `0`, `2`, `3`"),
         ("train.per_device_train_batch_size=3", "$.train.global_batch_size", "fixed"),
         ("eval.benchmarks=aime24", "$.eval.benchmarks", "schema"),
     ],

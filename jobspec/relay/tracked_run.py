@@ -1,4 +1,4 @@
-"""What W&B should hold of a job: a train run and an eval run, made only from the job's files."""
+"""What a destination should hold of a job: a train run and an eval run, made from its files."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class HistoryRow:
 
 
 @dataclass(frozen=True)
-class WandbRun:
+class TrackedRun:
     """One run as W&B should have it.
 
     Attributes:
@@ -92,7 +92,7 @@ class WandbRun:
         return hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()[:16]
 
 
-def runs_of(job: Job, *, settled: bool = False) -> list[WandbRun]:
+def runs_of(job: Job, *, settled: bool = False) -> list[TrackedRun]:
     """The runs of a job; none for a job without attempts.
 
     Args:
@@ -107,7 +107,7 @@ def runs_of(job: Job, *, settled: bool = False) -> list[WandbRun]:
         return []
     spec = job.spec
     config = _config(job, spec, attempts)
-    made: list[WandbRun] = []
+    made: list[TrackedRun] = []
     if spec.train is not None:
         made.append(_new_run(job, spec, RunKind.TRAIN, config, _train_rows(job)))
     if spec.eval is not None:
@@ -115,7 +115,9 @@ def runs_of(job: Job, *, settled: bool = False) -> list[WandbRun]:
     return [refreshed(run, job, attempts, settled=settled) for run in made]
 
 
-def refreshed(run: WandbRun, job: Job, attempts: list[AttemptPaths], *, settled: bool) -> WandbRun:
+def refreshed(
+    run: TrackedRun, job: Job, attempts: list[AttemptPaths], *, settled: bool
+) -> TrackedRun:
     """The run with what may have changed besides its rows: its end, and how many may be sent."""
     withheld = job.state is State.PENDING and not _is_bounded(attempts[-1])
     final = _settled(job, run.rows, attempts) if settled else len(run.rows)
@@ -127,7 +129,7 @@ def refreshed(run: WandbRun, job: Job, attempts: list[AttemptPaths], *, settled:
     )
 
 
-def is_due(run: WandbRun) -> bool:
+def is_due(run: TrackedRun) -> bool:
     """Whether the run should be at W&B by now: it has rows, or its phase ended without any."""
     ended = run.end == "finished" or (run.end == "failed" and run.kind is RunKind.TRAIN)
     return bool(run.rows) or ended
@@ -145,10 +147,10 @@ def unchanged(before: Iterable[Job], after: Iterable[Job]) -> set[str]:
 
 def _new_run(
     job: Job, spec: JobSpec, kind: RunKind, config: dict[str, Any], rows: list[HistoryRow]
-) -> WandbRun:
+) -> TrackedRun:
     enqueued = job.enqueued_at
     stamp = f"{enqueued[:10]}_{enqueued[11:13]}-{enqueued[14:16]}-{enqueued[17:19]}"
-    return WandbRun(
+    return TrackedRun(
         job=job.id,
         kind=kind,
         name=f"{spec.name}_{kind}_{stamp}",
