@@ -22,12 +22,12 @@ from jobspec.cli.common import (
 from jobspec.cli.new import split_names
 from jobspec.cli.output import Cell, Column, Table, emit, say, warn
 from jobspec.cli.specs import enqueue_all, say_findings
-from jobspec.cli.status_view import short
 from jobspec.errors import BenchmarkError, SpecError
 from jobspec.queue.job import Job
 from jobspec.records.base import State
 from jobspec.results import calibration
 from jobspec.results.calibration import CalibrationRow
+from jobspec.results.table import short
 from jobspec.spec import builder
 from jobspec.spec.schema import JobSpec
 

@@ -9,13 +9,14 @@ from typing import Any
 import click
 
 from jobspec.cli.common import common, complete_jobs, open_queue, wants_json
-from jobspec.cli.output import Cell, Column, Table, complain, emit, spell_probability
+from jobspec.cli.output import Cell, Column, Table, complain, emit
 from jobspec.errors import BenchmarkError, JobspecError
 from jobspec.queue.job import Job
 from jobspec.results import pairing
 from jobspec.results.difference import Difference
 from jobspec.results.pairing import Compared, add_seeds
 from jobspec.results.seeds import SeedDifference
+from jobspec.results.significance import spell_probability
 
 
 @click.command()

@@ -37,7 +37,7 @@ def demo() -> None:
         code = _run(directory, sys.stderr)  # stdout is for the data
         root = directory / "root"
         if RootPaths(root).format.exists():
-            emit_struct(table.Results(root=str(root), results=table.rows(Queue(root).jobs())))
+            emit_struct(table.results(str(root), table.all_rows(Queue(root).jobs())))
     return click.get_current_context().exit(code)
 
 

@@ -73,6 +73,12 @@ class Table:
             drawn += [line for note in notes for line in _note_lines(note, width)]
         return drawn
 
+    def left_out(self, width: int | None = None) -> list[str]:
+        """The titles of the columns that have content and no room."""
+        sizes = self._fit(terminal_width() if width is None else width)
+        full = self._fit(_PIPE_WIDTH)
+        return [self.columns[i].title for i in full if i not in sizes]
+
     def _line(self, cells: Sequence[Cell], sizes: dict[int, int]) -> str:
         parts = [cells[i].styled(size, self.columns[i]) for i, size in sizes.items()]
         return "  ".join(parts).rstrip()
@@ -209,11 +215,6 @@ def duration(seconds: float | None) -> str:
 def bar(fraction: float, width: int = 10) -> str:
     filled = min(width, max(0, int(fraction * width + 1e-9)))
     return "█" * filled + "░" * (width - filled)
-
-
-def spell_probability(p_value: float) -> str:
-    """A p-value with two digits; one below 0.0001 as such, because its digits mean nothing."""
-    return f"{p_value:.2g}" if p_value >= 1e-4 else "<0.0001"
 
 
 def plural(count: int, noun: str) -> str:

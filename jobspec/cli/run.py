@@ -41,7 +41,7 @@ def run(files: tuple[Path, ...], row_check: bool) -> None:
         _work(queue.paths.root, ids)
     jobs = [queue.job(id_) for id_ in ids]
     if wants_json():
-        emit_struct(scores.Results(root=str(queue.paths.root), results=scores.rows(jobs)))
+        emit_struct(scores.results(str(queue.paths.root), scores.all_rows(jobs)))
     else:
         _show(jobs)
     context = click.get_current_context()

@@ -14,6 +14,7 @@ from jobspec.queue.job import Job
 from jobspec.records.attempt import End
 from jobspec.records.base import State
 from jobspec.results import table
+from jobspec.results.table import short
 
 COLOURS = {
     State.PENDING: None,
@@ -142,11 +143,6 @@ def figures(row: JobRow) -> str:
 
 def _figure(name: str, value: float) -> str:
     return f"{value:,.0f} tok/s" if name == "tokens_per_second" else f"{name} {value:.4g}"
-
-
-def short(benchmark: str) -> str:
-    """A benchmark's short name, for narrow columns."""
-    return benchmark.removeprefix("minerva_")
 
 
 def _notes(row: JobRow, end: End | None) -> list[Cell]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from jobspec.monitoring.last_losses import finite
 from jobspec.records.metrics import Row
 
 MOST_POINTS = 300  # per curve; of more steps, each point is the mean of several
@@ -50,15 +51,15 @@ def curves(history: Iterable[Row], most: int = MOST_POINTS) -> Curves:
     held_out: list[dict[str, float | None]] = []
     clock, tokens = _Clock(), None
     for row in history:
-        at = {"step": number(row.get("step")), "epoch": number(row.get("epoch"))}
+        at = {"step": finite(row.get("step")), "epoch": finite(row.get("epoch"))}
         if at["step"] is None:
             continue
-        tokens = number(row.get("num_tokens")) or tokens
+        tokens = finite(row.get("num_tokens")) or tokens
         at |= {"tokens": tokens, "hours": clock.hours(row)}
-        measured = {name: number(row.get(field)) for name, field in _TRAIN.items()}
+        measured = {name: finite(row.get(field)) for name, field in _TRAIN.items()}
         if measured["loss"] is not None:
             train.append(at | measured)
-        found = {name: number(value) for name, value in row.items() if name.startswith(_HELD_OUT)}
+        found = {name: finite(value) for name, value in row.items() if name.startswith(_HELD_OUT)}
         if found.get(_HELD_OUT) is not None:
             held_out.append(at | found)
     return Curves(train=_columns(_thinned(train, most)), held_out=_columns(held_out))
@@ -81,13 +82,6 @@ class _Clock:
             self._s += max(0.0, now - self._last[1])
         self._last = attempt, now
         return self._s / 3600
-
-
-def number(value: Any) -> float | None:
-    """A value that can be drawn; None for anything else, such as NaN."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return value if math.isfinite(value) else None
 
 
 def _thinned(points: Sequence[dict[str, float | None]], most: int) -> list[dict[str, float | None]]:

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from jobspec.dashboard import runs, settings
+from jobspec.dashboard import runs
 from jobspec.dashboard.curves import MOST_POINTS
 from jobspec.dashboard.details import RunDetails, read_details
 from jobspec.dashboard.runs import RunRow
-from jobspec.dashboard.settings import Setting
 from jobspec.errors import JobspecError
 from jobspec.monitoring import workers
 from jobspec.records import base as records
 from jobspec.records.base import State
-from jobspec.results import pairing
+from jobspec.results import pairing, settings
+from jobspec.results.settings import Setting
 
 if TYPE_CHECKING:
     from jobspec.queue.entries import Entry

@@ -7,11 +7,9 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from jobspec.dashboard import settings
-from jobspec.dashboard.curves import number
-from jobspec.dashboard.settings import Setting
 from jobspec.errors import JobspecError
-from jobspec.monitoring import reasons, status, workers
+from jobspec.monitoring import last_losses, reasons, status, workers
+from jobspec.monitoring.last_losses import finite
 from jobspec.monitoring.status import JobRow
 from jobspec.monitoring.workers import WorkerRow
 from jobspec.queue.job import Job
@@ -20,12 +18,12 @@ from jobspec.records import metrics
 from jobspec.records.attempt import ClaimRecord, End, Progress, Result
 from jobspec.records.base import State
 from jobspec.records.manifest import Manifest
-from jobspec.results import table
+from jobspec.results import settings, table
+from jobspec.results.settings import Setting
 from jobspec.results.table import Score
 from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import AttemptPaths
 
-_TAIL_BYTES = 8192  # of the metrics: some thirty rows
 _NEWEST_BYTES = 2048  # of the metrics of a run that is watched: some five rows
 
 
@@ -96,7 +94,7 @@ def read_row(job: Job, worker_rows: Sequence[WorkerRow] = ()) -> RunRow:
     scored = next(iter(table.rows([job])), None) if spec is not None else None
     end = job.end if job.state in records.FINAL else None
     hours, gpu_hours = _time(job)
-    loss, eval_loss, tokens = _training(job, finished)
+    loss, eval_loss, tokens = last_losses.read(job, finished)
     return RunRow(
         id=job.id,
         name=shown.name,
@@ -141,7 +139,7 @@ def go_on(row: RunRow, job: Job) -> RunRow:
         return row
     rows = list(metrics.tail(attempt.metrics, _NEWEST_BYTES))
     hours, gpu_hours = _time(job)
-    loss, eval_loss, tokens = _newest(rows)
+    loss, eval_loss, tokens = last_losses.newest(rows)
     return msgspec.structs.replace(
         row,
         phase=told.phase or None,
@@ -153,7 +151,7 @@ def go_on(row: RunRow, job: Job) -> RunRow:
         loss=row.loss if loss is None else loss,
         eval_loss=row.eval_loss if eval_loss is None else eval_loss,
         tokens=row.tokens if tokens is None else tokens,
-        tokens_per_second=number(metrics.latest(rows, "tokens_per_second")),
+        tokens_per_second=finite(metrics.latest(rows, "tokens_per_second")),
         hours=hours,
         gpu_hours=gpu_hours,
     )
@@ -206,25 +204,10 @@ def _why(row: JobRow) -> str:
     return ", ".join(ended)
 
 
-def _training(job: Job, finished: Result | None) -> tuple[float | None, float | None, float | None]:
-    """The last loss on the training rows and on the held-out rows, and the tokens so far."""
-    train = finished.train if finished is not None else None
-    if train:
-        return train.loss, train.eval_loss, train.tokens or None
-    attempts = metrics.attempts(job.paths)
-    return _newest(list(metrics.tail(attempts[-1].metrics, _TAIL_BYTES)) if attempts else [])
-
-
-def _newest(rows: Sequence[metrics.Row]) -> tuple[float | None, float | None, float | None]:
-    names = ("loss", "eval_loss", "num_tokens")
-    loss, eval_loss, tokens = (number(metrics.latest(rows, name)) for name in names)
-    return loss, eval_loss, tokens
-
-
 def _speed(row: JobRow, finished: Result | None) -> float | None:
     if finished is not None:
         return finished.train.tokens_per_second if finished.train else None
-    return number(row.metrics.get("tokens_per_second"))
+    return finite(row.metrics.get("tokens_per_second"))
 
 
 def _time(job: Job) -> tuple[float | None, float | None]:

@@ -107,3 +107,8 @@ def _paired_t(a: Sequence[float], b: Sequence[float]) -> float | None:
 
 def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
+
+
+def spell_probability(p_value: float) -> str:
+    """A p-value with two digits; one below 0.0001 as such, because its digits mean nothing."""
+    return f"{p_value:.2g}" if p_value >= 1e-4 else "<0.0001"

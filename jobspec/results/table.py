@@ -1,4 +1,4 @@
-"""Scores of finished jobs, one row per job; a base model is listed with its fine-tuned models."""
+"""Runs with their scores, one row per job; a base model is listed with its fine-tuned models."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from jobspec.monitoring import status
+from jobspec.errors import JobspecError
+from jobspec.monitoring import reasons, status
 from jobspec.records import base as records
-from jobspec.records.attempt import Result
+from jobspec.records.attempt import Progress, Result
 from jobspec.records.base import UNSET, State
 from jobspec.records.reports import EvalReport, LossChange, ScoringProtocol
 from jobspec.results.difference import Difference
@@ -26,7 +27,6 @@ _OTHER_METRICS = re.compile(
     r"stderr|sampling_stderr|.*_frac|mean_response_tokens|pass_at_\d+|maj_at_\d+|.*_stderr(?:,.*)?"
     r"|anytime_low|anytime_high|samples_saved|tokens_saved"
 )
-_ENDS = ("low", "high", "sampling_low", "sampling_high")
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +82,11 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
         loss_rise: of a training that made the loss higher.
         failed: the benchmarks without a score, of a job that failed for them, and why.
         against: the difference from the job that was asked for, where it can be compared.
+        phase, progress: of a running job.
+        why: why a job failed.
+        loss, eval_loss: the last training loss, and held-out loss; of a running job, so far.
+        groups: of the spec; `settings`: those that differ from their defaults, by dotted name. A
+            job whose spec is damaged has none.
     """
 
     job: str
@@ -96,14 +101,48 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
     loss_rise: LossChange | None = None
     failed: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     against: dict[str, Difference] = msgspec.field(default_factory=dict[str, Difference])
+    state: str = State.SUCCEEDED.value
+    phase: str | None = None
+    progress: float | None = None
+    why: str = ""
+    loss: float | None = None
+    eval_loss: float | None = None
+    groups: list[str] = msgspec.field(default_factory=list[str])
+    settings: dict[str, bool | int | float | str | None] = msgspec.field(
+        default_factory=dict[str, bool | int | float | str | None]
+    )
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
-    """The output of `results --json`."""
+    """The output of `results --json`.
+
+    Attributes:
+        without_results: the other runs: running, failed, cancelled, or back in the queue.
+        differing: the settings on which the runs disagree.
+    """
 
     schema: int = SCHEMA
     root: str
     results: list[ResultRow]
+    without_results: list[ResultRow] = msgspec.field(default_factory=list["ResultRow"])
+    differing: list[str] = msgspec.field(default_factory=list[str])
+
+
+def results(root: str, listed: Sequence[ResultRow]) -> Results:
+    """The output of `results --json` for these rows."""
+    from jobspec.results import settings  # here and below, because `status` does not need it
+
+    return Results(
+        root=root,
+        results=[row for row in listed if has_result(row)],
+        without_results=[row for row in listed if not has_result(row)],
+        differing=settings.differing(listed),
+    )
+
+
+def has_result(row: ResultRow) -> bool:
+    """Whether the job has succeeded, or failed with some scores."""
+    return row.state == State.SUCCEEDED or bool(row.scores)
 
 
 def rows(jobs: Iterable[Job]) -> list[ResultRow]:
@@ -112,16 +151,32 @@ def rows(jobs: Iterable[Job]) -> list[ResultRow]:
     A job that failed is listed if some of its benchmarks have a score. The best score of a
     benchmark is marked if another job has a worse one with the same metric.
     """
-    listed: list[ResultRow] = []
-    for job in jobs:
-        if job.state is State.SUCCEEDED and (result := status.result(job)) is not None:
-            listed.append(_row(job, result))
-        elif job.state is State.FAILED and (partial := _partial_scores(job)) is not None:
-            result = Result(
-                job=job.id, attempt=job.attempt, metrics=partial.metrics, protocol=partial.protocol
-            )
-            failed = partial.failed or {}
-            listed.append(msgspec.structs.replace(_row(job, result), failed=failed))
+    return _in_order([row for job in jobs if (row := _finished(job)) is not None])
+
+
+def all_rows(jobs: Iterable[Job]) -> list[ResultRow]:
+    """List all jobs as `rows` does; one without a result has its state and its losses so far."""
+    return _in_order([_finished(job) or _row(job, None) for job in jobs])
+
+
+def was_started(job: Job) -> bool:
+    """Whether a worker has claimed a job at least once."""
+    return job.state is not State.PENDING or job.attempt > 1
+
+
+def _finished(job: Job) -> ResultRow | None:
+    """The row of a job that has a result, or failed with some scores; None for other jobs."""
+    if job.state is State.SUCCEEDED and (result := status.result(job)) is not None:
+        return _row(job, result)
+    if job.state is State.FAILED and (partial := _partial_scores(job)) is not None:
+        result = Result(
+            job=job.id, attempt=job.attempt, metrics=partial.metrics, protocol=partial.protocol
+        )
+        return msgspec.structs.replace(_row(job, result), failed=partial.failed or {})
+    return None
+
+
+def _in_order(listed: list[ResultRow]) -> list[ResultRow]:
     listed.sort(key=lambda row: (row.model, row.learning_rate or 0.0, row.name, row.job))
     return _mark_best(listed)
 
@@ -129,6 +184,11 @@ def rows(jobs: Iterable[Job]) -> list[ResultRow]:
 def benchmarks(listed: Sequence[ResultRow]) -> list[str]:
     """List the benchmarks of all rows, in the order of their first appearance."""
     return list(dict.fromkeys(name for row in listed for name in row.scores))
+
+
+def short(benchmark: str) -> str:
+    """A benchmark's short name, for narrow columns."""
+    return benchmark.removeprefix("minerva_")
 
 
 def scores(
@@ -207,38 +267,57 @@ def _count(value: object, least: int) -> int | None:
     return value if isinstance(value, int) and value >= least else None
 
 
-def to_csv(listed: Sequence[ResultRow]) -> str:
-    """Format rows as CSV: the job, every metric under its own key, the intervals of each score."""
-    import csv
-    import io
+def _row(job: Job, result: Result | None) -> ResultRow:
+    from jobspec.monitoring import last_losses
+    from jobspec.results import settings
 
-    keys = list(dict.fromkeys(key for row in listed for key in row.metrics))
-    ends = [(name, end) for name in benchmarks(listed) for end in _ENDS]
-    facts = ["job", "name", "model", "learning_rate", "num_train_epochs", "attempt"]
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*facts, *keys, *(f"bench/{name}/{end}" for name, end in ends)])
-    for row in listed:
-        values = [getattr(row, fact) for fact in facts] + [row.metrics.get(key) for key in keys]
-        values += [getattr(row.scores.get(name), end, None) for name, end in ends]
-        writer.writerow(["" if value is None else value for value in values])
-    return out.getvalue()
-
-
-def _row(job: Job, result: Result) -> ResultRow:
-    spec = job.spec
+    spec, finished = _spec(job), result if job.state is State.SUCCEEDED else None
+    train = spec.train if spec is not None else None
+    progress = _progress(job)
+    trained = last_losses.read(job, finished)
     return ResultRow(
         job=job.id,
-        name=spec.name,
-        model=spec.model.name,
-        learning_rate=spec.train.learning_rate if spec.train else None,
-        num_train_epochs=spec.train.num_train_epochs if spec.train else None,
+        name=spec.name if spec is not None else job.id.rpartition("-")[0],
+        model=spec.model.name if spec is not None else "",
+        learning_rate=train.learning_rate if train else None,
+        num_train_epochs=train.num_train_epochs if train else None,
         attempt=job.attempt,
-        scores=scores(result.metrics, result.protocol),
-        metrics=result.metrics,
+        scores=scores(result.metrics, result.protocol) if result is not None else {},
+        metrics=result.metrics if result is not None else {},
         kind=_kind(spec),
-        loss_rise=result.train.loss_rise if result.train else None,
+        loss_rise=finished.train.loss_rise if finished and finished.train else None,
+        state=job.state.value,
+        phase=progress.phase or None,
+        progress=status.fraction(progress),
+        why=_why(job),
+        loss=trained.loss,
+        eval_loss=trained.eval_loss,
+        groups=settings.groups(spec) if spec is not None else [],
+        settings=settings.changed(spec) if spec is not None else {},
     )
+
+
+def _spec(job: Job) -> JobSpec | None:
+    """The spec of a job; None if it is damaged, which must not hide the other jobs."""
+    try:
+        return job.spec
+    except (JobspecError, OSError):
+        return None
+
+
+def _progress(job: Job) -> Progress:
+    path = job.paths.attempt(job.attempt).progress
+    found = records.read(path, Progress) if job.state is State.RUNNING else None
+    return found or Progress()
+
+
+def _why(job: Job) -> str:
+    """Why a job failed, in one line."""
+    if job.state is not State.FAILED:
+        return ""
+    why = reasons.why(job.reason.value) if job.reason is not None else ""
+    message = job.end.message if job.end is not None else ""
+    return f"{why}: {message}" if message and message != why else why
 
 
 def _partial_scores(job: Job) -> EvalReport | None:
@@ -247,8 +326,8 @@ def _partial_scores(job: Job) -> EvalReport | None:
     return found if found is not None and found.metrics else None
 
 
-def _kind(spec: JobSpec) -> str:
-    if spec.train is not None:
+def _kind(spec: JobSpec | None) -> str:
+    if spec is None or spec.train is not None:
         return "tuned"
     return "calibrated" if spec.name.startswith("calibrate-") else "base"
 

@@ -203,8 +203,8 @@ def test_results_with_the_base_model_beside(queue: Queue) -> None:
     results_queue(queue)
     done = jobspec("results", "--root", queue.paths.root, COLUMNS="80")
     lines = done.stdout.splitlines()
-    assert lines[0].split() == ["MODEL", "LR", "EPOCHS", "MATH500", "AIME24", "AVG@32"]
-    assert lines[1].split()[:3] == ["Qwen/Qwen3-8B", "base", "0.930"]
+    assert lines[0].split() == ["MODEL", "STATE", "LR", "MATH500", "AIME24", "AVG@32"]
+    assert lines[1].split()[:4] == ["Qwen/Qwen3-8B", "succeeded", "base", "0.930"]
     # Wilson's, of 0.95 · 0.05/0.008² = 742 samples, and of 0.75 · 0.25/0.061² = 50.
     assert "0.950 [0.93, 0.96]*" in lines[2] and "0.750 [0.62, 0.85]*!" in lines[2]
     assert "cut off by length" in done.stderr
@@ -216,7 +216,7 @@ def test_results_for_machines_and_papers(queue: Queue) -> None:
     assert [row["learning_rate"] for row in rows] == [None, 1e-5]
     assert on(queue, "results", "--csv").splitlines()[0].startswith("job,name,model,learning_rate")
     table = on(queue, "results", "--markdown")
-    assert "| Qwen/Qwen3-8B | 1e-5 | 8 | **0.950 [0.93, 0.96]** |" in table
+    assert "| Qwen/Qwen3-8B | succeeded | 1e-5 | **0.950 [0.93, 0.96]** |" in table
     # 0.7 · 0.3/0.012² = 1458 samples: (0.7 + z²/2916 + z√(0.21/1458 + z²/2916²))/(1 + z²/1458).
     assert rows[0]["scores"]["aime24"]["sampling_high"] == pytest.approx(0.722969, abs=1e-6)
 
@@ -225,15 +225,15 @@ def test_results_in_latex_compile_by_their_looks(queue: Queue) -> None:
     succeed(queue, tuned_spec(model="a_b/c%"), scores(0.95, 0.75))
     succeed(queue, base_spec(name="calibrate-qwen3-8b-thinking"), scores(0.93, 0.7))
     text = on(queue, "results", "--latex")
-    assert r"Qwen/Qwen3-8B & calibrated &  & 0.930 {\small [0.91, 0.94]}" in text
-    assert r"a\_b/c\% & 1e-5 & 8 & \textbf{0.950 {\small [0.93, 0.96]}}" in text
+    assert r"Qwen/Qwen3-8B & calibrated & 20 & 0.930 {\small [0.91, 0.94]}" in text
+    assert r"a\_b/c\% & 1e-5 & -- & \textbf{0.950 {\small [0.93, 0.96]}}" in text
     assert text.count(r"\\") == 3 and text.count(r"\midrule") == 2
     assert text.count("{") == text.count("}")
 
 
 def test_results_of_nothing(queue: Queue) -> None:
     done = jobspec("results", "--root", queue.paths.root)
-    assert done.stdout == "" and "no finished jobs" in done.stderr
+    assert done.stdout == "" and "no runs yet" in done.stderr
 
 
 def test_cancel_and_retry(queue: Queue) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from jobspec.dashboard import curves, document, page, runs, sample_choice, settings
+from jobspec.dashboard import curves, document, page, runs, sample_choice
 from jobspec.dashboard.curves import MOST_POINTS
 from jobspec.dashboard.document import PageDocument, RunReader
 from jobspec.dashboard.runs import RunRow
@@ -21,6 +21,7 @@ from jobspec.queue.job import Job
 from jobspec.queue.queue import Queue
 from jobspec.records.attempt import PhaseTime, Result
 from jobspec.records.base import Reason
+from jobspec.results import settings
 from jobspec.spec.schema import ResourcesSpec
 from jobspec.storage.layout import EvaluationPaths
 from tests.support import example_root

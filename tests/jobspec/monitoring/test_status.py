@@ -15,6 +15,7 @@ import pytest
 from jobspec.monitoring import status
 from jobspec.queue.queue import Queue
 from jobspec.records.base import Reason, State
+from jobspec.results import formats
 from jobspec.results import table as results
 from jobspec.spec.schema import ResourcesSpec
 from tests.support.queues import (
@@ -329,7 +330,7 @@ def test_a_null_score_is_no_score() -> None:
 
 
 def test_csv_has_every_metric(queue: Queue) -> None:
-    table = list(csv.DictReader(io.StringIO(results.to_csv(three_jobs(queue)))))
+    table = list(csv.DictReader(io.StringIO(formats.to_csv(three_jobs(queue)))))
     assert [row["learning_rate"] for row in table] == ["", "5e-06", "1e-05"]
     assert table[2]["bench/aime24/mean_response_tokens"] == "9120.5"
     assert table[2]["bench/minerva_math500/sampling_stderr"] == ""
@@ -338,7 +339,7 @@ def test_csv_has_every_metric(queue: Queue) -> None:
 def test_csv_has_the_same_intervals_as_json(queue: Queue) -> None:
     succeed(queue, msgspec.structs.replace(tuned_spec(), eval=None), {"train_loss": 0.5})
     rows = three_jobs(queue)
-    for row, line in zip(rows, csv.DictReader(io.StringIO(results.to_csv(rows))), strict=True):
+    for row, line in zip(rows, csv.DictReader(io.StringIO(formats.to_csv(rows))), strict=True):
         for name in ("minerva_math500", "aime24"):
             for end in ("low", "high", "sampling_low", "sampling_high"):
                 expected = getattr(row.scores.get(name), end, None)

@@ -66,8 +66,9 @@ def test_scores_of_one_stop_rule_are_rivals(queue: Queue) -> None:
     assert (score.sampling_low, score.sampling_high) == (0.4 - 0.05, 0.4 + 0.04)
     assert (score.samples_saved, score.tokens_saved) == (1320, 9_000_000)
     markdown = jobspec("results", "--markdown", "--root", queue.paths.root).stdout
-    assert "| aime24 avg@k |" in markdown and "| 0.400 [0.35, 0.44] @12 |" in markdown
+    assert "| aime24 avg@k | job |" in markdown and "| 0.400 [0.35, 0.44] @12 |" in markdown
     assert "| **0.600 [0.55, 0.64] @20** |" in markdown
+    assert "aime24 avg@12 of at most 64: saved 1,320 samples" in markdown
     lines = jobspec("results", "--root", queue.paths.root).stdout
     assert "aime24 avg@12 of at most 64: saved 1,320 samples, about 9,000,000 tokens" in lines
 
