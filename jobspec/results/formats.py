@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from jobspec.records.base import UNSET, State
 from jobspec.results import columns, settings, table
@@ -32,20 +33,49 @@ _MARKDOWN = re.compile(r"[\\|*`<\[\]~]|(?<!\w)_|_(?!\w)")
 
 def to_csv(rows: Sequence[ResultRow]) -> str:
     """Format runs as CSV: what they are, what differs, every metric, each score's intervals."""
-    differing = [name for name in settings.differing(rows) if name not in columns.ALWAYS]
     keys = list(dict.fromkeys(key for row in rows for key in row.metrics))
     ends = [(name, end) for name in table.benchmarks(rows) for end in _ENDS]
+    facts = _facts(rows)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    head = [*_FACTS, *_MORE_FACTS, *differing, *keys]
+    head = [*_FACTS, *_MORE_FACTS, *_differing(rows), *keys]
     writer.writerow([*head, *(f"bench/{name}/{end}" for name, end in ends)])
-    for row in rows:
-        values = [getattr(row, fact) for fact in (*_FACTS, *_MORE_FACTS)]
-        values += [settings.setting(row, name) for name in differing]
-        values += [row.metrics.get(key) for key in keys]
+    for row, known in zip(rows, facts, strict=True):
+        values = [*known.values(), *(row.metrics.get(key) for key in keys)]
         values += [getattr(row.scores.get(name), end, None) for name, end in ends]
-        writer.writerow(["" if value in (None, UNSET) else value for value in values])
+        writer.writerow(["" if value is None else value for value in values])
     return out.getvalue()
+
+
+def flat_rows(rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
+    """Runs as dictionaries with the same keys: as in CSV, with the scores and their intervals."""
+    names = table.benchmarks(rows)
+    return [
+        known | {key: value for name in names for key, value in _score(row, name).items()}
+        for row, known in zip(rows, _facts(rows), strict=True)
+    ]
+
+
+def _facts(rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
+    """What each run is, how it went, and the settings that differ."""
+    differing = _differing(rows)
+    found: list[dict[str, Any]] = []
+    for row in rows:
+        known = {name: getattr(row, name) for name in (*_FACTS, *_MORE_FACTS)}
+        values = {name: settings.setting(row, name) for name in differing}
+        found.append(known | {k: None if v is UNSET else v for k, v in values.items()})
+    return found
+
+
+def _differing(rows: Sequence[ResultRow]) -> list[str]:
+    return [name for name in settings.differing(rows) if name not in columns.ALWAYS]
+
+
+def _score(row: ResultRow, name: str) -> dict[str, float | None]:
+    score = row.scores.get(name)
+    low, high = (score.interval if score is not None else None) or (None, None)
+    value = score.value if score is not None else None
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
 def markdown(rows: Sequence[ResultRow]) -> list[str]:
