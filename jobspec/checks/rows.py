@@ -22,8 +22,10 @@ import msgspec
 
 from jobspec import worker_command
 from jobspec.benchmarks import lm_eval_names as tasknames
-from jobspec.errors import DataError, MalformedRow
+from jobspec.errors import DataError, JobspecError, MalformedRow
 from jobspec.records.answers import Contamination, Preview, TasksAnswer
+from jobspec.records.audit import AuditAnswer, ResumeAudit
+from jobspec.records.base import UNSET
 from jobspec.records.reports import RowReport
 from jobspec.spec import identity
 from jobspec.spec.schema import DataSpec, JobSpec
@@ -178,6 +180,24 @@ def preview(
             [file, "--root", place, *asked],
             what="the rows can't be shown",
         )
+
+
+def audit_resume(spec: JobSpec, root: Path, *, ranks: int, kills: int, seed: int) -> ResumeAudit:
+    """Train a small version of the spec with and without kills, and compare (`worker.audit`).
+
+    Raises:
+        JobspecError: it can't be trained here, or the worker's packages are not installed.
+    """
+    options = {"--ranks": ranks, "--kills": kills, "--seed": seed}
+    with _spec_file(spec) as file, _root_or_temporary(root) as place:
+        arguments = [file, "--root", place, *(str(x) for pair in options.items() for x in pair)]
+        module, what = "worker.audit.resume_command", "the resume can't be audited"
+        for answer in worker_command.stream(AuditAnswer, module, arguments, what=what):
+            if answer.error is not UNSET:
+                raise answer.error.to_error()
+            if answer.audit is not UNSET:
+                return answer.audit
+    raise JobspecError(f"{what}: {module} printed no answer", hint="see its messages above")
 
 
 def lm_eval_names() -> set[str] | None:

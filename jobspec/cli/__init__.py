@@ -27,6 +27,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "validate": ("specs", "Check specs without enqueueing them."),
         "preview": ("preview", "Show the data: counts, duplicates, a row as trained."),
         "schema": ("specs", "Print the JSON Schema of a spec."),
+        "audit": ("audit", "Test whether killed trainings resume bit for bit."),
         "benchmarks": ("benchmarks", "List benchmarks, and where their questions are."),
     },
     "Run": {

@@ -41,7 +41,7 @@ WORKER_ROOMS = (
     *("checkpoints", "kernels", "packing", "training", "inference", "samples"),
     *("lm_eval_tasks", "grading", "evaluation"),
     *("phases", "supervisor"),
-    *("fetch", "demo", "__main__"),
+    *("fetch", "demo", "audit", "__main__"),
 )
 # What jobspec may import from outside the standard library, and in which room.
 ALLOWED = {
@@ -55,6 +55,7 @@ ALLOWED = {
 TORCH_ROOMS = ("training", "packing", "kernels", "inference", "evaluation")
 TORCH_MODULES = (
     *("worker.checkpoints.distributed", "worker.checkpoints.convert", "worker.demo"),
+    "worker.audit",
     "worker.imports.lean",  # it changes how torch is imported
 )
 NOT_FOR_SUPERVISOR = (

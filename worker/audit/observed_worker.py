@@ -1,0 +1,28 @@
+"""A worker whose train phase is observed: `python -m worker.audit.observed_worker OPTIONS`.
+
+It is the worker of `python -m worker` with the same options. Only the module of its train phase is
+replaced, by `worker.audit.observed_training`, which runs the same training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import runpy
+
+from jobspec.records import phases as names
+from worker import phases
+
+OBSERVED = "worker.audit.observed_training"
+
+
+def main() -> None:
+    """Replace the module of the train phase, then be the worker."""
+    phases.PHASES = tuple(
+        dataclasses.replace(entry, module=OBSERVED) if entry.info is names.TRAIN else entry
+        for entry in phases.PHASES
+    )
+    runpy.run_module("worker", run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()
