@@ -18,7 +18,6 @@ from jobspec.records.audit import AuditedPart, Kill
 from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import JobPaths, PreparedPaths, RootPaths
 from tests.support.commands import jobspec, jobspec_json
-from tests.support.paths import REPOSITORY
 from tests.support.specs import job_spec, tiny_spec, write_spec
 from worker.audit import compare
 from worker.audit.kills import AFTER_SAVE, AuditPaths
@@ -163,12 +162,12 @@ def test_rows_in_another_order_are_found_with_their_step_and_place(pair: Pair) -
     assert found is not None and found.step == SAVE_EVERY + 1
     assert found.place == "rows of rank 0"
     assert found.uninterrupted != found.resumed
-    assert parts[compare.LOSSES].first is not None
-    assert parts[compare.LOSSES].first.step == SAVE_EVERY + 1
+    loss = parts[compare.LOSSES].first
+    assert loss is not None and loss.step == SAVE_EVERY + 1
 
 
 DAMAGED = """
-import runpy, sys
+import sys
 from tests.integration.test_audit import add_to_a_moment, edited
 from worker.audit import kills, resume
 
@@ -187,8 +186,7 @@ def test_the_command_reports_a_divergence_and_exits_with_1(tiny: Path, tmp_path:
     file = write_spec(tmp_path / "spec.json", tiny_spec(tiny))
     python = f"{sys.executable} {tmp_path / 'damaged.py'}"
     command = ("audit", "resume", file, "--kills", "1", "--root", tmp_path / "root")
-    env = {"JOBSPEC_WORKER_COMMAND": python, "PYTHONPATH": str(REPOSITORY)}
-    done = jobspec(*command, code=1, **env)
+    done = jobspec(*command, code=1, JOBSPEC_WORKER_COMMAND=python)
     assert f"the runs differ first at step {SAVE_EVERY + 2}, losses: grad_norm" in done.stdout
     assert "attempt 1 killed right after a checkpoint was completed, step 3; resumed from 3" in (
         done.stdout

@@ -22,7 +22,7 @@ from jobspec.estimates import disk_need, evaluation_time, memory, training_time
 from jobspec.maintenance import archive, disk
 from jobspec.monitoring import cost, status, workers
 from jobspec.queue import admission
-from jobspec.records import answers, evaluation, manifest, mixture, overview, reports
+from jobspec.records import answers, audit, evaluation, manifest, mixture, overview, reports
 from jobspec.records.attempt import Energy, PhaseTime, Result
 from jobspec.relay.verify import Verification
 from jobspec.results import calibration, comparison, seeds, table
@@ -46,6 +46,7 @@ DOCUMENTED: list[type] = [
     mixture.SourceReport, mixture.TrainedSource,
     reports.TrainReport, reports.TrainingEngine, reports.MemoryUse, reports.Resumed,
     reports.RankChange, reports.ScoringProtocol, reports.EarlyStop,
+    audit.Kill, audit.AuditedPart, audit.Divergence,
     manifest.Manifest, manifest.CodeVersion, manifest.UsedDevices, manifest.Seeds,
     manifest.TrainingInputs, manifest.EngineSummary, manifest.PlannedBatch,
     manifest.MicroBatchPlan,
