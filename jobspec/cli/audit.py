@@ -83,8 +83,8 @@ def lines_of(made: ResumeAudit) -> Iterator[str]:
     first = made.first
     if first is None:
         missing = [part.name for part in made.parts if not part.compared]
-        verdict = f"not compared: {', '.join(missing)}" if missing else "every bit is identical"
-        yield f"{verdict}; took {made.seconds:.0f} s"
+        outcome = f"not compared: {', '.join(missing)}" if missing else "every bit is identical"
+        yield f"{outcome}; took {made.seconds:.0f} s"
         return
     part, found = first
     where = f"at step {found.step}" if found.step is not None else "in the final model"

@@ -83,12 +83,13 @@ class Pair:
         self._calm = self._run("calm")
         self._calm.go()
 
-    def _run(self, name: str) -> AuditedRun:
-        return AuditedRun(self._directory / name, self._small, ranks=1, save_every=SAVE_EVERY)
+    def _run(self, name: str, like: AuditedRun | None = None) -> AuditedRun:
+        directory = self._directory / name
+        return AuditedRun(directory, self._small, ranks=1, save_every=SAVE_EVERY, like=like)
 
     def parts(self, name: str, damage: Between) -> dict[str, AuditedPart]:
         """What the audit finds if `damage` is done between the kill and the resume."""
-        run = self._run(name)
+        run = self._run(name, like=self._calm)
         run.go([Kill(attempt=1, step=SAVE_EVERY, point=AFTER_SAVE)], between=damage)
         assert run.resumed_from is not None
         return {part.name: part for part in compare.compare(self._calm, run, ranks=1)}
@@ -119,7 +120,7 @@ def edited(file: str, edit: Callable[[Any], None]) -> Between:
 
 def add_to_a_moment(content: Any) -> None:
     state = content["optimizer_state_dict"]["base_optimizer_state"]["state"]
-    state[0]["exp_avg"].view(-1)[5] += 1e-2
+    state[0]["exp_avg"] += 1e-2
 
 
 def test_a_moment_that_was_changed_is_found_in_the_first_resumed_step(pair: Pair) -> None:
@@ -135,7 +136,7 @@ def test_a_moment_that_was_changed_is_found_in_the_first_resumed_step(pair: Pair
     assert loss is not None and loss.step == SAVE_EVERY + 2
     assert parts[compare.FINAL].different
     largest = parts[compare.FINAL].largest_difference
-    assert largest is not None and 0 < largest < 1
+    assert largest is not None and largest > 0
 
 
 def test_a_random_state_that_was_lost_is_found_where_nothing_else_differs(pair: Pair) -> None:

@@ -26,7 +26,7 @@ MOST_KILLS = 4  # the fifth lost attempt ends a job
 
 
 class Orders(Record, frozen=True, kw_only=True):
-    """What the training is told: save every so many steps, and where to wait for its end."""
+    """What the training is told: after how many steps to save, and where to wait for its end."""
 
     save_every: int
     kill: Kill | None = None

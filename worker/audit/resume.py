@@ -64,7 +64,7 @@ def audit(
         save_every=SAVE_EVERY,
         steps_per_epoch=round(steps / EPOCHS),
     )
-    killed = AuditedRun(directory / "killed", small, ranks=ranks, save_every=SAVE_EVERY)
+    killed = AuditedRun(directory / "killed", small, ranks=ranks, save_every=SAVE_EVERY, like=calm)
     killed.go(drawn, between=between)
     parts = compare.compare(calm, killed, ranks=ranks)
     common = compare.checkpoints_of(calm).keys() & compare.checkpoints_of(killed).keys()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ from jobspec.records.base import State
 from jobspec.records.reports import Resumed, TrainReport
 from jobspec.spec.schema import JobSpec
 from jobspec.storage import fs
-from jobspec.storage.layout import CheckpointPaths, JobPaths
+from jobspec.storage.layout import CheckpointPaths, JobPaths, RootPaths
 from worker.audit.kills import AuditPaths, Orders
 from worker.checkpoints import integrity
 
@@ -38,14 +39,29 @@ def say(line: str) -> None:
 
 
 class AuditedRun:
-    """One job in a root of its own, below `directory`."""
+    """One job in a root of its own, below `directory`.
 
-    def __init__(self, directory: Path, spec: JobSpec, *, ranks: int, save_every: int) -> None:
+    Args:
+        like: a finished run of the same spec; its cache with the prepared rows is copied.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        spec: JobSpec,
+        *,
+        ranks: int,
+        save_every: int,
+        like: AuditedRun | None = None,
+    ) -> None:
         directory.mkdir()
         self.paths = AuditPaths(directory)
         self._ranks = ranks
         self._save_every = save_every
         self._queue = Queue.create(self.paths.root, heartbeat_s=2.0, lease_s=30.0)
+        if like is not None:
+            own, other = (RootPaths(each.root).cache for each in (self.paths, like.paths))
+            shutil.copytree(other, own, dirs_exist_ok=True)
         self.job = self._queue.enqueue(spec).paths
         self.kills: list[Kill] = []
 
