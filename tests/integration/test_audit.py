@@ -65,7 +65,9 @@ def test_a_killed_training_resumes_bit_for_bit(
 ) -> None:
     file = write_spec(tmp_path / "spec.json", spec_of(tiny, row))
     options = ("--ranks", str(row[0]), "--kills", str(row[-1]), "--seed", str(MATRIX.index(row)))
-    audit = jobspec_json("audit", "resume", file, *options, "--root", tmp_path / "root")
+    command = ("audit", "resume", file, *options, "--root", tmp_path / "root")
+    # With ZeRO-3, DeepSpeed calls a function of torch that is deprecated.
+    audit = jobspec_json(*command, PYTHONWARNINGS="default")
     assert audit["identical"], audit
     assert [part["different"] for part in audit["parts"]] == [0] * len(compare.PARTS)
     assert all(part["compared"] for part in audit["parts"])
