@@ -28,7 +28,6 @@ class Watch:
         """Wrap the methods of Transformers' Trainer."""
         for name, wrapper in (
             ("training_step", self._training_step),
-            ("compute_loss", self._compute_loss),
             ("_save_rng_state", self._save_rng_state),
             ("_save_checkpoint", self._save_checkpoint),
         ):
@@ -38,14 +37,10 @@ class Watch:
                        **named: Any) -> Any:  # fmt: skip
         rows = [zlib.crc32(row.numpy().tobytes()) for row in rows_of(inputs)]
         loss = original(trainer, model, inputs, *rest, **named)
+        self._wait_at(IN_STEP, trainer.state.global_step + 1)  # before the second micro-batch
         row = {"step": trainer.state.global_step + 1, "rows": rows, "loss": float(loss)}
         with (self._directory / "steps.jsonl").open("a") as stream:
             stream.write(json.dumps(row) + "\n")
-        return loss
-
-    def _compute_loss(self, original: Any, trainer: Any, *args: Any, **named: Any) -> Any:
-        loss = original(trainer, *args, **named)
-        self._wait_at(IN_STEP, trainer.state.global_step + 1)
         return loss
 
     def _save_rng_state(self, original: Any, trainer: Any, *args: Any) -> None:
