@@ -60,6 +60,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "samples": ("samples", "Show a model's answers and how they were scored."),
         "rescore": ("rescore", "Score stored samples again."),
         "relay": ("relay", "Send curves and scores to W&B."),
+        "bundle": ("bundle", "Write a run for others to verify."),
+        "verify": ("verify", "Check a bundle: hashes, scores, losses."),
         "wait": ("wait", "Wait until jobs have ended."),
         "notify": ("notify", "Report failures and more to a webhook, mail, command."),
     },

@@ -30,6 +30,8 @@ _KINDS = {
 # alone, and in a text that calls them keys.
 _HEX = re.compile(r"[0-9a-f]{40}")
 _NAMED_HEX = re.compile(r"(?:key|token|secret|passw\w*|login)\W{0,4}[0-9a-f]{40}\b", re.IGNORECASE)
+# All of it, or what a log has of it.
+_PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY(?s:.*?)(?:-----END [A-Z ]*KEY-----|\Z)")
 _COMMITS = ("$.model.revision", "$.spec.model.revision", "$.manifest.code.commit")
 
 
@@ -67,6 +69,18 @@ def redact(value: Any, place: str = "$") -> Any:
     if isinstance(value, list | tuple):
         return [redact(inner, f"{place}[]") for inner in cast("list[Any]", value)]
     return value
+
+
+def replace_in(text: str) -> tuple[str, int]:
+    """A long text, such as a log, whose secrets are replaced by what they look like, and how many.
+
+    Forty hex digits count as a key only where the text calls them so.
+    """
+    found = 0
+    for kind, pattern in {**_KINDS, "a private key": _PRIVATE_KEY, "a key": _NAMED_HEX}.items():
+        text, number = pattern.subn(f"<{kind}>", text)
+        found += number
+    return text, found
 
 
 def _kind(text: str, place: str) -> str | None:

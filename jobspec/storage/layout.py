@@ -338,6 +338,23 @@ class JobPaths(DirectoryPaths):
     edited_spec = _below("spec.edited.json")
 
 
+class BundlePaths(JobPaths):
+    """A run that a stranger can verify: a part of a job's directory, and four files about it."""
+
+    SUMS: ClassVar[str] = "manifest-sha256.txt"
+    CRATE: ClassVar[str] = "ro-crate-metadata.json"
+    ABOUT: ClassVar[str] = "bundle.json"
+
+    # The SHA-256 of every other file, as `sha256sum --check` reads it.
+    sums = _below(SUMS)
+    # RO-Crate's description of the files.
+    crate = _below(CRATE)
+    about = _below(ABOUT)
+    model_card = _below("README.md")
+    # Data files, if they are included.
+    data = _below("data")
+
+
 class NoticePaths(DirectoryPaths):
     """What was reported to one destination of `jobspec notify`: one file per event."""
 

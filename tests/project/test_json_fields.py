@@ -13,6 +13,8 @@ import msgspec
 import pytest
 
 from jobspec.benchmarks import protocol
+from jobspec.bundle import write_bundle
+from jobspec.bundle.findings import Finding, VerifiedBundle
 from jobspec.cli import COMMANDS, cli
 from jobspec.cli.benchmarks import BenchmarkRow
 from jobspec.cli.compare import Compared
@@ -55,6 +57,7 @@ DOCUMENTED: list[type] = [
     evaluation.Sample, answers.ReadExample,
     calibration.CalibrationRow,
     Verification,
+    write_bundle.WrittenBundle, VerifiedBundle, Finding,
     overview.DataOverview, overview.HistogramBin, overview.Duplicates, overview.NearDuplicate,
     reports.RowReport, reports.DroppedRow, mixture.TokenCounts, reports.Passes,
     training_time.Steps, training_time.TrainingEstimate, memory.Memory,

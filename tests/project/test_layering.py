@@ -32,8 +32,8 @@ JOBSPEC_ROOMS = (
         "queue",
         "worker_command",
     ),
-    *("estimates", "checks", "monitoring", "results", "maintenance", "cluster", "relay"),
-    *("dashboard", "doctor", "cli", "__main__"),
+    *("estimates", "checks", "monitoring", "results", "maintenance", "bundle", "cluster"),
+    *("relay", "dashboard", "doctor", "cli", "__main__"),
 )
 WORKER_ROOMS = (
     *("imports", "thinking", "host", "process", "phase", "answer", "launch", "rows"),

@@ -16,7 +16,7 @@ TEXT = (Path(__file__).parents[2] / "docs" / "json.md").read_text()
 OF_A_STRUCT = {
     "status": "Status", "show": "JobReport", "results": "Results", "demo": "Results",
     "run": "Results",
-    "doctor": "Diagnosis",
+    "doctor": "Diagnosis", "verify": "VerifiedBundle",
 }  # fmt: skip
 _SECTIONS = dict(re.findall(r"^### (.+)\n((?:(?!##).*\n)*)", TEXT, re.MULTILINE))
 

@@ -45,7 +45,7 @@ from worker.phase import Phase, run
 from worker.samples.sharing import HelpPlaces, find_places
 
 if TYPE_CHECKING:
-    from worker.evaluation.scoring import BenchmarkResult
+    from jobspec.results.benchmark_scores import BenchmarkResult
     from worker.grading.math_grader import MathGrader
     from worker.lm_eval_tasks.task_loading import TaskBenchmark
 

@@ -22,7 +22,7 @@ from jobspec.benchmarks.benchmark import Benchmark, Question, StockProtocol
 from jobspec.benchmarks.protocol import refuse_unknown_protocol
 from jobspec.benchmarks.question_file import QuestionSet
 from jobspec.records.evaluation import Generation, QuestionScore
-from worker.evaluation.scoring import Metric
+from jobspec.results.benchmark_scores import Metric
 
 VERSION = 1
 FILTER = "all_samples"

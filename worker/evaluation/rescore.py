@@ -24,10 +24,10 @@ from jobspec.records.attempt import Result
 from jobspec.records.base import UNSET, Record
 from jobspec.records.phases import EVAL
 from jobspec.records.reports import EvalReport, ModelScores, ScoringProtocol
+from jobspec.results.benchmark_scores import BenchmarkResult, make_result
 from jobspec.storage import fs
 from jobspec.storage.layout import AttemptPaths, EvaluationPaths, RootPaths
 from worker.evaluation import scoring
-from worker.evaluation.scoring import BenchmarkResult
 from worker.grading.math_grader import MathGrader
 from worker.grading.math_reader import READER
 from worker.lm_eval_tasks import nltk_data
@@ -74,7 +74,7 @@ def _score(directory: Path, math: MathGrader) -> BenchmarkResult:
     fs.publish(EvaluationPaths(directory).scores, evaluation.to_lines(scores))
     plan = replace(plan, protocol=_with_reader(plan.protocol))
     fs.publish(EvaluationPaths(directory).plan, evaluation.to_lines([plan]))
-    return scoring.make_result(benchmark, plan, scores)
+    return make_result(benchmark, plan, scores)
 
 
 def _with_reader(protocol: ScoringProtocol) -> ScoringProtocol:

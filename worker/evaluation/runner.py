@@ -16,6 +16,7 @@ from jobspec.errors import ModelError, TemplateError
 from jobspec.records import evaluation
 from jobspec.records.evaluation import AskedQuestion, Generation, QuestionScore, SamplingPlan
 from jobspec.records.reports import GenerationTiming, ScoringProtocol
+from jobspec.results.benchmark_scores import BenchmarkResult, make_result
 from jobspec.spec.benchmark_settings import sampling as sampling_settings
 from jobspec.spec.schema import EvalSpec
 from jobspec.storage import fs
@@ -26,7 +27,6 @@ from worker.evaluation.failures import kept_apart
 from worker.evaluation.fingerprint import fingerprint
 from worker.evaluation.lm_eval_model import Prompts, Samples, SamplingLM
 from worker.evaluation.lm_eval_task import TaskSettings, make_task
-from worker.evaluation.scoring import BenchmarkResult
 from worker.grading.math_grader import MathGrader
 from worker.grading.math_reader import READER
 from worker.imports.quiet import quiet
@@ -359,4 +359,4 @@ class ModelEvaluation:
         fs.publish(paths.scores, evaluation.to_lines(run.scores))
         if self.settings.log_samples:
             fs.publish(paths.samples, evaluation.to_lines(evaluation.samples(paths.dir)))
-        return scoring.make_result(run.benchmark, run.plan, run.scores)
+        return make_result(run.benchmark, run.plan, run.scores)

@@ -23,12 +23,12 @@ from jobspec.errors import ModelError
 from jobspec.records import evaluation
 from jobspec.records.evaluation import AskedQuestion, Likelihood, SamplingPlan
 from jobspec.records.reports import ScoringProtocol
+from jobspec.results.benchmark_scores import BenchmarkResult
 from jobspec.spec.benchmark_settings import sampling as spec_settings
 from jobspec.storage import fs
 from jobspec.storage.layout import EvaluationPaths
 from worker.evaluation.failures import kept_apart
 from worker.evaluation.runner import ModelEvaluation
-from worker.evaluation.scoring import BenchmarkResult
 from worker.evaluation.task_model import TaskModel
 from worker.evaluation.task_results import TaskResults
 from worker.imports.quiet import quiet

@@ -15,11 +15,12 @@ import msgspec
 from jobspec.records import evaluation
 from jobspec.records.evaluation import AskedQuestion, Generation, SampleScore, SamplingPlan
 from jobspec.records.reports import ScoringProtocol
+from jobspec.results.benchmark_scores import BenchmarkResult
 from jobspec.spec.benchmark_settings import sampling as spec_settings
 from jobspec.storage import fs
 from jobspec.storage.layout import EvaluationPaths
 from worker.evaluation.runner import ModelEvaluation
-from worker.evaluation.scoring import BenchmarkResult, after_thinking
+from worker.evaluation.scoring import after_thinking
 from worker.evaluation.task_model import TaskModel, request_key
 from worker.lm_eval_tasks import code_eval, task_scores
 from worker.lm_eval_tasks.task_loading import TaskBenchmark

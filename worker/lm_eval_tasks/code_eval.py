@@ -60,7 +60,7 @@ class SandboxedCodeEval:
 
 
 def _pass_at(outcomes: Mapping[int, Sequence[bool]], j: int) -> float:
-    """The mean over problems of the unbiased estimate (worker.evaluation.metrics.pass_at)."""
+    """The mean over problems of the unbiased estimate (jobspec.results.sample_statistics)."""
     each = [
         1.0 - math.comb(len(ok) - sum(ok), j) / math.comb(len(ok), j) for ok in outcomes.values()
     ]

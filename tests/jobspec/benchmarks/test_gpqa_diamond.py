@@ -17,6 +17,7 @@ from jobspec.benchmarks import question_file, registry
 from jobspec.benchmarks.question_file import QuestionSet
 from jobspec.errors import BenchmarkError
 from jobspec.records.evaluation import AskedQuestion, Generation, SamplingPlan
+from jobspec.results import benchmark_scores
 from tests.support.commands import jobspec
 from worker.evaluation import benchmark_download, scoring
 from worker.grading.math_grader import MathGrader
@@ -147,7 +148,7 @@ def test_samples_are_scored_by_their_letter() -> None:
         (found,) = scoring.score(GPQA, plan, [(AskedQuestion(id="q", answer="B"), rows)], math)
     assert [sample.answer for sample in found.samples] == ["B", "A", None, None]
     assert [sample.right for sample in found.samples] == [True, False, False, False]
-    assert next(iter(scoring.metrics(GPQA, 10))) == "avg_at_10"
+    assert next(iter(benchmark_scores.metrics(GPQA, 10))) == "avg_at_10"
 
 
 def test_without_its_file_nothing_is_downloaded_and_nothing_enqueued(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from jobspec.benchmarks.benchmark import Benchmark, Question
 from jobspec.benchmarks.question_file import QuestionSet
 from jobspec.records.evaluation import AskedQuestion, Generation, QuestionScore, SamplingPlan
 from jobspec.records.reports import ScoringProtocol
-from jobspec.results import confidence
+from jobspec.results import benchmark_scores, confidence
 from tests.support.paths import DATA, needs_data
 from worker.evaluation import scoring
 from worker.evaluation.lm_eval_task import FILTER, TaskSettings, make_task
@@ -67,7 +67,7 @@ def asked(
 def numbers(
     benchmark: Benchmark, k: int, scores: Sequence[QuestionScore]
 ) -> dict[str, float | None]:
-    return {name: metric(scores) for name, metric in scoring.metrics(benchmark, k).items()}
+    return {name: metric(scores) for name, metric in benchmark_scores.metrics(benchmark, k).items()}
 
 
 def test_a_model_of_known_chances(grader: MathGrader) -> None:
@@ -91,7 +91,7 @@ def test_a_model_of_known_chances(grader: MathGrader) -> None:
     assert found["pass_at_32"] == 0.75
     # Won; tied at 16 to 16; lost; lost.
     assert found["maj_at_32"] == pytest.approx((1 + 0.5 + 0 + 0) / 4)
-    found = scoring.intervals(scores, k)
+    found = benchmark_scores.intervals(scores, k)
     pq = 0.4375 * 0.5625
     of_samples = confidence.wilson(0.4375, 128 / 127 * pq / noise**2)
     assert found["samples"] == pytest.approx(of_samples)
@@ -102,14 +102,14 @@ def test_a_model_of_known_chances(grader: MathGrader) -> None:
 def test_every_metric_is_there() -> None:
     beside = ["stderr", "sampling_stderr", "truncated_frac", "unclosed_think_frac",
               "no_answer_frac", "mean_response_tokens"]  # fmt: skip
-    assert list(scoring.metrics(MATH, 1)) == ["math_verify", *beside]
-    assert list(scoring.metrics(MATH, 4)) == [
+    assert list(benchmark_scores.metrics(MATH, 1)) == ["math_verify", *beside]
+    assert list(benchmark_scores.metrics(MATH, 4)) == [
         "math_verify", "avg_at_4", *beside, "pass_at_1", "pass_at_2", "pass_at_4", "maj_at_4"
     ]  # fmt: skip
-    assert list(scoring.metrics(MATH, 2))[:2] == ["math_verify", "avg_at_2"]
-    assert list(scoring.metrics(MATH, 2))[-3:] == ["pass_at_1", "pass_at_2", "maj_at_2"]
-    assert list(scoring.metrics(AIME, 1)) == ["avg_at_1", *beside, "pass_at_1", "maj_at_1"]
-    assert list(scoring.metrics(AIME, 2)) == [
+    assert list(benchmark_scores.metrics(MATH, 2))[:2] == ["math_verify", "avg_at_2"]
+    assert list(benchmark_scores.metrics(MATH, 2))[-3:] == ["pass_at_1", "pass_at_2", "maj_at_2"]
+    assert list(benchmark_scores.metrics(AIME, 1)) == ["avg_at_1", *beside, "pass_at_1", "maj_at_1"]
+    assert list(benchmark_scores.metrics(AIME, 2)) == [
         "avg_at_2", *beside, "pass_at_1", "pass_at_2", "maj_at_2"
     ]  # fmt: skip
 
@@ -368,7 +368,7 @@ def test_the_task_repeats_each_question_and_hands_over_all_samples(grader: MathG
             AIME, plan(4), [(asked(q.answer, q.id), samples[q.id]) for q in questions], grader
         )
 
-    task = make_task(bench, settings, scoring.metrics(AIME, 4), judge_task)
+    task = make_task(bench, settings, benchmark_scores.metrics(AIME, 4), judge_task)
     found: Any = simple_evaluate(
         model=Answers(), tasks=[task], bootstrap_iters=0, log_samples=False,
         task_manager=TaskManager(include_defaults=False),

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from jobspec.results import comparison, confidence
-from worker.evaluation import metrics
+from jobspec.results import sample_statistics as metrics
 
 
 def test_the_mean_loses_nothing_to_rounding() -> None:

@@ -1,0 +1,1 @@
+"""Bundles: runs that a stranger can verify, and replay."""

@@ -1,0 +1,80 @@
+"""`jobspec verify`: what of a bundle is true, and what nobody can tell from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from jobspec.bundle import read_bundle
+from jobspec.bundle.course import check_course, check_records
+from jobspec.bundle.findings import Finding, Outcome, VerifiedBundle
+from jobspec.bundle.read_bundle import CheckedBundle
+from jobspec.bundle.recompute import check_scores
+from jobspec.bundle.redaction import PLACEHOLDER
+from jobspec.spec import identity
+from jobspec.storage.layout import BundlePaths
+
+
+def verify(place: Path) -> VerifiedBundle:
+    """Check a bundle.
+
+    Raises:
+        JobspecError: it is damaged, or not what `jobspec bundle` writes.
+    """
+    with read_bundle.opened(place) as bundle:
+        findings = list(_findings(bundle))
+    return VerifiedBundle(
+        bundle=str(place),
+        job=bundle.about.job,
+        fingerprint=bundle.fingerprint,
+        verified=all(each.outcome is not Outcome.DIFFERS for each in findings),
+        findings=findings,
+    )
+
+
+def _findings(bundle: CheckedBundle) -> Iterator[Finding]:
+    size = sum(each.size for each in bundle.files.values())
+    hashes = f"{len(bundle.files)} files, {size:,} bytes, have the SHA-256 that is stated"
+    yield Finding.ok("hashes", hashes, BundlePaths.SUMS)
+    yield _check_id(bundle)
+    attempt = bundle.paths.attempt(bundle.about.attempt)
+    yield from check_records(attempt, bundle.spec)
+    yield from check_course(bundle.paths, attempt, bundle.spec)
+    yield from check_scores(attempt)
+    yield _check_weights(bundle)
+    yield from _not_known()
+
+
+def _check_id(bundle: CheckedBundle) -> Finding:
+    data = bundle.paths.spec.read_bytes()
+    name = bundle.paths.spec.name
+    if PLACEHOLDER.search(data.decode()):
+        left = "names and paths in it were replaced, so that the job's id can't be computed from it"
+        return Finding.unknown("spec", left, name)
+    found = identity.job_id(bundle.spec.name, identity.canonical(bundle.spec))
+    wrong = [] if found == bundle.about.job else [f"gives the id `{found}`"]
+    return Finding.of("spec", wrong, f"gives the id `{found}`", name)
+
+
+def _check_weights(bundle: CheckedBundle) -> Finding:
+    weights = bundle.about.weights
+    if not weights:
+        return Finding.unknown("weights", "the bundle names none", BundlePaths.ABOUT)
+    included = [bundle.files[each.path] for each in weights if each.path in bundle.files]
+    if not included:
+        names = ", ".join(f"{Path(each.path).name} {each.sha256[:12]}…" for each in weights)
+        return Finding.unknown("weights", f"not included, only named: {names}", BundlePaths.ABOUT)
+    same = included == list(weights)
+    wrong = [] if same else ["the included weights are not those that are named"]
+    return Finding.of("weights", wrong, f"{len(weights)} files are those that are named", None)
+
+
+def _not_known() -> Iterator[Finding]:
+    """What no bundle can show."""
+    for what in (
+        "who made it and when: compare the fingerprint with a published one",
+        "that training gave these losses and weights: only training again can show it",
+        "that the samples are the model's: only drawing them again can show it",
+        "that questions and expected answers are those of the benchmark",
+    ):
+        yield Finding.unknown("origin", what)

@@ -1,0 +1,79 @@
+"""A bundle of a real job of `jobspec demo`, and ways to change it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jobspec.bundle import sums
+from jobspec.queue.job import Job
+from jobspec.queue.queue import Queue
+from jobspec.records import base as records
+from jobspec.records.attempt import Result
+from jobspec.spec import parsing
+from jobspec.storage.layout import BundlePaths
+from tests.support.queues import claim_next
+
+DEMO = Path(__file__).parents[1] / "data" / "demo.bundle.tar.gz"
+BENCHMARK = "attempts/1/eval/aime_demo"
+
+
+def unpack(directory: Path, bundle: Path = DEMO) -> BundlePaths:
+    """The bundle as a directory."""
+    with tarfile.open(bundle) as tar:
+        tar.extractall(directory, filter="data")
+    (found,) = directory.iterdir()
+    return BundlePaths(found)
+
+
+def sign(bundle: BundlePaths) -> None:
+    """Write crate and sums again, as somebody does who changes files on purpose."""
+    crate = json.loads(bundle.crate.read_bytes())
+    files = {
+        path.relative_to(bundle.dir).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in bundle.dir.rglob("*")
+        if path.is_file() and path not in (bundle.sums, bundle.crate)
+    }
+    described = {entity["@id"]: entity for entity in crate["@graph"]}
+    for path, digest in files.items():
+        entity = described.get(path)
+        if entity is None:
+            crate["@graph"].append(entity := {"@id": path, "@type": "File"})
+        entity["sha256"] = digest
+    bundle.crate.write_text(json.dumps(crate))
+    files[BundlePaths.CRATE] = hashlib.sha256(bundle.crate.read_bytes()).hexdigest()
+    bundle.sums.write_bytes(sums.encode(files))
+
+
+def edit(bundle: BundlePaths, name: str, change: Callable[[Any], None]) -> None:
+    """Change a JSON file, or the list of a JSONL file's rows, and sign the bundle."""
+    path = bundle.dir / name
+    if path.suffix == ".jsonl":
+        value: Any = [json.loads(line) for line in path.read_text().splitlines()]
+        change(value)
+        path.write_text("".join(json.dumps(row) + "\n" for row in value))
+    else:
+        value = json.loads(path.read_text())
+        change(value)
+        path.write_text(json.dumps(value))
+    sign(bundle)
+
+
+def job_of(bundle: BundlePaths, queue: Queue) -> Job:
+    """A job in a queue with the files of a bundle; its spec has the placeholders."""
+    job = queue.enqueue(parsing.load(bundle.spec))
+    claim = claim_next(queue)
+    source = bundle.attempt(1).dir
+    for path in sorted(source.rglob("*")):
+        target = claim.dir.dir / path.relative_to(source)
+        if path.is_file() and path.name != bundle.attempt(1).result.name:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    result = records.read(bundle.attempt(1).result, Result)
+    assert result is not None
+    claim.finish("succeeded", result)
+    return queue.job(job.id)
