@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
+from typing import Literal
 
 import msgspec
 
 
-class Outcome(StrEnum):
-    """Whether a statement of a bundle is true."""
-
-    OK = "ok"
-    DIFFERS = "differs"
-    UNKNOWN = "unknown"
-
-
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
+class BundleFinding(msgspec.Struct, frozen=True, kw_only=True):
     """One statement that was checked.
 
     Attributes:
@@ -24,24 +16,24 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     check: str
-    outcome: Outcome
+    outcome: Literal["ok", "differs", "unknown"]
     detail: str
     file: str | None = None
 
     @classmethod
-    def ok(cls, check: str, detail: str, file: str | None = None) -> Finding:
-        return cls(check=check, outcome=Outcome.OK, detail=detail, file=file)
+    def ok(cls, check: str, detail: str, file: str | None = None) -> BundleFinding:
+        return cls(check=check, outcome="ok", detail=detail, file=file)
 
     @classmethod
-    def differs(cls, check: str, detail: str, file: str | None = None) -> Finding:
-        return cls(check=check, outcome=Outcome.DIFFERS, detail=detail, file=file)
+    def differs(cls, check: str, detail: str, file: str | None = None) -> BundleFinding:
+        return cls(check=check, outcome="differs", detail=detail, file=file)
 
     @classmethod
-    def unknown(cls, check: str, detail: str, file: str | None = None) -> Finding:
-        return cls(check=check, outcome=Outcome.UNKNOWN, detail=detail, file=file)
+    def unknown(cls, check: str, detail: str, file: str | None = None) -> BundleFinding:
+        return cls(check=check, outcome="unknown", detail=detail, file=file)
 
     @classmethod
-    def of(cls, check: str, faults: Sequence[str], detail: str, file: str | None) -> Finding:
+    def of(cls, check: str, faults: Sequence[str], detail: str, file: str | None) -> BundleFinding:
         """`detail` if there is no fault; otherwise the first one, and how many more."""
         if not faults:
             return cls.ok(check, detail, file)
@@ -62,4 +54,4 @@ class VerifiedBundle(msgspec.Struct, frozen=True, kw_only=True):
     job: str
     fingerprint: str
     verified: bool
-    findings: list[Finding]
+    findings: list[BundleFinding]

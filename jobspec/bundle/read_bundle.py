@@ -36,7 +36,7 @@ WEIGHTS = ".safetensors"
 
 
 @dataclass(frozen=True)
-class Limits:
+class BundleLimits:
     """What a bundle may have, at most. Sizes in bytes; weights are hashed, and count apart."""
 
     files: int = 20_000
@@ -47,7 +47,7 @@ class Limits:
     ratio: int = 200
 
 
-DEFAULT_LIMITS = Limits()
+DEFAULT_LIMITS = BundleLimits()
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class CheckedBundle:
 
 
 @contextlib.contextmanager
-def opened(place: Path, limits: Limits = DEFAULT_LIMITS) -> Generator[CheckedBundle]:
+def opened(place: Path, limits: BundleLimits = DEFAULT_LIMITS) -> Generator[CheckedBundle]:
     """A checked copy of a bundle, until the block ends.
 
     Raises:
@@ -86,7 +86,7 @@ def opened(place: Path, limits: Limits = DEFAULT_LIMITS) -> Generator[CheckedBun
 Member = tuple[str, int, tar_gz.Readable]
 
 
-def _in_tar(place: Path, limits: Limits) -> Iterator[Member]:
+def _in_tar(place: Path, limits: BundleLimits) -> Iterator[Member]:
     """The files of a tar, without the directory that all of them are in."""
     if not place.is_file():
         raise JobspecError("there is no such bundle", file=place)
@@ -141,7 +141,7 @@ class _OnDisk:
         return data
 
 
-def _copy(members: Iterator[Member], copy: Path, limits: Limits) -> dict[str, HashedFile]:
+def _copy(members: Iterator[Member], copy: Path, limits: BundleLimits) -> dict[str, HashedFile]:
     """Copy and hash every file as far as the limits allow."""
     files: dict[str, HashedFile] = {}
     folded: dict[str, str] = {}
@@ -163,7 +163,7 @@ def _copy(members: Iterator[Member], copy: Path, limits: Limits) -> dict[str, Ha
     return files
 
 
-def _most(name: str, limits: Limits, total: int) -> int:
+def _most(name: str, limits: BundleLimits, total: int) -> int:
     single = limits.record if name.endswith(".json") else limits.file
     return min(single, limits.total - total)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jobspec.benchmarks import registry
-from jobspec.bundle.findings import Finding
+from jobspec.bundle.findings import BundleFinding
 from jobspec.errors import JobspecError
 from jobspec.records import evaluation
 from jobspec.records.evaluation import AskedQuestion, Generation, QuestionScore, SamplingPlan
@@ -19,7 +19,7 @@ from jobspec.storage.layout import AttemptPaths, EvaluationPaths
 Numbers = dict[str, float | None]
 
 
-def check_scores(attempt: AttemptPaths) -> Iterator[Finding]:
+def check_scores(attempt: AttemptPaths) -> Iterator[BundleFinding]:
     """Whether samples, scores, metrics and intervals of an attempt fit together."""
     report = EVAL.read(attempt)
     if report is None:
@@ -27,7 +27,7 @@ def check_scores(attempt: AttemptPaths) -> Iterator[Finding]:
     directories = evaluation.benchmark_dirs(attempt.eval)
     missing = sorted(name for name in report.protocol if name not in directories)
     for name in missing:
-        yield Finding.unknown(
+        yield BundleFinding.unknown(
             "scores", f"`{name}` has no samples here", _file(attempt, attempt.eval)
         )
     for name, directory in directories.items():
@@ -36,12 +36,12 @@ def check_scores(attempt: AttemptPaths) -> Iterator[Finding]:
 
 def _check_benchmark(
     name: str, directory: Path, report: EvalReport, attempt: AttemptPaths
-) -> Iterator[Finding]:
+) -> Iterator[BundleFinding]:
     file = _file(attempt, EvaluationPaths(directory).scores)
     plan = evaluation.read_plan(directory)
     benchmark = registry.get(plan.benchmark)
     if benchmark is None:
-        yield Finding.unknown(
+        yield BundleFinding.unknown(
             "scores", f"`{name}` is lm-eval's own task: only lm-eval computes its scores", file
         )
         return
@@ -49,12 +49,12 @@ def _check_benchmark(
         plan, questions, drawn = evaluation.read_generations(directory)
         scores = evaluation.read_scores(directory)
     except JobspecError as error:
-        yield Finding.differs("samples", error.message, file)
+        yield BundleFinding.differs("samples", error.message, file)
         return
     faults = list(_misfits(plan, questions, drawn, scores))
     number = sum(len(rows) for rows in drawn.values())
     what = f"`{name}`: {number:,} samples of {len(questions):,} questions"
-    yield Finding.of("samples", faults, f"{what} fit their scores", file)
+    yield BundleFinding.of("samples", faults, f"{what} fit their scores", file)
     if not faults:
         result = make_result(benchmark, plan, scores)
         yield from _compare(name, result, report, file)
@@ -62,7 +62,7 @@ def _check_benchmark(
 
 def _compare(
     name: str, result: BenchmarkResult, report: EvalReport, file: str
-) -> Iterator[Finding]:
+) -> Iterator[BundleFinding]:
     """Whether the recomputed numbers are those of the report, to the last digit."""
     epoch, _, benchmark = name.rpartition("/")
     stated = report.metrics
@@ -77,7 +77,7 @@ def _compare(
         bounds = report.intervals.get(benchmark, {})
         faults += _unequal_bounds(benchmark, result.intervals, bounds)
         what += f", {len(result.intervals)} intervals"
-    yield Finding.of("scores", faults, f"{what} are the same to the last digit", file)
+    yield BundleFinding.of("scores", faults, f"{what} are the same to the last digit", file)
 
 
 def _unequal(computed: Numbers, stated: Numbers) -> Iterator[str]:

@@ -74,8 +74,8 @@ class Redactor:
         long = {name: each for name, each in names.items() if len(name) >= _LEAST_IN_SAMPLES}
         self._directories = _exact(directories, after=r"(?![\w.-])")
         self._values = _exact(values)
-        self._names = _words(names)
-        self._long_names = _words(long)
+        self._names = _whole_names(names)
+        self._long_names = _whole_names(long)
 
     def text(self, text: str) -> str:
         """A text of a log, a record or a metric without anything that identifies anyone."""
@@ -155,7 +155,7 @@ def _exact(texts: Mapping[str, str], after: str = "") -> Replacement:
     return _alternatives(texts, "", after, re.NOFLAG)
 
 
-def _words(names: Mapping[str, str]) -> Replacement:
+def _whole_names(names: Mapping[str, str]) -> Replacement:
     """Replaces names that are no part of a longer one, in any case."""
     return _alternatives(names, r"(?<![A-Za-z0-9])", r"(?![A-Za-z0-9])", re.IGNORECASE)
 

@@ -31,7 +31,7 @@ _OTHER_PROGRAM = "if another program packed it, unpack it and name the directory
 
 
 class Readable(Protocol):
-    """The content of a file: `read` returns at most so many bytes, none at its end."""
+    """The content of a file: `read` returns at most `most` bytes, none at its end."""
 
     def read(self, most: int, /) -> bytes: ...
 

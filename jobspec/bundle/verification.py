@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jobspec.bundle import read_bundle
-from jobspec.bundle.course import check_course, check_records
-from jobspec.bundle.findings import Finding, Outcome, VerifiedBundle
+from jobspec.bundle.findings import BundleFinding, VerifiedBundle
 from jobspec.bundle.read_bundle import CheckedBundle
 from jobspec.bundle.recompute import check_scores
 from jobspec.bundle.redaction import PLACEHOLDER
+from jobspec.bundle.training_facts import check_records, check_training
 from jobspec.spec import identity
 from jobspec.storage.layout import BundlePaths
 
@@ -27,49 +27,53 @@ def verify(place: Path) -> VerifiedBundle:
         bundle=str(place),
         job=bundle.about.job,
         fingerprint=bundle.fingerprint,
-        verified=all(each.outcome is not Outcome.DIFFERS for each in findings),
+        verified=all(each.outcome != "differs" for each in findings),
         findings=findings,
     )
 
 
-def _findings(bundle: CheckedBundle) -> Iterator[Finding]:
+def _findings(bundle: CheckedBundle) -> Iterator[BundleFinding]:
     size = sum(each.size for each in bundle.files.values())
     hashes = f"{len(bundle.files)} files, {size:,} bytes, have the SHA-256 that is stated"
-    yield Finding.ok("hashes", hashes, BundlePaths.SUMS)
+    yield BundleFinding.ok("hashes", hashes, BundlePaths.SUMS)
     yield _check_id(bundle)
     attempt = bundle.paths.attempt(bundle.about.attempt)
     yield from check_records(attempt, bundle.spec)
-    yield from check_course(bundle.paths, attempt, bundle.spec)
+    yield from check_training(bundle.paths, attempt, bundle.spec)
     yield from check_scores(attempt)
     yield _check_weights(bundle)
     yield from _not_known()
 
 
-def _check_id(bundle: CheckedBundle) -> Finding:
+def _check_id(bundle: CheckedBundle) -> BundleFinding:
     data = bundle.paths.spec.read_bytes()
     name = bundle.paths.spec.name
     if PLACEHOLDER.search(data.decode()):
         left = "names and paths in it were replaced, so that the job's id can't be computed from it"
-        return Finding.unknown("spec", left, name)
+        return BundleFinding.unknown("spec", left, name)
     found = identity.job_id(bundle.spec.name, identity.canonical(bundle.spec))
     wrong = [] if found == bundle.about.job else [f"gives the id `{found}`"]
-    return Finding.of("spec", wrong, f"gives the id `{found}`", name)
+    return BundleFinding.of("spec", wrong, f"gives the id `{found}`", name)
 
 
-def _check_weights(bundle: CheckedBundle) -> Finding:
+def _check_weights(bundle: CheckedBundle) -> BundleFinding:
     weights = bundle.about.weights
     if not weights:
-        return Finding.unknown("weights", "the bundle names none", BundlePaths.ABOUT)
+        return BundleFinding.unknown("weights", "the bundle names none", BundlePaths.ABOUT)
     included = [bundle.files[each.path] for each in weights if each.path in bundle.files]
     if not included:
         names = ", ".join(f"{Path(each.path).name} {each.sha256[:12]}…" for each in weights)
-        return Finding.unknown("weights", f"not included, only named: {names}", BundlePaths.ABOUT)
+        return BundleFinding.unknown(
+            "weights", f"not included, only named: {names}", BundlePaths.ABOUT
+        )
     same = included == list(weights)
     wrong = [] if same else ["the included weights are not those that are named"]
-    return Finding.of("weights", wrong, f"{len(weights)} files are those that are named", None)
+    return BundleFinding.of(
+        "weights", wrong, f"{len(weights)} files are those that are named", None
+    )
 
 
-def _not_known() -> Iterator[Finding]:
+def _not_known() -> Iterator[BundleFinding]:
     """What no bundle can show."""
     for what in (
         "who made it and when: compare the fingerprint with a published one",
@@ -77,4 +81,4 @@ def _not_known() -> Iterator[Finding]:
         "that the samples are the model's: only drawing them again can show it",
         "that questions and expected answers are those of the benchmark",
     ):
-        yield Finding.unknown("origin", what)
+        yield BundleFinding.unknown("origin", what)

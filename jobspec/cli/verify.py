@@ -7,15 +7,15 @@ from pathlib import Path
 import click
 
 from jobspec.bundle import verification
-from jobspec.bundle.findings import Outcome, VerifiedBundle
+from jobspec.bundle.findings import VerifiedBundle
 from jobspec.cli.common import json_option, wants_json
 from jobspec.cli.output import emit_struct
 
-_COLOURS = {Outcome.OK: "green", Outcome.DIFFERS: "red", Outcome.UNKNOWN: "yellow"}
+_COLOURS = {"ok": "green", "differs": "red", "unknown": "yellow"}
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(exists=True, path_type=Path))
+@click.argument("bundle", type=click.Path(path_type=Path))
 @json_option
 def verify(bundle: Path) -> None:
     """Check a bundle from anyone: a directory or a .tar.gz of `jobspec bundle`.
@@ -39,8 +39,8 @@ def _print(found: VerifiedBundle) -> None:
     for each in found.findings:
         outcome = click.style(f"{each.outcome:<8}", fg=_COLOURS[each.outcome])
         click.echo(f"{outcome} {each.check}: {each.detail}")
-        if each.file is not None and each.outcome is Outcome.DIFFERS:
+        if each.file is not None and each.outcome == "differs":
             click.echo(f"         in {each.file}")
     click.echo(f"fingerprint {found.fingerprint}")
-    verdict = "nothing differs" if found.verified else "NOT what it states"
-    click.secho(f"{found.job}: {verdict}", bold=True)
+    outcome = "nothing differs" if found.verified else "NOT what it states"
+    click.secho(f"{found.job}: {outcome}", bold=True)

@@ -14,7 +14,7 @@ import pytest
 
 from jobspec.benchmarks import protocol
 from jobspec.bundle import write_bundle
-from jobspec.bundle.findings import Finding, VerifiedBundle
+from jobspec.bundle.findings import BundleFinding, VerifiedBundle
 from jobspec.cli import COMMANDS, cli
 from jobspec.cli.benchmarks import BenchmarkRow
 from jobspec.cli.compare import Compared
@@ -57,7 +57,7 @@ DOCUMENTED: list[type] = [
     evaluation.Sample, answers.ReadExample,
     calibration.CalibrationRow,
     Verification,
-    write_bundle.WrittenBundle, VerifiedBundle, Finding,
+    write_bundle.WrittenBundle, VerifiedBundle, BundleFinding,
     overview.DataOverview, overview.HistogramBin, overview.Duplicates, overview.NearDuplicate,
     reports.RowReport, reports.DroppedRow, mixture.TokenCounts, reports.Passes,
     training_time.Steps, training_time.TrainingEstimate, memory.Memory,

@@ -31,7 +31,7 @@ def unpack(directory: Path, bundle: Path = DEMO) -> BundlePaths:
 
 
 def sign(bundle: BundlePaths) -> None:
-    """Write crate and sums again, as somebody does who changes files on purpose."""
+    """Write crate and sums again, as a forger does."""
     crate = json.loads(bundle.crate.read_bytes())
     files = {
         path.relative_to(bundle.dir).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from jobspec.bundle import read_bundle, tar_gz
-from jobspec.bundle.read_bundle import Limits
+from jobspec.bundle.read_bundle import BundleLimits
 from jobspec.errors import JobspecError
 from jobspec.storage.layout import BundlePaths
 from tests.support.bundles import BENCHMARK, DEMO, edit, sign, unpack
@@ -36,10 +36,10 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
-def refused(place: Path, limits: Limits | None = None) -> str:
+def refused(place: Path, limits: BundleLimits | None = None) -> str:
     """The message for a bundle; nothing is left of it anywhere."""
     before = sorted(place.parent.parent.rglob("*"))
-    with pytest.raises(JobspecError) as error, read_bundle.opened(place, limits or Limits()):
+    with pytest.raises(JobspecError) as error, read_bundle.opened(place, limits or BundleLimits()):
         pass
     assert sorted(place.parent.parent.rglob("*")) == before
     return str(error.value)
@@ -124,14 +124,14 @@ def test_a_decompression_bomb_is_noticed_while_it_is_read(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("limits", "expected"),
     [
-        (Limits(files=5), "more than 5 files"),
-        (Limits(file=1000), "is too large"),
-        (Limits(record=100), ".json: is too large"),
-        (Limits(total=20_000), "is too large"),
+        (BundleLimits(files=5), "more than 5 files"),
+        (BundleLimits(file=1000), "is too large"),
+        (BundleLimits(record=100), ".json: is too large"),
+        (BundleLimits(total=20_000), "is too large"),
     ],
 )
 @pytest.mark.parametrize("as_tar", [True, False])
-def test_limits(bundle: BundlePaths, limits: Limits, expected: str, as_tar: bool) -> None:
+def test_limits(bundle: BundlePaths, limits: BundleLimits, expected: str, as_tar: bool) -> None:
     assert expected in refused(DEMO if as_tar else bundle.dir, limits)
 
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from jobspec.bundle import course, verification
-from jobspec.bundle.findings import Outcome
+from jobspec.bundle import training_facts, verification
 from jobspec.spec.schema import TrainSpec
 from tests.support.bundles import BENCHMARK, DEMO, edit, unpack
 from tests.support.commands import jobspec, jobspec_json
@@ -94,19 +93,19 @@ def test_what_does_not_fit_is_named_although_its_hashes_do(name: str, tmp_path: 
     file, change, expected = FORGED[name]
     bundle = unpack(tmp_path)
     if name == "a lower loss":
-        last = course_end(bundle.dir / METRICS)
+        last = last_step(bundle.dir / METRICS)
         edit(bundle, METRICS, rows(last, loss=0.01))
     else:
         edit(bundle, file, change)
     found = verification.verify(bundle.dir)
     assert not found.verified
-    differing = [f"{f.check}: {f.detail}" for f in found.findings if f.outcome is Outcome.DIFFERS]
+    differing = [f"{f.check}: {f.detail}" for f in found.findings if f.outcome == "differs"]
     assert any(expected in text for text in differing), differing
     refused = jobspec("verify", bundle.dir, code=1)
     assert "NOT what it states" in refused.stdout
 
 
-def course_end(path: Path) -> int:
+def last_step(path: Path) -> int:
     """The line of the last training step."""
     lines = path.read_text().splitlines()
     return max(number for number, line in enumerate(lines) if '"loss"' in line)
@@ -118,7 +117,7 @@ def test_a_spec_without_replaced_texts_gives_the_job_its_id(tmp_path: Path) -> N
     edit(bundle, "spec.json", nested("data", "path", to="rows.jsonl"))
     edit(bundle, "spec.json", nested("eval", "benchmark_dir", to=None))
     (found,) = [f for f in verification.verify(bundle.dir).findings if f.check == "spec"]
-    assert found.outcome is Outcome.DIFFERS and "gives the id `demo-model-lr5e-5-" in found.detail
+    assert found.outcome == "differs" and "gives the id `demo-model-lr5e-5-" in found.detail
 
 
 @pytest.mark.parametrize(
@@ -141,4 +140,6 @@ def test_the_learning_rates_are_those_of_transformers(kind: Any, warmup_ratio: f
         optimizer.step()
         schedule.step()
         expected = schedule.get_last_lr()[0]
-        assert course.learning_rate(train, step, total) == pytest.approx(expected, rel=1e-12)
+        assert training_facts.learning_rate(train, step, total) == pytest.approx(
+            expected, rel=1e-12
+        )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jobspec.bundle.findings import Finding
+from jobspec.bundle.findings import BundleFinding
 from jobspec.records import base as records
 from jobspec.records import metrics
 from jobspec.records.attempt import Result
@@ -22,7 +22,7 @@ _LAST_RATE = 1e-7  # where Transformers' polynomial schedule ends
 _TOLERANCE = 1e-9  # relative: the rates are products of a few floats
 
 
-def check_course(job: JobPaths, attempt: AttemptPaths, spec: JobSpec) -> Iterator[Finding]:
+def check_training(job: JobPaths, attempt: AttemptPaths, spec: JobSpec) -> Iterator[BundleFinding]:
     """Whether an attempt's training did what the spec says, as far as the numbers tell."""
     train, report = spec.train, TRAIN.read(attempt)
     if train is None or report is None:
@@ -38,26 +38,26 @@ def check_course(job: JobPaths, attempt: AttemptPaths, spec: JobSpec) -> Iterato
         f"{total:,} steps: {train.num_train_epochs:g} epochs of {prepared.rows_train:,} rows in "
         f"batches of {train.global_batch_size}"
     )
-    yield Finding.of("steps", faults, what, file)
+    yield BundleFinding.of("steps", faults, what, file)
     if faults:
         return
     faults = list(_loss_faults(steps, rows, report))
     what = f"first loss {report.loss_first}, last {report.loss}, held-out {report.eval_loss}"
-    yield Finding.of("losses", faults, what, file)
+    yield BundleFinding.of("losses", faults, what, file)
     faults = list(_rate_faults(steps, train, total))
     what = f"`{train.lr_scheduler_type}`, as computed for each of {total:,} steps"
-    yield Finding.of("learning rates", faults, what, file)
+    yield BundleFinding.of("learning rates", faults, what, file)
     faults = list(_token_faults(steps, report, prepared, per_epoch))
     what = f"{report.tokens:,}, of which {report.trained_tokens:,} have a loss"
-    yield Finding.of("tokens", faults, what, file)
+    yield BundleFinding.of("tokens", faults, what, file)
 
 
-def check_records(attempt: AttemptPaths, spec: JobSpec) -> Iterator[Finding]:
+def check_records(attempt: AttemptPaths, spec: JobSpec) -> Iterator[BundleFinding]:
     """Whether manifest, reports, result and spec say the same."""
     file = f"attempts/{attempt.number}/{attempt.manifest.name}"
     manifest = records.read(attempt.manifest, Manifest)
     if manifest is None:
-        yield Finding.unknown("records", "the attempt has no manifest: nothing ran")
+        yield BundleFinding.unknown("records", "the attempt has no manifest: nothing ran")
         return
     prepared = PREPARE.read(attempt) or PrepareReport()
     inputs, data = manifest.inputs, spec.data
@@ -78,7 +78,7 @@ def check_records(attempt: AttemptPaths, spec: JobSpec) -> Iterator[Finding]:
     if result is not None and report is not None:
         pairs["the training report in the result"] = result.train, report
     faults = [f"{what} is stated as {a!r} and as {b!r}" for what, (a, b) in pairs.items() if a != b]
-    yield Finding.of("records", faults, f"{len(pairs)} facts are stated alike", file)
+    yield BundleFinding.of("records", faults, f"{len(pairs)} facts are stated alike", file)
 
 
 def _step_faults(steps: Sequence[Row], report: TrainReport, total: int) -> Iterator[str]:
