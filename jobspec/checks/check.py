@@ -99,7 +99,7 @@ def check_spec(
         warnings += check_tasks(spec, root, file, tell)
     report = None
     if spec.train is not None and rows:
-        tell(f"{file}: rendering and verifying the rows")
+        tell(f"{file.name}: rendering and verifying the rows")
         report = _check_rows(spec, root, file)
         warnings += _check_thinking(spec, report, file)
         warnings += contamination.warn(report.overlap)

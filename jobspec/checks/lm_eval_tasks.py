@@ -37,7 +37,7 @@ def check_tasks(
     if not names and not any(_needs_more(name, where) for name in ours):
         return
     if names:
-        tell(f"{file}: loading lm-eval's {', '.join(names)}")
+        tell(f"{file.name}: loading lm-eval's {', '.join(names)}")
     try:
         found = rows.load_tasks(spec, root)
     except worker_command.PackageMissing as error:

@@ -10,6 +10,7 @@ import click
 
 from jobspec.cli.common import common, jobs_argument, open_queue, wants_json
 from jobspec.cli.output import complain, emit, error_json, plural, say
+from jobspec.cli.progress import waiting
 from jobspec.errors import JobspecError
 from jobspec.maintenance import archive as archives
 from jobspec.queue import selectors
@@ -37,13 +38,15 @@ def archive(jobs: tuple[str, ...], destination: Path, no_model: bool) -> None:
     done: list[archives.Archived] = []
     failed: list[JobspecError] = []
     chosen, left = _ready(open_queue(write=False).select(jobs), jobs)
-    for job in chosen:
-        try:
-            done.append(archives.archive(job, destination.absolute(), model=not no_model))
-        except JobspecError as error:
-            failed.append(error)
-        except OSError as error:
-            failed.append(explain(error))
+    with waiting("archiving jobs", len(chosen)) as wait:
+        for job in wait.each(chosen):
+            wait.tell(job.id)
+            try:
+                done.append(archives.archive(job, destination.absolute(), model=not no_model))
+            except JobspecError as error:
+                failed.append(error)
+            except OSError as error:
+                failed.append(explain(error))
     if failed:
         complain(failed, as_json=False)
     if left:

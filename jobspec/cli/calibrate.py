@@ -19,9 +19,11 @@ from jobspec.cli.common import (
     priority_option,
     wants_json,
 )
+from jobspec.cli.findings import say_findings
 from jobspec.cli.new import split_names
 from jobspec.cli.output import Cell, Column, Table, emit, say, warn
-from jobspec.cli.specs import enqueue_all, say_findings
+from jobspec.cli.progress import waiting
+from jobspec.cli.specs import enqueue_all
 from jobspec.errors import BenchmarkError, SpecError
 from jobspec.queue.job import Job
 from jobspec.records.base import State
@@ -99,11 +101,13 @@ def calibrate(
     built = [_build(entry, settings, places["at"]) for entry in entries]
     if places["write"] is not None:
         return _write(built, places["write"])
-    checked = [check.check_spec(spec, Path(spec.name), current_root()) for spec in built]
+    with waiting("checking specs", len(built)) as wait:
+        checked = [
+            check.check_spec(spec, Path(spec.name), current_root(), tell=wait.tell)
+            for spec in wait.each(built)
+        ]
     jobs = [job for _, job in enqueue_all(checked, priority)]
-    for one, job in zip(checked, jobs, strict=True):
-        if not job.already:
-            say_findings(one)
+    say_findings([one for one, job in zip(checked, jobs, strict=True) if not job.already])
     return _report(entries, jobs)
 
 

@@ -10,6 +10,7 @@ import click
 
 from jobspec.cli.common import common, complete_jobs, open_queue, wants_json
 from jobspec.cli.output import Cell, Column, Table, complain, emit
+from jobspec.cli.progress import waiting
 from jobspec.errors import BenchmarkError, JobspecError
 from jobspec.queue.job import Job
 from jobspec.results import pairing
@@ -48,12 +49,13 @@ def compare(a: str, b: str, wanted: tuple[str, ...], seeds: bool, anyway: bool) 
     sides = (queue.job(a), queue.job(b))
     left, right = (pairing.evaluations(job) for job in sides)
     names = list(wanted) or pairing.in_common(left, right)
-    rows = [
-        pairing.compare_benchmark(name, _one(left, name), _one(right, name), anyway=anyway)
-        for name in names
-    ]
-    if seeds:
-        rows = add_seeds(rows, *sides, queue.jobs())
+    with waiting("comparing benchmarks", len(names)) as wait:
+        rows = [
+            pairing.compare_benchmark(name, _one(left, name), _one(right, name), anyway=anyway)
+            for name in wait.each(names)
+        ]
+        if seeds:
+            rows = add_seeds(rows, *sides, queue.jobs())
     if not rows:
         raise BenchmarkError(
             f"the jobs have no benchmark in common: {_listed(left)} and {_listed(right)}",

@@ -15,6 +15,7 @@ from jobspec.cli.common import (
     wants_json,
 )
 from jobspec.cli.output import Cell, Column, Table, emit, plural, say, warn
+from jobspec.cli.progress import waiting
 from jobspec.estimates.disk_need import Footprints
 from jobspec.maintenance import disk
 from jobspec.maintenance.disk import Room, Usage
@@ -39,9 +40,12 @@ def du(jobs: tuple[str, ...], states: tuple[str, ...], everything: bool) -> None
     the final weights. If the filesystem does not report your quota, set JOBSPEC_QUOTA_GIB.
     """
     queue = open_queue(write=False)
-    usages = [disk.measure_usage(job) for job in chosen_jobs(queue, jobs, states)]
-    usages.sort(key=lambda one: one.total, reverse=True)
-    cache, room = disk.cache_size(queue.paths), disk.measure_room(queue.paths)
+    chosen = chosen_jobs(queue, jobs, states)
+    with waiting("measuring jobs", len(chosen)) as wait:
+        usages = [disk.measure_usage(job) for job in wait.each(chosen)]
+        usages.sort(key=lambda one: one.total, reverse=True)
+        wait.tell("the cache")
+        cache, room = disk.cache_size(queue.paths), disk.measure_room(queue.paths)
     if wants_json():
         rows = [{"job": one, "total": one.total} for one in usages]
         return emit({"jobs": rows, "cache": cache, "room": room})
@@ -99,12 +103,14 @@ def gc(jobs: tuple[str, ...], states: tuple[str, ...], dry_run: bool, failed: bo
     """
     queue = open_queue()
     freed: dict[str, int] = {}
-    for job in chosen_jobs(queue, jobs, states):
-        # Read the job again: one that was just retried needs its checkpoints.
-        paths = disk.find_deletable(queue.job(job.id) if failed else job, failed=failed)
-        sizes = [disk.size_of(path) if dry_run else disk.delete(path) for path in paths]
-        if paths:
-            freed[job.id] = sum(sizes)
+    chosen = chosen_jobs(queue, jobs, states)
+    with waiting("measuring jobs" if dry_run else "deleting files of jobs", len(chosen)) as wait:
+        for job in wait.each(chosen):
+            # Read the job again: one that was just retried needs its checkpoints.
+            paths = disk.find_deletable(queue.job(job.id) if failed else job, failed=failed)
+            sizes = [disk.size_of(path) if dry_run else disk.delete(path) for path in paths]
+            if paths:
+                freed[job.id] = sum(sizes)
     if wants_json():
         return emit({"freed": freed, "bytes": sum(freed.values()), "dry_run": dry_run})
     for job_id, count in freed.items():

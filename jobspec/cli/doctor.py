@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import click
 
-from jobspec.cli.common import common, current_root, wants_json
-from jobspec.cli.output import emit_struct, say
+from jobspec.cli.common import common, current_root, open_queue, wants_json
+from jobspec.cli.output import emit_struct, interactive, plural, say
+from jobspec.cli.progress import waiting
 from jobspec.doctor import run as doctors
 from jobspec.doctor.measurements import CheckResult, Diagnosis, Recommendation
+from jobspec.errors import RootError
 from jobspec.records.answers import MachineFact
 
 _COLOURS = {"ok": "green", "warn": "yellow", "bad": "red"}
@@ -32,8 +36,13 @@ _COLOURS = {"ok": "green", "warn": "yellow", "bad": "red"}
     show_default=True,
     help="Approximate time limit; it waits at most a quarter of it for a change to appear.",
 )
+@click.option(
+    "--apply",
+    is_flag=True,
+    help="Write the recommended heartbeat and lease into the root's FORMAT without asking.",
+)
 @common
-def doctor(wait_for: int, peer: str | None, seconds: float) -> None:
+def doctor(wait_for: int, peer: str | None, seconds: float, apply: bool) -> None:
     """Say what this machine can do, measure the root's filesystem, and recommend settings.
 
     \b
@@ -43,17 +52,46 @@ def doctor(wait_for: int, peer: str | None, seconds: float) -> None:
     It lists GPUs, packages, kernels, engine, scheduler and container, with the command that closes
     each gap. It measures renames by several threads or hosts at once, how late changes become
     visible, fsync, clocks, permissions, path lengths, free space and notifications. It deletes all
-    its files. If the root does not exist yet, it measures the directory that would contain it.
+    its files. If the root does not exist yet, it measures the directory that would contain it. If
+    the root's heartbeat or lease is too short, it offers to write the recommended ones.
     """
-    diagnosis = doctors.examine(
-        current_root(), seconds=seconds, name=peer, wait_for=wait_for, log=say
-    )
+    # With other hosts it says whom it waits for.
+    alone = waiting("measuring the filesystem") if wait_for == 1 else nullcontext()
+    with alone:
+        diagnosis = doctors.examine(
+            current_root(), seconds=seconds, name=peer, wait_for=wait_for, log=say
+        )
     if wants_json():
         emit_struct(diagnosis)
     else:
         for line in _lines(diagnosis):
             click.echo(line)
+    if diagnosis.advice is not None and diagnosis.is_too_short:
+        _offer(diagnosis.advice, asked=apply)
     click.get_current_context().exit(0 if diagnosis.is_usable else 1)
+
+
+def _offer(advice: Recommendation, *, asked: bool) -> None:
+    """Write the recommended timings if the user wants that; never while workers are alive."""
+    from jobspec.monitoring import workers
+    from jobspec.queue import root
+
+    wanted = f"heartbeat {advice.heartbeat_s:g} s, lease {advice.lease_s:g} s"
+    if not asked:
+        if wants_json() or not (interactive() and sys.stdin.isatty()):
+            return
+        if not click.confirm(f"\nWrite {wanted} into the root's FORMAT?", err=True):
+            return
+    queue = open_queue()
+    alive = [row.worker for row in workers.rows(queue) if row.alive]
+    if alive:
+        raise RootError(
+            f"{plural(len(alive), 'worker')} alive: they would go on with the old settings",
+            file=queue.paths.root,
+            hint="`jobspec drain` them, then run `jobspec doctor --apply`",
+        )
+    root.set_timings(queue.paths, heartbeat_s=advice.heartbeat_s, lease_s=advice.lease_s)
+    say(f"{queue.paths.format}: {wanted}")
 
 
 def _lines(diagnosis: Diagnosis) -> Iterator[str]:

@@ -15,9 +15,11 @@ from jobspec.cli.common import (
     priority_option,
     wants_json,
 )
+from jobspec.cli.findings import say_findings
 from jobspec.cli.new import benchmarks_option
 from jobspec.cli.output import emit, say
-from jobspec.cli.specs import checked_json, enqueue_all, say_findings
+from jobspec.cli.progress import waiting
+from jobspec.cli.specs import checked_json, enqueue_all
 from jobspec.spec import builder
 
 _BELOW_JOBS = re.compile(r"/jobs/(?P<job>[a-z0-9-]+)/(?:attempts/\d+/)?(?P<rest>.+)$")
@@ -69,8 +71,9 @@ def evaluate(
         smoke=smoke,
     )
     (spec,) = builder.build(request)
-    one = check.check_spec(spec, Path(checkpoint), current_root())
-    say_findings(one)
+    with waiting("checking the spec") as wait:
+        one = check.check_spec(spec, Path(checkpoint), current_root(), tell=wait.tell)
+    say_findings([one])
     ((_, job),) = enqueue_all([one], priority)
     if wants_json():
         enqueued = {"job": job.id, "already": job.already, "state": job.state}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import time
 from collections.abc import Callable, Sequence
 
 import click
@@ -19,6 +18,7 @@ from jobspec.cli.common import (
     wants_json,
 )
 from jobspec.cli.output import complain, emit, error_json, plural, say
+from jobspec.cli.progress import countdown, waiting
 from jobspec.cluster import detect, reaping
 from jobspec.errors import JobNotFound, JobspecError
 from jobspec.queue import fair_share
@@ -202,7 +202,9 @@ def fsck() -> None:
     It adds missing queue entries, restores damaged ones, and deletes temporary files of dead
     processes. It is safe to run at any time.
     """
-    repairs = msgspec.to_builtins(open_queue().fsck())
+    queue = open_queue()
+    with waiting("reading the jobs' directories"):
+        repairs = msgspec.to_builtins(queue.fsck())
     if wants_json():
         return emit(repairs)
     for kind, names in repairs.items():
@@ -266,12 +268,11 @@ def _watch_a_lease(queue: Queue, worker: str | None) -> list[str]:
     """Look once per heartbeat interval, as workers do, for the length of a lease."""
     lease_s, poll_s = queue.format.lease_s, min(queue.format.heartbeat_s, queue.format.lease_s / 4)
     scheduler, reaped = detect.scheduler(), queue.reap(worker=worker)
-    say(f"watching heartbeats for {lease_s:.0f} s …")
-    deadline = time.monotonic() + lease_s + 2 * poll_s
-    while time.monotonic() < deadline and queue.jobs("running"):
-        reaped += reaping.reap(queue, scheduler)
-        time.sleep(poll_s)
-        reaped += queue.reap(worker=worker)
+    with countdown("a silent worker's lease expires", lease_s + 2 * poll_s) as wait:
+        while not wait.is_over and queue.jobs("running"):
+            reaped += reaping.reap(queue, scheduler)
+            wait.sleep(poll_s)
+            reaped += queue.reap(worker=worker)
     return reaped
 
 

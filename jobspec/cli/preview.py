@@ -10,6 +10,7 @@ import click
 from jobspec.checks import check, rows
 from jobspec.cli.common import common, current_root, wants_json
 from jobspec.cli.output import emit_struct, interactive, plural, say, terminal_width, warn
+from jobspec.cli.progress import waiting
 from jobspec.errors import JobspecError
 from jobspec.records.answers import Preview
 from jobspec.records.base import UNSET
@@ -50,9 +51,8 @@ def preview(file: Path, row: int | None, source: str | None) -> None:
         raise JobspecError(
             "this spec trains nothing, so there is no row to show", file=file, place="$.train"
         )
-    if row is None and interactive():
-        say("reading all rows …")
-    shown = rows.preview(completed, current_root(), row, source)
+    with waiting("reading all rows" if row is None else "reading the row"):
+        shown = rows.preview(completed, current_root(), row, source)
     if wants_json():
         return emit_struct(shown)
     if shown.overview is UNSET or shown.text:

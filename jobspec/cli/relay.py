@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import click
 
 from jobspec.cli.common import common, jobs_argument, open_queue, wants_json
 from jobspec.cli.output import emit, plural, say, warn
+from jobspec.cli.progress import Wait, waiting
 from jobspec.errors import JobspecError
 from jobspec.queue.job import Job
 from jobspec.queue.queue import Queue
@@ -103,13 +105,20 @@ def _send(
 ) -> None:
     from jobspec.relay.relay_group import RelayGroup
 
-    sender = RelayGroup(queue, _relay_options(select, options), lock, warn)
+    def report(text: str) -> None:
+        wait.close()
+        warn(text)
+
+    watched = options["watch"]  # then the relay stays, and waits for nothing
+    wait = Wait("sending rows")
+    sender = RelayGroup(queue, _relay_options(select, options), lock, report)
     try:
-        while True:
-            done = sender.once()
-            if done and not options["watch"]:
-                break
-            sender.wait()
+        with nullcontext() if watched else wait.shown_after():
+            while True:
+                done = sender.once()
+                if done and not watched:
+                    break
+                sender.wait()
     except KeyboardInterrupt:
         say("stopped; the next relay sends what has not arrived yet")
     finally:
@@ -197,7 +206,8 @@ def _verify(queue: Queue, select: Callable[[], list[Job]], options: dict[str, An
     from jobspec.relay.verify import verify
 
     offline, relay_options = options["offline"], _relay_options(select, options)
-    runs = verify(queue, select(), offline=offline, options=relay_options)
+    with waiting("comparing with W&B"):
+        runs = verify(queue, select(), offline=offline, options=relay_options)
     wrong = [run for run in runs if not run.is_exact]
     if wants_json():
         import msgspec

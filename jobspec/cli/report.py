@@ -15,6 +15,7 @@ from jobspec.cli.common import (
     wants_json,
 )
 from jobspec.cli.output import emit, plural, say
+from jobspec.cli.progress import waiting
 from jobspec.storage import fs
 
 
@@ -41,8 +42,9 @@ def report(jobs: tuple[str, ...], states: tuple[str, ...], output: Path) -> None
 
     queue = open_queue(write=False)
     chosen = chosen_jobs(queue, jobs, states)
-    made = page.render(document.whole_document(queue, chosen)).encode()
-    fs.replace(output, made)
+    with waiting(f"reading {plural(len(chosen), 'job')}"):
+        made = page.render(document.whole_document(queue, chosen)).encode()
+        fs.replace(output, made)
     if wants_json():
         return emit({"file": str(output), "jobs": len(chosen), "bytes": len(made)})
     click.echo(output)

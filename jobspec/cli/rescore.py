@@ -10,6 +10,7 @@ import msgspec
 from jobspec import worker_command
 from jobspec.cli.common import common, jobs_argument, open_queue, wants_json
 from jobspec.cli.output import complain, emit, error_json, say
+from jobspec.cli.progress import waiting
 from jobspec.errors import JobspecError, TransitionRefused
 from jobspec.queue.job import Job
 from jobspec.records.answers import Rescored
@@ -32,11 +33,14 @@ def rescore(jobs: tuple[str, ...]) -> None:
     """
     done: list[dict[str, Any]] = []
     failed: list[JobspecError] = []
-    for job in open_queue().select(jobs):
-        try:
-            done.append({"job": job.id, **_rescore(job)})
-        except JobspecError as error:
-            failed.append(error)
+    chosen = open_queue().select(jobs)
+    with waiting("scoring jobs again", len(chosen)) as wait:
+        for job in wait.each(chosen):
+            wait.tell(job.id)
+            try:
+                done.append({"job": job.id, **_rescore(job)})
+            except JobspecError as error:
+                failed.append(error)
     if failed:
         complain(failed, as_json=False)
     if wants_json():

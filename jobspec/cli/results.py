@@ -9,6 +9,7 @@ import msgspec
 
 from jobspec.cli.common import common, complete_jobs, jobs_argument, open_queue, wants_json
 from jobspec.cli.output import Cell, Column, Table, emit_struct, say
+from jobspec.cli.progress import waiting
 from jobspec.cli.status_view import COLOURS
 from jobspec.queue.job import Job
 from jobspec.queue.queue import Queue
@@ -57,10 +58,11 @@ def results(jobs: tuple[str, ...], form: str | None, against: str | None) -> Non
     started are left out.
     """
     queue = open_queue(write=False)
-    jobs_shown = queue.select(jobs) if jobs else filter(table.was_started, queue.jobs())
-    rows = table.all_rows(jobs_shown)
-    if against is not None:
-        rows = _with_differences(rows, queue, queue.job(against))
+    jobs_shown = queue.select(jobs) if jobs else list(filter(table.was_started, queue.jobs()))
+    with waiting("reading jobs", len(jobs_shown)) as wait:
+        rows = table.all_rows(wait.each(jobs_shown))
+        if against is not None:
+            rows = _with_differences(rows, queue, queue.job(against))
     if wants_json():
         return emit_struct(table.results(str(queue.paths.root), rows))
     if form == "csv":

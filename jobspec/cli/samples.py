@@ -14,6 +14,7 @@ import click
 from jobspec.benchmarks.registry import canonical_name
 from jobspec.cli.common import common, complete_jobs, open_queue, wants_json
 from jobspec.cli.output import emit, plural, say
+from jobspec.cli.progress import waiting
 from jobspec.errors import BenchmarkError
 from jobspec.queue.job import Job
 from jobspec.records import evaluation
@@ -75,7 +76,9 @@ def samples(
     wanted = open_queue(write=False).job(job)
     if inspect is not None:
         return _write_logs(wanted, benchmark, inspect)
-    every = list(evaluation.samples(_directory(evaluated_attempt(wanted), benchmark)))
+    directory = _directory(evaluated_attempt(wanted), benchmark)
+    with waiting("reading samples"):
+        every = list(evaluation.samples(directory))
     _refuse_unknown(ids, every)
     chosen = [
         sample

@@ -98,24 +98,24 @@ class _View:
         selection = report.select(wanted, self._limit)
         return report.status(self._queue, everything, selection), selection
 
-    def lines(self, height: int | None = None) -> list[str]:
+    def lines(self, height: int | None = None, *, watched: bool = False) -> list[str]:
         now, selection = self.status()
-        return status_view.lines(now, selection.jobs, height)
+        return status_view.lines(now, selection.jobs, height, watched=watched)
 
 
 def _redraw(view: _View, interval: float) -> None:
     """Redraw in place; a resized window is redrawn at once."""
-    if not interactive():
+    if not interactive() or os.environ.get("TERM") == "dumb":
         raise click.UsageError("--watch needs a terminal; use --json in a loop, or `jobspec wait`.")
     wake, waker = os.pipe()
     os.set_blocking(waker, False)
     signal.set_wakeup_fd(waker)
     signal.signal(signal.SIGWINCH, _wake)
-    sys.stdout.write("\x1b[?1049h\x1b[?25l")  # alternate screen, hidden cursor
+    sys.stdout.write("\x1b[?1049h\x1b[?25l\x1b[?7l")  # alternate screen, hidden cursor, no wrapping
     frame: list[str] = []
     try:
         while True:
-            frame = view.lines(os.get_terminal_size().lines - 1)
+            frame = view.lines(os.get_terminal_size().lines - 1, watched=True)
             _draw(frame)
             if select.select([wake], [], [], interval)[0]:
                 os.read(wake, 4096)
@@ -123,7 +123,7 @@ def _redraw(view: _View, interval: float) -> None:
         pass
     finally:
         signal.set_wakeup_fd(-1)
-        sys.stdout.write("\x1b[?25h\x1b[?1049l")
+        sys.stdout.write("\x1b[?7h\x1b[?25h\x1b[?1049l")
     click.echo("\n".join(frame))
 
 

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 import click
 
-from jobspec.cli.output import Cell, Column, Table, bar, duration, plural, terminal_width
+from jobspec.cli.output import (
+    Cell,
+    Column,
+    Table,
+    bar,
+    duration,
+    plural,
+    terminal_width,
+    without_digests,
+    wrap,
+)
 from jobspec.monitoring import reasons, workers
 from jobspec.monitoring.status import EndedAttemptRow, JobRow, Status
 from jobspec.monitoring.workers import WorkerRow
 from jobspec.queue.job import Job
 from jobspec.records.attempt import End
-from jobspec.records.base import State
+from jobspec.records.base import FINAL, State
+from jobspec.records.queue_files import Hold
 from jobspec.results import table
 from jobspec.results.table import short
 
@@ -25,43 +37,56 @@ COLOURS = {
 }
 WORKERS = 12  # rows of workers; `jobspec workers` shows all
 _WORKER_COLOURS = {"silent": "red", "busy": "cyan", "draining": "yellow"}
+_BAR = 2  # index of the column of progress bars
 _JOB_COLUMNS = (
-    Column("job"),
+    Column("job", brief_rank=3),
     Column("state"),
     Column("", 4),
-    Column("eta", 7, right=True),
-    Column("figures", 6, least=15),
+    Column("time", 8, right=True),
+    Column("loss", right=True),
+    Column("held out", 5, right=True),
+    Column("figures", 6, least=15, drop_rank=7),
     Column("try", 5, right=True),
     Column("user", 5),
-    Column("host", 3),
+    Column("host", 2),
     Column("worker", 1),
 )
 _WORKER_COLUMNS = (
-    Column("worker"),
+    Column("worker", brief_rank=3),
     Column("state"),
     Column("busy", 8, right=True),
     Column("slurm", 7),
-    Column("host", 3),
+    Column("host", 2),
     Column("gpus", 4),
-    Column("job", 5, least=14),
+    Column("job", 5, least=14, brief_rank=3),
     Column("phase", 2),
     Column("seen", 6, right=True),
 )
-_FIGURES = ("loss", "tokens_per_second", "eval_loss")
+_HELD = "held"  # the state of a pending job during `jobspec hold`
 
 
-def lines(now: Status, jobs: Sequence[Job], height: int | None = None) -> list[str]:
+def lines(
+    now: Status, jobs: Sequence[Job], height: int | None = None, *, watched: bool = False
+) -> list[str]:
     """The whole screen.
 
     Args:
         now: the status to show.
         jobs: the jobs of its rows.
         height: limit of lines, met by cutting the table of jobs; None for no limit.
+        watched: draw progress bars on narrow terminals too, and one of all jobs.
     """
     top, foot = _headline(now), list(_worker_lines(now))
-    if now.nothing_runs is not None:
-        top.append(click.style(f"no job is claimed: {now.nothing_runs}", fg="yellow"))
-    table = ["", *job_table(now.jobs, jobs).lines()] if now.jobs else []
+    if watched and (total := sum(now.counts.values())):
+        ended = sum(now.counts.get(state, 0) for state in FINAL)
+        top.append(f"{bar(ended / total, 20)} {ended:,} of {plural(total, 'job')} ended")
+    if now.hold is not None:
+        top += [click.style(line, fg="yellow") for line in _hold_lines(now.hold)]
+    elif now.nothing_runs is not None:
+        why = wrap(f"no job is claimed: {now.nothing_runs}", terminal_width())
+        top += [click.style(line, fg="yellow") for line in why]
+    drawn = job_table(now.jobs, jobs, held=now.hold is not None, watched=watched)
+    table = ["", *drawn.lines()] if now.jobs else []
     if now.left_out:
         rest = ", ".join(f"{count:,} {state}" for state, count in now.left_out.items())
         foot = [click.style(f"and {rest} more (--all, --state)", dim=True), *foot]
@@ -69,6 +94,14 @@ def lines(now: Status, jobs: Sequence[Job], height: int | None = None) -> list[s
         foot = foot[: max(2, height // 3)]
         table = cut(table, height - len(top) - len(foot))
     return [*top, *table, *foot][:height]
+
+
+def _hold_lines(hold: Hold) -> list[str]:
+    why = f": {hold.reason}" if hold.reason else ""
+    age = duration(workers.age_s(hold.at))
+    facts = [f"by {hold.by}" if hold.by else "", f"for {age}" if age else ""]
+    facts = ", ".join(filter(None, [*facts, "`jobspec release` lifts it"]))
+    return wrap(f"on hold{why} ({facts})", terminal_width())
 
 
 def cut(drawn: list[str], room: int) -> list[str]:
@@ -81,34 +114,57 @@ def cut(drawn: list[str], room: int) -> list[str]:
 
 
 def _headline(now: Status) -> list[str]:
-    """The root and the counts, on two lines if they do not fit on one."""
+    """The root and the counts, on several lines if they do not fit on one."""
     parts = [
         click.style(f"{count:,} {state}", fg=COLOURS[State(state)])
         for state, count in now.counts.items()
         if count
     ]
     total = plural(sum(now.counts.values()), "job")
-    counts = f"{total}: {', '.join(parts)}" if parts else total
-    root = click.style(now.root, bold=True)
-    one = f"{root}  {counts}"
-    return [one] if len(click.unstyle(one)) <= terminal_width() else [root, counts]
+    root, width = click.style(now.root, bold=True), terminal_width()
+    lines = [f"{root}  {total}" + (": " if parts else "")]
+    if len(click.unstyle(lines[0] + ", ".join(parts))) > width:
+        lines = [root, total + (": " if parts else "")]
+    for number, part in enumerate(parts, 1):
+        comma = "," if number < len(parts) else ""
+        if len(click.unstyle(lines[-1] + part + comma)) > width:
+            lines.append("  ")
+        lines[-1] += f"{part}{comma} "
+    return [line.rstrip() for line in lines]
 
 
-def job_table(rows: Sequence[JobRow], jobs: Sequence[Job]) -> Table:
+def job_table(
+    rows: Sequence[JobRow], jobs: Sequence[Job], *, held: bool = False, watched: bool = False
+) -> Table:
     """One row per job, with notes on why it failed, was retried or waits.
 
-    The users are shown if there are several.
+    The users are shown if there are several. Where there is little room, ids lose their digest.
+
+    Args:
+        held: the queue is on hold.
+        watched: progress bars stay where there is little room.
     """
-    table = Table(_JOB_COLUMNS)
+    columns = list(_JOB_COLUMNS)
+    if watched:
+        columns[_BAR] = dataclasses.replace(columns[_BAR], rank=7)
+    table = Table(columns)
     several_users = len({row.user for row in rows if row.user}) > 1
-    for row, job in zip(rows, jobs, strict=True):
+    names = without_digests([row.job for row in rows])
+    for row, job, name in zip(rows, jobs, names, strict=True):
         state = State(row.state)
+        waits = held and state is State.PENDING
         table.add(
-            row.job,
-            Cell(state_and_phase(row), COLOURS[state], dim=state is State.CANCELLED),
+            Cell(row.job, brief=name),
+            Cell(
+                _HELD if waits else state_and_phase(row),
+                "yellow" if waits else COLOURS[state],
+                dim=state is State.CANCELLED,
+            ),
             "" if row.progress is None else bar(row.progress),
-            duration(row.eta_s),
-            figures(row),
+            _time(row),
+            _loss_cell(row),
+            "" if row.eval_loss is None else f"{row.eval_loss:.4g}",
+            _scores_or_speed(row),
             str(row.attempt) if row.attempt > 1 else "",
             (row.user or "") if several_users else "",
             row.host or "",
@@ -119,30 +175,50 @@ def job_table(rows: Sequence[JobRow], jobs: Sequence[Job]) -> Table:
 
 
 def state_and_phase(row: JobRow) -> str:
-    """The state with progress or duration, like `running train 43%` or `succeeded 2h 05m`."""
+    """The state; of a running job, its phase and progress: `train 43 %`."""
+    if row.state != State.RUNNING:
+        return row.state
+    progress = "" if row.progress is None else f" {int(row.progress * 100 + 1e-9)} %"
+    return f"{row.phase or 'starting'}{progress}"
+
+
+def _time(row: JobRow) -> str:
+    """The time that a running phase will still take, or that the last attempt took."""
     if row.state == State.RUNNING:
-        progress = "" if row.progress is None else f"{row.progress:4.0%}"
-        return f"{row.state} {row.phase or 'starting'}{progress}"
+        return "" if row.eta_s is None else f"{duration(row.eta_s)} left"
     started, ended = workers.age_s(row.started_at), workers.age_s(row.ended_at)
-    length = duration(started - ended) if started is not None and ended is not None else ""
-    return f"{row.state} {length}".rstrip()
+    return duration(started - ended) if started is not None and ended is not None else ""
 
 
-def figures(row: JobRow) -> str:
-    """The loss and speed of a running job, the scores of a finished one."""
+def _loss_cell(row: JobRow) -> Cell:
+    """The training loss, and `▲` if it rose; `NaN` if a loss or gradient was not finite."""
+    if row.non_finite:
+        return Cell("NaN ▲", "red", bold=True)
+    loss = "" if row.loss is None else f"{row.loss:.4g}"
+    if row.loss_rise is not None:
+        return Cell(f"{loss} ▲".lstrip(), "red", bold=True)
+    return Cell(loss)
+
+
+def _scores_or_speed(row: JobRow) -> str:
+    """The scores of a finished job; the speed of one that trains, or what it has done."""
     scores = table.main_metrics(row.metrics)
     if scores:
         return ", ".join(f"{short(name)} {value:.3f}" for name, (_, value) in scores.items())
-    names = [name for name in _FIGURES if name in row.metrics] or list(row.metrics)
-    known = [(name, row.metrics.get(name)) for name in names]
-    parts = [_figure(name, value) for name, value in known if value is not None]
-    if not parts and row.done is not None and row.total:
-        parts = [f"{row.done:,.0f}/{row.total:,.0f} {row.unit or ''}".rstrip()]
-    return ", ".join(parts[:3])
+    if row.state != State.RUNNING:
+        return ""
+    if (speed := row.metrics.get("tokens_per_second")) is not None:
+        return f"{speed:,.0f} tok/s"
+    if row.done is not None and row.total:
+        return f"{row.done:,.0f}/{row.total:,.0f} {row.unit or ''}".rstrip()
+    return ""
 
 
-def _figure(name: str, value: float) -> str:
-    return f"{value:,.0f} tok/s" if name == "tokens_per_second" else f"{name} {value:.4g}"
+def figures(row: JobRow) -> str:
+    """The loss and speed of a running job, the scores of a finished one, on one line."""
+    named = (("loss", row.loss), ("held out", row.eval_loss))
+    parts = [f"{name} {value:.4g}" for name, value in named if value is not None]
+    return ", ".join([*parts, *filter(None, [_scores_or_speed(row)])])
 
 
 def _notes(row: JobRow, end: End | None) -> list[Cell]:
@@ -217,15 +293,17 @@ def _mean_busy(live: Sequence[WorkerRow]) -> str:
 def worker_table(rows: Sequence[WorkerRow]) -> Table:
     """One row per worker, with its note below it."""
     table = Table(_WORKER_COLUMNS)
-    for row in rows:
+    names = without_digests([row.worker for row in rows])
+    jobs = without_digests([row.job or row.helps or "" for row in rows])
+    for row, name, job in zip(rows, names, jobs, strict=True):
         table.add(
-            row.worker,
+            Cell(row.worker, brief=name),
             Cell(row.state, _WORKER_COLOURS.get(row.state)),
             "" if row.busy_frac is None else f"{row.busy_frac:.0%}",
             row.slurm_job or "",
             row.host,
             f"{row.gpus}× {row.gpu_name or 'GPU'}" if row.gpus else "",
-            row.job or row.helps or "",
+            Cell(row.job or row.helps or "", brief=job),
             row.phase or ("helps" if row.helps else ""),
             "" if row.age_s is None else f"{duration(row.age_s)} ago",
             notes=[Cell(row.note, "yellow")] if row.note else [],

@@ -143,7 +143,7 @@ def go_on(row: RunRow, job: Job) -> RunRow:
     return msgspec.structs.replace(
         row,
         phase=told.phase or None,
-        progress=status.fraction(told),
+        progress=told.fraction,
         done=told.done,
         total=told.total,
         unit=told.unit,

@@ -91,8 +91,8 @@ def compare(layout: Format | None, recommended: Recommendation) -> Iterator[Chec
         return
     settings = f"heartbeat {layout.heartbeat_s:g} s, lease {layout.lease_s:g} s"
     if layout.lease_s < recommended.lease_s or layout.heartbeat_s < recommended.heartbeat_s:
-        wanted = f'"heartbeat_s": {recommended.heartbeat_s:g}, "lease_s": {recommended.lease_s:g}'
-        hint = f"while no worker runs, set {wanted} in FORMAT: {recommended.why}"
+        wanted = f"heartbeat {recommended.heartbeat_s:g} s, lease {recommended.lease_s:g} s"
+        hint = f"while no worker runs, `jobspec doctor --apply` sets {wanted}: {recommended.why}"
         yield _warn("lease", f"{settings}: live workers may be mistaken for dead ones", hint)
     else:
         yield _ok("lease", settings)

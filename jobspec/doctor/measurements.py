@@ -147,6 +147,11 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
     @property
+    def is_too_short(self) -> bool:
+        """Whether the root's heartbeat or lease is shorter than the recommended one."""
+        return any(each.check == "lease" and each.severity == "warn" for each in self.checks)
+
+    @property
     def is_usable(self) -> bool:
         """Whether no check forbids a queue here."""
         return all(check.severity != "bad" for check in self.checks)

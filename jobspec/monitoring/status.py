@@ -22,6 +22,7 @@ from jobspec.records import metrics
 from jobspec.records.attempt import ClaimRecord, End, PhaseTime, Progress, Result, read_end
 from jobspec.records.base import Reason, State
 from jobspec.records.manifest import Manifest
+from jobspec.records.queue_files import Hold
 from jobspec.records.reports import LossChange
 from jobspec.storage import fs
 
@@ -52,7 +53,9 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
         progress: the finished fraction of the phase, 0 to 1: `done` of `total` `unit`s.
         reason_count: attempts that ended for `reason`; the job fails at `reason_limit`.
         waits_for: what a pending job needs that no live worker has, or whose turn is before it.
-        loss_rise: of a finished training that made the loss higher.
+        loss_rise: of a training that made the loss higher; of a running one, so far.
+        loss, eval_loss: the newest or final training and held-out loss.
+        non_finite: it failed because a loss or the gradient's norm was NaN or infinite.
         directory_missing: the job's directory was deleted; `fsck` makes it again.
         user: who enqueued it.
     """
@@ -81,6 +84,9 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     loss_rise: LossChange | None = None
     directory_missing: bool = False
     user: str | None = None
+    loss: float | None = None
+    eval_loss: float | None = None
+    non_finite: bool = False
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +107,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     nothing_runs: str | None = None
     left_out: dict[str, int] = {}
     quarantine_reasons: dict[str, str] = msgspec.field(default_factory=dict[str, str], name="aside")
+    hold: Hold | None = None
 
 
 class AttemptRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -193,6 +200,7 @@ def status(queue: Queue, jobs: Sequence[Job], shown: Selection) -> Status:
     worker_rows = workers.rows(queue)
     turns = _why_others_come_first(queue, jobs, shown.jobs)
     reasons = {host: mark.reason for host, mark in queue.quarantined().items()}
+    held = queue.on_hold()
     return Status(
         root=str(queue.paths.root),
         counts=count_by_state(jobs),
@@ -202,6 +210,7 @@ def status(queue: Queue, jobs: Sequence[Job], shown: Selection) -> Status:
         nothing_runs=workers.why_nothing_runs(queue, jobs, worker_rows, reasons),
         left_out={state.value: count for state, count in shown.hidden.items()},
         quarantine_reasons=reasons,
+        hold=held,
     )
 
 
@@ -225,38 +234,45 @@ def job_row(job: Job, worker_rows: Sequence[WorkerRow] = (), turn: str | None = 
 
     `turn` says why a pending job's user has to wait.
     """
+    from jobspec.monitoring import losses  # here, since an empty queue needs none
+
     attempt = job.paths.attempt(job.attempt)
     progress = records.read(attempt.progress, Progress) if job.state is State.RUNNING else None
     end = records.read(attempt.end, End) if job.state in records.FINAL else None
     worker = job.worker or (end.worker if end else None) or None
     hosts = {row.worker: row.host for row in worker_rows if row.worker == worker}
     able = [row for row in worker_rows if row.alive]
-    loss, finished = _loss(job), result(job)
+    budget, finished = _loss(job), result(job)
+    shown = _metrics(job, finished, progress)
+    trained = losses.read(job, finished, progress, end, shown)
     return JobRow(
         job=job.id,
         name=_name(job),
         state=job.state.value,
         attempt=job.attempt,
         phase=(progress.phase if progress else end.phase if end else None) or None,
-        progress=fraction(progress),
+        progress=progress.fraction if progress else None,
         eta_s=progress.eta_s if progress else None,
         worker=worker,
         host=(end.host if end else hosts.get(worker or "")) or None,
         reason=job.reason.value if job.reason is not None else None,
-        reason_count=loss.count if loss is not None else None,
-        reason_limit=loss.limit if loss is not None else None,
+        reason_count=budget.count if budget is not None else None,
+        reason_limit=budget.limit if budget is not None else None,
         enqueued_at=job.enqueued_at,
         started_at=_started(attempt, end) if job.state is not State.PENDING else None,
         ended_at=(end.ended_at if end else None) or None,
-        metrics=_metrics(job, finished, progress),
+        metrics=shown,
         done=progress.done if progress else None,
         total=progress.total if progress else None,
         unit=progress.unit if progress else None,
         waits_for=(workers.unmet_need(job, able) or turn) if job.state is State.PENDING else None,
         attempts=_ended_attempts(job),
-        loss_rise=finished.train.loss_rise if finished and finished.train else None,
+        loss_rise=trained.rise,
         directory_missing=not fs.exists(job.paths.dir),
         user=job.user,
+        loss=trained.loss,
+        eval_loss=trained.eval_loss,
+        non_finite=trained.non_finite,
     )
 
 
@@ -296,13 +312,6 @@ def _name(job: Job) -> str:
         return job.spec.name
     except (JobspecError, OSError):
         return job.id.rpartition("-")[0]  # a damaged spec must not hide the rest of the queue
-
-
-def fraction(progress: Progress | None) -> float | None:
-    """The finished fraction of a phase; None if it is not known."""
-    if progress is None or progress.total <= 0:
-        return None
-    return min(1.0, max(0.0, progress.done / progress.total))
 
 
 def _loss(job: Job) -> LossRow | None:

@@ -12,6 +12,8 @@ import os
 import stat
 from pathlib import Path
 
+import msgspec
+
 from jobspec.errors import DiskFull, RootError
 from jobspec.queue.entries import read_bytes
 from jobspec.records import base as records
@@ -66,6 +68,20 @@ def create_root(root: RootPaths, *, heartbeat_s: float, lease_s: float, group: b
             file=error.filename or root.root,
             hint="name a directory that you may write to with --root or JOBSPEC_ROOT",
         ) from error
+
+
+def set_timings(root: RootPaths, *, heartbeat_s: float, lease_s: float) -> None:
+    """Write timings into FORMAT where they are longer. Running processes keep the old ones.
+
+    Raises:
+        RootError: the root is missing or damaged.
+    """
+    old = _read_format(root)
+    longer = {
+        "heartbeat_s": max(old.heartbeat_s, heartbeat_s),
+        "lease_s": max(old.lease_s, lease_s),
+    }
+    fs.replace(root.format, records.encode(msgspec.structs.replace(old, **longer)))
 
 
 def open_root(root: RootPaths, *, group: bool, write: bool = True) -> Format:

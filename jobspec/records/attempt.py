@@ -53,6 +53,11 @@ class Progress(Record, frozen=True, kw_only=True):
     metrics: dict[str, float | None] = msgspec.field(default_factory=dict[str, float | None])
 
     @property
+    def fraction(self) -> float | None:
+        """The finished fraction of the phase; None if it is not known."""
+        return min(1.0, max(0.0, self.done / self.total)) if self.total > 0 else None
+
+    @property
     def line(self) -> str:
         """`train: 120 of 190 steps, loss 2.91, 2,431 tokens/s`, as logs have it."""
         parts = [f"{self.done:,.0f} of {self.total:,.0f} {self.unit}"]

@@ -204,6 +204,16 @@ def tail(path: Path, most: int) -> Iterator[Row]:
             continue
 
 
+def ends(path: Path, most: int, name: str) -> tuple[list[float], list[float]]:
+    """A metric's values in a file's first and in its last `most` bytes, which may overlap."""
+    try:
+        with path.open("rb") as file:
+            *lines, _torn = file.read(most).split(b"\n")
+    except OSError:
+        return [], []
+    return _numbers(list(_decoded(lines)), name), _numbers(list(tail(path, most)), name)
+
+
 def _numbers(rows: Sequence[Row], name: str) -> list[float]:
     values = [row.get(name) for row in rows]
     return [v for v in values if isinstance(v, int | float)]  # JSON has no words for NaN

@@ -288,7 +288,7 @@ def _row(job: Job, result: Result | None) -> ResultRow:
         loss_rise=finished.train.loss_rise if finished and finished.train else None,
         state=job.state.value,
         phase=progress.phase or None,
-        progress=status.fraction(progress),
+        progress=progress.fraction,
         why=_why(job),
         loss=trained.loss,
         eval_loss=trained.eval_loss,

@@ -24,7 +24,16 @@ from jobspec.estimates import disk_need, evaluation_time, memory, training_time
 from jobspec.maintenance import archive, disk
 from jobspec.monitoring import cost, status, workers
 from jobspec.queue import admission
-from jobspec.records import answers, audit, evaluation, manifest, mixture, overview, reports
+from jobspec.records import (
+    answers,
+    audit,
+    evaluation,
+    manifest,
+    mixture,
+    overview,
+    queue_files,
+    reports,
+)
 from jobspec.records.attempt import Energy, PhaseTime, Result
 from jobspec.relay.verify import Verification
 from jobspec.results import calibration, comparison, seeds, table
@@ -41,7 +50,8 @@ from tests.support.json_docs import (
 
 DOCUMENTED: list[type] = [
     BenchmarkRow,
-    status.Status, status.JobRow, reports.LossChange, status.EndedAttemptRow, workers.WorkerRow,
+    status.Status, queue_files.Hold, status.JobRow, reports.LossChange,
+    status.EndedAttemptRow, workers.WorkerRow,
     status.JobReport, cost.Cost, cost.PhaseCost, status.AttemptRow, status.LossRow,
     PhaseTime, Energy, Result,
     reports.PrepareReport, reports.DroppedExample, reports.UnrenderedField, reports.Overlap,

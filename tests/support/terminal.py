@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Mapping
 
 import pyte
 
@@ -20,14 +21,16 @@ from tests.support.commands import PATIENCE_S, ctrl_c_heard, environment
 class Terminal:
     """A command in a pseudo-terminal of a given size, and what it has drawn so far."""
 
-    def __init__(self, *args: str, columns: int, lines: int = 24) -> None:
+    def __init__(
+        self, *args: str, columns: int, lines: int = 24, env: Mapping[str, str] | None = None
+    ) -> None:
         self._ours, theirs = pty.openpty()
         self._columns, self._lines = columns, lines
         self.resize(columns, lines)
         with ctrl_c_heard():
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "jobspec.cli", *args],
-                env=environment(TERM="xterm", NO_COLOR=""),
+                env=environment(**{"TERM": "xterm", "NO_COLOR": "", **(env or {})}),
                 stdin=theirs,
                 stdout=theirs,
                 stderr=theirs,
@@ -39,7 +42,7 @@ class Terminal:
     def resize(self, columns: int, lines: int = 24) -> None:
         fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
-    def screen(self) -> list[str]:
+    def screen(self, code: int = 0) -> list[str]:
         """What a person sees once the command has ended: the screen's lines, without colours."""
         screen = pyte.Screen(self._columns, self._lines)
         stream = pyte.Stream(screen)
@@ -48,7 +51,7 @@ class Terminal:
                 stream.feed(os.read(self._ours, 65536).decode())
             except OSError:  # everybody has closed the other end
                 break
-        assert self.process.wait(PATIENCE_S) == 0
+        assert self.process.wait(PATIENCE_S) == code
         return "\n".join(line.rstrip() for line in screen.display).rstrip("\n").split("\n")
 
     def read_until(self, text: str) -> str:

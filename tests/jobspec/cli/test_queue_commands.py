@@ -65,7 +65,7 @@ def test_status_in_json_is_not_cut(queue: Queue) -> None:
     assert found["counts"]["succeeded"] == 20 and len(found["jobs"]) == 20
     text = on(queue, "status")
     assert "and 8 succeeded more" in text
-    assert on(queue, "status", "--all").count("succeeded 1h") == 20
+    assert on(queue, "status", "--all").count(" succeeded  1h") == 20
 
 
 def test_status_of_some_jobs(queue: Queue) -> None:

@@ -1,24 +1,30 @@
-"""`jobspec status` as it is seen in terminals of 80 and 160 columns, and where there are many."""
+"""`jobspec status` as it is seen in terminals of 60 to 160 columns, and where there are many."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
+import msgspec
 import pytest
 
 from jobspec.cli import status_view
+from jobspec.cli.output import without_digests
 from jobspec.monitoring.status import JobRow, Status
 from jobspec.monitoring.workers import WorkerRow
 from jobspec.queue.entries import Entry
 from jobspec.queue.job import Job
 from jobspec.queue.queue import Queue
+from jobspec.records.attempt import Result
 from jobspec.records.base import Reason, State
+from jobspec.records.reports import TrainReport
 from jobspec.spec.schema import ResourcesSpec
 from jobspec.storage.layout import RootPaths, Ticket
+from tests.support.commands import jobspec_json
 from tests.support.paths import fast_dir
 from tests.support.queues import (
     WORKER,
@@ -31,6 +37,7 @@ from tests.support.queues import (
 )
 from tests.support.specs import base_spec
 from tests.support.terminal import Terminal
+from worker.training.errors import NonFiniteLossError
 
 
 @pytest.fixture
@@ -72,47 +79,76 @@ def everything(queue: Queue) -> None:
     queue.quarantine("gpu7", "ECC errors", 3600)
 
 
+AT_60 = """\
+ROOT
+6 jobs: 2 pending, 1 running, 1 succeeded, 1 failed,
+  1 cancelled
+
+JOB                   STATE              TIME    LOSS
+thrice                train 43 %  2h 03m left  0.4123
+  └ attempts 1: its worker was lost on gpu012, 2: bad node
+    (1 of 5) at step 400 on gpu012
+qwen3-8b-base-PPPP    pending
+  └ attempt 1: out of wall time (1 of 3 in a row without
+    progress) on gpu012
+wide                  pending
+  └ waits for 16 GPUs, workers have 8
+olmo-3-7b-think-base  failed           1h 01m
+  └ failed: row 17: no final turn
+  └ hint: look at row 17
+qwen3-8b-base-SSSS    succeeded        1h 01m
+qwen3-8b-base-CCCC    cancelled
+
+2 workers alive (1 busy, 1 idle; busy 93% of their time)
+
+WORKER         STATE  BUSY  SLURM   JOB           SEEN
+gpu013-4711-4  idle                         2m 05s ago
+  └ its clock is 12 s ahead
+gpu012-4711-3  busy    93%  4711_3  thrice  2m 05s ago
+
+quarantined: gpu7: ECC errors
+"""
 AT_80 = """\
 ROOT
 6 jobs: 2 pending, 1 running, 1 succeeded, 1 failed, 1 cancelled
 
-JOB                              STATE                 ETA  FIGURES
-thrice-RRRRRRRRRR                running train 43%  2h 03m  loss 0.4123 …
+JOB                   STATE              TIME    LOSS  FIGURES
+thrice                train 43 %  2h 03m left  0.4123  5,210 tok/s
   └ attempts 1: its worker was lost on gpu012, 2: bad node (1 of 5) at step 400
     on gpu012
-qwen3-8b-base-PPPPPPPPPP         pending
+qwen3-8b-base-PPPP    pending
   └ attempt 1: out of wall time (1 of 3 in a row without progress) on gpu012
-wide-PPPPPPPPPP                  pending
+wide                  pending
   └ waits for 16 GPUs, workers have 8
-olmo-3-7b-think-base-FFFFFFFFFF  failed 1h 01m
+olmo-3-7b-think-base  failed           1h 01m
   └ failed: row 17: no final turn
   └ hint: look at row 17
-qwen3-8b-base-SSSSSSSSSS         succeeded 1h 01m           math500 0.930 …
-qwen3-8b-base-CCCCCCCCCC         cancelled
+qwen3-8b-base-SSSS    succeeded        1h 01m          math500 0.930 …
+qwen3-8b-base-CCCC    cancelled
 
 2 workers alive (1 busy, 1 idle; busy 93% of their time)
 
-WORKER                          STATE  BUSY  SLURM   JOB                    SEEN
-gpu013-4711-4-00000000000000aa  idle                                  2m 05s ago
+WORKER                          STATE  BUSY  SLURM   GPUS     JOB           SEEN
+gpu013-4711-4-00000000000000aa  idle                 8× GPU           2m 05s ago
   └ its clock is 12 s ahead
-gpu012-4711-3-0123456789abcdef  busy    93%  4711_3  thrice-RRRRRR …  2m 05s ago
+gpu012-4711-3-0123456789abcdef  busy    93%  4711_3  8× H100  thrice  2m 05s ago
 
 quarantined: gpu7: ECC errors
 """
 AT_160 = """\
 ROOT  6 jobs: 2 pending, 1 running, 1 succeeded, 1 failed, 1 cancelled
 
-JOB                              STATE                             ETA  FIGURES                      TRY  HOST    WORKER
-thrice-RRRRRRRRRR                running train 43%  ████░░░░░░  2h 03m  loss 0.4123, 5,210 tok/s       3  gpu012  gpu012-4711-3-0123456789abcdef
+JOB                              STATE                          TIME    LOSS  FIGURES                      TRY  HOST    WORKER
+thrice-RRRRRRRRRR                train 43 %  ████░░░░░░  2h 03m left  0.4123  5,210 tok/s                    3  gpu012  gpu012-4711-3-0123456789abcdef
   └ attempts 1: its worker was lost on gpu012, 2: bad node (1 of 5) at step 400 on gpu012
-qwen3-8b-base-PPPPPPPPPP         pending                                                               2
+qwen3-8b-base-PPPPPPPPPP         pending                                                                     2
   └ attempt 1: out of wall time (1 of 3 in a row without progress) on gpu012
 wide-PPPPPPPPPP                  pending
   └ waits for 16 GPUs, workers have 8
-olmo-3-7b-think-base-FFFFFFFFFF  failed 1h 01m                                                            gpu012  gpu012-4711-3-0123456789abcdef
+olmo-3-7b-think-base-FFFFFFFFFF  failed                       1h 01m                                            gpu012  gpu012-4711-3-0123456789abcdef
   └ failed: row 17: no final turn
   └ hint: look at row 17
-qwen3-8b-base-SSSSSSSSSS         succeeded 1h 01m                       math500 0.930, aime24 0.700       gpu012  gpu012-4711-3-0123456789abcdef
+qwen3-8b-base-SSSSSSSSSS         succeeded                    1h 01m          math500 0.930, aime24 0.700       gpu012  gpu012-4711-3-0123456789abcdef
 qwen3-8b-base-CCCCCCCCCC         cancelled
 
 2 workers alive (1 busy, 1 idle; busy 93% of their time)
@@ -126,18 +162,80 @@ quarantined: gpu7: ECC errors
 """  # noqa: E501 - a screen of 160 columns
 
 
-@pytest.mark.parametrize(("columns", "golden"), [(80, AT_80), (160, AT_160)])
+@pytest.mark.parametrize(("columns", "golden"), [(60, AT_60), (80, AT_80), (160, AT_160)])
 def test_status_as_it_is_seen(queue: Queue, columns: int, golden: str) -> None:
     everything(queue)
     shown = "\n".join(seen(queue, columns)) + "\n"
     shown = shown.replace(str(queue.paths.root), "ROOT")
     for job in queue.jobs():
         digest = job.id.rpartition("-")[2]
-        shown = shown.replace(digest, job.state.value[0].upper() * len(digest))
+        letter = job.state.value[0].upper()
+        shown = shown.replace(digest, letter * len(digest)).replace(digest[:4], letter * 4)
     shown = re.sub(r"2m \d\ds ago", "2m 05s ago", shown)
-    shown = re.sub(r"thrice-[0-9a-f]{2,}", lambda cut: "thrice-" + "R" * (len(cut[0]) - 7), shown)
     assert shown == golden
     assert max(map(len, shown.splitlines())) <= columns
+
+
+def finished(queue: Queue, name: str, **losses: float) -> None:
+    """A job that has trained, with these losses."""
+    claim = enqueue_and_claim(queue, base_spec(name=name))
+    claim.end(ended(Reason.SUCCEEDED))
+    train = msgspec.convert({"steps": 9, "train_s": 9.0, **losses}, TrainReport)
+    claim.finish("succeeded", Result(job=claim.job, attempt=claim.attempt, train=train))
+
+
+def training(queue: Queue, name: str, by_step: float) -> None:
+    """A running job whose loss began at 2 and changes by so much at each of 59 steps."""
+    claim = enqueue_and_claim(queue, base_spec(name=name))
+    report_progress(claim, 43)
+    rows = [{"phase": "train", "step": n, "loss": 2 + by_step * n} for n in range(1, 60)]
+    claim.dir.metrics.write_bytes(b"\n".join(map(msgspec.json.encode, rows)) + b"\n")
+
+
+def rows_by_name(queue: Queue) -> dict[str, str]:
+    lines = [line for line in seen(queue, 80) if line and line[0].isalpha()]
+    return {line.split()[0].partition("-")[0]: line for line in lines}
+
+
+def test_losses_of_finished_runs_and_marks_of_diverged_ones(queue: Queue) -> None:
+    finished(queue, "good", loss_first=2.0, loss=0.3125, eval_loss_first=2.0, eval_loss=0.5)
+    finished(queue, "worse", loss_first=2.0, loss=7.5, eval_loss_first=2.0, eval_loss=8.0)
+    claim = enqueue_and_claim(queue, base_spec(name="broken"))
+    claim.end(ended(Reason.FAILED, message=str(NonFiniteLossError(math.nan, 12)), phase="train"))
+    claim.finish("failed")
+    training(queue, "learns", -0.02)
+    training(queue, "diverges", 0.1)
+    shown = rows_by_name(queue)
+    assert shown["good"].split()[1:] == ["succeeded", "1h", "01m", "0.3125", "0.5"]
+    assert shown["worse"].split()[1:] == ["succeeded", "1h", "01m", "7.5", "▲", "8"]
+    assert shown["broken"].split()[1:] == ["failed", "1h", "01m", "NaN", "▲"]
+    assert "▲" not in shown["learns"] and "0.82" in shown["learns"]
+    assert "7.9 ▲" in shown["diverges"]
+    found = jobspec_json("status", "--root", queue.paths.root)["jobs"]
+    by_name = {row["name"]: row for row in found}
+    assert by_name["broken"]["non_finite"] and not by_name["worse"]["non_finite"]
+    assert by_name["diverges"]["loss_rise"] == {"first": 2.1, "last": pytest.approx(7.55)}
+    assert by_name["good"]["loss"] == 0.3125 and by_name["good"]["eval_loss"] == 0.5
+
+
+def test_a_hold_is_shown_also_while_jobs_run(queue: Queue) -> None:
+    training(queue, "runs", -0.02)
+    queue.enqueue(base_spec(name="waits"))
+    queue.hold("quota is full", by="ada")
+    hold = next(line for line in seen(queue, 100) if "hold" in line)
+    assert re.fullmatch(
+        r"on hold: quota is full \(by ada, for \ds, `jobspec release` lifts it\)", hold
+    )
+    shown = rows_by_name(queue)
+    assert shown["waits"].split()[1:] == ["held"]
+    assert shown["runs"].split()[1:4] == ["train", "43", "%"]
+    told = jobspec_json("status", "--root", queue.paths.root)
+    assert told["hold"]["by"] == "ada" and told["jobs"][1]["state"] == "pending"
+
+
+def test_names_that_two_jobs_share_keep_a_part_of_their_digests() -> None:
+    ids = ["a-0123456789", "b-0123456789", "b-0123000000", "c-d-ffff456789"]
+    assert without_digests(ids) == ["a", "b-01234567", "b-01230000", "c-d"]
 
 
 def two_hundred(root: RootPaths) -> tuple[Status, list[Job]]:

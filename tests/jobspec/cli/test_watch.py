@@ -10,7 +10,7 @@ import pytest
 
 from jobspec.queue.queue import Queue
 from tests.support.commands import PATIENCE_S, jobspec
-from tests.support.queues import enqueue_and_claim
+from tests.support.queues import enqueue_and_claim, report_progress, scores, succeed
 from tests.support.specs import base_spec
 from tests.support.terminal import Terminal
 
@@ -30,12 +30,13 @@ def test_watch_redraws_at_once_when_resized_and_ends_with_ctrl_c(
     watching.read_until("0 workers alive")
     claim = enqueue_and_claim(queue, base_spec())
     # The interval is ten minutes: only the change of size can bring the next frame.
-    watching.resize(80)
+    watching.resize(30)
     os.kill(watching.process.pid, signal.SIGWINCH)
     frame = watching.read_until("1 worker alive")
-    assert "\x1b[H" in frame and claim.job in frame and "WORKER" not in frame
+    assert "\x1b[H" in frame and "0 of 1 job ended" in frame
     watching.resize(160)
     os.kill(watching.process.pid, signal.SIGWINCH)
+    assert "qwen3-8b-base" in frame and claim.job not in frame, "the digest is left out first"
     assert "WORKER" in watching.read_until("1 worker alive")
     os.kill(watching.process.pid, signal.SIGINT)
     watching.read_until("\x1b[?1049l")
@@ -54,6 +55,20 @@ def test_watch_fits_a_screen_that_is_too_low(queue: Queue) -> None:
         assert frame.count("\n") <= 8 and "8 running" in frame and "1 worker alive" in frame
     finally:
         terminal.close()
+
+
+def test_watch_draws_progress_bars_in_a_narrow_terminal(queue: Queue) -> None:
+    report_progress(enqueue_and_claim(queue, base_spec()), 43, loss=0.4)
+    succeed(queue, base_spec(notes="1"), scores(0.9, 0.7))
+    arguments = ("status", "--watch", "--interval", "600", "--root", str(queue.paths.root))
+    terminal = Terminal(*arguments, columns=60)
+    try:
+        frame = terminal.read_until("\x1b[J")
+    finally:
+        terminal.close()
+    assert "██████████░░░░░░░░░░ 1 of 2 jobs ended" in frame
+    assert "████░░░░░░" in frame and "train 43 %" in frame and "2h 03m left" in frame
+    assert "qwen3-8b-base" in frame
 
 
 def test_watch_needs_a_terminal(queue: Queue) -> None:

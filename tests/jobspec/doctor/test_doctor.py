@@ -123,7 +123,7 @@ def test_text_output_for_an_existing_queue(tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == before
     assert "a jobspec queue, safe and writable" in done.stdout
     assert "lease 1 s: live workers may be mistaken for dead ones" in done.stdout
-    assert 'set "heartbeat_s": 15, "lease_s": 150 in FORMAT' in done.stdout
+    assert "`jobspec doctor --apply` sets heartbeat 15 s, lease 150 s" in done.stdout
     assert "recommended: heartbeat 15 s, lease 150 s" in done.stdout
 
 
@@ -366,7 +366,7 @@ def test_a_slow_rename_makes_the_heartbeat_slower() -> None:
 def test_format_is_compared_with_what_is_recommended() -> None:
     told = diagnosis.recommend(LOCATION, MEASURED, 2.5)
     (short,) = diagnosis.compare(Format(heartbeat_s=1.0, lease_s=10.0), told)
-    assert short.severity == "warn" and '"lease_s": 150' in (short.hint or "")
+    assert short.severity == "warn" and "lease 150 s" in (short.hint or "")
     (well,) = diagnosis.compare(Format(), told)
     assert well.severity == "ok"
     assert list(diagnosis.compare(None, told)) == []
