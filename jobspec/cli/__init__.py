@@ -59,6 +59,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "serve": ("serve", "Serve the report page live."),
         "samples": ("samples", "Show a model's answers and how they were scored."),
         "rescore": ("rescore", "Score stored samples again."),
+        "export": ("export", "Write a model card, ready for the Hugging Face Hub."),
         "relay": ("relay", "Send curves and scores to W&B."),
         "bundle": ("bundle", "Write a run for others to verify."),
         "verify": ("verify", "Check a bundle: hashes, scores, losses."),

@@ -29,6 +29,7 @@ MAX_PRIORITY = 999
 _CHECKPOINT = re.compile(r"step-(?P<step>[0-9]+)(?P<universal>\.universal)?")
 _EPOCH = re.compile(r"epoch-(?P<epoch>[0-9]+)")
 _PARTIAL = ".partial"
+MODEL_CARD = "README.md"  # beside a model's weights, as the Hugging Face Hub reads it
 
 
 @dataclass(frozen=True, order=True, slots=True)
