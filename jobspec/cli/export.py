@@ -9,7 +9,7 @@ import click
 from jobspec.cli.common import common, complete_jobs, open_queue, wants_json
 from jobspec.cli.output import emit
 from jobspec.errors import JobspecError
-from jobspec.results import model_card
+from jobspec.maintenance import model_card
 from jobspec.storage import fs
 from jobspec.storage.disk_errors import explain
 from jobspec.storage.layout import MODEL_CARD

@@ -259,7 +259,7 @@ def _protocol(protocol: ScoringProtocol) -> Iterator[str]:
     for name in _PROTOCOL:
         value = getattr(protocol, name)
         if value is not None and value is not UNSET:
-            yield f"{name} {markdown_text(str(value))}"
+            yield f"{name} {markdown_text(public(str(value)))}"
     for name, title in (("prompt_sha256", "prompts"), ("benchmark_sha256", "questions")):
         value = getattr(protocol, name)
         if isinstance(value, str) and value:
