@@ -27,6 +27,7 @@ from jobspec.records.answers import ErrorDetails, Fetched
 from jobspec.spec import parsing
 from jobspec.spec.schema import JobSpec, ModelSpec
 from jobspec.storage.layout import RootPaths
+from worker import benchmark_download
 from worker.lm_eval_tasks import nltk_data
 
 # Other formats than safetensors may be pickles. They are never read, so they are not fetched.
@@ -44,8 +45,6 @@ def fetch(root: RootPaths, spec: JobSpec) -> Iterator[str]:
     yield _fetch_model(root, spec.model)
     if spec.eval is None:
         return
-    from worker.evaluation import benchmark_download
-
     cache = root.cache / "benchmarks"
     where = files.directories(spec.eval.benchmark_dir, cache)
     own = [name for name in spec.eval.benchmarks if files.is_ours(name, where)]

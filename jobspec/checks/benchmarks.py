@@ -59,7 +59,7 @@ def _unknown(
     """The benchmarks that have no file, can't be downloaded, and are no task files of a user's."""
     tasks = {name for directory in where for name in lm_eval_names.in_directory(directory)}
     unread = [name for name, path in files.items() if path is None]
-    return [name for name in unread if not _is_downloadable(name) and name not in tasks]
+    return [name for name in unread if name not in tasks and name not in _downloadable(files)]
 
 
 def find_files(evaluation: EvalSpec, root: Path) -> dict[str, Path | None]:
@@ -70,6 +70,11 @@ def find_files(evaluation: EvalSpec, root: Path) -> dict[str, Path | None]:
         name: None if benchmark is None else question_file.find(benchmark, where)
         for name, benchmark in known.items()
     }
+
+
+def missing_files(evaluation: EvalSpec, root: Path) -> list[str]:
+    """The benchmarks that have no file here and can be downloaded."""
+    return _downloadable(find_files(evaluation, root))
 
 
 def directories(evaluation: EvalSpec, root: Path) -> tuple[Path, ...]:
@@ -91,9 +96,9 @@ def _check_protocols(evaluation: EvalSpec, where: Sequence[Path], file: Path) ->
             raise SpecError(error.message, hint=error.hint, place=error.place, file=file) from error
 
 
-def _is_downloadable(name: str) -> bool:
-    benchmark = registry.get(name)
-    return benchmark is not None and benchmark.dataset is not None
+def _downloadable(files: Mapping[str, Path | None]) -> list[str]:
+    known = {name: registry.get(name) for name, path in files.items() if path is None}
+    return [name for name, found in known.items() if found is not None and found.dataset]
 
 
 def _remarks_on(
@@ -104,8 +109,7 @@ def _remarks_on(
     here = [name for name, path in files.items() if given and path and path.parent == where[0]]
     if here:
         yield f"{', '.join(here)}: read from ${BENCHMARK_DIR}, which workers must have too"
-    missing = [name for name, path in files.items() if path is None and _is_downloadable(name)]
-    if missing:
+    if missing := _downloadable(files):
         yield (
             f"{', '.join(missing)}: no file here, and workers without network can't fetch it: "
             "run `jobspec fetch SPEC…` first"

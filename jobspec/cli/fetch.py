@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -35,7 +36,12 @@ def fetch(files: tuple[Path, ...]) -> None:
     safetensors weights, configuration, tokenizer and chat template. Set $HF_TOKEN for gated models
     and $HF_ENDPOINT to use a mirror. Files that exist already are not downloaded again.
     """
-    root = create_queue().paths.root
+    fetched, failed = fetch_all(files, create_queue().paths.root)
+    _end(fetched, failed, len(files))
+
+
+def fetch_all(files: Sequence[Path], root: Path) -> tuple[list[Fetched], list[JobspecError]]:
+    """Fetch what specs need, with a line for each item. Returns what worked and what failed."""
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     fetched: list[Fetched] = []
@@ -49,7 +55,7 @@ def fetch(files: tuple[Path, ...]) -> None:
         fetched.append(answer)
         if answer.fetched and not wants_json():
             _print_line(answer.fetched)
-    _end(fetched, failed, len(files))
+    return fetched, failed
 
 
 def _print_line(what: str) -> None:

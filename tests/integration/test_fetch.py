@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from jobspec.spec.schema import EvalSpec
+from tests.support.commands import jobspec
 from tests.support.evaluations import environment, make_attempt, run_phase
 from tests.support.hub import Repositories, hub
 from tests.support.models import stories_model
@@ -110,3 +111,14 @@ def test_a_benchmark_the_hub_no_longer_has_is_refused(
     assert done.returncode == 3
     assert "`aime24` is in no benchmark directory" in done.stderr
     assert not list((tmp_path / "root").rglob("aime24.jsonl"))
+
+
+def test_run_downloads_a_model_and_a_benchmark_and_scores_it(
+    repositories: Repositories, tmp_path: Path
+) -> None:
+    settings = EvalSpec(benchmarks=("aime24",), avg_k=2, limit=2, max_gen_toks=8)
+    spec = write_spec(tmp_path / "spec.json", job_spec("org/tiny", eval=settings))
+    quiet = {"PYTHONWARNINGS": "default", "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "1"}
+    with hub(repositories) as endpoint:
+        done = jobspec("run", spec, "--root", tmp_path / "root", HF_ENDPOINT=endpoint, **quiet)
+    assert "aime24: 30 questions" in done.stdout and "AIME24 AVG@2" in done.stdout

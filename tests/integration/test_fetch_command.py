@@ -154,3 +154,14 @@ def test_a_spec_that_is_none_is_refused_with_its_name(tmp_path: Path) -> None:
     bad.write_text("{")
     done = jobspec("fetch", bad, "--root", tmp_path / "root", code=1)
     assert str(bad) in done.stderr and "not valid JSON" in done.stderr
+
+
+def test_run_stops_before_it_enqueues_what_can_not_be_had(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    spec = job_spec("org/tiny", model={"name": "org/tiny"}, eval=EvalSpec(benchmarks=("aime24",)))
+    file = write_spec(tmp_path / "spec.json", spec)
+    with hub(HUB) as endpoint:
+        done = jobspec("run", file, "--root", root, code=1, HF_ENDPOINT=endpoint, **QUICK)
+    assert "downloading what is missing here" in done.stderr
+    assert "`aime24` is in no benchmark directory" in done.stderr
+    assert jobspec_json("status", "--root", root)["jobs"] == []

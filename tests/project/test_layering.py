@@ -37,7 +37,7 @@ JOBSPEC_ROOMS = (
 )
 WORKER_ROOMS = (
     *("imports", "thinking", "host", "process", "phase", "answer", "launch", "rows"),
-    *("contamination", "data", "preview"),
+    *("benchmark_download", "contamination", "data", "preview"),
     *("checkpoints", "kernels", "packing", "training", "inference", "samples"),
     *("lm_eval_tasks", "grading", "evaluation"),
     *("phases", "supervisor"),

@@ -8,6 +8,7 @@ Jobs with the same data, model and settings share the prepared rows (see `pipeli
 from __future__ import annotations
 
 from jobspec.records import phases
+from worker import benchmark_download
 from worker.data.pipeline import prepare
 from worker.phase import Phase, run
 
@@ -17,7 +18,10 @@ def main() -> None:
 
 
 def body(phase: Phase) -> int:
-    phase.finish(prepare(phase.spec, phase.root, phase.progress))
+    report = prepare(phase.spec, phase.root, phase.progress)
+    if phase.spec.eval is not None:
+        benchmark_download.refuse_missing(phase.spec.eval, phase.root.cache / "benchmarks")
+    phase.finish(report)
     return 0
 
 

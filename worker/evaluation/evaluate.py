@@ -35,8 +35,8 @@ from jobspec.records.reports import (
 from jobspec.spec.schema import EvalSpec
 from jobspec.storage import fs
 from jobspec.storage.layout import AttemptPaths, epoch_of
+from worker import benchmark_download
 from worker.checkpoints import directories
-from worker.evaluation import benchmark_download
 from worker.evaluation.failures import describe, kept_apart, raise_for
 from worker.imports.quiet import set_library_variables
 from worker.inference import children

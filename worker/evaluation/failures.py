@@ -49,9 +49,10 @@ def raise_for(failures: Mapping[str, Exception], scored: int) -> None:
         raise next(iter(failures.values()))
     if failures:
         told = "; ".join(f"{name}: {describe(error)}" for name, error in failures.items())
-        hints = [error.hint for error in failures.values() if isinstance(error, JobspecError)]
+        errors = [error for error in failures.values() if isinstance(error, JobspecError)]
+        hints = dict.fromkeys(error.hint for error in errors if error.hint)
         kept = "the scores of the others are kept; `jobspec retry` runs only these again"
         raise BenchmarkError(
             f"{len(failures)} of {len(failures) + scored} benchmarks failed: {told}",
-            hint="; ".join([*filter(None, hints), *([kept] if scored else [])]) or None,
+            hint="; ".join([*hints, *([kept] if scored else [])]) or None,
         )

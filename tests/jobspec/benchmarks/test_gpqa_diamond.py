@@ -19,7 +19,8 @@ from jobspec.errors import BenchmarkError
 from jobspec.records.evaluation import AskedQuestion, Generation, SamplingPlan
 from jobspec.results import benchmark_scores
 from tests.support.commands import jobspec
-from worker.evaluation import benchmark_download, scoring
+from worker import benchmark_download
+from worker.evaluation import scoring
 from worker.grading.math_grader import MathGrader
 
 (GPQA,) = (each for each in registry.all_benchmarks() if each.name == "gpqa_diamond")

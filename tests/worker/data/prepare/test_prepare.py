@@ -34,7 +34,7 @@ from worker.preview.overview import show_row
 def test_the_phase_leaves_rows_and_a_report(root: RootPaths, model: Path, data: Path) -> None:
     import datasets
 
-    attempt = attempt_of(root.root, train_spec(model, data)).dir
+    attempt = attempt_of(root.root, train_spec(model, data, eval=None)).dir
     done = run_prepare(attempt)
     assert done.returncode == 0, done.stderr
     report = msgspec.json.decode((attempt / "prepare.json").read_bytes(), type=PrepareReport)
@@ -68,6 +68,19 @@ def test_a_spec_edited_after_enqueue_is_refused(root: RootPaths, model: Path, da
     assert done.returncode == 3
     assert "edited after enqueue" in json.loads((attempt / "error.json").read_text())["message"]
     assert not root.prepared.exists()
+
+
+def test_a_benchmark_that_is_not_here_ends_the_job_before_training(
+    root: RootPaths, model: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # as the worker sets it
+    spec = train_spec(model, data, eval={"benchmarks": ["aime24", "minerva_math500"]})
+    attempt = attempt_of(root.root, spec).dir
+    assert run_prepare(attempt).returncode == 3
+    error = json.loads((attempt / "error.json").read_text())
+    assert "`aime24` is in no benchmark directory" in error["message"]
+    assert "`minerva_math500` is in no benchmark directory" in error["message"]
+    assert error["hint"].count("run `jobspec fetch SPEC…`") == 1
 
 
 def test_check_and_preview_print_json_alone(

@@ -13,6 +13,7 @@ from jobspec.benchmarks import question_file, registry
 from jobspec.benchmarks.benchmark import Benchmark, HubDataset
 from jobspec.benchmarks.question_file import DIRECTORY_VARIABLE, QuestionSet
 from jobspec.errors import BenchmarkError
+from jobspec.spec.schema import EvalSpec
 from jobspec.storage import fs
 
 
@@ -27,6 +28,27 @@ def load(name: str, where: Sequence[Path], cache: Path) -> QuestionSet:
         raise BenchmarkError(f"`{name}` is none of jobspec's benchmarks")
     file = question_file.find(benchmark, where)
     return question_file.read(benchmark, file if file is not None else fetch(benchmark, cache))
+
+
+def refuse_missing(evaluation: EvalSpec, cache: Path) -> None:
+    """Fetch what a job will be scored on, so that a missing benchmark is found before training.
+
+    Raises:
+        BenchmarkError: it names every benchmark of ours that can't be had here.
+    """
+    where = question_file.directories(evaluation.benchmark_dir, cache)
+    errors: list[BenchmarkError] = []
+    for name in evaluation.benchmarks:
+        if question_file.is_ours(name, where):
+            try:
+                load(name, where, cache)
+            except BenchmarkError as error:
+                errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        hints = dict.fromkeys(error.hint for error in errors if error.hint)
+        raise BenchmarkError("; ".join(map(str, errors)), hint="; ".join(hints) or None)
 
 
 def fetch(benchmark: Benchmark, cache: Path) -> Path:
