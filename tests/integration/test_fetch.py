@@ -118,7 +118,12 @@ def test_run_downloads_a_model_and_a_benchmark_and_scores_it(
 ) -> None:
     settings = EvalSpec(benchmarks=("aime24",), avg_k=2, limit=2, max_gen_toks=8)
     spec = write_spec(tmp_path / "spec.json", job_spec("org/tiny", eval=settings))
-    quiet = {"PYTHONWARNINGS": "default", "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "1"}
     with hub(repositories) as endpoint:
-        done = jobspec("run", spec, "--root", tmp_path / "root", HF_ENDPOINT=endpoint, **quiet)
+        done = jobspec(
+            *("run", spec, "--root", tmp_path / "root"),
+            HF_ENDPOINT=endpoint,
+            HF_HUB_DISABLE_XET="1",
+            HF_HUB_OFFLINE="1",
+            PYTHONWARNINGS="default",
+        )
     assert "aime24: 30 questions" in done.stdout and "AIME24 AVG@2" in done.stdout
