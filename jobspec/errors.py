@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class JobspecError(Exception):
-    """An error that a user can fix. `str()` says what is wrong and where, `hint` what to do."""
+    """An error that a user can fix. `str()` says what is wrong and where, `hint` what to do.
+
+    `others` are further errors that were found at the same time.
+    """
+
+    others: tuple[JobspecError, ...] = ()
 
     def __init__(
         self,
@@ -22,6 +31,23 @@ class JobspecError(Exception):
         self.hint = hint
         self.file = None if file is None else str(file)
         self.place = place
+
+
+def raise_all(errors: Sequence[JobspecError]) -> None:
+    """Raise the first error, with the others attached; nothing if there is none."""
+    every = [each for error in errors for each in (error, *error.others)]
+    if every:
+        every[0].others = tuple(every[1:])
+        raise every[0]
+
+
+def collect(errors: list[JobspecError], check: Callable[[], T], otherwise: T) -> T:
+    """The result of a check; if it raises a JobspecError, add that to `errors` and go on."""
+    try:
+        return check()
+    except JobspecError as error:
+        errors.append(error)
+        return otherwise
 
 
 class SpecError(JobspecError):

@@ -24,16 +24,17 @@ from jobspec.checks.engine import check_engine
 from jobspec.checks.lm_eval_tasks import check_tasks
 from jobspec.checks.model import check_model
 from jobspec.checks.packages import check_packages
-from jobspec.errors import JobspecError, SpecError
+from jobspec.errors import JobspecError, SpecError, collect, raise_all
 from jobspec.estimates import evaluation_time, training_time
 from jobspec.estimates.evaluation_time import EvaluationEstimate
 from jobspec.estimates.training_time import TrainingEstimate
 from jobspec.models.devices import Device
-from jobspec.models.directory import is_path
+from jobspec.models.directory import is_path, locate
 from jobspec.records.reports import RowReport
 from jobspec.spec import identity, parsing, rules, secrets, tracking_names, tracking_sinks
 from jobspec.spec.benchmark_settings import with_canonical_names
 from jobspec.spec.schema import EvalSpec, JobSpec, TrackingSpec
+from jobspec.storage.layout import RootPaths
 from jobspec.worker_command import PackageMissing
 
 # Reasons for dropping rows that other tags of a think block can cause.
@@ -63,7 +64,12 @@ class CheckedSpec:
 
 
 def check(
-    file: Path, root: Path, *, rows: bool = True, tell: Callable[[str], None] = lambda _: None
+    file: Path,
+    root: Path,
+    *,
+    rows: bool = True,
+    without_model: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> CheckedSpec:
     """Check one spec file as `enqueue` does.
 
@@ -71,12 +77,32 @@ def check(
         root: where the model may have been fetched to, and where prepared rows are kept.
         rows: whether the worker's code renders and verifies the rows and loads lm-eval's tasks; if
             not, only the rows' JSON is read, and the tasks' names are looked up.
+        without_model: do not render rows if the model is not on this machine; warn instead.
         tell: called with a message before a step that may take long.
 
     Raises:
-        JobspecError: the first thing that is wrong, with file, location and hint.
+        JobspecError: what is wrong, with file, location and hint; `others` has the rest.
     """
-    return check_spec(parsing.load(file), file, root, rows=rows, tell=tell)
+    spec, errors = parsing.examine(parsing.read_file(file), file=file)
+    if errors:
+        if spec is not None:
+            wrong = [error.place or "" for error in errors]
+            readable = spec
+            collect(errors, lambda: [*check_benchmarks(readable, root, file)], [])
+            if not any(place.startswith("$.data") for place in wrong):
+                collect(errors, lambda: complete(readable, file), readable)
+        raise_all(errors)
+    assert spec is not None, "a spec without errors was read"
+    if rows and without_model and spec.train is not None and _is_missing(spec, root):
+        checked = check_spec(spec, file, root, rows=False, tell=tell)
+        why = "the rows are not rendered and hours are not predicted without the model's tokenizer"
+        return dataclasses.replace(checked, warnings=[*checked.warnings, why])
+    return check_spec(spec, file, root, rows=rows, tell=tell)
+
+
+def _is_missing(spec: JobSpec, root: Path) -> bool:
+    """Whether a model of the hub is not in the root's cache."""
+    return not is_path(spec.model.name) and locate(spec.model, RootPaths(root)) is None
 
 
 def check_spec(
@@ -89,10 +115,19 @@ def check_spec(
 ) -> CheckedSpec:
     """Check a spec that was read already, as `check` does; errors name `file`."""
     secrets.refuse(spec, file=file)
-    tracking_names.check(spec.tracking, file)
-    spec = complete(spec, file)
-    warnings = [*check_model(spec, root, file), *check_benchmarks(spec, root, file)]
-    warnings += [*check_engine(spec, file), *check_packages(spec, file)]
+    errors: list[JobspecError] = []
+    collect(errors, lambda: tracking_names.check(spec.tracking, file), None)
+    given = spec
+    spec = collect(errors, lambda: complete(given, file), given)
+    warnings: list[str] = []
+    for found in (
+        lambda: check_model(spec, root, file),
+        lambda: check_benchmarks(spec, root, file),
+        lambda: check_engine(spec, file),
+        lambda: check_packages(spec, file),
+    ):
+        warnings += collect(errors, lambda found=found: [*found()], [])
+    raise_all(errors)
     if spec.tracking.sinks != TrackingSpec().sinks:
         warnings += tracking_sinks.missing(spec.tracking.sinks)
     if rows:

@@ -243,6 +243,7 @@ def warn(text: str) -> None:
 
 def complain(errors: Sequence[JobspecError], *, as_json: bool) -> None:
     """Print errors and hints to stderr, and with `as_json` also as JSON to stdout."""
+    errors = [each for error in errors for each in (error, *error.others)]
     for error in errors:
         for title, text, fg in (("error: ", str(error), "red"), ("hint: ", error.hint, "cyan")):
             if text:

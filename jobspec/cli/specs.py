@@ -73,7 +73,7 @@ def validate(
     jobspec validate specs/qwen3-8b-lr1e-5.json --device h100-94 --gpus 4
 
     With --device it refuses a spec that does not fit into the GPUs' memory, and suggests settings
-    that do.
+    that do. It needs no copy of the models that it knows, such as Qwen3 and Olmo-3.
     """
     if gpus is not None and device is None:
         raise click.UsageError("--gpus needs --device.")
@@ -172,7 +172,13 @@ def check_all(
         for file in wait.each(files):
             wait.tell(file.name)
             try:
-                one = check.check(file, current_root(), rows=row_check, tell=wait.tell)
+                one = check.check(
+                    file,
+                    current_root(),
+                    rows=row_check,
+                    without_model=device is not None,
+                    tell=wait.tell,
+                )
                 if device is not None:
                     one = check.with_training_estimate(one, current_root(), device, gpus)
                 checked.append(one)

@@ -23,32 +23,59 @@ _FAMILIES: dict[str, dict[str, Any]] = {
     "gemma2": {"tie_word_embeddings": True},
     "gemma3_text": {"tie_word_embeddings": True},
 }
-# The models of specs/, so that a login node can estimate before it has fetched them.
+# The part that matters here of the config.json of some models, so that a login node can estimate
+# before it has fetched them. Source: their config.json on the hub; the tests compare the number of
+# parameters with the model cards.
+_OLMO_3: dict[str, Any] = {"model_type": "olmo3", "vocab_size": 100278, "sliding_window": 4096}
+_OLMO_3_LAYERS = [*["sliding_attention"] * 3, "full_attention"]
 _OLMO_3_7B: dict[str, Any] = {
-    "model_type": "olmo3",
-    "vocab_size": 100278,
+    **_OLMO_3,
     "hidden_size": 4096,
     "intermediate_size": 11008,
     "num_hidden_layers": 32,
     "num_attention_heads": 32,
-    "sliding_window": 4096,
-    "layer_types": [*["sliding_attention"] * 3, "full_attention"] * 8,
+    "layer_types": _OLMO_3_LAYERS * 8,
 }
-# The part of their config.json that matters here, by name on the hub.
-KNOWN_CONFIGS: dict[str, dict[str, Any]] = {
-    "allenai/Olmo-3-7B-Think": _OLMO_3_7B,
-    "allenai/Olmo-3-7B-Instruct": _OLMO_3_7B,
-    "Qwen/Qwen3-8B": {
+_OLMO_3_32B: dict[str, Any] = {
+    **_OLMO_3,
+    "hidden_size": 5120,
+    "intermediate_size": 27648,
+    "num_hidden_layers": 64,
+    "num_attention_heads": 40,
+    "num_key_value_heads": 8,
+    "layer_types": _OLMO_3_LAYERS * 16,
+}
+
+
+def _qwen3(hidden: int, intermediate: int, layers: int, heads: int, *, tied: bool = False) -> Any:
+    return {
         "model_type": "qwen3",
         "vocab_size": 151936,
-        "hidden_size": 4096,
-        "intermediate_size": 12288,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 32,
+        "hidden_size": hidden,
+        "intermediate_size": intermediate,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
         "num_key_value_heads": 8,
         "head_dim": 128,
-    },
+        "tie_word_embeddings": tied,
+    }
+
+
+KNOWN_CONFIGS: dict[str, dict[str, Any]] = {
+    "allenai/Olmo-3-1025-7B": _OLMO_3_7B,
+    "allenai/Olmo-3-7B-Think": _OLMO_3_7B,
+    "allenai/Olmo-3-7B-Instruct": _OLMO_3_7B,
+    "allenai/Olmo-3-1125-32B": _OLMO_3_32B,
+    "allenai/Olmo-3-32B-Think": _OLMO_3_32B,
+    "Qwen/Qwen3-0.6B": _qwen3(1024, 3072, 28, 16, tied=True),
+    "Qwen/Qwen3-1.7B": _qwen3(2048, 6144, 28, 16, tied=True),
+    "Qwen/Qwen3-4B": _qwen3(2560, 9728, 36, 32, tied=True),
+    "Qwen/Qwen3-8B": _qwen3(4096, 12288, 36, 32),
+    "Qwen/Qwen3-14B": _qwen3(5120, 17408, 40, 40),
+    "Qwen/Qwen3-32B": _qwen3(5120, 25600, 64, 64),
 }
+# Of Qwen3, what is not tuned has this suffix and the same sizes.
+_SAME_SIZES = "-Base"
 
 
 class DecoderShape(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,7 +137,7 @@ def causal_pairs(length: float, window: int | None) -> float:
 
 def known(model: str) -> DecoderShape | None:
     """Return the shape of a model in `KNOWN_CONFIGS`, by its name on the hub."""
-    config = KNOWN_CONFIGS.get(model)
+    config = KNOWN_CONFIGS.get(model) or KNOWN_CONFIGS.get(model.removesuffix(_SAME_SIZES))
     return None if config is None else of(config)
 
 

@@ -8,10 +8,13 @@ from typing import Any
 
 import msgspec
 
-from jobspec.errors import SpecError
+from jobspec.errors import JobspecError, SpecError, raise_all
 from jobspec.spec import rules
 from jobspec.spec.schema import JobSpec, Spec
 
+_MOST_ERRORS = 50
+# Values of required fields that are missing or wrong, so that the other fields can be checked.
+_STAND_INS: dict[str, Any] = {"name": "x", "model": {"name": "x"}}
 _PART = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")  # of a JSON path: a name or an index
 _FEW = {"boolean": ("true", "false"), "null": ("null",)}
 
@@ -20,27 +23,91 @@ def decode(data: bytes, *, file: str | Path | None = None) -> JobSpec:
     """Read a spec and check its fields and rules.
 
     Raises:
-        SpecError: something is wrong; it names the file and the JSON path.
+        SpecError: something is wrong; it names the file and the JSON path, and has all errors.
     """
-    try:
-        spec = msgspec.json.decode(data, type=JobSpec)
-    except msgspec.ValidationError as error:
-        raise _spec_error(str(error), data, file) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        hint = "write specs with `jobspec new`"
-        raise SpecError(f"not valid JSON: {error}", file=file, hint=hint) from error
-    rules.check(spec, file=file)
+    spec, errors = examine(data, file=file)
+    raise_all(errors)
+    assert spec is not None, "a spec without errors was read"
     return spec
 
 
-def load(path: str | Path) -> JobSpec:
-    """Read and check a spec file. Raises SpecError, naming the file."""
+def examine(
+    data: bytes, *, file: str | Path | None = None
+) -> tuple[JobSpec | None, list[JobspecError]]:
+    """Read a spec and find all that is wrong with it.
+
+    Returns:
+        The spec, with defaults for fields that are wrong; None if it can't be read. And the errors.
+    """
     try:
-        data = Path(path).read_bytes()
+        fields: Any = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        hint = "write specs with `jobspec new`"
+        return None, [SpecError(f"not valid JSON: {error}", file=file, hint=hint)]
+    errors: list[JobspecError] = []
+    removed: list[str] = []
+    for _ in range(_MOST_ERRORS):
+        try:
+            spec = msgspec.json.decode(msgspec.json.encode(fields), type=JobSpec)
+        except msgspec.ValidationError as error:
+            found = _spec_error(str(error), data, file)
+            repaired = _repair(fields, str(error), found.place or "$")
+            if repaired is None or repaired not in removed:
+                errors.append(found)
+            if repaired is None:
+                return None, errors
+            removed.append(repaired)
+        else:
+            # A rule may be broken only because a field of its group was left out.
+            groups = {_group(place) for place in removed}
+            broken = rules.broken(spec, file=file)
+            errors += [each for each in broken if not groups or _group(each.place) not in groups]
+            return spec, errors
+    return None, errors
+
+
+def _repair(fields: Any, message: str, place: str) -> str | None:
+    """Leave out the field that an error is about, or fill in one that is missing.
+
+    Returns:
+        The field's JSON path; None if that is not possible.
+    """
+    unknown = re.search(r"unknown field `([^`]+)`", message)
+    missing = re.search(r"missing required field `([^`]+)`", message)
+    named = unknown or missing
+    keys = [key for key in re.findall(r"\.([^.\[]+)|\[\d+\]", place) if key]
+    keys += [named.group(1)] if named is not None else []
+    if "[" in place and (named is not None or not keys):
+        return None  # in an element of a list
+    *above, last = keys or [""]
+    try:
+        for key in above:
+            fields = fields[key]
+        if missing is None:
+            del fields[last]
+        else:
+            fields[last] = _STAND_INS[last]
+    except (KeyError, TypeError):
+        return None
+    return "$." + ".".join(keys)
+
+
+def _group(place: str | None) -> str:
+    return re.split(r"[.\[]", (place or "$").removeprefix("$."))[0]
+
+
+def load(path: str | Path) -> JobSpec:
+    """Read and check a spec file. Raises SpecError, naming the file, with all errors."""
+    return decode(read_file(path), file=path)
+
+
+def read_file(path: str | Path) -> bytes:
+    """The bytes of a spec file. Raises SpecError, naming the file."""
+    try:
+        return Path(path).read_bytes()
     except OSError as error:
         hint = "is the path right? `jobspec new` writes specs and prints where"
         raise SpecError(f"can't be read: {error.strerror}", file=path, hint=hint) from error
-    return decode(data, file=path)
 
 
 def json_schema() -> dict[str, Any]:

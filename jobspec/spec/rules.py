@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from jobspec.errors import SpecError
+from jobspec.errors import SpecError, raise_all
 from jobspec.spec.schema import DataSpec, EvalSpec, JobSpec, TrainSpec
 from jobspec.spec.sources import source_name
 
@@ -17,9 +17,16 @@ _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,199}")
 
 
 def check(spec: JobSpec, *, file: str | Path | None = None) -> None:
-    """Check the rules that span fields. Raises SpecError for the first one that is broken."""
-    for place, wrong, hint in _broken_rules(spec):
-        raise SpecError(wrong, file=file, place=place, hint=hint)
+    """Check the rules that span fields. Raises SpecError with all that are broken."""
+    raise_all(broken(spec, file=file))
+
+
+def broken(spec: JobSpec, *, file: str | Path | None = None) -> list[SpecError]:
+    """The rules that are broken."""
+    return [
+        SpecError(wrong, file=file, place=place, hint=hint)
+        for place, wrong, hint in _broken_rules(spec)
+    ]
 
 
 def _broken_rules(spec: JobSpec) -> Iterator[_Broken]:

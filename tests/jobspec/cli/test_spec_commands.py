@@ -254,3 +254,46 @@ def test_every_command_helps_with_an_example() -> None:
 def test_the_repository_runs_as_a_module() -> None:
     assert (REPOSITORY / "jobspec/cli/__main__.py").exists()
     assert "Usage: jobspec" in jobspec("--help").stdout
+
+
+def test_all_errors_of_a_spec_are_reported_at_once(place: Path) -> None:
+    spec = new(place, "--model", "a/b")
+    fields = json.loads(spec.read_bytes())
+    fields["model"]["name"] = 5
+    fields["train"]["learning_rate"] = -1
+    fields["train"]["num_train_epoch"] = fields["train"].pop("num_train_epochs")
+    fields["eval"]["temperature"] = "hot"
+    fields["eval"]["benchmarks"] = ["aime24", "no_such_benchmark"]
+    fields["data"]["path"] = "none.jsonl"
+    spec.write_text(json.dumps(fields))
+    done = jobspec("validate", UNCHECKED, spec, cwd=place, code=1)
+    shown = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    places = [line.split(", ", 1)[1].split(": ")[0] for line in shown]
+    assert places == [
+        "$.model.name", "$.train.learning_rate", "$.train", "$.eval.temperature",
+        "$.eval.benchmarks[1]", "$.data.path",
+    ]  # fmt: skip
+    assert "did you mean `num_train_epochs`?" in done.stderr
+    told = jobspec_json("validate", UNCHECKED, spec, cwd=place, code=1)["errors"]
+    assert [error["place"] for error in told] == places
+
+
+def test_rules_and_checks_that_do_not_depend_on_each_other_are_all_reported(place: Path) -> None:
+    spec = new(place, "--model", str(place / "no-model"))
+    fields = json.loads(spec.read_bytes())
+    fields["train"] |= {"offload": "optimizer", "zero_stage": 0, "global_batch_size": 3}
+    spec.write_text(json.dumps(fields))
+    told = jobspec_json("validate", UNCHECKED, spec, cwd=place, code=1)["errors"]
+    assert "$.train.offload" in [error["place"] for error in told] and len(told) >= 1
+    fields["train"] |= {"offload": "none", "zero_stage": 2, "global_batch_size": 32}
+    fields["eval"]["benchmarks"] = ["no_such_benchmark"]
+    spec.write_text(json.dumps(fields))
+    told = jobspec_json("validate", UNCHECKED, spec, cwd=place, code=1)["errors"]
+    assert {"$.model.name", "$.eval.benchmarks[0]"} <= {error["place"] for error in told}
+
+
+def test_validate_for_a_device_needs_no_copy_of_a_known_model(place: Path) -> None:
+    spec = new(place, "--model", "Qwen/Qwen3-4B")
+    done = jobspec("validate", spec, "--device", "h100-94", "--root", "r", cwd=place)
+    assert "training needs" in done.stderr and "rows are not rendered" in done.stderr
+    assert "$.model.name" in jobspec("validate", spec, "--root", "r", cwd=place, code=1).stderr

@@ -222,3 +222,18 @@ def test_the_choices_of_auto_are_told_with_the_memory_they_take(tmp_path: Path) 
     assert told["b200"]["recomputed_layers"] < told["h100-80"]["recomputed_layers"] <= 36
     said = jobspec(*args, "--device", "b200").stderr
     assert f"recomputes {told['b200']['recomputed_layers']} of 36 layers, micro-batches of" in said
+
+
+@pytest.mark.parametrize(
+    ("model", "billions"),
+    [
+        ("Qwen/Qwen3-0.6B", 0.6), ("Qwen/Qwen3-1.7B", 1.7), ("Qwen/Qwen3-4B", 4.0),
+        ("Qwen/Qwen3-8B", 8.2), ("Qwen/Qwen3-14B", 14.8), ("Qwen/Qwen3-32B", 32.8),
+        ("Qwen/Qwen3-14B-Base", 14.8), ("allenai/Olmo-3-1025-7B", 7.3),
+        ("allenai/Olmo-3-7B-Instruct", 7.3), ("allenai/Olmo-3-32B-Think", 32.2),
+    ],
+)  # fmt: skip
+def test_known_models_have_the_parameters_of_their_model_cards(model: str, billions: float) -> None:
+    shape = decoder_shape.known(model)
+    assert shape is not None
+    assert round(shape.parameters / 1e9, 1) == billions
