@@ -41,6 +41,12 @@ if TYPE_CHECKING:
     help="Directory for TensorBoard's event files.  [default: ROOT/relay/tensorboard]",
 )
 @click.option(
+    "--trackio",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Directory for trackio's databases.  [default: ROOT/relay/trackio]",
+)
+@click.option(
     "--offline", is_flag=True, help="Write the runs of ended jobs to disk, for `wandb sync`."
 )
 @click.option(
@@ -63,7 +69,7 @@ if TYPE_CHECKING:
 @click.option("--stall", type=click.FloatRange(0), default=180.0, hidden=True)
 @common
 def relay(jobs: tuple[str, ...], **options: Any) -> None:
-    """Send the jobs' curves and scores to W&B or TensorBoard, each row once.
+    """Send the jobs' curves and scores to W&B, TensorBoard or trackio, each row once.
 
     \b
     jobspec relay --watch                keep sending, in tmux on a login node
@@ -146,7 +152,7 @@ def _relay_options(select: Callable[[], list[Job]], options: dict[str, Any]) -> 
     return RelayOptions(
         select=select,
         sinks=options["sinks"],
-        tensorboard=options["tensorboard"],
+        stores={sink: options[sink] for sink in tracking_sinks.STORED if options[sink] is not None},
         project=options["project"],
         entity=options["entity"],
         settled=options["settled"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class RelayOptions:
 
     select: Callable[[], list[Job]]
     sinks: tuple[str, ...] = ()  # instead of those of each spec
-    tensorboard: Path | None = None  # instead of the directory in the root
+    stores: Mapping[str, Path] = field(default_factory=dict[str, Path])  # instead of the root's
     project: str | None = None
     entity: str | None = None
     settled: bool = False
@@ -85,7 +85,7 @@ class Relay:
         self._poll_at, self._poll_pause = 0.0, 2.0
         self.problems: dict[str, str] = {}
         self.arrived: dict[str, int] = {}  # by run, the rows that the server has
-        store = store_of(sink, queue.paths, options.tensorboard)
+        store = store_of(sink, queue.paths, options.stores)
         self._pool = ClientPool(self._heartbeat, sink, store)
 
     def once(self) -> bool:

@@ -7,12 +7,12 @@ destination tells how many lines it holds, whatever was killed before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from jobspec.spec.tracking_sinks import TENSORBOARD, WANDB
+from jobspec.spec.tracking_sinks import TENSORBOARD, TRACKIO, WANDB
 from jobspec.storage.layout import RootPaths
 
 Answer = dict[str, Any]
@@ -73,6 +73,7 @@ class RowSink(Protocol):
 _MODULES = {
     WANDB: "jobspec.relay.sink_wandb:WandbClient",
     TENSORBOARD: "jobspec.relay.sink_tensorboard:TensorBoardClient",
+    TRACKIO: "jobspec.relay.sink_trackio:TrackioClient",
 }
 
 
@@ -88,8 +89,6 @@ def row_sink(sink: str, directory: Path, store: Path) -> RowSink:
     return make(directory, store)
 
 
-def store_of(sink: str, root: RootPaths, tensorboard: Path | None = None) -> Path:
+def store_of(sink: str, root: RootPaths, stores: Mapping[str, Path]) -> Path:
     """Where a destination without a server keeps its runs: in the root, or where the user says."""
-    if sink == TENSORBOARD and tensorboard is not None:
-        return tensorboard.absolute()
-    return root.relay_store(sink)
+    return stores[sink].absolute() if sink in stores else root.relay_store(sink)

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from jobspec.relay.row_sink import Answer, Axes
-from jobspec.relay.tracked_run import DIGEST
+from jobspec.relay.tracked_run import DIGEST, settings
 from jobspec.storage import fs, tempfiles
 
 _PREFIX = "events.out.tfevents."
@@ -96,8 +96,8 @@ class TensorBoardClient:
         run.axis = axes[0][0]
         if not run.sizes:
             fs.make_dir(run.path)
-            settings = dict(_settings(config.get("spec", {})))
-            summary = self._hparams.hparams_pb(settings, trial_id=config.get("job"))
+            values = dict(settings(config.get("spec", {})))
+            summary = self._hparams.hparams_pb(values, trial_id=config.get("job"))
             self._append(run, [self._event(0, summary=summary)])
         return {"starting_step": run.lines}
 
@@ -280,12 +280,3 @@ def _row_of(event: Any, axis: str) -> Answer | None:
         return None
     values = {axis: event.step} | {value.tag: value.simple_value for value in event.summary.value}
     return values | _tail(*map(int, writer.split()[2:])) | {"_timestamp": event.wall_time}
-
-
-def _settings(spec: Answer, prefix: str = "") -> Iterator[tuple[str, int | float | str]]:
-    """The spec's settings with one value each, named like `train.learning_rate`."""
-    for name, value in spec.items():
-        if isinstance(value, dict):
-            yield from _settings(cast("Answer", value), f"{prefix}{name}.")
-        elif isinstance(value, int | float | str) and value != "":
-            yield f"{prefix}{name}", value

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import msgspec
 
@@ -143,6 +143,15 @@ def unchanged(before: Iterable[Job], after: Iterable[Job]) -> set[str]:
     """
     later = {job.id: (job.state, job.attempt) for job in after}
     return {job.id for job in before if later.get(job.id) == (job.state, job.attempt)}
+
+
+def settings(spec: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, int | float | str]]:
+    """The spec's settings that have one value, named like `train.learning_rate`."""
+    for name, value in spec.items():
+        if isinstance(value, dict):
+            yield from settings(cast("dict[str, Any]", value), f"{prefix}{name}.")
+        elif isinstance(value, int | float | str) and value != "":
+            yield f"{prefix}{name}", value
 
 
 def _new_run(

@@ -75,7 +75,7 @@ def verify(
             client.kill()
     verifications: list[Verification] = []
     for sink in sinks.named(jobs) or options.sinks or (WANDB,):
-        client = connect(sink=sink, store=store_of(sink, queue.paths, options.tensorboard))
+        client = connect(sink=sink, store=store_of(sink, queue.paths, options.stores))
         try:
             verifications += [
                 _verify_online(queue, client, sink, run, options)

@@ -202,7 +202,7 @@ class EvalSpec(Spec, frozen=True, kw_only=True):
     seed: Seed = 1234
 
 
-SinkName = Literal["wandb", "tensorboard"]
+SinkName = Literal["wandb", "tensorboard", "trackio"]
 
 
 class TrackingSpec(Spec, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 WANDB = "wandb"
 TENSORBOARD = "tensorboard"
+TRACKIO = "trackio"
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,11 @@ class Sink:
 SINKS = {
     WANDB: Sink("at W&B", "wandb", "relay"),
     TENSORBOARD: Sink("in TensorBoard", "tensorboard", "tensorboard"),
+    TRACKIO: Sink("in trackio", "trackio", "trackio"),
 }
+
+
+STORED = (TENSORBOARD, TRACKIO)  # without a server: they write to a directory
 
 
 def missing(names: Iterable[str]) -> Iterator[str]:

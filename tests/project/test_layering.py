@@ -51,6 +51,7 @@ ALLOWED = {
     "watchfiles": "jobspec",
     "wandb": "jobspec.relay.sink_wandb",
     "tensorboard": "jobspec.relay.sink_tensorboard",
+    "trackio": "jobspec.relay.sink_trackio",
 }
 TORCH_ROOMS = ("training", "packing", "kernels", "inference", "evaluation")
 TORCH_MODULES = (
