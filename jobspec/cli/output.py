@@ -89,6 +89,11 @@ class Table:
         full, _ = self._fit(_PIPE_WIDTH)
         return [self.columns[i].title for i in full if i not in sizes]
 
+    def shortened(self, width: int | None = None) -> list[str]:
+        """The titles of the columns that show their brief texts."""
+        sizes, brief = self._fit(terminal_width() if width is None else width)
+        return [self.columns[i].title for i in sizes if i in brief]
+
     def _line(self, cells: Sequence[Cell], sizes: dict[int, int], brief: set[int]) -> str:
         parts = [
             cells[i].styled(size, self.columns[i], briefly=i in brief) for i, size in sizes.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import click
 import msgspec
@@ -17,6 +17,9 @@ from jobspec.records.base import State
 from jobspec.results import columns, formats, table
 from jobspec.results.columns import RunColumn
 from jobspec.results.table import ResultRow
+
+_MODEL = "model"  # the kind of a column
+_SCORE = 7  # the rank at which scores lose their intervals
 
 
 @click.command()
@@ -95,6 +98,8 @@ def _print_table(rows: Sequence[ResultRow]) -> None:
     for line in columns.legend(rows):
         say(line, fg="yellow" if line.startswith("!") else None)
     hidden = [title for title in drawn.left_out() if title != "job"]
+    if any(each.title in drawn.shortened() for each in drawn.columns if each.brief_rank == _SCORE):
+        hidden.append("intervals")
     if hidden:
         say(f"no room for {', '.join(hidden)}: widen the terminal, or use --markdown or --csv")
 
@@ -103,11 +108,20 @@ def make_table(rows: Sequence[ResultRow]) -> Table:
     """The table of runs for the terminal."""
     shown = columns.columns(rows)
     drawn = Table([_column(each, rows) for each in shown])
+    models = _without_owners(
+        each.text(row) for each in shown for row in rows if each.kind == _MODEL
+    )
     for row in rows:
         notes = [Cell(text, _warning_colour(row)) for text in columns.warnings(row)]
         notes += [Cell(text, dim=True) for text in columns.notes(row)]
-        drawn.add(*(_cell(row, each) for each in shown), notes=notes)
+        drawn.add(*(_cell(row, each, models) for each in shown), notes=notes)
     return drawn
+
+
+def _without_owners(models: Iterable[str]) -> dict[str, str]:
+    """Names of models without their owners, if they differ without them."""
+    short = {model: model.rpartition("/")[2] for model in models}
+    return short if len(set(short.values())) == len(short) else {}
 
 
 def _column(column: RunColumn, rows: Sequence[ResultRow]) -> Column:
@@ -115,20 +129,24 @@ def _column(column: RunColumn, rows: Sequence[ResultRow]) -> Column:
     ranks = {"job": 2, "held-out": 4, "loss": 5, "setting": 6, "state": 8}
     if column.kind == "state" and all(row.state == State.SUCCEEDED for row in rows):
         return Column(column.title, 3)
-    return Column(column.title, ranks.get(column.kind, 9), right=column.right)
+    briefly = {"model": 3, "state": 3, "score": _SCORE}.get(column.kind)
+    rank = ranks.get(column.kind, 9)
+    return Column(column.title, rank, right=column.right, brief_rank=briefly)
 
 
-def _cell(row: ResultRow, column: RunColumn) -> Cell:
+def _cell(row: ResultRow, column: RunColumn, models: dict[str, str]) -> Cell:
     text = column.text(row)
     if column.kind == "state":
-        return Cell(text, COLOURS[State(row.state)])
+        brief = "done" if row.state == State.SUCCEEDED else text
+        return Cell(text, COLOURS[State(row.state)], brief=brief)
     score = row.scores.get(column.name) if column.kind == "score" else None
     if score is None:
         base = row.learning_rate is None and column.kind in ("model", "rate")
-        return Cell(text, dim=base)
+        return Cell(text, dim=base, brief=models.get(text))
     marks = f"{'*' if score.best else ' '}{'!' if columns.is_cut_off(score) else ' '}"
     colour = "green" if score.best else None
-    return Cell(columns.spell_score(score) + marks, colour, score.best)
+    brief = columns.spell_score(score, "") + marks
+    return Cell(columns.spell_score(score) + marks, colour, score.best, brief=brief)
 
 
 def _warning_colour(row: ResultRow) -> str:

@@ -61,7 +61,8 @@ def state(row: ResultRow) -> str:
     """A run's state; of a running one, the phase and how far it is."""
     if row.state != State.RUNNING or not row.phase:
         return row.state
-    return row.phase if row.progress is None else f"{row.phase} {row.progress:.0%}"
+    progress = "" if row.progress is None else f" {int(row.progress * 100 + 1e-9)} %"
+    return f"{row.phase}{progress}"
 
 
 def rate(row: ResultRow) -> str:

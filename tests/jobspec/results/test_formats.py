@@ -61,7 +61,7 @@ def test_every_run_has_a_row_with_its_state_and_its_losses(queue: Queue) -> None
     rows = {line.split()[-1].rpartition("-")[0]: re.split(r"\s{2,}", line) for line in lines}
     assert rows["one"][:7] == ["Qwen/Qwen3-8B", "succeeded", "1e-5", "full", "1", "0.750", "1.000"]
     assert rows["two"][3:6] == ["LoRA r 8", "2", "0.500"]
-    assert rows["three"][1] == "train 43%" and rows["three"][4:6] == ["3", "1.250"]
+    assert rows["three"][1] == "train 43 %" and rows["three"][4:6] == ["3", "1.250"]
     assert rows["four"][1] == "failed" and "row 17: no | turn" in shown
     assert rows["base"][2] == "base" and "waits" not in rows
     asked = jobspec("results", "waits*", "--root", queue.paths.root).stdout
@@ -141,7 +141,13 @@ def test_what_a_narrow_terminal_leaves_out_is_said(queue: Queue) -> None:
     done = jobspec("results", "--root", queue.paths.root, COLUMNS="80")
     table = [line for line in done.stdout.splitlines() if not line.startswith("  ")]
     assert max(map(len, table)) <= 80 and "AIME24 AVG@32" in table[0]
-    assert "no room for" in done.stderr and "loss" in done.stderr.split("no room for")[1]
+    assert table[1].split()[:2] == ["Qwen3-8B", "done"], "shorter before something is left out"
+    assert "[0.88, 0.91]" in table[1], "intervals stay as long as they can"
+    assert "no room for seed, loss, held-out:" in done.stderr
+    narrow = jobspec("results", "--root", queue.paths.root, COLUMNS="60")
+    table = [line for line in narrow.stdout.splitlines() if not line.startswith("  ")]
+    assert max(map(len, table)) <= 60 and "done" in table[1] and "[" not in table[1]
+    assert "intervals: widen the terminal" in narrow.stderr
     assert "no room" not in jobspec("results", "--root", queue.paths.root, COLUMNS="200").stderr
 
 
