@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import Trainer
 
-IN_STEP, IN_SAVE, AFTER_SAVE = "in a step", "in a save", "after a save"
+from benchmarks.resume import AFTER_SAVE, IN_SAVE, IN_STEP
 
 
 class Watch:

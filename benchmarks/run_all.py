@@ -30,6 +30,7 @@ ALL = {
     "start": "start --runs 5",
     "idle": "idle --seconds 5",
     "status": "status",
+    "resume": "resume",
     "preview": "preview",
     "relay": "relay --seconds 60",
     "train": "train --runs 5",

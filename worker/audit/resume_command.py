@@ -28,7 +28,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="a directory to work in and keep")
     asked = parser.parse_args()
-    sys.exit(answer(lambda: _audit(asked)))
+    try:
+        code = answer(lambda: _audit(asked))
+    except KeyboardInterrupt:
+        code = 130  # the worker is killed and the directory deleted by now
+    sys.exit(code)
 
 
 def _audit(asked: argparse.Namespace) -> AuditAnswer:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -25,6 +28,7 @@ from jobspec.storage import fs
 from jobspec.storage.layout import CheckpointPaths, JobPaths, RootPaths
 from worker.audit.kills import AuditPaths, Orders
 from worker.checkpoints import integrity
+from worker.process.rank_launcher import die_with_parent
 
 _LOOK_EVERY_S = 0.005
 _LONGEST_S = 1800.0  # one attempt of an audited run takes seconds
@@ -130,7 +134,11 @@ class AuditedRun:
         command += ["--root", str(self.paths.root), "--devices", str(self._ranks)]
         with self.paths.worker_log.open("ab") as log:
             worker = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=partial(die_with_parent, signal.SIGKILL, os.getpid()),
             )
         try:
             yield worker
@@ -152,9 +160,11 @@ class AuditedRun:
         attempt = self.job.attempt(max(numbers, default=1))
         end = read_end(attempt)
         reason = f": {end.message}" if end is not None and end.message else ""
+        log = attempt.log(end.phase) if end is not None and end.phase else self.paths.worker_log
+        tail = log.read_text(errors="replace").splitlines()[-5:] if log.exists() else []
         raise JobspecError(
-            f"the audited training {what}{reason}",
-            hint=(end.hint if end is not None else None) or f"see {self.paths.worker_log}",
+            "\n".join([f"the audited training {what}{reason}", *tail]),
+            hint="`jobspec run SPEC` shows whether the spec itself trains on this machine",
         )
 
 
