@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -28,7 +25,6 @@ from jobspec.storage import fs
 from jobspec.storage.layout import CheckpointPaths, JobPaths, RootPaths
 from worker.audit.kills import AuditPaths, Orders
 from worker.checkpoints import integrity
-from worker.process.rank_launcher import die_with_parent
 
 _LOOK_EVERY_S = 0.005
 _LONGEST_S = 1800.0  # one attempt of an audited run takes seconds
@@ -138,7 +134,6 @@ class AuditedRun:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=partial(die_with_parent, signal.SIGKILL, os.getpid()),
             )
         try:
             yield worker
