@@ -157,7 +157,8 @@ def test_rows_in_another_order_are_found_with_their_step_and_place(pair: Pair) -
         report = json.loads(job.attempt(1).done("prepare").read_text())
         split = PreparedPaths(paths.root / report["dir"]).train
         counts = numpy.load(split.counts)
-        numpy.save(split.counts, counts[:, ::-1].copy())  # of the same size, or it is made again
+        counts[0] = numpy.arange(len(counts[0])) + 100  # batches have rows of similar lengths
+        numpy.save(split.counts, counts)  # of the same size, otherwise it is made again
 
     parts = pair.parts("order", reorder)
     found = parts[compare.ROWS].first

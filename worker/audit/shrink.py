@@ -29,6 +29,7 @@ _BATCH = 8
 _MAX_LENGTH = 2048
 _LONGEST_TEXT = 240  # characters of one text of a row
 _READ = 512
+_SPREAD = 4  # rows from which one is chosen
 _TAG = re.compile(r"(</?\w{1,20}>)")
 
 
@@ -139,7 +140,7 @@ def _data(data: DataSpec, directory: Path, batch: int) -> tuple[DataSpec, int]:
 
 
 def _short_rows(source: SourceSpec, scratch: Path, wanted: int) -> Iterator[bytes]:
-    """The shortest of the first rows, in their order, one a line.
+    """Short ones of the first rows, of different lengths, in their order, one a line.
 
     Raises:
         DataError: there are none.
@@ -149,8 +150,9 @@ def _short_rows(source: SourceSpec, scratch: Path, wanted: int) -> Iterator[byte
         cut = [msgspec.json.encode(_cut(msgspec.json.decode(line))) for _, line in lines]
     if not cut:
         raise DataError("has no rows", file=source.path, place="$.data.path")
-    shortest = sorted(range(len(cut)), key=lambda index: len(cut[index]))[:wanted]
-    yield from (cut[index] + b"\n" for index in sorted(shortest))
+    pool = sorted(range(len(cut)), key=lambda index: len(cut[index]))[: _SPREAD * wanted]
+    chosen = {pool[number * len(pool) // wanted] for number in range(wanted)}
+    yield from (cut[index] + b"\n" for index in sorted(chosen))
 
 
 def _cut(value: Any) -> Any:
