@@ -190,7 +190,7 @@ def test_the_command_reports_a_divergence_and_exits_with_1(tiny: Path, tmp_path:
     python = f"{sys.executable} {tmp_path / 'damaged.py'}"
     command = ("audit", "resume", file, "--kills", "1", "--root", tmp_path / "root")
     done = jobspec(*command, code=1, JOBSPEC_WORKER_COMMAND=python)
-    assert f"the runs differ first at step {SAVE_EVERY + 2}, losses: grad_norm" in done.stdout
+    assert f"the runs differ first at step {SAVE_EVERY + 2}, losses: " in done.stdout
     assert "attempt 1 killed right after a checkpoint was completed, step 3; resumed from 3" in (
         done.stdout
     )
