@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from jobspec.bundle import read_bundle
+from jobspec.bundle import read_bundle, worker_checks
 from jobspec.bundle.findings import BundleFinding, VerifiedBundle
 from jobspec.bundle.read_bundle import CheckedBundle
 from jobspec.bundle.recompute import check_scores
@@ -15,14 +15,18 @@ from jobspec.spec import identity
 from jobspec.storage.layout import BundlePaths
 
 
-def verify(place: Path) -> VerifiedBundle:
+def verify(place: Path, data: Sequence[Path] = (), model: Path | None = None) -> VerifiedBundle:
     """Check a bundle.
+
+    Args:
+        data: data files that the bundle does not include, to derive the loss masks from.
+        model: a directory with the model's tokenizer, likewise.
 
     Raises:
         JobspecError: it is damaged, or not what `jobspec bundle` writes.
     """
     with read_bundle.opened(place) as bundle:
-        findings = list(_findings(bundle))
+        findings = list(_findings(bundle, data, model))
     return VerifiedBundle(
         bundle=str(place),
         job=bundle.about.job,
@@ -32,7 +36,9 @@ def verify(place: Path) -> VerifiedBundle:
     )
 
 
-def _findings(bundle: CheckedBundle) -> Iterator[BundleFinding]:
+def _findings(
+    bundle: CheckedBundle, data: Sequence[Path], model: Path | None
+) -> Iterator[BundleFinding]:
     size = sum(each.size for each in bundle.files.values())
     hashes = f"{len(bundle.files)} files, {size:,} bytes, have the SHA-256 that is stated"
     yield BundleFinding.ok("hashes", hashes, BundlePaths.SUMS)
@@ -40,7 +46,9 @@ def _findings(bundle: CheckedBundle) -> Iterator[BundleFinding]:
     attempt = bundle.paths.attempt(bundle.about.attempt)
     yield from check_records(attempt, bundle.spec)
     yield from check_training(bundle.paths, attempt, bundle.spec)
+    yield from worker_checks.check_masks(bundle, data, model)
     yield from check_scores(attempt)
+    yield from worker_checks.check_grades(bundle)
     yield _check_weights(bundle)
     yield from _not_known()
 
@@ -77,8 +85,8 @@ def _not_known() -> Iterator[BundleFinding]:
     """What no bundle can show."""
     for what in (
         "who made it and when: compare the fingerprint with a published one",
-        "that training gave these losses and weights: only training again can show it",
-        "that the samples are the model's: only drawing them again can show it",
+        "that training gave these losses and weights: `jobspec replay` trains again",
+        "that the samples are the model's: `jobspec replay` draws them again",
         "that questions and expected answers are those of the benchmark",
     ):
         yield BundleFinding.unknown("origin", what)

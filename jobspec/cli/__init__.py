@@ -63,6 +63,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "relay": ("relay", "Send curves and scores to W&B."),
         "bundle": ("bundle", "Write a run for others to verify."),
         "verify": ("verify", "Check a bundle: hashes, scores, losses."),
+        "replay": ("replay", "Run a bundle's spec again, and compare."),
         "wait": ("wait", "Wait until jobs have ended."),
         "notify": ("notify", "Report failures and more to a webhook, mail, command."),
     },

@@ -7,7 +7,7 @@ from typing import Literal
 from jobspec.errors import JobspecError
 from jobspec.records.base import UNSET, Record, UnsetType
 from jobspec.records.overview import DataOverview
-from jobspec.records.reports import Overlap
+from jobspec.records.reports import Overlap, PrepareReport
 
 
 class ErrorDetails(Record, frozen=True, kw_only=True):
@@ -30,6 +30,32 @@ class ErrorAnswer(Record, frozen=True, kw_only=True):
     """The answer of a program that exits with `exit_codes.REFUSED`."""
 
     error: ErrorDetails
+
+
+class PreparedAgain(Record, frozen=True, kw_only=True):
+    """Rows that were tokenized and labelled again, with the SHA-256 of each split's file."""
+
+    report: PrepareReport
+    sha256: dict[str, str]
+
+
+class RegradedBenchmark(Record, frozen=True, kw_only=True):
+    """Samples that were read and graded again.
+
+    Attributes:
+        differing: `question/sample` of those that are judged differently.
+        left_out: why none was graded; empty if they were.
+    """
+
+    samples: int = 0
+    differing: tuple[str, ...] = ()
+    left_out: str = ""
+
+
+class Regraded(Record, frozen=True, kw_only=True):
+    """The samples of each benchmark of an attempt, graded again."""
+
+    benchmarks: dict[str, RegradedBenchmark]
 
 
 class Contamination(Record, frozen=True, kw_only=True):

@@ -57,6 +57,7 @@ RUN_BY = {
     "jobspec serve *": "tests/integration/test_report_page.py",
     "jobspec rescore *": "tests/integration/test_score_commands.py",
     "jobspec verify *": "tests/jobspec/bundle/test_verify_command.py",
+    "jobspec replay *": "tests/jobspec/bundle/test_replay_command.py",
     "jobspec wait *": "tests/jobspec/cli/test_queue_commands.py",
     "jobspec notify *": "tests/jobspec/monitoring/test_notify.py",
     "jobspec doctor": "tests/jobspec/doctor/test_doctor.py",

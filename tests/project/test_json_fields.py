@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from jobspec.benchmarks import protocol
-from jobspec.bundle import write_bundle
+from jobspec.bundle import replay, write_bundle
 from jobspec.bundle.findings import BundleFinding, VerifiedBundle
 from jobspec.cli import COMMANDS, cli
 from jobspec.cli.benchmarks import BenchmarkRow
@@ -67,7 +67,7 @@ DOCUMENTED: list[type] = [
     evaluation.Sample, answers.ReadExample,
     calibration.CalibrationRow,
     Verification,
-    write_bundle.WrittenBundle, VerifiedBundle, BundleFinding,
+    write_bundle.WrittenBundle, VerifiedBundle, BundleFinding, replay.EnvironmentDifference,
     overview.DataOverview, overview.HistogramBin, overview.Duplicates, overview.NearDuplicate,
     reports.RowReport, reports.DroppedRow, mixture.TokenCounts, reports.Passes,
     training_time.Steps, training_time.TrainingEstimate, memory.Memory,

@@ -24,7 +24,7 @@ def test_a_real_run_is_verified_without_its_root(tmp_path: Path) -> None:
     assert wanted | {"scores"} <= ok
     unknown = [each["detail"] for each in found["findings"] if each["outcome"] == "unknown"]
     assert any("not included, only named" in detail for detail in unknown)
-    assert any("only training again can show it" in detail for detail in unknown)
+    assert any("`jobspec replay` trains again" in detail for detail in unknown)
     assert list(tmp_path.iterdir()) == []
     directory = unpack(tmp_path / "unpacked").dir
     again = jobspec("verify", directory).stdout
