@@ -95,6 +95,8 @@ def _with_places(bundle: CheckedBundle, data: Sequence[Path], model: Path) -> Jo
     assert spec.data is not None
     known = {each.sha256: bundle.paths.dir / each.path for each in bundle.about.data if each.path}
     for path in data:
+        if not path.is_file():
+            raise JobspecError("there is no such file", file=path)
         with path.open("rb") as file:
             known[hashlib.file_digest(file, "sha256").hexdigest()] = path
     places: list[str] = []

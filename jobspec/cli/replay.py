@@ -65,7 +65,7 @@ def _enqueue(bundle: CheckedBundle, settings: tuple[str, ...], priority: int) ->
         say(f"{each.what}: {each.bundle or 'none'} in the bundle, {each.here or 'not known'} here")
     spec = replays.spec_of(bundle, settings)
     one = check.check_spec(spec, bundle.place, current_root())
-    say_findings(one)
+    say_findings([one])
     ((_, job),) = enqueue_all([one], priority)
     same = job.id == bundle.about.job
     if wants_json():

@@ -19,12 +19,12 @@ _COLOURS = {"ok": "green", "differs": "red", "unknown": "yellow"}
 @click.option(
     "--data",
     multiple=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(dir_okay=False, path_type=Path),
     help="Data file that the bundle only names; may be repeated.",
 )
 @click.option(
     "--model",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=click.Path(file_okay=False, path_type=Path),
     help="Directory with the tokenizer, if the bundle has none.",
 )
 @json_option
