@@ -4,7 +4,7 @@ Workers and the queue do not depend on it. It reads the jobs' files and keeps it
 `ROOT/relay/`. docs/relay.md describes its guarantees.
 
 ```
-tracked_run.py    what W&B should hold of a job, made from the job's files
+tracked_run.py  what a destination should hold of a job, made from the job's files
 reader.py       reads running jobs again and again, at the cost of their new rows
 cursor.py       which row is which line of a run, written before it is sent
 row_sink.py     what a destination must be able to do, and which ones there are

@@ -25,7 +25,7 @@ _SETTINGS = {"TRACKIO_SQLITE_SYNCHRONOUS": "full", "HF_HUB_OFFLINE": "1"}
 _REMOTE = ("SPACE_ID", "SERVER_URL", "DATASET_ID", "BUCKET_ID", "REGISTRY_BUCKET_ID")
 _RUNS = 100_000  # open in one process; only one writes to the database
 _HIDDEN = {"attempt", "seq", "_timestamp"}
-_LOOK = """SELECT log_id FROM metrics WHERE run_id = ? AND log_id LIKE ? ORDER BY id"""
+_COUNT = "SELECT COUNT(*), MAX(id) FROM metrics WHERE run_id = ? AND log_id LIKE ?"
 _SAVE = """INSERT OR REPLACE INTO configs (run_id, run_name, config, created_at)
            VALUES (?, ?, ?, ?)"""
 
@@ -158,13 +158,14 @@ class TrackioClient:
             yield connection
 
     def _counted(self, connection: Any, id: str) -> Answer | None:
-        ours = [log_id for (log_id,) in connection.execute(_LOOK, (id, f"{id}/%"))]
+        count, newest = connection.execute(_COUNT, (id, f"{id}/%")).fetchone()
         name, config = self._saved(connection, id)
-        if not ours and name is None:
+        if not count and name is None:
             return None
-        tail = _tail(ours[-1]) if ours else None
+        query = "SELECT log_id FROM metrics WHERE id = ?"
+        tail = _tail(connection.execute(query, (newest,)).fetchone()[0]) if count else None
         state = config.get("_State")
-        return {"count": len(ours), "tail": tail, "digest": config.get("_Digest"), "state": state}
+        return {"count": count, "tail": tail, "digest": config.get("_Digest"), "state": state}
 
     def _saved(self, connection: Any, id: str) -> tuple[str | None, Answer]:
         """A run's name, which a user may have changed, and its settings."""
