@@ -129,12 +129,17 @@ def _make(place: Path) -> None:
         {
             "messages": [
                 {"role": "user", "content": f"Count to {number}."},
-                {"role": "assistant", "content": " ".join(map(str, range(number - 20, number)))},
+                {"role": "assistant", "content": _answer(number)},
             ]
         }
         for number in draws.sample(range(20, 70), ROWS)
     ]
     (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _answer(number: int) -> str:
+    # With reasoning, because the template's generation prompt opens it.
+    return f"<think>{number}</think>" + " ".join(map(str, range(number - 20, number)))
 
 
 # ---- another tool
