@@ -6,6 +6,8 @@ the help, so that listing the commands imports nothing.
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import sys
 from importlib import import_module
@@ -205,8 +207,29 @@ def cli(ctx: click.Context) -> None:
     ctx.color = colour()
 
 
+# What is written for a character that a locale without UTF-8 lacks; one for one, so that columns
+# stay aligned.
+_SIMILAR = dict(zip("…└█░▲×→−–—≈★━·", ".`#-!x>---~*-.", strict=True))
+
+
+def _similar(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return "".join(_SIMILAR.get(letter, "?") for letter in text), error.end
+
+
+def _write_any_text() -> None:
+    """Let stdout and stderr write similar characters where their encoding lacks one."""
+    codecs.register_error("jobspec.similar", _similar)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
+            stream.reconfigure(errors="jobspec.similar")
+
+
 def main() -> None:
     """The `jobspec` command. A full or closed stdout costs one line, not a traceback."""
+    _write_any_text()
     try:
         cli(prog_name="jobspec")
     finally:

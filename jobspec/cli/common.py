@@ -141,12 +141,15 @@ def _refuse_to_create(root: Path) -> None:
 
 
 def colour() -> bool | None:
-    """False under NO_COLOR, True under FORCE_COLOR, otherwise None: click looks at the stream."""
+    """False under NO_COLOR or in a dumb terminal, True under FORCE_COLOR.
+
+    Otherwise None: click looks at the stream.
+    """
     if os.environ.get("NO_COLOR"):
         return False
     if os.environ.get("FORCE_COLOR"):
         return True
-    return None
+    return False if os.environ.get("TERM") == "dumb" else None
 
 
 def completion(ctx: click.Context, _: click.Parameter, shell: str | None) -> None:

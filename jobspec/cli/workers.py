@@ -55,7 +55,7 @@ def list_() -> None:
         return emit({"quarantine": list(marks.values())})
     table = Table([Column("host"), Column("reason"), Column("by", 3), Column("until", 5)])
     for mark in marks.values():
-        table.add(mark.host, mark.reason, mark.by, mark.expires_at[:19].replace("T", " "))
+        table.add(mark.host, mark.reason, mark.by, _until(mark.expires_at))
     for line in table.lines() if marks else []:
         click.echo(line)
     if not marks:
@@ -95,6 +95,10 @@ def clear(host: str) -> None:
     """
     open_queue().clear(host)
     _done(host, "cleared")
+
+
+def _until(moment: str) -> str:
+    return f"{moment[:19].replace('T', ' ')} UTC" if moment else ""
 
 
 def _done(host: str, what: str) -> None:
