@@ -27,12 +27,13 @@ READ = """
 import json, sys
 from trackio.sqlite_storage import SQLiteStorage as storage
 project = sys.argv[1]
-runs = {run["name"]: run["id"] for run in storage.get_run_records(project)}
-print(json.dumps({name: {
+runs = {run["id"]: run["name"] for run in storage.get_run_records(project)}
+print(json.dumps({id: {
     "id": id,
+    "name": name,
     "logs": storage.get_logs(project, name, run_id=id),
     "config": storage.get_run_config(project, name, run_id=id),
-} for name, id in runs.items()}, default=str))
+} for id, name in runs.items()}, default=str))
 """
 # No address can be reached: the relay must not try.
 NO_NETWORK = """
@@ -61,12 +62,12 @@ def store(queue: Queue) -> Path:
 
 
 def read(where: Path, project: str = "jobspec") -> dict[str, Any]:
-    """The project's runs as trackio reads them, by kind of run and id of the run."""
+    """The project's runs as trackio reads them, by their ids."""
     env = environment(TRACKIO_DIR=str(where))
     done = subprocess.run(
         [sys.executable, "-c", READ, project], env=env, capture_output=True, text=True, check=True
     )
-    return {run["id"]: run | {"name": name} for name, run in json.loads(done.stdout).items()}
+    return json.loads(done.stdout)
 
 
 def steps(run: dict[str, Any]) -> list[int]:
