@@ -5,6 +5,7 @@ A bundle has the same layout as a job's directory, so that everything that reads
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,10 +15,11 @@ import msgspec
 
 from jobspec.bundle.redaction import Redactor
 from jobspec.errors import JobspecError
+from jobspec.maintenance import model_card
 from jobspec.queue.job import Job
 from jobspec.records import evaluation, metrics, phases
 from jobspec.storage import fs
-from jobspec.storage.layout import AttemptPaths, EvaluationPaths
+from jobspec.storage.layout import AttemptPaths, BundlePaths, EvaluationPaths
 
 LOG_BYTES = 64 * 1024
 # Of a model's directory only files that hold no program are ever included.
@@ -37,6 +39,8 @@ def of_job(job: Job, redactor: Redactor) -> Iterator[File]:
                 if (data := _read(path, redactor)) is not None:
                     yield _relative(job, path), data
     yield from _samples(job, redactor)
+    with contextlib.suppress(JobspecError):  # without a final model there is no card
+        yield BundlePaths(Path()).model_card, redactor.text(model_card.render(job)).encode()
 
 
 def _relative(job: Job, path: Path) -> Path:

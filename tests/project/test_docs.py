@@ -51,7 +51,7 @@ def test_the_readme_reaches_the_readers_own_data_early() -> None:
 
 def test_the_docs_are_short() -> None:
     pages = [REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")]
-    assert sum(len(page.read_text().split()) for page in pages) < 34_500
+    assert sum(len(page.read_text().split()) for page in pages) < 36_000
 
 
 @each_page

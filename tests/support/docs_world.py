@@ -21,6 +21,7 @@ from jobspec.queue.queue import Queue
 from jobspec.records import base as records
 from jobspec.records.attempt import ClaimRecord, PhaseTime, Result
 from jobspec.records.base import Reason
+from jobspec.records.reports import TrainReport
 from jobspec.records.worker import WorkerRecord
 from jobspec.spec import builder
 from jobspec.spec.benchmark_settings import sampling
@@ -219,9 +220,11 @@ def finish(queue: Queue, claim: Claim) -> None:
     claim.end(
         msgspec.structs.replace(end, worker=claim.worker, host=host, wall_s=125.0, phases=phases)
     )
-    claim.finish(
-        "succeeded", Result(job=claim.job, attempt=claim.attempt, metrics=metrics, phases=phases)
-    )
+    result = Result(job=claim.job, attempt=claim.attempt, metrics=metrics, phases=phases)
+    if spec.train is not None:
+        trained = TrainReport(steps=8, loss_first=1.0, loss=0.125, eval_loss=0.5)
+        result = msgspec.structs.replace(result, train=trained)
+    claim.finish("succeeded", result)
     idle = WorkerRecord(worker=claim.worker, host=host, updated_at=records.utc_now(), busy_s=9.0)
     idle = msgspec.structs.replace(idle, started_at="2026-01-01T00:00:00.000000Z", slurm_job="1_0")
     queue.heartbeat(claim.worker, idle, job=None)

@@ -60,6 +60,15 @@ def test_the_same_job_gives_the_same_bytes(job: Job, tmp_path: Path) -> None:
     assert one.fingerprint == two.fingerprint
 
 
+def test_a_trained_model_brings_its_card(job: Job, tmp_path: Path) -> None:
+    job.paths.final_model.mkdir(parents=True, exist_ok=True)
+    written = write_bundle.write(job, tmp_path / "out")
+    card = BundlePaths(Path(written.directory)).model_card.read_text()
+    assert card.startswith("---\n") and f"# {job.spec.name}" in card
+    verified = jobspec("verify", written.directory)
+    assert "ok       hashes" in verified.stdout
+
+
 def test_nothing_that_was_planted_is_in_the_bundle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,6 +83,7 @@ def test_nothing_that_was_planted_is_in_the_bundle(
     planted = [USER, f"{USER}@{HOST}", HOST, HOST.upper(), ADDRESS, "tr0ub4dor&3-staple", *SECRETS]
     planted += [f"{root}/jobs/x", f"{home}/data.jsonl", f"/scratch/{USER}/secret place/x"]
     plant(job, " ".join(planted), planted)
+    job.paths.final_model.mkdir(parents=True, exist_ok=True)  # so that there is a model card
     written = write_bundle.write(job, tmp_path / "out")
     found = all_bytes(written).lower()
     for text in (USER, HOST, ROOT_NAME, "tr0ub4dor", "/home/", *SECRETS):
