@@ -69,6 +69,8 @@ def examine(
 def _repair(fields: Any, message: str, place: str) -> str | None:
     """Leave out the field that an error is about, or fill in one that is missing.
 
+    An object without a field that can't be filled in is left out as a whole.
+
     Returns:
         The field's JSON path; None if that is not possible.
     """
@@ -79,14 +81,17 @@ def _repair(fields: Any, message: str, place: str) -> str | None:
     keys += [named.group(1)] if named is not None else []
     if "[" in place and (named is not None or not keys):
         return None  # in an element of a list
-    *above, last = keys or [""]
+    path = keys or [""]
+    if missing is not None and path[-1] not in _STAND_INS:
+        path = path[:-1] or [""]
+    *above, last = path
     try:
         for key in above:
             fields = fields[key]
-        if missing is None:
-            del fields[last]
-        else:
+        if missing is not None and path == keys:
             fields[last] = _STAND_INS[last]
+        else:
+            del fields[last]
     except (KeyError, TypeError):
         return None
     return "$." + ".".join(keys)

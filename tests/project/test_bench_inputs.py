@@ -20,7 +20,8 @@ from tests.support.paths import REPOSITORY
 
 # The reference data, by its variable, its place, and the helpers of the tests that read it.
 _REFERENCE = re.compile(
-    r"JOBSPEC_TEST_DATA|shared/data|paths import .*\bDATA\b|needs_data|stories_model|sft_(?!config\b)\w+"
+    r"JOBSPEC_TEST_DATA|shared/data|paths import .*\bDATA\b|needs_data|stories_model"
+    r"|\bsft_(?!config\b|trainer\b)\w+"
 )
 
 
