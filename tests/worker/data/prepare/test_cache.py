@@ -27,8 +27,17 @@ def test_prepared_rows_are_found_again_without_any_heavy_import(
 ) -> None:
     file = write_spec(tmp_path / "spec.json", train_spec(model, data))
     assert not json.loads(run_prepare("--check", file, "--root", root.root).stdout)["cached"]
+    write_rows(
+        tmp_path / "aime_own.jsonl",
+        [{"id": "1", "problem": "How many primes are below one hundred?", "answer": "25"}],
+    )
     other = train_spec(
-        model, data, name="other", train__learning_rate=1e-6, data__max_dropped_frac=0.5
+        model,
+        data,
+        name="other",
+        train__learning_rate=1e-6,
+        data__max_dropped_frac=0.5,
+        eval={"benchmarks": ["aime_own"], "benchmark_dir": str(tmp_path)},
     )
     attempt = attempt_of(root.root, other).dir
     code = (
