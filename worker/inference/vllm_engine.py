@@ -32,6 +32,7 @@ from worker.inference.requests import ResponseRules, SampleChunk, SampleRequest,
 IN_FLIGHT = 256  # samples an engine holds at a time; more would only wait in vLLM's queue
 _CPU_BATCHED_TOKENS = 2048
 _ENDS_BY_ITSELF_S = 5.0
+_REPORTS_WITHIN_S = 2.0
 _CLOSING = "_jobspec_closing"  # an attribute of a `vllm.LLM` whose processes are ended on purpose
 
 
@@ -201,7 +202,29 @@ def fail_when_killed(llm: Any) -> None:
             _log_signals(processes)
             outputs.put_nowait(dead())
 
-    threading.Thread(target=report, daemon=True).start()
+    reporter = threading.Thread(target=report, daemon=True)
+    reporter.start()
+    engine = llm.llm_engine
+    for name in ("step", "add_request"):
+        setattr(engine, name, _after_report(getattr(engine, name), dead, reporter))
+
+
+def _after_report(
+    method: Callable[..., Any], dead: type[Exception], reporter: threading.Thread
+) -> Callable[..., Any]:
+    """Let the error of a dead core wait for the line that says what killed it.
+
+    RACE: vLLM may notice the death first, and this process is killed once it has reported an error.
+    """
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        except dead:
+            reporter.join(_REPORTS_WITHIN_S)
+            raise
+
+    return called
 
 
 def _log_signals(processes: list[Any]) -> None:

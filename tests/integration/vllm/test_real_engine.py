@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import multiprocessing
 import os
+import queue
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +24,7 @@ from worker.inference.engine import Engine, EngineChoice, Weights
 from worker.inference.hf_engine import HfEngine
 from worker.inference.pool import EngineDiedError, EnginePool
 from worker.inference.requests import ResponseRules, SampleChunk, Sampling
+from worker.inference.vllm_engine import fail_when_killed
 from worker.samples.generation import plan_chunks
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]
@@ -122,3 +128,23 @@ def test_nothing_is_left_when_the_engines_parent_is_killed(
         until(lambda: not living(own), "the end of vLLM's processes", timeout_s=5.0)
     finally:
         pool.close()
+
+
+def test_what_killed_the_core_is_logged_before_its_error_is_raised(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    dead = importlib.import_module("vllm.v1.engine.exceptions").EngineDeadError
+    core = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    core.start()
+
+    def step() -> None:
+        core.kill()
+        raise dead  # at once, as vLLM does where it notices first
+
+    manager = SimpleNamespace(engine_manager=SimpleNamespace(processes=[core]))
+    held = SimpleNamespace(outputs_queue=queue.Queue(), resources=manager)
+    llm = SimpleNamespace(llm_engine=SimpleNamespace(step=step, add_request=step, engine_core=held))
+    fail_when_killed(llm)
+    with pytest.raises(dead):
+        llm.llm_engine.step()
+    assert "SIGKILL ended vLLM's engine core" in capsys.readouterr().err
