@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -204,22 +205,23 @@ def fail_when_killed(llm: Any) -> None:
 
     reporter = threading.Thread(target=report, daemon=True)
     reporter.start()
-    engine = llm.llm_engine
     for name in ("step", "add_request"):
-        setattr(engine, name, _after_report(getattr(engine, name), dead, reporter))
+        setattr(llm.llm_engine, name, _after_report(llm.llm_engine, name, dead, reporter))
 
 
 def _after_report(
-    method: Callable[..., Any], dead: type[Exception], reporter: threading.Thread
+    engine: Any, name: str, dead: type[Exception], reporter: threading.Thread
 ) -> Callable[..., Any]:
-    """Let the error of a dead core wait for the line that says what killed it.
+    """A method whose error for a dead core waits for the line that says what killed the core.
 
     RACE: vLLM may notice the death first, and this process is killed once it has reported an error.
     """
+    method = getattr(type(engine), name)
+    owner = weakref.ref(engine)  # a cycle would keep the engine after its last use
 
     def called(*args: Any, **kwargs: Any) -> Any:
         try:
-            return method(*args, **kwargs)
+            return method(owner(), *args, **kwargs)
         except dead:
             reporter.join(_REPORTS_WITHIN_S)
             raise

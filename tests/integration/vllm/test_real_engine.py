@@ -8,6 +8,7 @@ import os
 import queue
 import signal
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -137,14 +138,24 @@ def test_what_killed_the_core_is_logged_before_its_error_is_raised(
     core = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
     core.start()
 
-    def step() -> None:
-        core.kill()
-        raise dead  # at once, as vLLM does where it notices first
+    class Core:
+        outputs_queue: queue.Queue[Any] = queue.Queue()
+        resources = SimpleNamespace(engine_manager=SimpleNamespace(processes=[core]))
 
-    manager = SimpleNamespace(engine_manager=SimpleNamespace(processes=[core]))
-    held = SimpleNamespace(outputs_queue=queue.Queue(), resources=manager)
-    llm = SimpleNamespace(llm_engine=SimpleNamespace(step=step, add_request=step, engine_core=held))
+    class OneStep:
+        engine_core = Core
+
+        def step(self) -> None:
+            core.kill()
+            raise dead  # at once, as vLLM does where it notices first
+
+        add_request = step
+
+    llm = SimpleNamespace(llm_engine=OneStep())
+    left = weakref.ref(llm.llm_engine)
     fail_when_killed(llm)
     with pytest.raises(dead):
         llm.llm_engine.step()
     assert "SIGKILL ended vLLM's engine core" in capsys.readouterr().err
+    del llm
+    assert left() is None  # nothing keeps an engine after its last use
