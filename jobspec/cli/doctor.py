@@ -9,13 +9,14 @@ from contextlib import nullcontext
 import click
 
 from jobspec.cli.common import common, current_root, open_queue, wants_json
-from jobspec.cli.output import emit_struct, interactive, plural, say
+from jobspec.cli.output import emit_struct, interactive, plural, say, terminal_width, wrap
 from jobspec.cli.progress import waiting
 from jobspec.doctor import run as doctors
 from jobspec.doctor.measurements import CheckResult, Diagnosis, Recommendation
 from jobspec.errors import RootError
 from jobspec.records.answers import MachineFact
 
+_INDENT = 23  # of a finding's message: beside its mark and its name
 _COLOURS = {"ok": "green", "warn": "yellow", "bad": "red"}
 
 
@@ -107,17 +108,35 @@ def _lines(diagnosis: Diagnosis) -> Iterator[str]:
 
 def _machine_lines(facts: list[MachineFact]) -> Iterator[str]:
     for fact in facts:
-        mark = click.style(f"{fact.severity:<4}", fg=_COLOURS[fact.severity])
-        mend = f"  {click.style('→', fg='cyan')} {fact.command}" if fact.command else ""
-        yield f"  {mark}  {fact.subject:<13}  {fact.message}{mend}"
+        lines = _finding_lines(fact.severity, fact.subject, fact.message)
+        mend = f"{click.style('→', fg='cyan')} {fact.command}" if fact.command else ""
+        if mend and len(click.unstyle(f"{lines[-1]}  {mend}")) <= terminal_width():
+            lines[-1] += f"  {mend}"
+        elif mend:  # whole, so that it can be copied
+            lines.append(f"{'':{_INDENT}}{mend}")
+        yield from lines
 
 
 def _check_lines(results: list[CheckResult]) -> Iterator[str]:
     for result in results:
-        mark = click.style(f"{result.severity:<4}", fg=_COLOURS[result.severity])
-        yield f"  {mark}  {result.check:<13}  {result.message}"
+        yield from _finding_lines(result.severity, result.check, result.message)
         if result.hint:
-            yield f"        {'':<13}  {click.style('hint: ', fg='cyan')}{result.hint}"
+            first, *rest = _beside(f"hint: {result.hint}")
+            yield first.replace("hint: ", click.style("hint: ", fg="cyan"), 1)
+            yield from rest
+
+
+def _finding_lines(severity: str, subject: str, message: str) -> list[str]:
+    """A finding, its message wrapped beside it."""
+    first, *rest = _beside(message)
+    mark = click.style(f"{severity:<4}", fg=_COLOURS[severity])
+    return [f"  {mark}  {subject:<13}  {first[_INDENT:]}", *rest]
+
+
+def _beside(text: str) -> list[str]:
+    """Lines of a text right of the names of findings."""
+    room = max(30, terminal_width() - _INDENT)
+    return [f"{'':{_INDENT}}{line}" for line in wrap(text, room)]
 
 
 def _recommendation_lines(recommended: Recommendation) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from jobspec.monitoring.last_losses import finite
+from jobspec.monitoring.losses import finite
 from jobspec.records.metrics import Row
 
 MOST_POINTS = 300  # per curve; of more steps, each point is the mean of several

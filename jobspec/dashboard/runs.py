@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import msgspec
 
 from jobspec.errors import JobspecError
-from jobspec.monitoring import last_losses, reasons, status, workers
-from jobspec.monitoring.last_losses import finite
+from jobspec.monitoring import losses, reasons, status, workers
+from jobspec.monitoring.losses import finite
 from jobspec.monitoring.status import JobRow
 from jobspec.monitoring.workers import WorkerRow
 from jobspec.queue.job import Job
@@ -94,7 +94,7 @@ def read_row(job: Job, worker_rows: Sequence[WorkerRow] = ()) -> RunRow:
     scored = next(iter(table.rows([job])), None) if spec is not None else None
     end = job.end if job.state in records.FINAL else None
     hours, gpu_hours = _time(job)
-    loss, eval_loss, tokens = last_losses.read(job, finished)
+    loss, eval_loss, tokens = losses.last(job, finished)
     return RunRow(
         id=job.id,
         name=shown.name,
@@ -139,7 +139,7 @@ def go_on(row: RunRow, job: Job) -> RunRow:
         return row
     rows = list(metrics.tail(attempt.metrics, _NEWEST_BYTES))
     hours, gpu_hours = _time(job)
-    loss, eval_loss, tokens = last_losses.newest(rows)
+    loss, eval_loss, tokens = losses.of_rows(rows)
     return msgspec.structs.replace(
         row,
         phase=told.phase or None,

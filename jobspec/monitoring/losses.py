@@ -1,11 +1,11 @@
-"""The losses that `status` shows of a job, and whether its training diverges."""
+"""The losses that `status`, `results` and the page show of a job, and whether it diverges."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # A running training diverges if the mean of its last losses is this much above all of its first.
 _FIRST, _LAST, _ABOVE = 5, 8, 1.1
 _BYTES = 4096  # of the metrics, at each end: some fifteen rows
+_TAIL_BYTES = 8192  # of the metrics: some thirty rows
 # What `worker.training.errors.NonFiniteLossError` says.
 _NON_FINITE = re.compile(r"(?:the (?:held-out )?loss|the gradient's norm) is (?:nan|-?inf)\b")
 
@@ -78,3 +79,37 @@ def _rise(ends: tuple[list[float], list[float]]) -> LossChange | None:
         return None
     recent = math.fsum(last) / len(last)
     return LossChange(first=first[0], last=recent) if recent > _ABOVE * max(first) else None
+
+
+class LastLosses(NamedTuple):
+    """The last loss on the training rows and on the held-out rows, and the tokens so far."""
+
+    loss: float | None = None
+    eval_loss: float | None = None
+    tokens: float | None = None
+
+
+def last(job: Job, finished: Result | None) -> LastLosses:
+    """A job's last losses: from its result or, while it has none, from its newest metric rows.
+
+    Args:
+        finished: the job's result; None while it has none.
+    """
+    train = finished.train if finished is not None else None
+    if train:
+        return LastLosses(train.loss, train.eval_loss, train.tokens or None)
+    attempts = metrics.attempts(job.paths)
+    return of_rows(list(metrics.tail(attempts[-1].metrics, _TAIL_BYTES)) if attempts else [])
+
+
+def of_rows(rows: Sequence[metrics.Row]) -> LastLosses:
+    """The last of these rows' losses."""
+    names = ("loss", "eval_loss", "num_tokens")
+    return LastLosses(*(finite(metrics.latest(rows, name)) for name in names))
+
+
+def finite(value: Any) -> float | None:
+    """A number that can be drawn; None for anything else, such as NaN."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if math.isfinite(value) else None

@@ -268,13 +268,13 @@ def _count(value: object, least: int) -> int | None:
 
 
 def _row(job: Job, result: Result | None) -> ResultRow:
-    from jobspec.monitoring import last_losses
+    from jobspec.monitoring import losses
     from jobspec.results import settings
 
     spec, finished = _spec(job), result if job.state is State.SUCCEEDED else None
     train = spec.train if spec is not None else None
     progress = _progress(job)
-    trained = last_losses.read(job, finished)
+    trained = losses.last(job, finished)
     return ResultRow(
         job=job.id,
         name=spec.name if spec is not None else job.id.rpartition("-")[0],

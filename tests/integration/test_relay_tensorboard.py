@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import time
 from importlib import import_module
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 import pytest
 
 from jobspec.queue.queue import Queue
@@ -21,7 +19,15 @@ from jobspec.spec.schema import JobSpec, TrackingSpec
 from tests.support.commands import jobspec
 from tests.support.paths import REPOSITORY
 from tests.support.queues import queue_at, scores
-from tests.support.relays import Watching, Writing, json_of, lines, relay, start
+from tests.support.relays import (
+    Watching,
+    Writing,
+    json_of,
+    lines,
+    relay,
+    start,
+    write_while_relays_are_killed,
+)
 from tests.support.specs import base_spec, tuned_spec
 from tests.support.wandb_server import Server
 
@@ -158,25 +164,7 @@ def steps_so_far(queue: Queue, job: Writing) -> list[int]:
 
 def test_every_step_is_there_once_wherever_the_relay_is_killed(queue: Queue) -> None:
     jobs = [start(queue, spec=sent_to("tensorboard", rate=rate)) for rate in (1e-5, 2e-5)]
-
-    def grown() -> bool:
-        for job in jobs:
-            if job.seq < 20_000:
-                job.steps(job.seq, job.seq + random.randint(1, 40))
-        return True
-
-    for round_ in range(5):
-        with Watching(queue, None) as watching:
-            ends = time.monotonic() + random.uniform(0.3, 3.0)
-            watching.until(lambda: grown() and time.monotonic() > ends)  # noqa: B023 - this round
-            if round_ == 2:
-                for process in psutil.Process(watching.pid).children():
-                    process.kill()
-                watching.until(lambda: len(psutil.Process(watching.pid).children()) > 0)
-            watching.kill()
-    for job in jobs:
-        job.finish(scores(0.5, 0.25))
-    relay(queue, None)
+    write_while_relays_are_killed(queue, jobs, 3.0)
     for job in jobs:
         assert steps(store(queue) / f"{job.job}-train") == list(range(job.seq))
     assert json_of(relay(queue, None, "--verify", "--json"))["exact"]

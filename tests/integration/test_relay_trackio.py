@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 import pytest
 
 from jobspec.queue.queue import Queue
@@ -20,7 +17,7 @@ from jobspec.spec.schema import JobSpec
 from tests.support.commands import environment
 from tests.support.paths import REPOSITORY
 from tests.support.queues import queue_at, scores
-from tests.support.relays import Watching, json_of, relay, start
+from tests.support.relays import json_of, relay, start, write_while_relays_are_killed
 from tests.support.specs import tuned_spec
 
 READ = """
@@ -107,25 +104,7 @@ def test_a_job_becomes_two_runs_without_any_network(queue: Queue, tmp_path: Path
 
 def test_every_step_is_there_once_wherever_the_relay_is_killed(queue: Queue) -> None:
     jobs = [start(queue, spec=spec_of(rate)) for rate in (1e-5, 2e-5)]
-
-    def grown() -> bool:
-        for job in jobs:
-            if job.seq < 20_000:
-                job.steps(job.seq, job.seq + random.randint(1, 40))
-        return True
-
-    for round_ in range(5):
-        with Watching(queue, None) as watching:
-            ends = time.monotonic() + random.uniform(0.3, 4.0)
-            watching.until(lambda: grown() and time.monotonic() > ends)  # noqa: B023 - this round
-            if round_ == 2:
-                for process in psutil.Process(watching.pid).children():
-                    process.kill()
-                watching.until(lambda: len(psutil.Process(watching.pid).children()) > 0)
-            watching.kill()
-    for job in jobs:
-        job.finish(scores(0.5, 0.25))
-    relay(queue, None)
+    write_while_relays_are_killed(queue, jobs, 4.0)
     runs = read(store(queue))
     for job in jobs:
         assert steps(runs[f"{job.job}-train"]) == list(range(job.seq))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+import psutil
 
 from jobspec.queue.claim import Claim
 from jobspec.queue.queue import Queue
@@ -20,7 +23,7 @@ from jobspec.records.base import Reason
 from jobspec.spec.schema import JobSpec
 from jobspec.storage import fs
 from tests.support.commands import environment, jobspec
-from tests.support.queues import claim_next
+from tests.support.queues import claim_next, scores
 from tests.support.specs import tuned_spec
 from tests.support.wandb_server import Server
 
@@ -134,6 +137,32 @@ class Watching:
             assert self.process.poll() is None, self.said()
             assert time.monotonic() < ends, f"it never came to that\n{self.said()}"
             time.sleep(0.02)
+
+
+def write_while_relays_are_killed(queue: Queue, jobs: list[Writing], longest_s: float) -> None:
+    """Jobs write rows while five relays run one after the other, each killed at a random time.
+
+    The third loses its client first, and must have started another before it is killed.
+    """
+
+    def grown() -> bool:
+        for job in jobs:
+            if job.seq < 20_000:
+                job.steps(job.seq, job.seq + random.randint(1, 40))
+        return True
+
+    for round_ in range(5):
+        with Watching(queue, None) as watching:
+            ends = time.monotonic() + random.uniform(0.3, longest_s)
+            watching.until(lambda: grown() and time.monotonic() > ends)  # noqa: B023 - this round
+            if round_ == 2:
+                for process in psutil.Process(watching.pid).children():
+                    process.kill()
+                watching.until(lambda: len(psutil.Process(watching.pid).children()) > 0)
+            watching.kill()
+    for job in jobs:
+        job.finish(scores(0.5, 0.25))
+    relay(queue, None)
 
 
 def lines(server: Server) -> int:

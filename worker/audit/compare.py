@@ -126,13 +126,13 @@ def _rows(run: AuditedRun, ranks: int) -> dict[_Key, list[Any]]:
     for number in run.attempts:
         for rank in range(ranks):
             for line in _lines(run.paths.trained(number, rank)):
-                trained = records.parse(line, TrainedStep)
-                if trained is None:
+                noted = records.parse(line, TrainedStep)
+                if noted is None:
                     continue  # torn by the kill
-                rows = [row for micro in trained.rows for row in micro]
+                rows = [row for micro in noted.rows for row in micro]
                 where = f"rows of rank {rank}"
-                found[trained.step, where].append(tuple(rows))
-                found[trained.step, f"tokens of rank {rank}"].append(trained.digests)
+                found[noted.step, where].append(tuple(rows))
+                found[noted.step, f"tokens of rank {rank}"].append(noted.digests)
     return found
 
 

@@ -127,6 +127,14 @@ def test_text_output_for_an_existing_queue(tmp_path: Path) -> None:
     assert "recommended: heartbeat 15 s, lease 150 s" in done.stdout
 
 
+def test_no_line_is_wider_than_the_terminal(tmp_path: Path) -> None:
+    root = queue_at(tmp_path, lease_s=1.0, heartbeat_s=0.2).paths.root
+    done = jobspec("doctor", "--root", root, "--seconds", "2", code=None, COLUMNS="80")
+    lines = [line for line in done.stdout.splitlines() if "/" not in line]  # a path is not broken
+    assert max(map(len, lines)) <= 80
+    assert any(line.startswith(" " * 23 + "hint: ") for line in lines)
+
+
 def test_a_root_that_others_may_write_to_is_bad(tmp_path: Path) -> None:
     root = Queue.create(tmp_path / "root").paths.root
     (root / "queue").chmod(0o757)
