@@ -154,6 +154,7 @@ def test_what_a_narrow_terminal_leaves_out_is_said(queue: Queue) -> None:
 def test_a_damaged_spec_hides_no_other_run(queue: Queue) -> None:
     finish(queue, trained("one", seed=1), 0.75)
     job = fail(queue, trained("two", seed=2), "no")
+    job.paths.spec.chmod(0o644)  # it is read-only
     job.paths.spec.write_bytes(b"{")
     job.entry.path(queue.paths).write_bytes(b"{")
     shown = jobspec("results", "--root", queue.paths.root).stdout
