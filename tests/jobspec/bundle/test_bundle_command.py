@@ -122,6 +122,7 @@ def plant(job: Job, text: str, planted: list[str]) -> None:
             value |= {"planted": planted, "host": HOST, text: 1}
             path.write_text(json.dumps(value))
     with_spec = json.loads(job.paths.spec.read_text()) | {"notes": text}
+    job.paths.spec.chmod(0o644)  # it is read-only
     job.paths.spec.write_text(json.dumps(with_spec))
 
 
