@@ -52,6 +52,7 @@ _OPEN_AGAIN_S = 10.0
     is_flag=True,
     help="List the queue regularly instead of waiting for file notifications.",
 )
+@click.option("--no-probe", is_flag=True, help="Do not measure the node before the first claim.")
 def main(
     root: str | None,
     drain: bool,
@@ -65,6 +66,7 @@ def main(
     stall: float,
     isolation: str,
     poll: bool,
+    no_probe: bool,
 ) -> None:
     """Run jobs from a queue, one after the other, until it is stopped.
 
@@ -84,6 +86,7 @@ def main(
         poll=poll,
         launcher=launcher,
         jobs=frozenset(jobs),
+        probe=not no_probe,
     )
     roots.restrict_umask()
     leave_other_python()

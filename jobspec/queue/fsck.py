@@ -194,7 +194,8 @@ def _rank(entry: Entry) -> tuple[tuple[int, int], str]:
 
 
 def _sweep(root: RootPaths, jobs: set[str], repairs: Repairs) -> None:
-    directories = [root.root, root.queue, root.workers, root.quarantine, root.cache, root.prepared]
+    directories = [root.root, root.queue, root.workers, root.quarantine, root.probes]
+    directories += [root.cache, root.prepared]
     directories += [root.state(state) for state in State]
     for job in sorted(jobs):
         paths = root.job(job)

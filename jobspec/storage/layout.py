@@ -5,6 +5,7 @@ ROOT/FORMAT
 ROOT/queue/{pending,running,succeeded,failed,cancelled}/<ticket>.json     the directory is the state
 ROOT/queue/workers/<worker>.<counter>.<job or idle>, <worker>.json
 ROOT/queue/quarantine/<host>.json, ROOT/queue/hold, limits.json, users/, usage.json
+ROOT/queue/probes/<kind>.<host>.<devices>.json                     what a node's probe measured
 ROOT/jobs/<job>/…                                                  a job's spec and results
 ROOT/cache/…                                                       hub, datasets, prepared rows
 ROOT/slurm/…, ROOT/relay/…, ROOT/notify/…         logs of workers, state of relays and notifiers
@@ -394,6 +395,14 @@ class RootPaths(DirectoryPaths):
     def quarantined(self, host: str) -> Path:
         """Exists while workers on this host must not claim jobs."""
         return self.quarantine / f"{host}.json"
+
+    @cached_property
+    def probes(self) -> Path:
+        return self.queue / "probes"
+
+    def probe(self, kind: str, host: str, devices: str) -> Path:
+        """What was measured of a node. `kind` and `devices` are digests."""
+        return self.probes / f"{kind}.{host}.{devices}.json"
 
     @cached_property
     def hold(self) -> Path:

@@ -22,6 +22,8 @@ class Gpu:
         memory_gib: all of its memory.
         used_gib: what the driver and processes use now.
         processes: their ids. Empty too where the driver does not show those of other users.
+        uuid: of NVIDIA's GPUs only.
+        throttling: why the hardware lowers the clocks now.
     """
 
     name: str
@@ -29,6 +31,16 @@ class Gpu:
     uncorrected_errors: int = 0
     used_gib: float = 0.0
     processes: tuple[int, ...] = ()
+    uuid: str = ""
+    throttling: tuple[str, ...] = ()
+
+
+# Bits that NVML names nvmlClocksEventReason…; a limit of power or an idle GPU is no fault.
+_THROTTLING = {
+    0x08: "hardware slowdown",
+    0x40: "hardware thermal slowdown",
+    0x80: "hardware power brake",
+}
 
 
 class GpuError(JobspecError):
@@ -118,7 +130,17 @@ def _gpu(nvml: Any, handle: Any) -> Gpu:
         uncorrected_errors=int(errors),
         used_gib=float(memory.used) / 2**30,
         processes=tuple(int(process.pid) for process in running),
+        uuid=str(nvml.nvmlDeviceGetUUID(handle)),
+        throttling=_throttling(nvml, handle),
     )
+
+
+def _throttling(nvml: Any, handle: Any) -> tuple[str, ...]:
+    try:
+        bits = int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
+    except nvml.NVMLError:
+        return ()  # not supported, as for a part of a GPU (MIG)
+    return tuple(name for bit, name in _THROTTLING.items() if bits & bit)
 
 
 def _amd_gpu(found: AmdGpu) -> Gpu:

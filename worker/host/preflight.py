@@ -57,6 +57,7 @@ class Fitness:
         self._rarely_at = float("-inf")
         self._rare: list[Finding] = []
         self._unfit_since: float | None = None
+        self.probed: list[Finding] = []  # by the node probe, which runs once
 
     def findings(self, *, in_use: bool = False) -> list[Finding]:
         """The checks that fail now; an empty list if the node is fit.
@@ -76,7 +77,7 @@ class Fitness:
                 *skewed_clock(self._root),
                 *unallocatable_gpus(),
             ]
-        findings = [*self._site, *self._rare, *check(self._root, self._tmp)]
+        findings = [*self._site, *self._rare, *self.probed, *check(self._root, self._tmp)]
         if not any(finding.of_node for finding in findings):
             self._unfit_since = None
         elif self._unfit_since is None:

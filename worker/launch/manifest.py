@@ -17,10 +17,10 @@ from jobspec.records.base import Record
 from jobspec.records.manifest import CodeVersion, Manifest, PlannedBatch, Seeds, UsedDevices
 from jobspec.spec.schema import JobSpec
 from jobspec.version import code_version, package_versions
+from worker.host import identity
 from worker.host.devices import WorkerDevices
 from worker.launch.plan import BatchPlan
 
-_CPU = re.compile(r"^model name\s*:(.+)$", re.MULTILINE)
 _DRIVER = re.compile(r"Kernel Module(?: for \S+)?\s+([\d.]+)")
 
 
@@ -48,7 +48,7 @@ def manifest(
         code=msgspec.convert(code_version(), CodeVersion),
         image=image(),
         image_sha256=image_digest(image()),
-        cpu=cpu(),
+        cpu=identity.cpu(),
         device=UsedDevices(kind=devices.kind, name=devices.name, count=devices.count),
         driver=driver(),
         seeds=Seeds(
@@ -77,15 +77,6 @@ def are_alike(one: Manifest, other: Manifest) -> bool:
     if device != (other.device.kind, other.device.name, other.packages, other.code):
         return False
     return one.device.kind != "cpu" or one.cpu == other.cpu
-
-
-def cpu(said: Path = Path("/proc/cpuinfo")) -> str:
-    """The model of the CPU; its architecture where the kernel does not tell."""
-    try:
-        found = _CPU.search(said.read_text())
-    except OSError:
-        found = None
-    return found[1].strip() if found else platform.machine()
 
 
 def image() -> str | None:

@@ -11,7 +11,7 @@ from worker.launch.launcher import SRUN
 class WorkerOptions:
     """Options of a worker. Times are in seconds; `None` means no limit.
 
-    `jobs`: the ids of the only jobs to run; empty for all.
+    `jobs`: the ids of the only jobs to run; empty for all. `probe`: measure the node first.
     """
 
     drain: bool = False
@@ -28,3 +28,4 @@ class WorkerOptions:
     poll: bool = False
     launcher: str = SRUN
     jobs: frozenset[str] = frozenset()
+    probe: bool = True

@@ -36,6 +36,7 @@ from worker.supervisor.attempt_history import AttemptHistory, read_history
 from worker.supervisor.commit import AttemptOutcome
 from worker.supervisor.helping import Helping
 from worker.supervisor.idle import IdleWait
+from worker.supervisor.node_check import NodeCheck
 from worker.supervisor.options import WorkerOptions
 from worker.supervisor.progress_log import say, what_was_saved
 from worker.supervisor.signals import Signals
@@ -76,6 +77,7 @@ class Worker:
         self._histories: dict[Ticket, AttemptHistory] = {}
         self._scheduler, self._next_scheduler_check = detect.scheduler(), 0.0
         self._fitness = preflight.Fitness(self.root, self.tmp, devices.count)
+        self._node = NodeCheck(self)
         self._helping = Helping(self, say)
 
     def run(self) -> int:
@@ -268,9 +270,13 @@ class Worker:
 
     def _is_fit(self) -> bool:
         """Whether this node may claim jobs. An unfit node says why and is quarantined."""
-        findings = self._fitness.findings(in_use=self._helping.job is not None)
-        note = "; ".join(finding.message for finding in findings)
+        helping = self._helping.job is not None
+        findings = self._fitness.findings(in_use=helping)
         mark = self.queue.quarantined_host(self.host)
+        if self._node.is_due and not findings and mark is None and not helping:
+            findings = self._fitness.probed = self._node.look(QUARANTINE_S)
+            mark = self.queue.quarantined_host(self.host)
+        note = "; ".join(finding.message for finding in findings)
         if not note and mark is not None:
             note = f"this host is in quarantine: {mark.reason}"
         broken = [finding.message for finding in findings if finding.of_node]

@@ -21,6 +21,7 @@ from tests.support.commands import jobspec, jobspec_json, run_checked
 from tests.support.queues import claim_next
 from tests.support.specs import base_spec, train_spec
 from worker import phases
+from worker.host import identity
 from worker.host.devices import WorkerDevices
 from worker.launch import manifest
 from worker.launch.plan import BatchPlan, plan_batch
@@ -84,9 +85,9 @@ def test_the_driver_is_read_where_there_is_one(tmp_path: Path) -> None:
 
 def test_the_cpu_s_model_is_what_the_kernel_says(tmp_path: Path) -> None:
     said = tmp_path / "cpuinfo"
-    assert manifest.cpu(said) == platform.machine()
+    assert identity.cpu(said) == platform.machine()
     said.write_text("processor\t: 0\nmodel name\t: AMD EPYC 9654\nprocessor\t: 1\n")
-    assert manifest.cpu(said) == "AMD EPYC 9654"
+    assert identity.cpu(said) == "AMD EPYC 9654"
 
 
 def test_the_digest_of_an_image_is_what_stands_beside_it(
