@@ -7,20 +7,26 @@ import getpass
 import click
 
 from jobspec.cli.common import common, open_queue, wants_json
-from jobspec.cli.output import Column, Table, emit, say
+from jobspec.cli.output import Cell, Column, Table, duration, emit, say, warn
 from jobspec.cli.status_view import worker_table
+from jobspec.monitoring import node_probes
 from jobspec.monitoring import workers as monitoring
+from jobspec.queue.queue import Queue
 
 
 @click.command()
+@click.option("--probes", is_flag=True, help="Show what workers measured of their nodes.")
 @common
-def workers() -> None:
+def workers(probes: bool) -> None:
     """List workers: busy, idle, draining, and silent ones.
 
     \b
     jobspec workers
+    jobspec workers --probes
     """
     queue = open_queue(write=False)
+    if probes:
+        return _show_probes(queue)
     rows = monitoring.rows(queue)
     if wants_json():
         return emit({"root": str(queue.paths.root), "workers": rows})
@@ -95,6 +101,29 @@ def clear(host: str) -> None:
     """
     open_queue().clear(host)
     _done(host, "cleared")
+
+
+def _show_probes(queue: Queue) -> None:
+    found, unread = node_probes.read(queue.paths)
+    for path in unread:
+        warn(f"{path} is no probe of a node")
+    if wants_json():
+        return emit({"root": str(queue.paths.root), "probes": found})
+    figures = [Column(figure.title, 3, right=True) for figure in node_probes.FIGURES]
+    table = Table([Column("host"), Column("kind"), *figures, Column("age", 5, right=True)])
+    for probe in found:
+        values = [(figure, figure.of(probe)) for figure in node_probes.FIGURES]
+        cells = ["" if value is None else figure.shown(value) for figure, value in values]
+        notes = [*filter(None, [probe.fault]), *probe.throttling, *node_probes.slower(probe, found)]
+        age = duration(monitoring.age_s(probe.at))
+        table.add(
+            probe.host, probe.kind, *cells, age, notes=[Cell(note, "yellow") for note in notes]
+        )
+    for line in table.lines() if found else []:
+        click.echo(line)
+    if not found:
+        say("no node was probed yet: a worker does so before its first job")
+    return None
 
 
 def _until(moment: str) -> str:

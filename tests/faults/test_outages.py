@@ -29,6 +29,7 @@ from tests.support.queues import entries
 from tests.support.specs import score_spec
 from worker.host import preflight
 from worker.host.devices import WorkerDevices
+from worker.host.node_probe import Measured, NodeProber
 from worker.phase import Phase
 from worker.supervisor import attempt
 from worker.supervisor.options import WorkerOptions
@@ -60,6 +61,8 @@ class PhaseInThisProcess:
 def base(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(attempt, "Child", PhaseInThisProcess)
     monkeypatch.setattr(preflight, "wrong_versions", list)
+    figures = Measured(figures={"matmul_tflops": 0.1})  # measured by a child, whose calls succeed
+    monkeypatch.setattr(NodeProber, "_measure", lambda *given: figures)
     monkeypatch.setattr(patience, "limit_s", patience.LIMIT_S)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with fast_dir() as path:

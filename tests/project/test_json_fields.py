@@ -35,6 +35,7 @@ from jobspec.records import (
     reports,
 )
 from jobspec.records.attempt import Energy, PhaseTime, Result
+from jobspec.records.worker import NodeProbe
 from jobspec.relay.verify import Verification
 from jobspec.results import calibration, comparison, seeds, table
 from tests.support.commands import jobspec_json
@@ -51,7 +52,7 @@ from tests.support.json_docs import (
 DOCUMENTED: list[type] = [
     BenchmarkRow,
     status.Status, queue_files.Hold, status.JobRow, reports.LossChange,
-    status.EndedAttemptRow, workers.WorkerRow,
+    status.EndedAttemptRow, workers.WorkerRow, NodeProbe,
     status.JobReport, cost.Cost, cost.PhaseCost, status.AttemptRow, status.LossRow,
     PhaseTime, Energy, Result,
     reports.PrepareReport, reports.DroppedExample, reports.UnrenderedField, reports.Overlap,

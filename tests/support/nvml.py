@@ -19,12 +19,16 @@ def pretend_gpus(
     used_gib: float = 0.6,
     processes: tuple[int, ...] = (),
     driver: int = 13000,
+    throttling: int = 0,
+    uncorrected: int | None = None,
 ) -> None:
     """Let NVML report this many GPUs of 80 GiB.
 
     Args:
         used_gib: memory that is in use on each.
         processes: the ids of the processes that use it; none is as if they were hidden.
+        throttling: the bits of nvmlClocksEventReasons.
+        uncorrected: memory errors of each; None where ECC is not supported.
         driver: the CUDA version of the driver, as NVML encodes it: 12080 is 12.8.
     """
 
@@ -35,6 +39,8 @@ def pretend_gpus(
         return [SimpleNamespace(pid=pid, usedGpuMemory=None) for pid in processes]
 
     def errors(*given: Any) -> int:
+        if uncorrected is not None:
+            return uncorrected
         raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
 
     def by_uuid(uuid: str) -> int:
@@ -53,6 +59,7 @@ def pretend_gpus(
         "nvmlDeviceGetMemoryInfo": memory,
         "nvmlDeviceGetComputeRunningProcesses": running,
         "nvmlDeviceGetTotalEccErrors": errors,
+        "nvmlDeviceGetCurrentClocksThrottleReasons": lambda handle: throttling,
         "nvmlSystemGetCudaDriverVersion_v2": lambda: driver,
     }
     for name, answer in answers.items():

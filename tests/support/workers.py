@@ -20,10 +20,11 @@ from tests.support.waiting import DEADLINE_S
 
 
 @contextlib.contextmanager
-def worker(queue: Queue, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker process; killed at the end if it still runs."""
+def worker(queue: Queue, *options: str, probe: bool = False) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker process; killed at the end if it still runs. `probe`: it measures its node first."""
     log = queue.paths.root / f"worker-{time.monotonic_ns()}.log"
     command = [sys.executable, "-m", "worker", "--root", str(queue.paths.root), *options]
+    command += [] if probe else ["--no-probe"]
     with log.open("wb") as stream:
         process = subprocess.Popen(command, cwd=REPOSITORY, stdout=stream, stderr=subprocess.STDOUT)
     try:

@@ -104,10 +104,10 @@ class NodeProber:
             if (probe := self._recent(path, kind, uuids)) is not None:
                 return probe, others
             probe = self._probe(NodeProbe(host=self._host, kind=kind, uuids=uuids), began, others)
-        if probe is not None:
-            fs.make_dir(path.parent)
-            fs.publish(path, records.encode(probe))
-            self._say(f"node probe, {probe.seconds:.1f} s: {node_probes.summary(probe)}")
+            if probe is not None:
+                self._say(f"node probe, {probe.seconds:.1f} s: {node_probes.summary(probe)}")
+                fs.make_dir(path.parent)
+                fs.publish(path, records.encode(probe))
         return probe, others
 
     def _recent(self, path: Path, kind: str, uuids: tuple[str, ...]) -> NodeProbe | None:

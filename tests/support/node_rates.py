@@ -1,0 +1,29 @@
+"""In place of `worker.kernels.node_rates`: a node that measures as `JOBSPEC_TEST_RATES` says.
+
+Its rows are printed, those of `hang` before a sleep that does not end. When it began and ended is
+appended to a file in the root.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+
+def main() -> None:
+    began = time.monotonic()
+    for row in json.loads(os.environ["JOBSPEC_TEST_RATES"]):
+        if row == "hang":
+            time.sleep(600)
+        sys.stdout.write(json.dumps({"at": time.monotonic(), **row}) + "\n")
+        sys.stdout.flush()
+    time.sleep(0.1)
+    with (Path(sys.argv[2]) / "measured.txt").open("a") as file:
+        file.write(f"{began} {time.monotonic()}\n")
+
+
+if __name__ == "__main__":
+    main()
