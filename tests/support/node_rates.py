@@ -16,8 +16,9 @@ from pathlib import Path
 def main() -> None:
     began = time.monotonic()
     for row in json.loads(os.environ["JOBSPEC_TEST_RATES"]):
-        if row == "hang":
+        if not isinstance(row, dict):  # "hang"
             time.sleep(600)
+            continue
         sys.stdout.write(json.dumps({"at": time.monotonic(), **row}) + "\n")
         sys.stdout.flush()
     time.sleep(0.1)

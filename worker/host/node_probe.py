@@ -114,6 +114,8 @@ class NodeProber:
         probe = node_probes.read_one(path)
         if probe is None or (probe.host, probe.kind, probe.uuids) != (self._host, kind, uuids):
             return None
+        if probe.fault or probe.throttling:
+            return None  # it may be over, as after a reset
         age_s = workers.age_s(probe.at)
         if age_s is None or not 0 <= age_s < REUSED_S:
             return None

@@ -6,14 +6,15 @@ import time
 from typing import TYPE_CHECKING
 
 from jobspec.errors import DiskFull
-from jobspec.monitoring import node_probes
 from jobspec.records.worker import NodeProbe
-from worker.host import node_probe
 from worker.host.preflight import Finding
 from worker.supervisor.progress_log import say
 
 if TYPE_CHECKING:
+    from worker.host.node_probe import NodeProber
     from worker.supervisor.worker import Worker
+
+_AGAIN_S = 3600.0
 
 
 class NodeCheck:
@@ -48,7 +49,7 @@ class NodeCheck:
         reason = "; ".join(self._complaints(probe, others))
         if not reason:
             return []
-        self._next = time.monotonic() + node_probe.REUSED_S
+        self._next = time.monotonic() + _AGAIN_S
         worker = self._worker
         if worker.queue.quarantine(worker.host, reason, quarantine_s, worker.id, certain=False):
             say(f"this host is quarantined: {reason}")
@@ -56,9 +57,11 @@ class NodeCheck:
             say(f"this host is used, as quarantine would leave too few: {reason}")
         return []
 
-    def _prober(self) -> node_probe.NodeProber:
+    def _prober(self) -> NodeProber:
+        from worker.host.node_probe import NodeProber  # here, so that workers start fast
+
         worker = self._worker
-        return node_probe.NodeProber(
+        return NodeProber(
             worker.queue.paths, worker.host, worker.tmp, worker.devices, wait=self._wait, say=say
         )
 
@@ -67,6 +70,8 @@ class NodeCheck:
         return not self._worker.signals.stop
 
     def _complaints(self, probe: NodeProbe, others: list[NodeProbe]) -> list[str]:
+        from jobspec.monitoring import node_probes
+
         found = [f"throttled, {why}" for why in probe.throttling]
         if probe.uncorrected_errors:
             found.append(f"{probe.uncorrected_errors} uncorrectable errors of GPU memory")

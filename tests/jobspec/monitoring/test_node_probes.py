@@ -54,7 +54,7 @@ def test_nothing_is_compared_without_three_other_nodes_of_the_kind() -> None:
     twice = [*PEERS[:2], msgspec.structs.replace(PEERS[1], uuids=("GPU-2",))]
     assert node_probes.slower(slow, twice) == []  # two workers of one node
     absurd = [probe(f"x{number}", value) for number, value in enumerate((0.0, -1.0, None))]
-    assert node_probes.slower(slow, [*PEERS[:2], *absurd]) == []
+    assert node_probes.slower(probe("gpu9", 100), [*PEERS[:2], *absurd]) == []
     assert node_probes.slower(probe("gpu9", None), PEERS) == []
 
 

@@ -147,6 +147,8 @@ def test_a_product_that_hangs_on_a_gpu_makes_the_node_unfit(
     probe = world.probe(devices=WorkerDevices(1, "cuda"))
     assert probe.fault == "matrix product on the GPUs hangs"
     assert probe.matmul_tflops is None and probe.seconds < 10
+    stand_in(monkeypatch, FIGURES)
+    assert world.probe(devices=WorkerDevices(1, "cuda")).fault == ""  # as after a reset
     stand_in(monkeypatch, {"begins": "import of torch"}, "hang")
     assert world.probe("other", WorkerDevices(1, "cuda")).fault == ""  # a slow filesystem
     error = {"failed": "matrix product", "why": "CUDA error: uncorrectable ECC error"}
