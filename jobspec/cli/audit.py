@@ -1,4 +1,4 @@
-"""`jobspec audit`: whether what this project promises holds for a spec."""
+"""`jobspec audit`: whether what this project promises holds for a spec, or for a job."""
 
 from __future__ import annotations
 
@@ -7,19 +7,30 @@ from pathlib import Path
 
 import click
 
+from jobspec import worker_command
 from jobspec.checks import check, rows
-from jobspec.cli.common import common, current_root, wants_json
+from jobspec.cli.common import common, complete_jobs, current_root, open_queue, wants_json
 from jobspec.cli.output import emit_struct, plural
-from jobspec.records.audit import AuditedPart, ResumeAudit
+from jobspec.errors import JobspecError, TransitionRefused
+from jobspec.records.audit import (
+    AuditAnswer,
+    AuditedPart,
+    EvalAudit,
+    RedrawnBenchmark,
+    ResumeAudit,
+)
+from jobspec.records.base import FINAL, UNSET
+from jobspec.results.evaluations import evaluated_attempt
 from jobspec.spec import parsing
 
 
 @click.group()
 def audit() -> None:
-    """Test whether a killed and resumed training ends with the same bits.
+    """Test whether a resumed training, or an evaluation drawn again, gives the same.
 
     \b
     jobspec audit resume specs/qwen3-8b-lr1e-5.json
+    jobspec audit eval qwen3-8b-lr1e-5
     """
 
 
@@ -67,6 +78,89 @@ def resume(file: Path, ranks: int, kills: int, seed: int) -> None:
         for line in lines_of(made):
             click.echo(line)
     click.get_current_context().exit(0 if made.identical else 1)
+
+
+@audit.command("eval")
+@click.argument("job", metavar="JOB", shell_complete=complete_jobs)
+@click.option(
+    "--percent",
+    type=click.FloatRange(0, 100, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="How many of each benchmark's samples to draw again, at least one chunk.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Decides which ones; the same seed draws the same samples.",
+)
+@common
+def eval_(job: str, percent: float, seed: int) -> None:
+    """Draw some samples of an ended JOB again on this machine, and compare their texts.
+
+    \b
+    jobspec audit eval qwen3-8b-lr1e-5
+    srun --gpus=1 jobspec audit eval qwen3-8b-lr1e-5 --percent 5
+
+    Run it on a node like those of the workers. With `eval.deterministic` every sample should be the
+    same; without it, samples differ where two tokens are about equally likely. Exits with 1 if any
+    differs.
+    """
+    found = open_queue(write=False).job(job)
+    if found.state not in FINAL:
+        raise TransitionRefused(
+            f"`{found.id}` is {found.state}", hint="`jobspec wait` waits for its end"
+        )
+    made = _redraw(str(evaluated_attempt(found).dir.absolute()), percent, seed)
+    if wants_json():
+        emit_struct(made)
+    else:
+        for line in eval_lines(made):
+            click.echo(line)
+    click.get_current_context().exit(0 if made.identical else 1)
+
+
+def _redraw(attempt: str, percent: float, seed: int) -> EvalAudit:
+    module, what = "worker.audit.eval_command", "the evaluation can't be audited"
+    arguments = [attempt, "--percent", str(percent), "--seed", str(seed)]
+    for answer in worker_command.stream(AuditAnswer, module, arguments, what=what):
+        if answer.error is not UNSET:
+            raise answer.error.to_error()
+        if answer.redraw is not UNSET:
+            return answer.redraw
+    raise JobspecError(f"{what}: {module} printed no answer", hint="see its messages above")
+
+
+def eval_lines(made: EvalAudit) -> Iterator[str]:
+    """The audit of an evaluation as lines of text."""
+    redrawn = sum(each.redrawn for each in made.benchmarks)
+    every = sum(each.samples for each in made.benchmarks)
+    yield f"{made.job}: {redrawn:,} of {every:,} samples drawn again, seed {made.seed}"
+    for line in made.environment:
+        yield f"  {line}"
+    yield ""
+    for each in made.benchmarks:
+        yield _benchmark_line(each)
+    yield ""
+    different = sum(each.different for each in made.benchmarks)
+    if not different:
+        yield f"every sample is the same; took {made.seconds:.0f} s"
+        return
+    yield f"{redrawn - different:,} of {redrawn:,} samples are the same; took {made.seconds:.0f} s"
+    if not made.deterministic:
+        yield "the spec does not ask for eval.deterministic, so that they may differ"
+
+
+def _benchmark_line(each: RedrawnBenchmark) -> str:
+    same = f"{each.redrawn - each.different:,} of {each.redrawn:,}"
+    if each.first is None:
+        return f"  {each.name:<22}  {click.style('identical', fg='green')}  {same}"
+    where = f"`{each.first.question}`, sample {each.first.sample}, character {each.first.character}"
+    grades = f"; {plural(each.regraded, 'grade')} changed" if each.regraded is not None else ""
+    mark = click.style("different", fg="red")
+    return f"  {each.name:<22}  {mark}  {same} the same, first {where}{grades}"
 
 
 def lines_of(made: ResumeAudit) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What an audit of stop and resume found: `jobspec audit resume`."""
+"""What audits found: `jobspec audit resume` and `jobspec audit eval`."""
 
 from __future__ import annotations
 
@@ -87,8 +87,63 @@ def _order(found: Divergence) -> float:
     return float("inf") if found.step is None else found.step
 
 
+class DifferentSample(Record, frozen=True, kw_only=True):
+    """A sample that was not the same again.
+
+    Attributes:
+        character: the first one that differs, counted from 0; the length of the shorter text where
+            the longer one goes on, or that of both where only the number of tokens differs.
+    """
+
+    question: str
+    sample: int
+    character: int
+
+
+class RedrawnBenchmark(Record, frozen=True, kw_only=True):
+    """The samples of one benchmark that were drawn again.
+
+    Attributes:
+        samples: of the whole evaluation.
+        redrawn: how many of them were drawn again.
+        different: how many of those have another text.
+        regraded: how many of those are right now and were wrong before, or the other way round;
+            null for lm-eval's own tasks, whose grading needs all samples.
+        first: the first one that differs.
+    """
+
+    name: str
+    samples: int
+    redrawn: int
+    different: int
+    regraded: int | None = None
+    first: DifferentSample | None = None
+
+
+class EvalAudit(Record, frozen=True, kw_only=True):
+    """Samples of a finished evaluation, drawn once more.
+
+    Attributes:
+        identical: every sample that was drawn again has the same text.
+        deterministic: the evaluation promised that (`eval.deterministic`).
+        environment: what was different in the evaluation: packages, device, engine.
+    """
+
+    schema: int = 1
+    job: str
+    attempt: int
+    identical: bool
+    deterministic: bool
+    seed: int
+    engine: str
+    benchmarks: tuple[RedrawnBenchmark, ...] = ()
+    environment: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
 class AuditAnswer(Record, frozen=True, kw_only=True):
-    """What `worker.audit.resume_command` prints: the audit, or why there is none."""
+    """What the programs of `worker.audit` print: the audit, or why there is none."""
 
     audit: ResumeAudit | UnsetType = UNSET
+    redraw: EvalAudit | UnsetType = UNSET
     error: ErrorDetails | UnsetType = UNSET

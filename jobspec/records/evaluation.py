@@ -188,13 +188,13 @@ def read_plan(directory: Path) -> SamplingPlan:
         raise _incomplete(directory, error) from error
 
 
-def read_generations(
+def read_chunks(
     directory: Path,
-) -> tuple[SamplingPlan, list[AskedQuestion], dict[str, list[Generation]]]:
-    """The plan, the questions, and for each question its samples in order.
+) -> tuple[SamplingPlan, list[AskedQuestion], list[list[Generation]]]:
+    """The plan, the questions, and the samples as they were generated, chunk by chunk.
 
     Raises:
-        BenchmarkError: something is missing, damaged, doubled, or not there yet.
+        BenchmarkError: something is missing or damaged, or not there yet.
     """
     try:
         plan = msgspec.json.decode(EvaluationPaths(directory).plan.read_bytes(), type=SamplingPlan)
@@ -205,6 +205,18 @@ def read_generations(
         ]
     except (OSError, msgspec.MsgspecError) as error:
         raise _incomplete(directory, error) from error
+    return plan, questions, chunks
+
+
+def read_generations(
+    directory: Path,
+) -> tuple[SamplingPlan, list[AskedQuestion], dict[str, list[Generation]]]:
+    """The plan, the questions, and for each question its samples in order.
+
+    Raises:
+        BenchmarkError: something is missing, damaged, doubled, or not there yet.
+    """
+    plan, questions, chunks = read_chunks(directory)
     drawn: dict[str, list[Generation]] = {question.id: [] for question in questions}
     for row in (row for chunk in chunks for row in chunk):
         drawn.setdefault(row.question, []).append(row)

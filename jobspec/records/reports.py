@@ -347,6 +347,7 @@ class ScoringProtocol(Record, frozen=True, kw_only=True):
     engine_versions: dict[str, str] | UnsetType = UNSET
     kv_cache_dtype: str | UnsetType = UNSET
     enable_prefix_caching: bool | UnsetType = UNSET
+    deterministic: bool | UnsetType = UNSET
     dtype: str | UnsetType = UNSET
     device: str | UnsetType = UNSET
 

@@ -199,6 +199,7 @@ class EvalSpec(Spec, frozen=True, kw_only=True):
     log_samples: bool = False
     checkpoints: Literal["final", "all"] = "final"
     share: Annotated[bool, ADDED_LATER] = True
+    deterministic: Annotated[bool, ADDED_LATER] = False
     seed: Seed = 1234
 
 

@@ -51,6 +51,7 @@ RUN_BY = {
     "jobspec demo": "tests/integration/test_end_to_end.py",
     "jobspec-worker --drain": "tests/integration/test_end_to_end.py",
     "jobspec audit resume *": "tests/integration/test_audit.py",
+    "*jobspec audit eval *": "tests/integration/test_audit_eval.py",
     "jobspec run *": "tests/integration/test_run_command.py",
     "jobspec fetch *": "tests/integration/test_fetch_command.py",
     "jobspec setup": "tests/jobspec/cluster/test_cluster.py",

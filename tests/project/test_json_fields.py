@@ -59,7 +59,7 @@ DOCUMENTED: list[type] = [
     mixture.SourceReport, mixture.TrainedSource,
     reports.TrainReport, reports.TrainingEngine, reports.MemoryUse, reports.Resumed,
     reports.RankChange, reports.ScoringProtocol, reports.EarlyStop,
-    audit.Kill, audit.AuditedPart, audit.Divergence,
+    audit.Kill, audit.AuditedPart, audit.Divergence, audit.RedrawnBenchmark, audit.DifferentSample,
     manifest.Manifest, manifest.CodeVersion, manifest.UsedDevices, manifest.Seeds,
     manifest.TrainingInputs, manifest.EngineSummary, manifest.PlannedBatch,
     manifest.MicroBatchPlan,

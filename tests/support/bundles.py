@@ -26,7 +26,7 @@ def unpack(directory: Path, bundle: Path = DEMO) -> BundlePaths:
     """The bundle as a directory."""
     directory.mkdir(parents=True, exist_ok=True)
     # Not tarfile: with a filter it needs Python 3.11.4, and without one Python 3.12 warns.
-    subprocess.run(["tar", "--extract", "--no-same-owner", "--file", bundle, "--directory", directory], check=True)
+    subprocess.run(["tar", "-x", "--no-same-owner", "-f", bundle, "-C", directory], check=True)
     (found,) = directory.iterdir()
     return BundlePaths(found)
 

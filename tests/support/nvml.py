@@ -21,6 +21,7 @@ def pretend_gpus(
     driver: int = 13000,
     throttling: int = 0,
     uncorrected: int | None = None,
+    capability: tuple[int, int] = (9, 0),
 ) -> None:
     """Let NVML report this many GPUs of 80 GiB.
 
@@ -30,6 +31,7 @@ def pretend_gpus(
         throttling: the bits of nvmlClocksEventReasons.
         uncorrected: memory errors of each; None where ECC is not supported.
         driver: the CUDA version of the driver, as NVML encodes it: 12080 is 12.8.
+        capability: the compute capability of each.
     """
 
     def memory(handle: int) -> Any:
@@ -60,6 +62,7 @@ def pretend_gpus(
         "nvmlDeviceGetComputeRunningProcesses": running,
         "nvmlDeviceGetTotalEccErrors": errors,
         "nvmlDeviceGetCurrentClocksThrottleReasons": lambda handle: throttling,
+        "nvmlDeviceGetCudaComputeCapability": lambda handle: capability,
         "nvmlSystemGetCudaDriverVersion_v2": lambda: driver,
     }
     for name, answer in answers.items():

@@ -14,14 +14,12 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from jobspec.benchmarks import question_file
 from jobspec.benchmarks.question_file import QuestionSet
-from jobspec.errors import ModelError
-from jobspec.models.directory import find_model
 from jobspec.records import base as records
 from jobspec.records import phases
 from jobspec.records.base import UNSET
@@ -34,10 +32,11 @@ from jobspec.records.reports import (
 )
 from jobspec.spec.schema import EvalSpec
 from jobspec.storage import fs
-from jobspec.storage.layout import AttemptPaths, epoch_of
+from jobspec.storage.layout import epoch_of
 from worker import benchmark_download
 from worker.checkpoints import directories
 from worker.evaluation.failures import describe, kept_apart, raise_for
+from worker.evaluation.models_to_score import ModelToScore, choose_engine, find_models
 from worker.imports.quiet import set_library_variables
 from worker.inference import children
 from worker.lm_eval_tasks import nltk_data
@@ -48,26 +47,6 @@ if TYPE_CHECKING:
     from jobspec.results.benchmark_scores import BenchmarkResult
     from worker.grading.math_grader import MathGrader
     from worker.lm_eval_tasks.task_loading import TaskBenchmark
-
-
-class ModelToScore(NamedTuple):
-    """One model to score: the final one, or the weights of an epoch.
-
-    With `is_adapter`, the directory holds only an adapter, to be merged into the spec's model.
-    """
-
-    name: str
-    directory: Path
-    epoch: float | None = None
-    is_adapter: bool = False
-
-    def samples(self, evaluations: Path) -> Path:
-        """The directory of its benchmarks in an attempt's `eval/`."""
-        return (
-            evaluations
-            if self.name == "final"
-            else evaluations / AttemptPaths.CHECKPOINTS / self.name
-        )
 
 
 def main() -> None:
@@ -148,37 +127,6 @@ def _publish_partly(phase: Phase, report: EvalReport, failures: Mapping[str, Exc
     partial = msgspec.structs.replace(report, failed=failed)
     phase.paths.eval.mkdir(parents=True, exist_ok=True)
     fs.publish(phase.paths.partial_scores, records.encode(partial))
-
-
-def find_models(phase: Phase) -> list[ModelToScore]:
-    """The models to score, the final one last.
-
-    Raises:
-        ModelError: the trained model is not there, or the spec's model is not on this machine.
-    """
-    spec = phase.spec
-    if spec.train is None:
-        return [ModelToScore("final", find_model(spec.model, phase.root))]
-    final = phase.paths.final_model
-    if not (final / "config.json").is_file():
-        raise ModelError(
-            "there is no trained model to score",
-            file=final,
-            hint="the train phase makes it; `jobspec logs JOB --phase train` says why it did not",
-        )
-    assert spec.eval is not None
-    epochs = _epochs(phase.paths.checkpoints) if spec.eval.checkpoints == "all" else []
-    return [*epochs, ModelToScore("final", final, phase.read_report(phases.TRAIN).epochs)]
-
-
-def _epochs(checkpoints: Path) -> list[ModelToScore]:
-    """The weights kept of earlier epochs, in order."""
-    found: list[ModelToScore] = []
-    for path in checkpoints.glob("*"):
-        epoch, is_adapter = epoch_of(path), (path / "adapter_config.json").is_file()
-        if epoch is not None and (is_adapter or (path / "config.json").is_file()):
-            found.append(ModelToScore(path.name, path, float(epoch), is_adapter))
-    return sorted(found, key=lambda model: model.epoch or 0)
 
 
 @contextlib.contextmanager
@@ -269,27 +217,10 @@ class _Scoring:
         failures: dict[str, Exception],
     ) -> EvalReport:
         """The scores of the benchmarks that do not fail; the errors of others go to `failures`."""
-        import torch
-
-        from worker.evaluation.lm_eval_model import load_tokenizer
         from worker.evaluation.runner import ModelEvaluation
         from worker.evaluation.task_evaluation import TaskEvaluation
-        from worker.inference.engine import choose
 
-        spec, directory = self.phase.spec, self.model.directory
-        choice = choose(
-            self.settings.backend,
-            spec.model,
-            directory,
-            gpus=torch.cuda.device_count(),
-            kv_cache_dtype=self.settings.kv_cache_dtype,
-            enable_prefix_caching=self.settings.enable_prefix_caching,
-        )
-        tokenizer = load_tokenizer(
-            str(directory),
-            template=None if spec.train is not None else spec.model.chat_template,
-            trust_remote_code=spec.model.trust_remote_code,
-        )
+        choice, tokenizer = choose_engine(self.phase.spec, self.settings, self.model)
         session = ModelEvaluation(
             self.phase.job.job,
             self.settings,

@@ -24,6 +24,7 @@ class Gpu:
         processes: their ids. Empty too where the driver does not show those of other users.
         uuid: of NVIDIA's GPUs only.
         throttling: why the hardware lowers the clocks now.
+        capability: CUDA's compute capability; None for AMD's.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Gpu:
     processes: tuple[int, ...] = ()
     uuid: str = ""
     throttling: tuple[str, ...] = ()
+    capability: tuple[int, int] | None = None
 
 
 # Bits that NVML names nvmlClocksEventReason…; a limit of power or an idle GPU is no fault.
@@ -124,6 +126,7 @@ def _gpu(nvml: Any, handle: Any) -> Gpu:
         running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
     except nvml.NVMLError:
         running = []  # not supported, or not permitted
+    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
     return Gpu(
         name=str(nvml.nvmlDeviceGetName(handle)),
         memory_gib=float(memory.total) / 2**30,
@@ -132,6 +135,7 @@ def _gpu(nvml: Any, handle: Any) -> Gpu:
         processes=tuple(int(process.pid) for process in running),
         uuid=str(nvml.nvmlDeviceGetUUID(handle)),
         throttling=_throttling(nvml, handle),
+        capability=(int(major), int(minor)),
     )
 
 

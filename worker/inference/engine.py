@@ -18,6 +18,7 @@ from jobspec.records.evaluation import Generation
 from jobspec.records.reports import ScoringProtocol
 from jobspec.spec.schema import ModelSpec
 from jobspec.version import installed_version
+from worker.host import vllm_package
 from worker.inference.requests import SampleChunk, Sampling
 
 _log = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ class Weights(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         kv_cache_dtype: as in `eval`, for engines with `cache_options`; enable_prefix_caching too.
+        deterministic: as in `eval`: a sample does not depend on what else the engine generates.
     """
 
     directory: str
@@ -90,6 +92,7 @@ class Weights(msgspec.Struct, frozen=True, kw_only=True):
     trust_remote_code: bool = False
     kv_cache_dtype: str = "auto"
     enable_prefix_caching: bool = True
+    deterministic: bool = False
 
     def shaping_fields(self) -> dict[str, Any]:
         """What of it shapes a sample, besides the weights themselves.
@@ -99,8 +102,9 @@ class Weights(msgspec.Struct, frozen=True, kw_only=True):
         """
         fields = msgspec.structs.asdict(self) | {"directory": ""}
         del fields["enable_prefix_caching"]
-        if fields["kv_cache_dtype"] == "auto":
-            del fields["kv_cache_dtype"]
+        for name, default in (("kv_cache_dtype", "auto"), ("deterministic", False)):
+            if fields[name] == default:
+                del fields[name]
         return fields
 
 
@@ -146,6 +150,7 @@ class EngineChoice(msgspec.Struct, frozen=True, kw_only=True):
             },
             kv_cache_dtype=UNSET if weights.kv_cache_dtype == "auto" else weights.kv_cache_dtype,
             enable_prefix_caching=UNSET if weights.enable_prefix_caching else False,
+            deterministic=weights.deterministic or UNSET,
             dtype=weights.dtype,
             device="cuda" if self.devices else "cpu",
         )
@@ -176,11 +181,11 @@ class EngineChoice(msgspec.Struct, frozen=True, kw_only=True):
         return engine.load(self.weights, tokenizer, context=self.context, in_flight=in_flight)
 
 
-def resolve_backend(backend: str, gpus: int) -> tuple[str, str]:
+def resolve_backend(backend: str, gpus: int, *, deterministic: bool = False) -> tuple[str, str]:
     """The engine that runs for `eval.backend` on this number of GPUs, and the reason.
 
     Raises:
-        ModelError: an engine was asked for by name and is not installed.
+        ModelError: an engine was asked for by name and is not installed, or is not deterministic.
     """
     if backend != "auto":
         entry = ENGINES[backend]
@@ -190,12 +195,17 @@ def resolve_backend(backend: str, gpus: int) -> tuple[str, str]:
                 place="$.eval.backend",
                 hint=f"{entry.install}, or set the backend to `auto`",
             )
+        if deterministic and entry is VLLM:
+            vllm_package.require_batch_invariance()
         return backend, "the spec names it"
     if not gpus:
         return HF.name, "there is no GPU"
-    if _is_installed(VLLM):
-        return VLLM.name, f"{VLLM.title} is installed"
-    return HF.name, f"{VLLM.title} is not installed"
+    if not _is_installed(VLLM):
+        return HF.name, f"{VLLM.title} is not installed"
+    lacking = vllm_package.not_batch_invariant() if deterministic else None
+    if lacking is not None:
+        return HF.name, lacking
+    return VLLM.name, f"{VLLM.title} is installed"
 
 
 def _is_installed(entry: EngineEntry) -> bool:
@@ -210,14 +220,15 @@ def choose(
     gpus: int,
     kv_cache_dtype: str = "auto",
     enable_prefix_caching: bool = True,
+    deterministic: bool = False,
 ) -> EngineChoice:
     """The engine for `eval.backend` and the devices at hand. It is logged where `auto` chose it.
 
     Raises:
         ModelError: vLLM was asked for and is not installed, the engine does not have the key-value
-            cache that was asked for, or the model's context is not stated.
+            cache or the determinism that was asked for, or the model's context is not stated.
     """
-    name, reason = resolve_backend(backend, gpus)
+    name, reason = resolve_backend(backend, gpus, deterministic=deterministic)
     if kv_cache_dtype != "auto" and not ENGINES[name].cache_options:
         raise ModelError(
             f"{ENGINES[name].title} has no key-value cache in `{kv_cache_dtype}`; it would score "
@@ -247,5 +258,6 @@ def choose(
         trust_remote_code=model.trust_remote_code,
         kv_cache_dtype=kv_cache_dtype,
         enable_prefix_caching=enable_prefix_caching,
+        deterministic=deterministic,
     )
     return EngineChoice(name=name, weights=weights, context=context, devices=gpus)

@@ -4,8 +4,8 @@ On a GPU it is Transformers' continuous batching (see `continuous`) if that can 
 CPU, and for other models, it is our own decoding loop: one chunk is one batch, padded on the left,
 and the samples of a question share the computation of its prompt. A chunk always holds the same
 requests, and every sample has its own random stream, so a chunk gives the same text again on the
-same kind of machine. Models with layers that carry a state, whose caches can't do that, generate
-one sample after the other.
+same kind of machine; with `eval.deterministic` a GPU generates in this way too. Models with layers
+that carry a state, whose caches can't do that, generate one sample after the other.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from transformers import GenerationConfig
 from transformers.generation.logits_process import LogitsProcessorList
 
 from jobspec.records.evaluation import Generation
+from worker.inference import determinism
 from worker.inference.decode import STOP_INTERVAL, Responses
 from worker.inference.engine import Engine, Weights
 from worker.inference.requests import SampleChunk, SampleRequest
@@ -59,6 +60,8 @@ class HfEngine:
         from transformers import AutoModelForCausalLM
 
         gpu = torch.cuda.is_available()
+        if weights.deterministic:
+            determinism.make_torch_deterministic()
         extra = (
             {}
             if weights.attn_implementation == "auto"
@@ -71,7 +74,9 @@ class HfEngine:
             **extra,
         )
         engine = cls(model.to("cuda" if gpu else "cpu").eval(), tokenizer)
-        return continuous_if_possible(engine, in_flight) if gpu else engine
+        # A continuous batch holds what happens to run at the time; a chunk is always the same.
+        continuous = gpu and not weights.deterministic
+        return continuous_if_possible(engine, in_flight) if continuous else engine
 
     def run(self, chunks: Iterator[SampleChunk]) -> Iterator[tuple[SampleChunk, list[Generation]]]:
         """Generate one chunk after the other, each as one batch."""

@@ -44,7 +44,7 @@ def draw(
         floor = logits.amax(-1, keepdim=True) + math.log(sampling.min_p)
         logits = logits.masked_fill(logits < floor, -math.inf)
     kept, tokens = _candidates(logits.softmax(-1), sampling)
-    reached = kept.cumsum(-1)
+    reached = _running_sums(kept)
     total = reached[:, -1:]
     wanted = uniform.to(kept.device, kept.dtype)[:, None] * total
     last = (kept > 0).sum(-1, keepdim=True) - 1 if tokens is not None else _last(kept)
@@ -65,11 +65,18 @@ def _candidates(probabilities: Tensor, sampling: Sampling) -> tuple[Tensor, Tens
     while True:
         kept, tokens = probabilities.topk(width, dim=-1)
         mass = kept.sum(-1, keepdim=True) if sampling.top_k is not None else kept.new_ones(1)
-        before = kept.cumsum(-1) - kept
+        before = _running_sums(kept) - kept
         if width in (vocabulary, sampling.top_k) or bool((before[:, -1] >= sampling.top_p).all()):
             return kept.masked_fill(before >= sampling.top_p * mass, 0.0), tokens
         # The distribution is flat, and the nucleus is wider than was guessed.
         width = min(vocabulary, width * 8)
+
+
+def _running_sums(values: Tensor) -> Tensor:
+    """Sums up to each value. CUDA adds them up in an order that varies, so here a CPU does."""
+    if values.is_cuda and torch.are_deterministic_algorithms_enabled():
+        return values.cpu().cumsum(-1).to(values.device)
+    return values.cumsum(-1)
 
 
 def _last(kept: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from typing import Any
 
 from jobspec.models import config
 from jobspec.records.evaluation import Generation
+from worker.inference import determinism
 from worker.inference.decode import Responses
 from worker.inference.engine import Weights
 from worker.inference.in_flight import ChunksInFlight
@@ -67,6 +68,9 @@ class VllmEngine:
     ) -> VllmEngine:
         """Start vLLM for sequences of `context` tokens at most."""
         import torch
+
+        if weights.deterministic:
+            determinism.make_vllm_deterministic()
         import vllm  # pyright: ignore[reportMissingImports] - the extra `vllm`
 
         gpus = torch.cuda.device_count()

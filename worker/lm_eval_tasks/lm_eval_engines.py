@@ -14,7 +14,7 @@ from unittest import mock
 
 from jobspec.spec.schema import EvalSpec
 from jobspec.version import distribution_of
-from worker.inference import children, gpu_groups
+from worker.inference import children, determinism, gpu_groups
 from worker.inference.engine import EngineChoice
 from worker.inference.vllm_engine import (
     cache_arguments,
@@ -53,6 +53,8 @@ def loaded(choice: EngineChoice, evaluation: EvalSpec, report: Report) -> Iterat
 def _hf(choice: EngineChoice, shared: dict[str, Any], seed: int, bar: Any) -> Iterator[Any]:
     from lm_eval.models import huggingface
 
+    if choice.weights.deterministic:
+        determinism.make_torch_deterministic()
     device = "cuda" if choice.devices else "cpu"
     shared |= {"device": device, "max_length": choice.context, "batch_size": _HF_BATCH}
     with mock.patch.object(huggingface, "tqdm", bar):
@@ -61,6 +63,8 @@ def _hf(choice: EngineChoice, shared: dict[str, Any], seed: int, bar: Any) -> It
 
 @contextmanager
 def _vllm(choice: EngineChoice, shared: dict[str, Any], seed: int, bar: Any) -> Iterator[Any]:
+    if choice.weights.deterministic:
+        determinism.make_vllm_deterministic()
     vllm_causallms = lm_evals_vllm()
     children.die_with_this_process()
     os.environ.update(gpu_groups.all_links())

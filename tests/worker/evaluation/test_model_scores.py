@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from jobspec.records.reports import EvalReport, ScoringProtocol
-from worker.evaluation.evaluate import ModelToScore, model_scores
+from worker.evaluation.evaluate import model_scores
+from worker.evaluation.models_to_score import ModelToScore
 
 
 def report(k: int, value: float, loss: float) -> EvalReport:

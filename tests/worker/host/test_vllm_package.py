@@ -10,6 +10,8 @@ import pytest
 
 from jobspec.errors import SpecError
 from jobspec.spec.schema import EvalSpec, JobSpec, ModelSpec
+from tests.support.nvml import pretend_gpus
+from tests.support.specs import job_spec
 from tests.support.vllm_packages import install
 from worker.host import preflight, vllm_package
 
@@ -94,3 +96,18 @@ def test_a_job_for_vllm_is_refused_before_its_first_phase(packages: Path, half: 
         vllm_package.check(spec)
     assert caught.value.place == "$.eval.backend"
     assert caught.value.hint is not None and "pip install" in caught.value.hint
+
+
+def test_batch_invariance_is_refused_before_training_where_vllm_does_not_have_it(
+    packages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(packages, "vllm", f"torch=={TORCH}", "msgspec")
+    spec = job_spec(eval=EvalSpec(backend="vllm", deterministic=True))
+    with pytest.raises(SpecError, match="needs a GPU") as caught:
+        vllm_package.check(spec)
+    assert caught.value.place == "$.eval.deterministic"
+    pretend_gpus(monkeypatch, capability=(7, 0))
+    with pytest.raises(SpecError, match=r"needs compute capability 8\.0; NVIDIA H100 80GB HBM3"):
+        vllm_package.check(spec)
+    pretend_gpus(monkeypatch, capability=(8, 0))
+    vllm_package.check(spec)

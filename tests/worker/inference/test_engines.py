@@ -16,7 +16,7 @@ import torch
 import transformers
 
 from jobspec.benchmarks import protocol
-from jobspec.errors import ModelError
+from jobspec.errors import ModelError, SpecError
 from jobspec.records.reports import ScoringProtocol
 from jobspec.spec.schema import ModelSpec
 from tests.support.engine_contract import CONTRACT
@@ -29,8 +29,10 @@ from tests.support.engines import (
     make_engine,
     prompts,
 )
+from tests.support.nvml import pretend_gpus
+from tests.support.vllm_packages import install
 from worker.inference.decode import STOP_INTERVAL, Responses
-from worker.inference.engine import Engine, EngineChoice, Weights, choose
+from worker.inference.engine import Engine, EngineChoice, Weights, choose, resolve_backend
 from worker.inference.hf_engine import HfEngine
 from worker.inference.requests import ResponseRules, SampleChunk, SampleRequest, Sampling
 from worker.inference.vllm_engine import VllmEngine
@@ -439,3 +441,55 @@ def test_the_cache_is_part_of_the_protocol_and_of_what_shapes_a_sample() -> None
         "trust_remote_code",
     ]
     assert other.shaping_fields() == usual.weights.shaping_fields() | {"kv_cache_dtype": "fp8"}
+
+
+def test_determinism_is_recorded_and_shapes_a_sample() -> None:
+    usual = Weights(directory="m")
+    strict = msgspec.structs.replace(usual, deterministic=True)
+    assert strict.shaping_fields() == usual.shaping_fields() | {"deterministic": True}
+    facts = EngineChoice(name="hf", weights=strict, context=64).add_facts(ScoringProtocol())
+    assert facts.deterministic is True
+    plain = EngineChoice(name="hf", weights=usual, context=64).add_facts(ScoringProtocol())
+    assert plain.deterministic is msgspec.UNSET
+
+
+def test_auto_is_deterministic_with_vllm_only_on_gpus_that_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, "vllm")
+    monkeypatch.syspath_prepend(tmp_path)
+    pretend_gpus(monkeypatch, capability=(7, 5))
+    name, reason = resolve_backend("auto", 1, deterministic=True)
+    assert name == "hf" and "needs compute capability 8.0" in reason and "H100" in reason
+    assert resolve_backend("auto", 1)[0] == "vllm"
+    with pytest.raises(SpecError, match="compute capability") as caught:
+        resolve_backend("vllm", 1, deterministic=True)
+    assert caught.value.place == "$.eval.deterministic"
+    pretend_gpus(monkeypatch, capability=(9, 0))
+    assert resolve_backend("auto", 1, deterministic=True)[0] == "vllm"
+    assert resolve_backend("vllm", 1, deterministic=True)[0] == "vllm"
+
+
+def test_deterministic_arithmetic_does_not_depend_on_the_number_of_cores(
+    tmp_path: Path, tokenizer: Any
+) -> None:
+    torch.manual_seed(0)
+    sizes = SIZES | {"hidden_size": 256, "intermediate_size": 512}
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes)).save_pretrained(tmp_path)
+    ids = torch.randint(0, 264, (8, 40))
+    before = torch.get_num_threads()
+
+    def logits(threads: int, *, deterministic: bool) -> torch.Tensor:
+        torch.set_num_threads(threads)
+        weights = Weights(directory=str(tmp_path), dtype="float32", deterministic=deterministic)
+        engine = HfEngine.load(weights, tokenizer)
+        assert isinstance(engine, HfEngine)
+        with torch.inference_mode():
+            return engine.model(input_ids=ids).logits
+
+    try:
+        assert not torch.equal(logits(1, deterministic=False), logits(3, deterministic=False))
+        assert torch.equal(logits(1, deterministic=True), logits(3, deterministic=True))
+    finally:
+        torch.set_num_threads(before)
+        torch.use_deterministic_algorithms(False)
