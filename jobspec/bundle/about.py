@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from jobspec.monitoring.cost import Cost
 from jobspec.records.base import Record
 
 FORMAT = 1
@@ -38,6 +39,7 @@ class AboutBundle(Record, frozen=True, kw_only=True):
         log_bytes: how much of the end of each log is included, at most.
         replaced: for each file, how many texts each placeholder replaced.
         omitted: what a reader might expect and does not find, with the reason.
+        cost: of all attempts, by the bundle's files; null where an older version wrote it.
     """
 
     format: int = FORMAT
@@ -52,3 +54,4 @@ class AboutBundle(Record, frozen=True, kw_only=True):
     log_bytes: int = 0
     replaced: dict[str, dict[str, int]] = msgspec.field(default_factory=dict[str, dict[str, int]])
     omitted: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    cost: Cost | None = None

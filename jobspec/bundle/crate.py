@@ -7,7 +7,7 @@ Source: https://w3id.org/ro/crate/1.2 and https://w3id.org/ro/wfrun/process/0.5
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
@@ -16,7 +16,7 @@ import msgspec
 
 from jobspec.bundle.about import AboutBundle, HashedFile
 from jobspec.records import phases
-from jobspec.records.attempt import End
+from jobspec.records.attempt import End, Energy, PhaseTime
 from jobspec.records.base import Reason
 from jobspec.records.manifest import Manifest
 from jobspec.spec.schema import JobSpec
@@ -26,6 +26,9 @@ SPECIFICATION = "https://w3id.org/ro/crate/1.2"
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 _HOME = "https://github.com/jobspec/jobspec"
 _TERMS = "https://w3id.org/ro/terms/workflow-run/context"
+# How the profile Provenance Run Crate states the use of resources: what was measured, and its unit.
+_QUANTITIES = f"{_HOME}/blob/main/docs/json.md#phasecost"
+_UNITS = "http://qudt.org/vocab/unit"
 _FORMATS = {
     ".json": "application/json",
     ".jsonl": "application/jsonl",
@@ -54,6 +57,7 @@ def metadata(
     """
     ended = max((end.ended_at for _, end in runs.values()), default="")
     actions = [a for n, run in runs.items() for a in _actions(n, *run, about, files)]
+    usage = [used for n, run in runs.items() for used in _usage(n, *run)]
     parts = [_file(each) for each in files.values()]
     parts.append(_sums_file())
     software = {f"#software-{n}": _software(n, manifest) for n, (manifest, _) in runs.items()}
@@ -82,6 +86,7 @@ def metadata(
         *software.values(),
         *inputs,
         *actions,
+        *usage,
         *parts,
     ]
     context = [f"{SPECIFICATION}/context", _TERMS]
@@ -184,21 +189,56 @@ def _actions(
     device = f"{manifest.device.count} × {manifest.device.name or manifest.cpu}"
     used = [_ref("spec.json")]
     used += [_ref(f"#data-{number + 1}") for number in range(len(about.data))]
-    names = [time.phase for time in end.phases] or [phases.EVAL.name]
+    times = end.phases or (PhaseTime(phase=phases.EVAL.name),)
     return [
         {
-            "@id": f"#attempt-{attempt}-{phase}",
+            "@id": _action(attempt, time.phase),
             "@type": "CreateAction",
-            "name": f"{phase} of {about.job}, attempt {attempt}",
-            "description": f"ran on {device}",
+            "name": f"{time.phase} of {about.job}, attempt {attempt}",
+            "description": f"ran on {device}{'' if time.energy else ', energy not measured'}",
             "instrument": _ref(f"#software-{attempt}"),
             "startTime": end.started_at,
             "endTime": end.ended_at,
             "actionStatus": _ref(_status(end)),
             "object": used,
-            "result": [_ref(identifier(path)) for path in files if _made_by(path, attempt, phase)],
+            "result": [
+                _ref(identifier(path)) for path in files if _made_by(path, attempt, time.phase)
+            ],
+            "resourceUsage": [_ref(each["@id"]) for each in _usage_of(attempt, manifest, time)],
         }
-        for phase in names
+        for time in times
+    ]
+
+
+def _action(attempt: int, phase: str) -> str:
+    return f"#attempt-{attempt}-{phase}"
+
+
+def _usage(attempt: int, manifest: Manifest, end: End) -> Iterator[Entity]:
+    """What the phases of an attempt used: see docs/json.md on PhaseCost."""
+    for time in end.phases:
+        yield from _usage_of(attempt, manifest, time)
+
+
+def _usage_of(attempt: int, manifest: Manifest, time: PhaseTime) -> list[Entity]:
+    energy = time.energy or Energy()
+    found = {
+        "wall_s": ("seconds", time.wall_s, "SEC"),
+        "gpu_h": ("GPU-hours", time.wall_s * manifest.gpus / 3600, "HR"),
+        "gpu_j": ("energy of the job's GPUs", energy.gpu_j, "J"),
+        "cpu_j": ("energy of the node's CPUs", energy.cpu_j, "J"),
+    }
+    return [
+        {
+            "@id": f"{_action(attempt, time.phase)}-{field}",
+            "@type": "PropertyValue",
+            "name": name,
+            "propertyID": f"{_QUANTITIES}-{field}",
+            "unitCode": f"{_UNITS}/{unit}",
+            "value": value,
+        }
+        for field, (name, value, unit) in found.items()
+        if value is not None and not time.kept
     ]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jobspec.bundle import read_bundle, worker_checks
+from jobspec.bundle.cost_checks import check_cost
 from jobspec.bundle.findings import BundleFinding, VerifiedBundle
 from jobspec.bundle.read_bundle import CheckedBundle
 from jobspec.bundle.recompute import check_scores
@@ -45,6 +46,7 @@ def _findings(
     yield _check_id(bundle)
     attempt = bundle.paths.attempt(bundle.about.attempt)
     yield from check_records(attempt, bundle.spec)
+    yield from check_cost(bundle.paths, bundle.about)
     yield from check_training(bundle.paths, attempt, bundle.spec)
     yield from worker_checks.check_masks(bundle, data, model)
     yield from check_scores(attempt)

@@ -16,8 +16,10 @@ from typing import Any
 
 from jobspec.bundle import contents, crate, sums, tar_gz
 from jobspec.bundle.about import AboutBundle, HashedFile, UsedData
+from jobspec.bundle.cost_checks import BundledRun
 from jobspec.bundle.redaction import Redactor, forms
 from jobspec.errors import JobspecError, TransitionRefused
+from jobspec.monitoring import cost
 from jobspec.queue import heartbeat
 from jobspec.queue.entries import read_record
 from jobspec.queue.job import Job
@@ -127,6 +129,7 @@ class _Writer:
             self._put(path, content)
         model = self._model()
         used = tuple(self._used_data())
+        run = BundledRun(self.paths, self.job.attempt, self.job.state)
         about = AboutBundle(
             job=self.job.id,
             attempt=self.job.attempt,
@@ -139,6 +142,7 @@ class _Writer:
             log_bytes=contents.LOG_BYTES,
             replaced=self._replaced,
             omitted=self._omitted(model, used),
+            cost=run.cost(cost.factor_of_user()),
         )
         self._put(Path(BundlePaths.ABOUT), records.encode(about))
         self.files = dict(sorted(self.files.items()))

@@ -45,8 +45,13 @@ _SCORE = 7  # the rank at which scores lose their intervals
     shell_complete=complete_jobs,
     help="Add each job's difference from this one, as `compare` computes it.",
 )
+@click.option(
+    "--cost",
+    is_flag=True,
+    help="Add GPU-hours used and lost, and the energy of all attempts, a token and a sample.",
+)
 @common
-def results(jobs: tuple[str, ...], form: str | None, against: str | None) -> None:
+def results(jobs: tuple[str, ...], form: str | None, against: str | None, cost: bool) -> None:
     """Show runs: state, settings that differ, losses, scores; the best scores are marked.
 
     \b
@@ -63,7 +68,7 @@ def results(jobs: tuple[str, ...], form: str | None, against: str | None) -> Non
     queue = open_queue(write=False)
     jobs_shown = queue.select(jobs) if jobs else list(filter(table.was_started, queue.jobs()))
     with waiting("reading jobs", len(jobs_shown)) as wait:
-        rows = table.all_rows(wait.each(jobs_shown))
+        rows = table.all_rows(wait.each(jobs_shown), cost=cost)
         if against is not None:
             rows = _with_differences(rows, queue, queue.job(against))
     if wants_json():
@@ -126,7 +131,7 @@ def _without_owners(models: Iterable[str]) -> dict[str, str]:
 
 def _column(column: RunColumn, rows: Sequence[ResultRow]) -> Column:
     """A column with its rank: what is left out first where room is short."""
-    ranks = {"job": 2, "held-out": 4, "loss": 5, "setting": 6, "state": 8}
+    ranks = {"job": 2, "held-out": 4, "loss": 5, "setting": 6, "state": 8, "cost": 8}
     if column.kind == "state" and all(row.state == State.SUCCEEDED for row in rows):
         return Column(column.title, 3)
     briefly = {"model": 3, "state": 3, "score": _SCORE}.get(column.kind)

@@ -17,7 +17,7 @@ import msgspec
 
 from jobspec.errors import JobspecError
 from jobspec.models import directory as models
-from jobspec.monitoring import status
+from jobspec.monitoring import cost, status
 from jobspec.queue.job import Job
 from jobspec.records import base as records
 from jobspec.records.attempt import Result
@@ -86,7 +86,7 @@ def render(job: Job) -> str:
         _training(spec, result.train or None),
         _data(spec, result.prepare or None),
         _reproduction(spec),
-        _versions(manifest),
+        _versions(manifest, cost.spelled(cost.cost(job))),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -361,7 +361,7 @@ def _public_spec(spec: JobSpec) -> dict[str, Any]:
     return shown
 
 
-def _versions(manifest: Manifest) -> str:
+def _versions(manifest: Manifest, cost_of_job: str) -> str:
     device, code = manifest.device, manifest.code
     facts: list[str] = []
     if device.count:
@@ -376,6 +376,7 @@ def _versions(manifest: Manifest) -> str:
     packages = {"Python": manifest.python, **manifest.packages}
     known = [f"{name} {version}" for name, version in packages.items() if version]
     facts += [", ".join(known)] if known else []
+    facts += [f"all attempts: {cost_of_job}"] if cost_of_job else []
     lines = [f"- {public(fact)}" for fact in facts]
     return "\n".join(["## Trained with", "", *lines]) if lines else ""
 

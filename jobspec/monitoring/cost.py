@@ -5,21 +5,17 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from jobspec.errors import JobspecError
 from jobspec.monitoring import gpu_hours, reasons
-from jobspec.monitoring.gpu_hours import OVERHEAD, PhaseUsage
+from jobspec.monitoring.gpu_hours import OVERHEAD, PhaseUsage, RunFiles
 from jobspec.records import base as records
 from jobspec.records import phases
 from jobspec.records.attempt import Result
 from jobspec.records.base import UNSET
 from jobspec.records.reports import EvalReport
-
-if TYPE_CHECKING:
-    from jobspec.queue.job import Job
 
 CO2 = "JOBSPEC_CO2_G_PER_KWH"
 JOULES_PER_KWH = 3.6e6
@@ -48,7 +44,8 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
         cpu_j: joules of all processors of its node, other programs included; None likewise.
         j_per_token: joules of training for each trained token, by GPUs or else processors.
         j_per_sample: joules of the evaluation for each sample, likewise.
-        co2_g: grams, from the factor in $JOBSPEC_CO2_G_PER_KWH; None without one.
+        co2_g: grams; None without a factor.
+        co2_g_per_kwh: the factor, by default of $JOBSPEC_CO2_G_PER_KWH.
     """
 
     wall_s: float
@@ -61,24 +58,71 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
     j_per_sample: float | None
     co2_g: float | None
     phases: list[PhaseCost]
+    co2_g_per_kwh: float | None = None
+
+    @property
+    def lost_h(self) -> float:
+        """GPU-hours that were lost, for whatever reason."""
+        return sum(self.lost_gpu_h.values())
+
+    @property
+    def joules(self) -> float | None:
+        """The energy that tokens and samples are related to: of the GPUs, or else of the CPUs."""
+        return self.cpu_j if self.gpu_j is None else self.gpu_j
+
+    @property
+    def ran_s(self) -> float:
+        """The seconds of the phases, without those between them."""
+        return sum(part.wall_s for part in self.phases if part.phase != OVERHEAD)
+
+    @property
+    def measured_whole(self) -> bool:
+        """Whether energy was measured for all the time that phases ran."""
+        return self.measured_s >= 0.99 * self.ran_s
 
 
-def cost(job: Job) -> Cost:
-    """Sum up what a job has cost so far.
+def factor_of_user() -> float | None:
+    """Grams of CO2 for each kWh, if the user's environment has them.
+
+    Raises:
+        JobspecError: they are no number.
+    """
+    given = os.environ.get(CO2, "")
+    if not given:
+        return None
+    try:
+        factor = float(given)
+    except ValueError:
+        factor = -1.0
+    if not 0 <= factor < float("inf"):
+        raise JobspecError(
+            f"${CO2} is `{given}`", hint="give your grid's grams of CO2 per kWh, such as 380"
+        )
+    return factor
+
+
+def cost(job: RunFiles) -> Cost:
+    """Sum up what a job has cost so far, with the user's factor for CO2.
 
     Raises:
         JobspecError: the factor for CO2 is no number.
     """
+    return cost_with(job, factor_of_user())
+
+
+def cost_with(job: RunFiles, co2_g_per_kwh: float | None) -> Cost:
+    """Sum up what a job has cost so far."""
     usage = gpu_hours.phase_usage(job)
     lost: defaultdict[str, float] = defaultdict(float)
     for each in usage:
         if each.lost_s > 0 and each.gpus:
             lost[each.reason] += each.lost_s * each.gpus / 3600
-    parts = [
-        phase_cost(name, [each for each in usage if each.phase == name])
-        for name in dict.fromkeys(each.phase for each in usage)
-    ]
+    by_phase: defaultdict[str, list[PhaseUsage]] = defaultdict(list)
+    for each in usage:
+        by_phase[each.phase].append(each)
+    parts = [phase_cost(name, mine) for name, mine in by_phase.items()]
     gpu_j, cpu_j = _total([part.gpu_j for part in parts]), _total([part.cpu_j for part in parts])
+    joules = _total([gpu_j, cpu_j]) if co2_g_per_kwh is not None else None
     result = records.read(job.paths.attempt(job.attempt).result, Result)
     return Cost(
         wall_s=sum(part.wall_s for part in parts),
@@ -89,8 +133,9 @@ def cost(job: Job) -> Cost:
         cpu_j=cpu_j,
         j_per_token=_each(parts, _trained_tokens(result), phases.trains),
         j_per_sample=_each(parts, _samples(job, result), lambda name: name == phases.EVAL.name),
-        co2_g=_co2_g(gpu_j, cpu_j),
+        co2_g=None if joules is None else (co2_g_per_kwh or 0.0) * joules / JOULES_PER_KWH,
         phases=parts,
+        co2_g_per_kwh=co2_g_per_kwh,
     )
 
 
@@ -127,7 +172,7 @@ def _trained_tokens(result: Result | None) -> int:
     return result.train.trained_tokens if result is not None and result.train else 0
 
 
-def _samples(job: Job, result: Result | None) -> int:
+def _samples(job: RunFiles, result: Result | None) -> int:
     """The samples that were drawn of all models; 0 where a task does not say how many."""
     if result is None:
         return 0
@@ -138,46 +183,41 @@ def _samples(job: Job, result: Result | None) -> int:
     return models * sum(known) if len(known) == len(counts) else 0
 
 
-def _co2_g(gpu_j: float | None, cpu_j: float | None) -> float | None:
-    given = os.environ.get(CO2, "")
-    joules = _total([gpu_j, cpu_j])
-    if not given or joules is None:
-        return None
-    try:
-        factor = float(given)
-    except ValueError:
-        factor = -1.0
-    if not 0 <= factor < float("inf"):
-        raise JobspecError(
-            f"${CO2} is `{given}`", hint="give your grid's grams of CO2 per kWh, such as 380"
-        )
-    return factor * joules / JOULES_PER_KWH
-
-
 def spelled(found: Cost) -> str:
     """`3.21 GPU-hours (0.4 lost: preempted), 1.9 kWh by GPUs, 0.31 J per trained token`.
 
-    Energy is left out where none was measured; empty on CPUs without it.
+    Empty for a job that has not run.
     """
     parts: list[str] = []
     if found.gpu_h:
-        lost = ", ".join(
-            f"{hours:.3g} lost: {reasons.REASONS.get(why, why)}"
-            for why, hours in found.lost_gpu_h.items()
-        )
-        parts.append(f"{found.gpu_h:.3g} GPU-hours" + (f" ({lost})" if lost else ""))
-    ran_s = sum(part.wall_s for part in found.phases if part.phase != OVERHEAD)
-    whole = found.measured_s >= 0.99 * ran_s
-    partly = "" if whole else f" (measured for {found.measured_s / ran_s:.0%} of the time)"
+        lost_h = "; ".join(lost(found))
+        parts.append(f"{figure(found.gpu_h)} GPU-hours" + (f" ({lost_h})" if lost_h else ""))
+    share = "" if found.measured_whole else f"{found.measured_s / found.ran_s:.0%}"
+    partly = f" (measured for {share} of the time)" if share else ""
     for joules, what in ((found.gpu_j, "GPUs"), (found.cpu_j, "the node's CPUs")):
         if joules is not None:
             parts.append(f"{energy(joules)} by {what}{partly}")
+    if found.ran_s and found.gpu_j is None and found.cpu_j is None:
+        parts.append("energy not measured")
     for joules, what in ((found.j_per_token, "trained token"), (found.j_per_sample, "sample")):
         if joules is not None:
-            parts.append(f"{joules:.3g} J per {what}")
+            parts.append(f"{figure(joules)} J per {what}")
     if found.co2_g is not None:
-        parts.append(f"{found.co2_g / 1000:.3g} kg CO2")
+        parts.append(f"{figure(found.co2_g / 1000)} kg CO2")
     return ", ".join(parts)
+
+
+def lost(found: Cost) -> list[str]:
+    """`0.4 lost: preempted`, for each reason."""
+    return [
+        f"{figure(hours)} lost: {reasons.REASONS.get(why, why)}"
+        for why, hours in found.lost_gpu_h.items()
+    ]
+
+
+def figure(value: float) -> str:
+    """A number with three digits, or its whole part: `0.0123`, `12.3`, `12,345`."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
 
 
 def energy(joules: float | None) -> str:
@@ -185,4 +225,4 @@ def energy(joules: float | None) -> str:
     if joules is None:
         return ""
     kwh = joules / JOULES_PER_KWH
-    return f"{kwh:.3g} kWh" if kwh >= 0.01 else f"{joules:,.0f} J"
+    return f"{figure(kwh)} kWh" if kwh >= 0.01 else f"{joules:,.0f} J"

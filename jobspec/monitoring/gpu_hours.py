@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -19,12 +19,20 @@ from jobspec.records import metrics, phases
 from jobspec.records.attempt import AttemptEvent, End, Energy, Progress
 from jobspec.records.base import Reason, State
 from jobspec.storage import fs
-from jobspec.storage.layout import AttemptPaths, CheckpointPaths
-
-if TYPE_CHECKING:
-    from jobspec.queue.job import Job
+from jobspec.storage.layout import AttemptPaths, CheckpointPaths, JobPaths
 
 OVERHEAD = "overhead"  # time outside the phases: carrying over, starting, committing
+
+
+class RunFiles(Protocol):
+    """A job in a root, or its copy in a bundle."""
+
+    @property
+    def paths(self) -> JobPaths: ...
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def state(self) -> State: ...
 
 
 class PhaseUsage(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +56,7 @@ class PhaseUsage(msgspec.Struct, frozen=True, kw_only=True):
         return self.wall_s * self.gpus / 3600
 
 
-def phase_usage(job: Job) -> list[PhaseUsage]:
+def phase_usage(job: RunFiles) -> list[PhaseUsage]:
     """List the phases of all attempts of a job. Missing files count as no time.
 
     Args:
@@ -57,6 +65,7 @@ def phase_usage(job: Job) -> list[PhaseUsage]:
     paths = metrics.attempts(job.paths)
     rows = {attempt.number: metrics.read_rows(attempt.metrics) for attempt in paths}
     all_lost = job.state in (State.FAILED, State.CANCELLED)
+    resumed = _resumed_steps(rows)
     usage: list[PhaseUsage] = []
     for attempt in paths:
         is_running = job.state is State.RUNNING and attempt.number == job.attempt
@@ -64,7 +73,9 @@ def phase_usage(job: Job) -> list[PhaseUsage]:
         end = records.read(attempt.end, End)
         reason = "" if is_running else end.reason if end is not None else Reason.LOST.value
         for phase, wall_s, energy in _phases(attempt, end):
-            lost_s = 0.0 if is_running else _lost_s(attempt, phase, wall_s, rows)
+            mine = rows[attempt.number]
+            later_step = resumed.get(attempt.number, 0.0)
+            lost_s = 0.0 if is_running else _lost_s(attempt, phase, wall_s, mine, later_step)
             usage.append(
                 PhaseUsage(
                     attempt=attempt.number,
@@ -90,11 +101,15 @@ def _phases(attempt: AttemptPaths, end: End | None) -> Iterator[tuple[str, float
         return
     events = _events(attempt.events)
     last = max((_moment(time) for time in _last_times(attempt, events)), default=0.0)
-    for number, event in enumerate(events):
-        if event.event == "start":
-            ends = [e.time for e in events[number:] if (e.event, e.phase) == ("end", event.phase)]
-            until = _moment(ends[0]) if ends else last
-            yield event.phase or "", max(0.0, until - _moment(event.time)), None
+    found: list[tuple[str, float, Energy | None]] = []
+    ends: dict[str, float] = {}  # of each phase, the next after the event
+    for event in reversed(events):
+        phase = event.phase or ""
+        if event.event == "end":
+            ends[phase] = _moment(event.time)
+        elif event.event == "start":
+            found.append((phase, max(0.0, ends.get(phase, last) - _moment(event.time)), None))
+    yield from reversed(found)
 
 
 def _last_times(attempt: AttemptPaths, events: Sequence[AttemptEvent]) -> Iterator[str]:
@@ -115,17 +130,21 @@ def _events(path: Path) -> list[AttemptEvent]:
 
 
 def _lost_s(
-    attempt: AttemptPaths, phase: str, wall_s: float, rows: dict[int, list[metrics.Row]]
+    attempt: AttemptPaths, phase: str, wall_s: float, rows: list[metrics.Row], resumed_at: float
 ) -> float:
-    """The seconds of a phase whose output no later attempt used."""
+    """The seconds of a phase whose output no later attempt used.
+
+    Args:
+        resumed_at: the highest step that a later attempt resumed from; 0 if none did.
+    """
     info = phases.find(phase)
     keeps = info.keeps if info is not None else "nothing"
     if phase == OVERHEAD or keeps == "samples" or fs.exists(attempt.done(phase)):
         return 0.0
     if keeps == "nothing":
         return wall_s
-    of_phase = [row for row in rows[attempt.number] if row.get("phase") == phase]
-    step = max([_resumed_at(attempt, rows), *_checkpoint_steps(attempt)], default=0.0)
+    of_phase = [row for row in rows if row.get("phase") == phase]
+    step = max([resumed_at, *_checkpoint_steps(attempt)])
     kept = [row for row in of_phase if _number(row.get("step")) <= step]
     if not step or not kept:
         return wall_s
@@ -134,15 +153,16 @@ def _lost_s(
     return wall_s * (1 - useful / whole) if whole > 0 else 0.0
 
 
-def _resumed_at(attempt: AttemptPaths, rows: dict[int, list[metrics.Row]]) -> float:
-    """The highest step of this attempt that a later one resumed from; 0 if none did."""
-    steps = [0.0]
+def _resumed_steps(rows: dict[int, list[metrics.Row]]) -> dict[int, float]:
+    """The highest step of each attempt that a later one resumed from, if one did."""
+    steps: dict[int, float] = {}
     for number, later in rows.items():
         for row in later:
             resumed: Any = row.get("resumed_from") or {}
-            if number > attempt.number and resumed.get("attempt") == attempt.number:
-                steps.append(_number(resumed.get("step")))
-    return max(steps)
+            attempt = resumed.get("attempt")
+            if isinstance(attempt, int) and attempt < number:
+                steps[attempt] = max(steps.get(attempt, 0.0), _number(resumed.get("step")))
+    return steps
 
 
 def _checkpoint_steps(attempt: AttemptPaths) -> Iterator[float]:

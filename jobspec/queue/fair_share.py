@@ -230,9 +230,7 @@ def explain(share: FairShare, pending: Sequence[Entry], entry: Entry) -> str | N
 def count_gpus(attempt: AttemptPaths) -> int:
     """The GPUs that an attempt used, on all its nodes."""
     manifest = read_record(attempt.manifest, Manifest)
-    if manifest is None or manifest.device.kind == "cpu":
-        return 0
-    return manifest.device.count * (manifest.plan.nodes if manifest.plan is not None else 1)
+    return manifest.gpus if manifest is not None else 0
 
 
 def _job_of(name: str) -> str | None:

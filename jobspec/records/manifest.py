@@ -119,3 +119,10 @@ class Manifest(Record, frozen=True, kw_only=True):
     engine: EngineSummary = EngineSummary()
     deepspeed: dict[str, Any] | None = None
     plan: PlannedBatch | None = None
+
+    @property
+    def gpus(self) -> int:
+        """The GPUs that the attempt used, on all its nodes; 0 on CPUs."""
+        if self.device.kind == "cpu":
+            return 0
+        return self.device.count * (self.plan.nodes if self.plan is not None else 1)

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class _CallablePackage(types.ModuleType):
-    def __call__(self, root: str | Path | None = None, *jobs: str) -> RunTable:
+    def __call__(self, root: str | Path | None = None, *jobs: str, cost: bool = False) -> RunTable:
         from jobspec.results.listing import results
 
-        return results(root, *jobs)
+        return results(root, *jobs, cost=cost)
 
 
 sys.modules[__name__].__class__ = _CallablePackage

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from jobspec.monitoring import cost as costs
 from jobspec.monitoring import reasons
+from jobspec.monitoring.cost import Cost
 from jobspec.records.base import State
 from jobspec.results import settings, table
 from jobspec.results.difference import Difference
@@ -15,10 +17,11 @@ from jobspec.results.table import ResultRow, Score, short
 
 TRUNCATED = 0.1  # if more than this fraction of answers is cut off, a score means little
 CUT_OFF = f"more than {TRUNCATED:.0%} of the answers were cut off by length"
+NOT_MEASURED = "–"
 # The settings that every table shows, whether they differ or not.
 ALWAYS = ("model.name", "train.learning_rate")
 
-Kind = Literal["model", "state", "rate", "setting", "loss", "held-out", "score", "job"]
+Kind = Literal["model", "state", "rate", "setting", "loss", "held-out", "score", "cost", "job"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ def columns(rows: Sequence[ResultRow]) -> list[RunColumn]:
         RunColumn("held-out", "held-out", lambda row: _loss(row.eval_loss), right=True),
     ]
     found += [_score(name, rows) for name in table.benchmarks(rows)]
+    found += _costs()
     found.append(RunColumn("job", "job", lambda row: row.job))
     return [each for each in found if any(map(each.text, rows))]
 
@@ -95,8 +99,9 @@ def warnings(row: ResultRow) -> list[str]:
 
 
 def notes(row: ResultRow) -> list[str]:
-    """What a stop rule saved, and the differences from another job."""
-    found = [_saving(name, score) for name, score in row.scores.items() if score.k_at_most]
+    """What a stop rule saved, the GPU time that was lost, the differences from another job."""
+    found = [f"GPU-hours: {each}" for each in costs.lost(row.cost)] if row.cost is not None else []
+    found += [_saving(name, score) for name, score in row.scores.items() if score.k_at_most]
     return found + [_difference(name, each) for name, each in row.against.items()]
 
 
@@ -105,7 +110,19 @@ def legend(rows: Sequence[ResultRow]) -> list[str]:
     scores = [(name, score) for row in rows for name, score in row.scores.items()]
     low = dict.fromkeys(name for name, score in scores if not score.higher_is_better)
     found = [f"lower is better: {', '.join(low)}"] if low else []
-    return found + ([f"! {CUT_OFF}"] if any(is_cut_off(score) for _, score in scores) else [])
+    found += [f"! {CUT_OFF}"] if any(is_cut_off(score) for _, score in scores) else []
+    return found + cost_legend(rows)
+
+
+def cost_legend(rows: Sequence[ResultRow]) -> list[str]:
+    """What has to be known to read the columns of costs."""
+    known = [row.cost for row in rows if row.cost is not None]
+    if not known:
+        return []
+    of = "energy is that of the job's GPUs, or else of the node's CPUs"
+    partly = "; ≥ measured for a part of the time"
+    partial = any(each.joules is not None and not each.measured_whole for each in known)
+    return [f"{of}; {NOT_MEASURED} not measured{partly if partial else ''}"]
 
 
 def _setting(name: str, differing: Sequence[str], rows: Sequence[ResultRow]) -> RunColumn:
@@ -118,6 +135,40 @@ def _setting(name: str, differing: Sequence[str], rows: Sequence[ResultRow]) -> 
         name=name,
         right=numeric,
     )
+
+
+def _costs() -> list[RunColumn]:
+    """Hours, energy and CO2 of all attempts. Rows without a cost have no text."""
+    return [
+        _cost("GPU-h", lambda row, cost: costs.figure(cost.gpu_h)),
+        _cost("lost", lambda row, cost: costs.figure(cost.lost_h)),
+        _cost("kWh", lambda row, cost: _kwh(cost)),
+        _cost("J/token", lambda row, cost: _if_ran(cost.j_per_token, row, "train")),
+        _cost("J/sample", lambda row, cost: _if_ran(cost.j_per_sample, row, "eval")),
+        _cost("g CO2", lambda row, cost: "" if cost.co2_g is None else costs.figure(cost.co2_g)),
+    ]
+
+
+def _cost(title: str, text: Callable[[ResultRow, Cost], str]) -> RunColumn:
+    def of_row(row: ResultRow) -> str:
+        return text(row, row.cost) if row.cost is not None else ""
+
+    return RunColumn(title, "cost", of_row, right=True)
+
+
+def _kwh(cost: Cost) -> str:
+    joules = cost.joules
+    if joules is None:
+        return NOT_MEASURED if cost.ran_s else ""
+    kwh = costs.figure(joules / costs.JOULES_PER_KWH)
+    return kwh if cost.measured_whole else f"≥ {kwh}"
+
+
+def _if_ran(joules: float | None, row: ResultRow, group: str) -> str:
+    """Joules for each token or sample; nothing for a job that has none."""
+    if joules is None:
+        return NOT_MEASURED if group in row.groups else ""
+    return costs.figure(joules)
 
 
 def _score(name: str, rows: Sequence[ResultRow]) -> RunColumn:

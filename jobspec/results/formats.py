@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from jobspec.monitoring import cost as costs
+from jobspec.monitoring.cost import Cost
 from jobspec.records.base import UNSET, State
 from jobspec.results import columns, settings, table
 from jobspec.results.columns import RunColumn
@@ -16,6 +18,10 @@ from jobspec.results.table import ResultRow
 _ENDS = ("low", "high", "sampling_low", "sampling_high")
 _FACTS = ("job", "name", "model", "learning_rate", "num_train_epochs", "attempt")
 _MORE_FACTS = ("state", "why", "loss", "eval_loss")
+_OF_COST = (
+    *("wall_s", "measured_s", "gpu_j", "cpu_j", "j_per_token", "j_per_sample"),
+    *("co2_g", "co2_g_per_kwh"),
+)
 _TEX = {
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -25,6 +31,7 @@ _TEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     "–": "--",
+    "≥": r"$\geq$",
     "\n": " ",
 }
 # An underscore within a word emphasizes nothing.
@@ -32,14 +39,17 @@ _MARKDOWN = re.compile(r"[\\|*`<\[\]~]|(?<!\w)_|_(?!\w)")
 
 
 def to_csv(rows: Sequence[ResultRow]) -> str:
-    """Format runs as CSV: what they are, what differs, every metric, each score's intervals."""
+    """Format runs as CSV: what they are, what differs, every metric, each score's intervals.
+
+    What a run does not have is empty, also energy that was not measured.
+    """
     keys = list(dict.fromkeys(key for row in rows for key in row.metrics))
     ends = [(name, end) for name in table.benchmarks(rows) for end in _ENDS]
     facts = _facts(rows)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    head = [*_FACTS, *_MORE_FACTS, *_differing(rows), *keys]
-    writer.writerow([*head, *(f"bench/{name}/{end}" for name, end in ends)])
+    head = facts[0] if facts else (*_FACTS, *_MORE_FACTS)
+    writer.writerow([*head, *keys, *(f"bench/{name}/{end}" for name, end in ends)])
     for row, known in zip(rows, facts, strict=True):
         values = [*known.values(), *(row.metrics.get(key) for key in keys)]
         values += [getattr(row.scores.get(name), end, None) for name, end in ends]
@@ -57,14 +67,26 @@ def flat_rows(rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
 
 
 def _facts(rows: Sequence[ResultRow]) -> list[dict[str, Any]]:
-    """What each run is, how it went, and the settings that differ."""
+    """What each run is, how it went, the settings that differ, and its cost if it is known."""
     differing = _differing(rows)
+    costs_of = [row.cost for row in rows if row.cost is not None]
+    reasons = dict.fromkeys(reason for each in costs_of for reason in each.lost_gpu_h)
     found: list[dict[str, Any]] = []
     for row in rows:
         known = {name: getattr(row, name) for name in (*_FACTS, *_MORE_FACTS)}
         values = {name: settings.setting(row, name) for name in differing}
-        found.append(known | {k: None if v is UNSET else v for k, v in values.items()})
+        known |= {k: None if v is UNSET else v for k, v in values.items()}
+        found.append(known | (_cost(row.cost, reasons) if row.cost is not None else {}))
     return found
+
+
+def _cost(found: Cost, reasons: Iterable[str]) -> dict[str, float | None]:
+    """The fields of a cost, the lost hours for each reason, and the energy of the tables in kWh."""
+    joules = found.joules
+    lost = {f"lost_gpu_h/{each}": found.lost_gpu_h.get(each, 0.0) for each in reasons}
+    known = {name: getattr(found, name) for name in _OF_COST}
+    kwh = None if joules is None else joules / costs.JOULES_PER_KWH
+    return {"gpu_h": found.gpu_h, "lost_gpu_h": found.lost_h, **lost, "kwh": kwh, **known}
 
 
 def _differing(rows: Sequence[ResultRow]) -> list[str]:

@@ -27,7 +27,8 @@ class RunTable(list[Row]):
     The keys are `job`, `name`, `model`, `learning_rate`, `num_train_epochs`, `attempt`, `state`,
     `why`, `loss`, `eval_loss`; each setting on which the runs disagree, as `train.seed`; and for
     each benchmark its score and 95 % interval, as `aime24`, `aime24_low` and `aime24_high`. What a
-    run does not have is None.
+    run does not have is None. With the cost, there are its fields too; energy that was not measured
+    is None.
     """
 
     def __init__(self, rows: Sequence[ResultRow], flat: Iterable[Row] | None = None) -> None:
@@ -87,18 +88,19 @@ class Run:
         return [{key: row.get(key) for key in keys} for row in rows]
 
 
-def results(root: str | Path | None = None, *jobs: str) -> RunTable:
+def results(root: str | Path | None = None, *jobs: str, cost: bool = False) -> RunTable:
     """List the runs of a root with their results.
 
     Args:
         root: the queue's directory; by default $JOBSPEC_ROOT, or `jobspec-root`.
         jobs: ids, unique prefixes or globs; by default every job that has started.
+        cost: add what each run cost: `gpu_h`, `lost_gpu_h`, `kwh`, `j_per_token` and more.
 
     Raises:
         RootError: there is no queue.
         JobNotFound: one of `jobs` matches nothing.
     """
-    return RunTable(table.all_rows(run.job for run in runs(root, *jobs)))
+    return RunTable(table.all_rows((run.job for run in runs(root, *jobs)), cost=cost))
 
 
 def runs(root: str | Path | None = None, *jobs: str) -> list[Run]:

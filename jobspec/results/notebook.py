@@ -61,7 +61,8 @@ def to_html(rows: Sequence[ResultRow]) -> str:
     standings = {name: _standing(rows, name) for name in table.benchmarks(rows)}
     head = "".join(f'<th scope="col"{_number(each)}>{escape(_title(each))}</th>' for each in shown)
     body = "".join(f"<tr>{''.join(_cells(row, shown, standings))}</tr>" for row in rows)
-    below = f"<p>{_LEGEND}</p>" if standings else ""
+    told = [*([_LEGEND] if standings else []), *columns.cost_legend(rows)]
+    below = "".join(f"<p>{escape(each)}</p>" for each in told)
     if not rows:
         return f'<style>{_STYLE}</style><div class="jobspec-runs"><p>No runs yet.</p></div>'
     head = f'<thead><tr><th scope="col">Run</th>{head}</tr></thead>'
@@ -71,13 +72,13 @@ def to_html(rows: Sequence[ResultRow]) -> str:
 
 def _in_the_pages_order(shown: Sequence[RunColumn]) -> list[RunColumn]:
     """State and scores first, then losses and settings. A run's name replaces its id."""
-    kinds = ("state", "score", "loss", "held-out", "model", "rate", "setting")
+    kinds = ("state", "score", "loss", "held-out", "cost", "model", "rate", "setting")
     return [each for kind in kinds for each in shown if each.kind == kind]
 
 
 def _title(column: RunColumn) -> str:
     names = {"loss": "Train loss", "held-out": "Held-out loss", "rate": "Learning rate"}
-    if column.kind in ("score", "setting"):
+    if column.kind in ("score", "setting", "cost"):
         return column.title
     return names.get(column.kind, column.title.capitalize())
 

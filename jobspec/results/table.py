@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from jobspec.errors import JobspecError
+from jobspec.monitoring import cost as costs
 from jobspec.monitoring import reasons, status
+from jobspec.monitoring.cost import Cost
 from jobspec.records import base as records
 from jobspec.records.attempt import Progress, Result
 from jobspec.records.base import UNSET, State
@@ -87,6 +89,7 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
         loss, eval_loss: the last training loss, and held-out loss; of a running job, so far.
         groups: of the spec; `settings`: those that differ from their defaults, by dotted name. A
             job whose spec is damaged has none.
+        cost: of all attempts, if it was asked for.
     """
 
     job: str
@@ -111,6 +114,7 @@ class ResultRow(msgspec.Struct, frozen=True, kw_only=True):
     settings: dict[str, bool | int | float | str | None] = msgspec.field(
         default_factory=dict[str, bool | int | float | str | None]
     )
+    cost: Cost | None = None
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,9 +158,17 @@ def rows(jobs: Iterable[Job]) -> list[ResultRow]:
     return _in_order([row for job in jobs if (row := _finished(job)) is not None])
 
 
-def all_rows(jobs: Iterable[Job]) -> list[ResultRow]:
-    """List all jobs as `rows` does; one without a result has its state and its losses so far."""
-    return _in_order([_finished(job) or _row(job, None) for job in jobs])
+def all_rows(jobs: Iterable[Job], *, cost: bool = False) -> list[ResultRow]:
+    """List all jobs as `rows` does; one without a result has its state and its losses so far.
+
+    Args:
+        cost: add what each job cost, which takes reading the metrics of all attempts.
+    """
+    found: list[ResultRow] = []
+    for job in jobs:
+        row = _finished(job) or _row(job, None)
+        found.append(msgspec.structs.replace(row, cost=costs.cost(job)) if cost else row)
+    return _in_order(found)
 
 
 def was_started(job: Job) -> bool:

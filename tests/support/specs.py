@@ -44,13 +44,14 @@ def base_spec(model: str = "Qwen/Qwen3-8B", **fields: Any) -> JobSpec:
     return msgspec.structs.replace(spec, **fields)
 
 
-def tuned_spec(model: str = "Qwen/Qwen3-8B", rate: float = 1e-5) -> JobSpec:
+def tuned_spec(model: str = "Qwen/Qwen3-8B", rate: float = 1e-5, **fields: Any) -> JobSpec:
     """A spec that trains; its data's hash is filled in, as enqueue would have."""
     spec = builder.build(
         builder.Request(models=[model], learning_rates=[rate], data="/data/a.jsonl")
     )[0]
     assert spec.data is not None
-    return msgspec.structs.replace(spec, data=msgspec.structs.replace(spec.data, sha256="0" * 64))
+    data = msgspec.structs.replace(spec.data, sha256="0" * 64)
+    return msgspec.structs.replace(spec, data=data, **fields)
 
 
 def tiny_spec(tiny: Path, *, evaluate: bool = False, name: str = "tiny", **train: Any) -> JobSpec:

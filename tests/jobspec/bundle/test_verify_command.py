@@ -85,6 +85,21 @@ FORGED = {
         nested("metrics", "bench/aime_demo/stderr", to=0.5),
         "records: the metrics in the result",
     ),
+    "a shorter training": (
+        "attempts/1/end.json",
+        nested("phases", 1, "wall_s", to=3.5),
+        "times: `wall_s` is 49.717709584999966; its phases and `overhead_s` are 15.405",
+    ),
+    "other energy than in the result": (
+        "attempts/1/end.json",
+        nested("phases", 1, "energy", to={"gpu_j": 5.0, "cpu_j": None}),
+        "times: its phases are not those of result.json",
+    ),
+    "too many phases": (
+        "attempts/1/end.json",
+        nested("phases", to=[{"phase": "train", "wall_s": 0.0}] * 1000),
+        "times: 1,000 phases",
+    ),
 }
 
 

@@ -6,53 +6,18 @@ import msgspec
 import pytest
 
 from jobspec.errors import JobspecError
-from jobspec.monitoring.cost import CO2, Cost, cost, spelled
-from jobspec.queue.claim import Claim
+from jobspec.monitoring.cost import CO2, cost, spelled
 from jobspec.queue.queue import Queue
-from jobspec.records.attempt import Energy, PhaseTime, Result
+from jobspec.records.attempt import Energy, PhaseTime
 from jobspec.records.base import Reason
-from jobspec.records.reports import EvalReport, ScoringProtocol, TrainReport
 from tests.support.commands import jobspec, jobspec_json
+from tests.support.costs import KWH, finish, interrupted_then_finished
 from tests.support.queues import claim_next, ended, enqueue_and_claim
 from tests.support.specs import tuned_spec
 
-KWH = 3.6e6
-
-
-def finish(claim: Claim, *, energy: Energy | None) -> None:
-    """An hour of training and half of an evaluation, on four GPUs."""
-    claim.dir.manifest.write_bytes(b'{"device": {"kind": "cuda", "count": 4}, "plan": {}}')
-    phases = (
-        PhaseTime(phase="train", wall_s=3600, energy=energy),
-        PhaseTime(phase="eval", wall_s=1800, energy=energy),
-    )
-    for name in ("train", "eval"):
-        claim.dir.done(name).write_bytes(msgspec.json.encode(EvalReport()))
-    claim.end(msgspec.structs.replace(ended(Reason.SUCCEEDED), phases=phases, overhead_s=30))
-    result = Result(
-        job=claim.job,
-        attempt=claim.attempt,
-        train=TrainReport(trained_tokens=1_000_000),
-        protocol={"aime24": ScoringProtocol(k=32, questions=30)},
-    )
-    claim.dir.result.write_bytes(msgspec.json.encode(result))
-    claim.finish("succeeded", result)
-
-
-def interrupted_then_finished(queue: Queue, energy: Energy | None) -> Cost:
-    """An attempt whose training was lost, and the one that ended the job."""
-    claim = enqueue_and_claim(queue, tuned_spec())
-    claim.dir.manifest.write_bytes(b'{"device": {"kind": "cuda", "count": 4}, "plan": {}}')
-    lost = (PhaseTime(phase="train", wall_s=900, energy=energy),)
-    claim.end(msgspec.structs.replace(ended(Reason.NODE), phases=lost, overhead_s=0))
-    claim.requeue("node")
-    finish(claim_next(queue), energy=energy)
-    (job,) = queue.jobs()
-    return cost(job)
-
 
 def test_hours_and_joules_are_added_up_over_attempts(queue: Queue) -> None:
-    found = interrupted_then_finished(queue, Energy(gpu_j=2 * KWH, cpu_j=KWH))
+    found = cost(interrupted_then_finished(queue, Energy(gpu_j=2 * KWH, cpu_j=KWH)))
     assert found.gpu_h == pytest.approx((900 + 3600 + 1800 + 30) * 4 / 3600)
     assert found.lost_gpu_h == {"node": pytest.approx(1.0)}
     assert (found.gpu_j, found.cpu_j, found.measured_s) == (6 * KWH, 3 * KWH, 6300)
@@ -61,14 +26,14 @@ def test_hours_and_joules_are_added_up_over_attempts(queue: Queue) -> None:
     assert found.co2_g is None
     assert spelled(found) == (
         "7.03 GPU-hours (1 lost: bad node), 6 kWh by GPUs, 3 kWh by the node's CPUs, "
-        "14.4 J per trained token, 7.5e+03 J per sample"
+        "14.4 J per trained token, 7,500 J per sample"
     )
 
 
-def test_what_was_not_measured_is_left_out(queue: Queue) -> None:
-    found = interrupted_then_finished(queue, None)
+def test_what_was_not_measured_says_so(queue: Queue) -> None:
+    found = cost(interrupted_then_finished(queue, None))
     assert (found.gpu_j, found.cpu_j, found.j_per_token) == (None, None, None)
-    assert spelled(found) == "7.03 GPU-hours (1 lost: bad node)"
+    assert spelled(found) == "7.03 GPU-hours (1 lost: bad node), energy not measured"
 
 
 def test_what_was_measured_in_part_says_so(queue: Queue) -> None:
@@ -88,8 +53,8 @@ def test_what_was_measured_in_part_says_so(queue: Queue) -> None:
 
 def test_carbon_needs_the_users_factor(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CO2, "400")
-    found = interrupted_then_finished(queue, Energy(gpu_j=KWH))
-    assert found.co2_g == pytest.approx(1200)
+    found = cost(interrupted_then_finished(queue, Energy(gpu_j=KWH)))
+    assert (found.co2_g, found.co2_g_per_kwh) == (pytest.approx(1200), 400)
     assert spelled(found).endswith("1.2 kg CO2")
     monkeypatch.setenv(CO2, "a lot")
     with pytest.raises(JobspecError, match=r"JOBSPEC_CO2_G_PER_KWH is `a lot`"):
@@ -97,8 +62,7 @@ def test_carbon_needs_the_users_factor(queue: Queue, monkeypatch: pytest.MonkeyP
 
 
 def test_show_says_it(queue: Queue) -> None:
-    interrupted_then_finished(queue, Energy(gpu_j=2 * KWH))
-    (job,) = queue.jobs()
+    job = interrupted_then_finished(queue, Energy(gpu_j=2 * KWH))
     root = queue.paths.root
     assert "6 kWh by GPUs" in jobspec("show", job.id, "--root", root).stdout
     report = jobspec_json("show", job.id, "--root", root)
