@@ -28,10 +28,10 @@ from worker.evaluation import scoring
 from worker.evaluation.models_to_score import choose_engine, find_models
 from worker.grading.math_grader import MathGrader
 from worker.host.devices import visible_devices
+from worker.host.identity import cpu
 from worker.inference.engine import EngineChoice
 from worker.inference.pool import start_engine
 from worker.inference.requests import ResponseRules, SampleChunk, SampleRequest, Sampling
-from worker.launch.manifest import cpu
 from worker.phase import Phase
 
 _OF_ENGINE = ("engine", "engine_versions", "dtype", "device")
