@@ -8,6 +8,7 @@ It prints an `AuditAnswer`, and exits with 3 if the evaluation can't be audited.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
@@ -26,6 +27,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     set_library_variables()
+    for library in ("torchao", "torch.utils._pytree"):  # they report kernels that are not used here
+        logging.getLogger(library).setLevel(logging.ERROR)
     import_transformers()
     try:
         code = answer(lambda: _audit(asked))
