@@ -125,6 +125,7 @@ def _facts(report: JobReport) -> list[str]:
         ),
         "worker": " on ".join(part for part in (row.worker, row.host) if part),
         "warning": reasons.loss_rise(row.loss_rise) if row.loss_rise else "",
+        "note": row.note or "",
         "loss": _losses(report.result),
         "trained": _trained(report.result),
         "cost": costs.spelled(report.cost) if report.cost is not None else "",

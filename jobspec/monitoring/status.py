@@ -58,6 +58,7 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
         non_finite: it failed because a loss or the gradient's norm was NaN or infinite.
         directory_missing: the job's directory was deleted; `fsck` makes it again.
         user: who enqueued it.
+        note: what the worker of a running job says: that its node became slow.
     """
 
     job: str
@@ -87,6 +88,7 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     loss: float | None = None
     eval_loss: float | None = None
     non_finite: bool = False
+    note: str | None = None
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -240,7 +242,7 @@ def job_row(job: Job, worker_rows: Sequence[WorkerRow] = (), turn: str | None = 
     progress = records.read(attempt.progress, Progress) if job.state is State.RUNNING else None
     end = records.read(attempt.end, End) if job.state in records.FINAL else None
     worker = job.worker or (end.worker if end else None) or None
-    hosts = {row.worker: row.host for row in worker_rows if row.worker == worker}
+    held_by = next((row for row in worker_rows if row.worker == worker), None)
     able = [row for row in worker_rows if row.alive]
     budget, finished = _loss(job), result(job)
     shown = _metrics(job, finished, progress)
@@ -254,7 +256,7 @@ def job_row(job: Job, worker_rows: Sequence[WorkerRow] = (), turn: str | None = 
         progress=progress.fraction if progress else None,
         eta_s=progress.eta_s if progress else None,
         worker=worker,
-        host=(end.host if end else hosts.get(worker or "")) or None,
+        host=(end.host if end else held_by.host if held_by else "") or None,
         reason=job.reason.value if job.reason is not None else None,
         reason_count=budget.count if budget is not None else None,
         reason_limit=budget.limit if budget is not None else None,
@@ -273,6 +275,7 @@ def job_row(job: Job, worker_rows: Sequence[WorkerRow] = (), turn: str | None = 
         loss=trained.loss,
         eval_loss=trained.eval_loss,
         non_finite=trained.non_finite,
+        note=held_by.note if held_by and job.state is State.RUNNING else None,
     )
 
 

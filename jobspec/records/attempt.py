@@ -73,10 +73,11 @@ class AttemptEvent(Record, frozen=True, kw_only=True):
     """One line of `events.jsonl`. Fields that an event does not have are left out.
 
     Attributes:
-        event: `start`, `end`, `stop`, `stall`, `inherit` or `converted`.
+        event: `start`, `end`, `stop`, `stall`, `inherit`, `converted`, `slow` or `fast`.
         ranks: processes that the phase is started with.
         wall_s: seconds that the phase ran.
-        step: of the checkpoint that was converted, which took `seconds` and `size` bytes.
+        step: of the checkpoint that was converted, which took `seconds` and `size` bytes; or the
+            first one that was slow.
     """
 
     time: str = ""

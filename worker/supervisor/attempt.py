@@ -34,6 +34,7 @@ from worker.supervisor.carry_over import carry_over
 from worker.supervisor.commit import AttemptOutcome, Commit, require_claim
 from worker.supervisor.exit_reason import Circumstances, PhaseOutcome, classify_exit
 from worker.supervisor.progress_log import ProgressLog, say
+from worker.supervisor.speed_watch import SpeedWatch
 
 if TYPE_CHECKING:
     from worker.supervisor.worker import Worker
@@ -62,6 +63,7 @@ class Attempt:
         self._stop_cost_s = 0.0
         self._next_cost_check = 0.0
         self._progress = ProgressLog(claim.dir, claim.job, say)
+        self._speed: SpeedWatch | None = None
         self._meter: EnergyMeter | None = None
 
     def run(self) -> AttemptOutcome:
@@ -172,7 +174,7 @@ class Attempt:
         """Run one phase. None if it succeeded."""
         ranks = self._plan.world if self._plan is not None and phase.all_devices else 1
         self._worker.send_heartbeat(
-            job=self._claim.job, attempt=self._claim.attempt, phase=phase.name
+            job=self._claim.job, attempt=self._claim.attempt, phase=phase.name, note=None
         )
         self._check_claim()
         self._event("start", phase=phase.name, ranks=ranks)
@@ -188,7 +190,10 @@ class Attempt:
     def _run(self, phase: PhaseEntry, ranks: int) -> int | None:
         """Run a phase's ranks. Returns their exit code; None if they were killed."""
         command, environment = self._command(phase, ranks), self._environment(ranks)
-        self._meter = EnergyMeter() if self._nodes(ranks) == 1 else None
+        nodes = self._nodes(ranks)
+        self._meter = EnergyMeter() if nodes == 1 else None
+        trains = phase.info.trains
+        self._speed = SpeedWatch(self._worker, self._claim, nodes, self._event) if trains else None
         child = patient(Child)(command, environment, self._paths.log(phase.name))
         try:
             code = self._watch(child, phase)
@@ -247,6 +252,8 @@ class Attempt:
             with at_most(_WATCH_PATIENCE_S):
                 self._worker.send_heartbeat()
                 self._progress.look()
+                if self._speed is not None:
+                    self._speed.look()
                 if time.monotonic() >= self._next_claim_check:
                     self._check_claim()
                     self._deleted = not fs.exists(self._paths.dir)
