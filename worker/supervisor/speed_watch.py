@@ -64,7 +64,7 @@ class StepSpeed(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Slowdown:
-    """What became slower: medians in tokens a second, from `step` on."""
+    """What became slower since `step`: medians in tokens a second of the last steps and before."""
 
     step: int
     now: float
@@ -122,16 +122,16 @@ class Speeds:
         return min(by_count, by_time) >= _MOSTLY
 
     def _describe(self, before: float) -> Slowdown:
-        """From the first slow step on, whose next ones are mostly slow too."""
+        """Since the first slow step whose next ones are mostly slow too."""
         limit, steps = _SLOW * before, list(self._recent)
         below = [each.tokens_per_second < limit for each in steps]
         follow = [below[index : index + 5] for index in range(len(below))]
         began = next(n for n, near in enumerate(follow) if near[0] and 2 * sum(near) > len(near))
         return Slowdown(
             step=steps[began].step,
-            now=statistics.median(each.tokens_per_second for each in steps[began:]),
+            now=statistics.median(each.tokens_per_second for each in steps),
             before=before,
-            waiting=statistics.median(each.data_wait_share for each in steps[began:]),
+            waiting=statistics.median(each.data_wait_share for each in steps),
         )
 
 

@@ -151,6 +151,21 @@ def test_one_event_names_the_host_and_status_and_show_tell_it(
     assert row["note"] is None
 
 
+def test_a_row_that_is_half_written_is_read_once_it_is_whole(worker: Worker) -> None:
+    claim = begin(worker)
+    looking, _ = watch(worker, claim)
+    one, two = steps(2, 1000.0)
+    line = msgspec.json.encode(two)
+    write(claim.dir, [one])
+    with claim.dir.metrics.open("ab") as file:
+        file.write(line[:20])
+    assert list(looking._new_steps()) == [one]
+    with claim.dir.metrics.open("ab") as file:
+        file.write(line[20:] + b"\n")
+    assert list(looking._new_steps()) == [two]
+    assert list(looking._new_steps()) == []
+
+
 def test_waiting_for_rows_throttling_and_other_nodes_are_named(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
