@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -64,7 +65,7 @@ def slowed(attempt: Path) -> Iterator[None]:
 
 
 def test_a_training_that_slows_down_is_named_with_its_host(tiny: Path, queue: Queue) -> None:
-    small = {"global_batch_size": 1, "per_device_train_batch_size": 1}
+    small: dict[str, Any] = {"global_batch_size": 1, "per_device_train_batch_size": 1}
     spec = tiny_spec(tiny, num_train_epochs=900.0, checkpoint_interval_s=1000.0, **small)
     job = queue.enqueue(spec)
     attempt = job.paths.attempt(1)
