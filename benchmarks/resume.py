@@ -12,6 +12,9 @@ documentation says (benchmarks/resume_script.py):
     deepspeed     Transformers' Trainer with DeepSpeed, ZeRO-2
     ours          `jobspec audit resume`, killed in a save, after one and in a step
 
+With `--environments DIR` also `llamafactory`, `ms-swift` and `axolotl`, each by the Python of its
+own environment `DIR/<name>`, fine-tuned fully (benchmarks/resume_tools.py).
+
 Printed are rows that an epoch repeats or skips, the largest difference of a step's loss, whether
 the optimizer's state and the weights have equal bits at the end, and what became of the kill during
 a save. If the next start fails, the newest checkpoint is deleted, as a user would, and it is
@@ -32,7 +35,8 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor as Pool
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +84,10 @@ ROUTES: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
     "deepspeed": ("transformers", {"deepspeed": _ZERO_2}, None),
 }
 OURS = "ours"
+TOOLS = ("llamafactory", "ms-swift", "axolotl")  # routes by the names of their packages
+ROUTES |= {tool: (tool, {}, None) for tool in TOOLS}
+_VERSIONS = "import sys; from importlib.metadata import version; "
+_VERSIONS += "print(*(f'{name} {version(name)}' for name in sys.argv[1:]), sep=', ')"
 
 
 @dataclass
@@ -104,19 +112,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--routes", default=",".join([*ROUTES, OURS]))
+    parser.add_argument("--environments", type=Path)
+    parser.add_argument("--routes")
+    parser.add_argument("--jobs", type=int, default=1, help="routes at the same time")
     args = parser.parse_args()
+    own = {} if args.environments is None else _environments(args.environments)
+    usual = [name for name in (*ROUTES, OURS) if name not in TOOLS or name in own]
+    routes = usual if args.routes is None else args.routes.split(",")
     print(machine("torch", "transformers", "trl", "accelerate", "deepspeed"), flush=True)
-    rows: list[list[str]] = []
-    with tempfile.TemporaryDirectory(prefix="resume-bench-") as name:
+    for tool, python in own.items():
+        command = [python, "-c", _VERSIONS, tool, "transformers", "trl", "torch"]
+        print(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip())
+    with tempfile.TemporaryDirectory(prefix="resume-bench-") as name, Pool(args.jobs) as pool:
         place = Path(name)
         _make(place)
-        for route in args.routes.split(","):
-            outcome = _ours(place) if route == OURS else _audit(place / route, place, route)
-            rows.append([route, *outcome.cells])
-            print(f"{route}: {outcome}", file=sys.stderr, flush=True)
+        rows = list(pool.map(lambda each: _row(place, each, own.get(each, sys.executable)), routes))
     head = ["", "rows repeated / skipped", "largest loss difference", "optimizer", "weights"]
     print(table([*head, "killed in a save"], rows))
+
+
+def _row(place: Path, route: str, python: str) -> list[str]:
+    try:
+        outcome = _ours(place) if route == OURS else _audit(place / route, place, route, python)
+    except RuntimeError as error:  # the rows of the other routes are still worth having
+        return [route, "", "", "", "", f"failed: {error}"]
+    print(f"{route}: {outcome}", file=sys.stderr, flush=True)
+    return [route, *outcome.cells]
+
+
+def _environments(directory: Path) -> dict[str, str]:
+    """The Python of each tool that has an environment."""
+    found = {tool: directory.resolve() / tool / "bin/python" for tool in TOOLS}
+    return {tool: str(python) for tool, python in found.items() if python.exists()}
 
 
 def _make(place: Path) -> None:
@@ -152,7 +179,7 @@ class _Run:
     directory: Path
     place: Path
     route: str
-    notes: list[str] = field(default_factory=list[str])
+    python: str = sys.executable
 
     @property
     def output(self) -> Path:
@@ -175,11 +202,11 @@ class _Run:
             "watch": str(self.directory),
         }
         (self.directory / "settings.json").write_text(json.dumps(settings))
-        command = [sys.executable, "-m", "benchmarks.resume_script"]
-        command.append(str(self.directory / "settings.json"))
+        script = "resume_tools" if self.route in TOOLS else "resume_script"
+        command = [self.python, "-m", f"benchmarks.{script}", str(self.directory / "settings.json")]
         with (self.directory / "log").open("wb") as log:
             process = subprocess.Popen(
-                command, cwd=REPO, env=_environment(self.place), stdout=log, stderr=log
+                command, cwd=REPO, env=_environment(self.place, self.route), stdout=log, stderr=log
             )
         deadline = time.monotonic() + _LONGEST_S
         while process.poll() is None and not reached.exists():
@@ -204,20 +231,27 @@ class _Run:
         found = self.output.glob("checkpoint-*")
         return max(found, key=lambda path: int(path.name.partition("-")[2]))
 
+    def final(self) -> Path:
+        """Where the trained weights are: ms-swift keeps them in its last checkpoint only."""
+        return self.output if any(self.output.glob("*.safetensors")) else self.newest()
 
-def _environment(place: Path) -> dict[str, str]:
+
+def _environment(place: Path, route: str) -> dict[str, str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-    caches = {"HF_HOME": str(place / "cache"), "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
-    return {**os.environ, **ranks, **caches, "MASTER_PORT": str(port), "PYTHONPATH": str(REPO)}
+    ours = {"HF_HOME": str(place / "cache"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPO)}
+    if route in TOOLS:  # these start a single process without a launcher
+        own = {"USE_HF": "1", "DO_NOT_TRACK": "1", "CUDA_VISIBLE_DEVICES": ""}
+        return {**os.environ, **ours, **own}
+    return {**os.environ, **ranks, **ours, "DS_ACCELERATOR": "cpu", "MASTER_PORT": str(port)}
 
 
-def _audit(directory: Path, place: Path, route: str) -> Outcome:
-    calm, killed = (_Run(directory / name, place, route) for name in ("calm", "killed"))
+def _audit(directory: Path, place: Path, route: str, python: str) -> Outcome:
+    calm, killed = (_Run(directory / name, place, route, python) for name in ("calm", "killed"))
     if calm.start(None) != 0:
-        raise SystemExit(f"{route}: {calm.last_line()}")
+        raise RuntimeError(f"{calm.last_line()}")
     in_save = ""
     for kill in (*KILLS, None):
         code = killed.start(kill)
@@ -227,7 +261,7 @@ def _audit(directory: Path, place: Path, route: str) -> Outcome:
             shutil.rmtree(newest)
             code = killed.start(kill)
         if (code != -9) == (kill is not None) or code > 0:
-            raise SystemExit(f"{route}: {kill}: exit {code}: {killed.last_line()}")
+            raise RuntimeError(f"{kill}: exit {code}: {killed.last_line()}")
         if kill is not None and kill[0] == IN_SAVE:
             in_save = f"{killed.newest().name}, resumed from"
     return _compare(calm, killed, in_save)
@@ -252,7 +286,7 @@ def _compare(calm: _Run, killed: _Run, in_save: str) -> Outcome:
         skipped,
         largest,
         optimizer=_equal(calm.newest(), killed.newest(), optimizer=True),
-        weights=_equal(calm.output, killed.output, optimizer=False),
+        weights=_equal(calm.final(), killed.final(), optimizer=False),
         in_save=in_save,
     )
 

@@ -58,3 +58,29 @@ def test_steps_that_are_missing_are_no_equality(tmp_path: Path) -> None:
 def test_the_settings_are_arguments_of_transformers() -> None:
     known = set(TrainingArguments.__dataclass_fields__)
     assert resume._ARGUMENTS.keys() <= known
+
+
+def test_a_tool_runs_in_its_own_environment(tmp_path: Path) -> None:
+    """What the tool's Python is told, and where its weights are found."""
+    python = tmp_path / "environments" / "axolotl" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$@" "$RANK" "$DO_NOT_TRACK" >&2\nexit 3\n')
+    python.chmod(0o755)
+    found = resume._environments(tmp_path / "environments")
+    assert found == {"axolotl": str(python)}
+    made = resume._Run(tmp_path / "run", tmp_path, "axolotl", found["axolotl"])
+    assert made.start(None) == 3
+    settings = made.directory / "settings.json"
+    assert made.last_line() == f"-m benchmarks.resume_tools {settings}  1"
+    assert json.loads(settings.read_text())["tool"] == "axolotl"
+    kept = made.output / "checkpoint-15"
+    kept.mkdir(parents=True)
+    (kept / "model.safetensors").touch()
+    assert made.final() == kept
+    (made.output / "model.safetensors").touch()
+    assert made.final() == made.output
+
+
+def test_a_route_that_fails_leaves_the_others_their_rows(tmp_path: Path) -> None:
+    row = resume._row(tmp_path, "axolotl", "false")
+    assert row[0] == "axolotl" and row[1:4] == ["", "", ""]
