@@ -18,7 +18,9 @@ from jobspec.queue.queue import Queue
 from jobspec.records import base as records
 from jobspec.records.attempt import End, Result
 from jobspec.records.base import Reason, State
+from jobspec.spec import parsing
 from jobspec.storage.layout import AttemptPaths
+from tests.support.commands import jobspec, jobspec_json
 from tests.support.models import hurry, patient_model
 from tests.support.queues import queue_at
 from tests.support.specs import tiny_spec, with_model
@@ -145,6 +147,27 @@ def test_a_job_struck_again_and_again_ends_as_the_undisturbed_one(
     assert (job.state, job.attempt) == (State.SUCCEEDED, 6)
     assert losses(job.paths.dir) == uninterrupted
     assert not list(job.paths.attempts.glob("*/checkpoints/step-*")), "nobody resumes a success"
+
+
+def test_a_replayed_bundle_trains_the_same_weights(queue: Queue, calm: Job, tmp_path: Path) -> None:
+    jobspec("bundle", calm.id, "-o", tmp_path / "out", "--root", queue.paths.root)
+    (bundle,) = (tmp_path / "out").glob("*.tar.gz")
+    spec = parsing.load(calm.paths.spec)
+    assert spec.data is not None and spec.eval is not None
+    places = {
+        "model.name": spec.model.name,
+        "data.path": spec.data.path,
+        "eval.benchmark_dir": spec.eval.benchmark_dir,
+    }
+    settings = [part for name, value in places.items() for part in ("--set", f"{name}={value}")]
+    other = queue_at(tmp_path)
+    at = ("--root", other.paths.root)
+    made = jobspec_json("replay", bundle, *settings, *at)
+    assert made["same_id"] and made["job"] == calm.id
+    drain(other)
+    compared = jobspec_json("replay", bundle, "--compare", calm.id, *at)
+    found = [(each["check"], each["outcome"]) for each in compared["findings"]]
+    assert found == [(name, "ok") for name in ("losses", "scores", "samples", "weights")], compared
 
 
 @pytest.mark.parametrize("isolation", ["auto", "subreaper"])
