@@ -101,6 +101,7 @@ def axolotl(settings: dict[str, Any], arguments: dict[str, Any], last: str | Non
         "learning_rate": arguments["learning_rate"],
         "save_steps": arguments["save_steps"],
         "auto_resume_from_checkpoints": True,
+        "seed": 42,  # without one, two starts have different row orders
         "bf16": False,
         "device": "cpu",
     }
