@@ -21,7 +21,7 @@ from tests.support.paths import REPOSITORY
 # The reference data, by its variable, its place, and the helpers of the tests that read it.
 _REFERENCE = re.compile(
     r"JOBSPEC_TEST_DATA|shared/data|paths import .*\bDATA\b|needs_data|stories_model"
-    r"|\bsft_(?!config\b|trainer\b)\w+"
+    r"|\bsft_\w+\.jsonl"
 )
 
 
