@@ -112,8 +112,7 @@ def _show_probes(queue: Queue) -> None:
     figures = [Column(figure.title, 3, right=True) for figure in node_probes.FIGURES]
     table = Table([Column("host"), Column("kind"), *figures, Column("age", 5, right=True)])
     for probe in found:
-        values = [(figure, figure.of(probe)) for figure in node_probes.FIGURES]
-        cells = ["" if value is None else figure.shown(value) for figure, value in values]
+        cells = [node_probes.shown(probe, figure) for figure in node_probes.FIGURES]
         notes = [*filter(None, [probe.fault]), *probe.throttling, *node_probes.slower(probe, found)]
         age = duration(monitoring.age_s(probe.at))
         table.add(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobspec.errors import RootError
+from jobspec.models import devices
 from jobspec.queue.entries import read_record
 from jobspec.records.worker import NodeProbe
 from jobspec.storage import fs
@@ -118,10 +119,20 @@ def slower(probe: NodeProbe, others: Sequence[NodeProbe], *, is_shared: bool = F
     return found
 
 
+def shown(probe: NodeProbe, figure: Figure) -> str:
+    """A figure with its unit; of a known card's product also the part of the card's peak."""
+    value = figure.of(probe)
+    if value is None:
+        return ""
+    peak = devices.peak(probe.kind) if figure is MATMUL and probe.uuids else None
+    share = f" ({1e12 * value / peak:.0%} of peak)" if peak is not None else ""
+    return f"{figure.shown(value)}{share}"
+
+
 def summary(probe: NodeProbe) -> str:
     """The figures of a probe in one line."""
-    values = ((figure, figure.of(probe)) for figure in FIGURES)
-    parts = [f"{figure.title} {figure.shown(value)}" for figure, value in values if value]
+    values = ((figure, shown(probe, figure)) for figure in FIGURES)
+    parts = [f"{figure.title} {value}" for figure, value in values if value]
     parts += [f"not measured: {why}" for why in probe.not_measured]
     return ", ".join([*parts, *probe.throttling]) or "nothing was measured"
 

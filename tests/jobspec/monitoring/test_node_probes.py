@@ -43,6 +43,17 @@ def test_a_node_more_than_a_third_slower_than_the_median_is_named_with_figures()
     assert "all-reduce between GPUs 200 GB/s" in between
 
 
+def test_the_product_is_shown_as_a_part_of_a_known_cards_peak() -> None:
+    assert node_probes.summary(probe("gpu1", 660)).startswith(
+        "matrix product 660 TFLOP/s (67% of peak)"
+    )
+    unknown = probe("gpu1", 660, kind="8 × Some GPU")
+    assert node_probes.summary(unknown).startswith("matrix product 660 TFLOP/s")
+    assert "peak" not in node_probes.summary(unknown)
+    cpu = probe("node1", 1.5, kind="64 cores of H100 CPU", uuids=())
+    assert "peak" not in node_probes.summary(cpu)
+
+
 def test_nothing_is_compared_without_three_other_nodes_of_the_kind() -> None:
     slow = probe("gpu9", 310)
     assert node_probes.slower(slow, PEERS[:3]) != []
