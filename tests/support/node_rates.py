@@ -11,6 +11,20 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pytest
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, *rows: Any) -> None:
+    """Let nodes measure these rows, wherever the test runs."""
+    from tests.support.paths import REPOSITORY
+    from worker.host import node_probe
+
+    monkeypatch.setattr(node_probe, "_MODULE", __name__)
+    monkeypatch.setenv("JOBSPEC_TEST_RATES", json.dumps(rows))
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
 
 
 def main() -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import json
 import stat
 import threading
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -16,6 +14,7 @@ from jobspec.monitoring import node_probes
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
 from jobspec.records.worker import NodeProbe
+from tests.support.node_rates import stand_in
 from tests.support.nvml import UUIDS, pretend_gpus
 from worker.host import node_probe
 from worker.host.devices import WorkerDevices
@@ -62,11 +61,6 @@ def world(queue: Queue, tmp_path: Path) -> World:
     tmp = tmp_path / "node"
     tmp.mkdir()
     return World(queue, tmp)
-
-
-def stand_in(monkeypatch: pytest.MonkeyPatch, *rows: Any) -> None:
-    monkeypatch.setattr(node_probe, "_MODULE", "tests.support.node_rates")
-    monkeypatch.setenv("JOBSPEC_TEST_RATES", json.dumps(rows))
 
 
 def test_this_node_is_measured_and_nothing_is_left_behind(world: World) -> None:

@@ -8,6 +8,7 @@ from jobspec.monitoring import node_probes
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
 from jobspec.records.worker import NodeProbe, WorkerRecord
+from tests.support.node_rates import stand_in
 from tests.support.nvml import pretend_gpus
 from tests.support.specs import score_spec
 from tests.support.waiting import until
@@ -53,8 +54,7 @@ def test_throttling_errors_and_a_hang_keep_a_worker_from_claiming(
 ) -> None:
     """NVML and the GPU's rates are stand-ins: this machine has no GPU."""
     faster_nodes(queue, 3, rate=1.0)
-    monkeypatch.setattr(node_probe, "_MODULE", "tests.support.node_rates")
-    monkeypatch.setenv("JOBSPEC_TEST_RATES", '[{"figures": {"matmul_tflops": 650.0}}]')
+    stand_in(monkeypatch, {"figures": {"matmul_tflops": 650.0}})
     pretend_gpus(monkeypatch, throttling=0x08, uncorrected=2)
     on_gpu = Worker(queue, WorkerOptions(), WorkerDevices(1, "cuda"))
     queue.heartbeat(on_gpu.id, WorkerRecord(worker=on_gpu.id, host=on_gpu.host))
@@ -64,8 +64,7 @@ def test_throttling_errors_and_a_hang_keep_a_worker_from_claiming(
         "throttled, GPU 0: hardware slowdown; 2 uncorrectable errors of GPU memory"
     )
     queue.clear(on_gpu.host)
-    failed = '[{"failed": "matrix product", "why": "CUDA error"}]'
-    monkeypatch.setenv("JOBSPEC_TEST_RATES", failed)
+    stand_in(monkeypatch, {"failed": "matrix product", "why": "CUDA error"})
     (finding,) = NodeCheck(on_gpu).look(3600.0)
     assert finding.message == "matrix product on the GPUs failed: CUDA error" and finding.of_node
     assert queue.quarantined() == {}
