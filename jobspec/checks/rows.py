@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -24,14 +24,14 @@ from jobspec import worker_command
 from jobspec.benchmarks import lm_eval_names as tasknames
 from jobspec.errors import DataError, JobspecError, MalformedRow
 from jobspec.records.answers import Contamination, Preview, TasksAnswer
-from jobspec.records.audit import AuditAnswer, ResumeAudit
+from jobspec.records.audit import AuditAnswer, EvalAudit, ResumeAudit
 from jobspec.records.base import UNSET
 from jobspec.records.reports import RowReport
 from jobspec.spec import identity
 from jobspec.spec.schema import DataSpec, JobSpec
 from jobspec.spec.sources import errors_at, group_place, list_sources
 from jobspec.storage import data_files, json_faults
-from jobspec.storage.layout import RootPaths
+from jobspec.storage.layout import AttemptPaths, RootPaths
 
 _loaded_tasks: dict[tuple[bytes, Path], TasksAnswer] = {}  # by `eval` group and root
 _ROW_HINT = 'each row is one JSON object, as {"messages": [{"role": …, "content": …}, …]}'
@@ -191,12 +191,32 @@ def audit_resume(spec: JobSpec, root: Path, *, ranks: int, kills: int, seed: int
     options = {"--ranks": ranks, "--kills": kills, "--seed": seed}
     with _spec_file(spec) as file, _root_or_temporary(root) as place:
         arguments = [file, "--root", place, *(str(x) for pair in options.items() for x in pair)]
-        module, what = "worker.audit.resume_command", "the resume can't be audited"
-        for answer in worker_command.stream(AuditAnswer, module, arguments, what=what):
-            if answer.error is not UNSET:
-                raise answer.error.to_error()
-            if answer.audit is not UNSET:
-                return answer.audit
+        what = "the resume can't be audited"
+        answer = _ask_audit("worker.audit.resume_command", arguments, what)
+    assert answer.audit is not UNSET
+    return answer.audit
+
+
+def audit_eval(attempt: AttemptPaths, *, percent: float, seed: int) -> EvalAudit:
+    """Draw some samples of an attempt again, and compare (`worker.audit`).
+
+    Raises:
+        JobspecError: they can't be drawn here, or the worker's packages are not installed.
+    """
+    # The image has the root mounted under the same absolute path.
+    arguments = [str(attempt.dir.absolute()), "--percent", str(percent), "--seed", str(seed)]
+    what = "the evaluation can't be audited"
+    answer = _ask_audit("worker.audit.eval_command", arguments, what)
+    assert answer.redraw is not UNSET
+    return answer.redraw
+
+
+def _ask_audit(module: str, arguments: Sequence[str], what: str) -> AuditAnswer:
+    """The answer of a program that tells its progress meanwhile. Raises its error."""
+    for answer in worker_command.stream(AuditAnswer, module, arguments, what=what):
+        if answer.error is not UNSET:
+            raise answer.error.to_error()
+        return answer
     raise JobspecError(f"{what}: {module} printed no answer", hint="see its messages above")
 
 

@@ -7,19 +7,12 @@ from pathlib import Path
 
 import click
 
-from jobspec import worker_command
 from jobspec.checks import check, rows
 from jobspec.cli.common import common, complete_jobs, current_root, open_queue, wants_json
 from jobspec.cli.output import emit_struct, plural
-from jobspec.errors import JobspecError, TransitionRefused
-from jobspec.records.audit import (
-    AuditAnswer,
-    AuditedPart,
-    EvalAudit,
-    RedrawnBenchmark,
-    ResumeAudit,
-)
-from jobspec.records.base import FINAL, UNSET
+from jobspec.errors import TransitionRefused
+from jobspec.records.audit import AuditedPart, EvalAudit, RedrawnBenchmark, ResumeAudit
+from jobspec.records.base import FINAL
 from jobspec.results.evaluations import evaluated_attempt
 from jobspec.spec import parsing
 
@@ -113,24 +106,13 @@ def eval_(job: str, percent: float, seed: int) -> None:
         raise TransitionRefused(
             f"`{found.id}` is {found.state}", hint="`jobspec wait` waits for its end"
         )
-    made = _redraw(str(evaluated_attempt(found).dir.absolute()), percent, seed)
+    made = rows.audit_eval(evaluated_attempt(found), percent=percent, seed=seed)
     if wants_json():
         emit_struct(made)
     else:
         for line in eval_lines(made):
             click.echo(line)
     click.get_current_context().exit(0 if made.identical else 1)
-
-
-def _redraw(attempt: str, percent: float, seed: int) -> EvalAudit:
-    module, what = "worker.audit.eval_command", "the evaluation can't be audited"
-    arguments = [attempt, "--percent", str(percent), "--seed", str(seed)]
-    for answer in worker_command.stream(AuditAnswer, module, arguments, what=what):
-        if answer.error is not UNSET:
-            raise answer.error.to_error()
-        if answer.redraw is not UNSET:
-            return answer.redraw
-    raise JobspecError(f"{what}: {module} printed no answer", hint="see its messages above")
 
 
 def eval_lines(made: EvalAudit) -> Iterator[str]:
@@ -150,7 +132,7 @@ def eval_lines(made: EvalAudit) -> Iterator[str]:
         return
     yield f"{redrawn - different:,} of {redrawn:,} samples are the same; took {made.seconds:.0f} s"
     if not made.deterministic:
-        yield "the spec does not ask for eval.deterministic, so that they may differ"
+        yield "the spec does not set eval.deterministic, so samples may differ"
 
 
 def _benchmark_line(each: RedrawnBenchmark) -> str:

@@ -41,7 +41,6 @@ class _Evaluated(NamedTuple):
     """A benchmark's samples as the evaluation kept them, and the numbers of the chosen chunks."""
 
     name: str
-    directory: Path
     plan: SamplingPlan
     questions: dict[str, AskedQuestion]
     chunks: list[list[Generation]]
@@ -96,7 +95,7 @@ def _evaluated(phase: Phase, percent: float, rng: random.Random) -> Iterator[_Ev
         plan, questions, chunks = evaluation.read_chunks(directory)
         asked = {question.id: question for question in questions}
         chosen = choose_chunks([len(chunk) for chunk in chunks], percent, rng)
-        yield _Evaluated(name, directory, plan, asked, chunks, chosen)
+        yield _Evaluated(name, plan, asked, chunks, chosen)
 
 
 def choose_chunks(sizes: Sequence[int], percent: float, rng: random.Random) -> list[int]:
@@ -147,7 +146,7 @@ def _chunks(each: _Evaluated, choice: EngineChoice, tokenizer: Any) -> Iterator[
             prompt = tuple(ids[-(choice.context - sampling.max_gen_toks) :])  # as lm-eval cuts it
             if len(prompt) != question.prompt_tokens:
                 raise ModelError(
-                    f"its tokenizer makes {len(prompt)} tokens of the prompt of `{name}`; it were "
+                    f"its tokenizer makes {len(prompt)} tokens of the prompt of `{name}`, but made "
                     f"{question.prompt_tokens} in the evaluation",
                     file=choice.weights.directory,
                     hint="the tokenizer or the version of Transformers has changed since",
