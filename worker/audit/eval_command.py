@@ -8,14 +8,13 @@ It prints an `AuditAnswer`, and exits with 3 if the evaluation can't be audited.
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 
 from jobspec.records.audit import AuditAnswer
 from jobspec.storage.layout import AttemptPaths, JobPaths, RootPaths
 from worker.answer import answer
-from worker.imports.quiet import import_transformers, set_library_variables
+from worker.imports.quiet import hush_torchao, import_transformers, set_library_variables
 from worker.inference import children
 from worker.lm_eval_tasks import nltk_data
 
@@ -27,8 +26,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     set_library_variables()
-    for library in ("torchao", "torch.utils._pytree"):  # they report kernels that are not used here
-        logging.getLogger(library).setLevel(logging.ERROR)
+    hush_torchao()
     import_transformers()
     try:
         code = answer(lambda: _audit(asked))

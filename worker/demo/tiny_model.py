@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from jobspec.benchmarks import benchmark
+from worker.imports.quiet import hush_torchao
 
 TEMPLATE = """\
 {%- for message in messages -%}
@@ -50,6 +51,7 @@ def make(directory: Path) -> None:
 
 def make_model(path: Path, *, hidden: int = 64, layers: int = 2, seed: int = 0) -> None:
     """Write a randomly initialized Olmo-3 with a tokenizer of 256 bytes and 4 special tokens."""
+    hush_torchao()
     import torch
     from transformers import Olmo3Config, Olmo3ForCausalLM
     from transformers.utils import logging

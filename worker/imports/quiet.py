@@ -27,6 +27,12 @@ def set_library_variables() -> None:
         os.environ.setdefault(name, value)
 
 
+def hush_torchao() -> None:
+    """Keep its reports about kernels for other GPUs off the user's screen. Imports nothing."""
+    for library in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Call lm-eval inside this context, which logs only errors.
