@@ -29,7 +29,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "validate": ("specs", "Check specs without enqueueing them."),
         "preview": ("preview", "Show the data: counts, duplicates, a row as trained."),
         "schema": ("specs", "Print the JSON Schema of a spec."),
-        "audit": ("audit", "Test whether killed trainings resume bit for bit."),
+        "audit": ("audit", "Test that killed trainings and samples repeat exactly."),
         "benchmarks": ("benchmarks", "List benchmarks, and where their questions are."),
     },
     "Run": {
@@ -62,7 +62,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "samples": ("samples", "Show a model's answers and how they were scored."),
         "rescore": ("rescore", "Score stored samples again."),
         "export": ("export", "Write a model card, ready for the Hugging Face Hub."),
-        "relay": ("relay", "Send curves and scores to W&B."),
+        "relay": ("relay", "Send curves and scores to W&B, TensorBoard, trackio."),
         "bundle": ("bundle", "Write a run for others to verify."),
         "verify": ("verify", "Check a bundle: hashes, scores, losses."),
         "replay": ("replay", "Run a bundle's spec again, and compare."),

@@ -26,7 +26,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _SHOWN = 72  # characters
 
 
-@click.command()
+@click.command(short_help="Check your own questions and install them as a benchmark.")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--name", help="Name after `own_`.  [default: the file's name]")
 @click.option(

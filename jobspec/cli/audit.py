@@ -27,7 +27,7 @@ def audit() -> None:
     """
 
 
-@audit.command()
+@audit.command(short_help="Kill a small training, resume it, compare every bit.")
 @click.argument("file", metavar="SPEC", type=click.Path(dir_okay=False, path_type=Path))
 @click.option(
     "--ranks",
@@ -73,7 +73,7 @@ def resume(file: Path, ranks: int, kills: int, seed: int) -> None:
     click.get_current_context().exit(0 if made.identical else 1)
 
 
-@audit.command("eval")
+@audit.command("eval", short_help="Draw samples of an ended job again and compare them.")
 @click.argument("job", metavar="JOB", shell_complete=complete_jobs)
 @click.option(
     "--percent",

@@ -135,3 +135,13 @@ def test_help_fits_80_columns(name: str) -> None:
         context = click.Context(each, info_name=f"jobspec {name}", terminal_width=80)
         too_long = [line for line in each.get_help(context).splitlines() if len(line) > 80]
         assert not too_long
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in COMMANDS if isinstance(command(name), click.Group)]
+)
+def test_no_line_of_a_list_of_subcommands_is_cut_off(name: str) -> None:
+    found = command(name)
+    text = found.get_help(click.Context(found, terminal_width=80))
+    lines = text.partition("Commands:\n")[2].splitlines()
+    assert lines and not [line for line in lines if line.endswith("...")]
