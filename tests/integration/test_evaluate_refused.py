@@ -115,7 +115,11 @@ def test_a_trained_model_that_is_not_there_is_refused(model: Path, tmp_path: Pat
     settings = EvalSpec(benchmarks=("aime_test",), benchmark_dir=str(bench), avg_k=2)
     attempt = make_trained_attempt(tmp_path / "root", settings, model)
     shutil.rmtree(attempt.final_model)
-    assert "there is no trained model to score" in refused(attempt)
+    message = refused(attempt)
+    assert "there is no trained model to score" in message and "was deleted or moved" in message
+    attempt.done("train").unlink()
+    attempt.error.unlink()  # the first error is kept
+    assert "`jobspec logs JOB --phase train` says why" in refused(attempt)
 
 
 def test_a_refused_benchmark_leaves_the_others_their_scores(model: Path, tmp_path: Path) -> None:

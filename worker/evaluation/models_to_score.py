@@ -47,11 +47,10 @@ def find_models(phase: Phase) -> list[ModelToScore]:
         return [ModelToScore("final", find_model(spec.model, phase.root))]
     final = phase.paths.final_model
     if not (final / "config.json").is_file():
-        raise ModelError(
-            "there is no trained model to score",
-            file=final,
-            hint="the train phase makes it; `jobspec logs JOB --phase train` says why it did not",
-        )
+        hint = "the train phase makes it; `jobspec logs JOB --phase train` says why it did not"
+        if phase.paths.done(phases.TRAIN.name).is_file():
+            hint = "it was deleted or moved since the training ended; put it back, or train again"
+        raise ModelError("there is no trained model to score", file=final, hint=hint)
     assert spec.eval is not None
     epochs = _epochs(phase.paths.checkpoints) if spec.eval.checkpoints == "all" else []
     return [*epochs, ModelToScore("final", final, phase.read_report(phases.TRAIN).epochs)]
