@@ -49,7 +49,7 @@ def check_cost(paths: BundlePaths, about: AboutBundle) -> Iterator[BundleFinding
         yield BundleFinding.unknown("cost", "the times are wrong", BundlePaths.ABOUT)
         return
     found = BundledRun(paths, about.attempt, State(about.state)).cost(stated.co2_g_per_kwh)
-    faults = list(_unequal(_numbers(stated), _numbers(found)))
+    faults = list(_unequal(_values(stated), _values(found)))
     detail = f"{costs.spelled(found) or 'nothing'}, as computed from the attempts"
     yield BundleFinding.of("cost", faults, detail, BundlePaths.ABOUT)
 
@@ -78,9 +78,9 @@ def _check_times(attempt: AttemptPaths) -> Iterator[BundleFinding]:
     yield BundleFinding.of("times", faults, detail, file)
 
 
-def _numbers(cost: Cost) -> dict[str, float | None]:
-    """Every number of a cost by its place."""
-    found: dict[str, float | None] = {}
+def _values(cost: Cost) -> dict[str, float | str | None]:
+    """Every value of a cost by its place."""
+    found: dict[str, float | str | None] = {}
     waiting: list[tuple[str, Any]] = [("cost", msgspec.to_builtins(cost))]
     for place, value in waiting:
         if isinstance(value, dict):
@@ -89,13 +89,13 @@ def _numbers(cost: Cost) -> dict[str, float | None]:
         elif isinstance(value, list):
             inner = enumerate(cast("list[Any]", value))
             waiting += [(f"{place}[{number}]", each) for number, each in inner]
-        elif not isinstance(value, str):
+        else:
             found[place] = value
     return found
 
 
 def _unequal(
-    stated: Mapping[str, float | None], found: Mapping[str, float | None]
+    stated: Mapping[str, float | str | None], found: Mapping[str, float | str | None]
 ) -> Iterator[str]:
     for place in dict.fromkeys((*found, *stated)):
         one, other = stated.get(place), found.get(place)
@@ -105,11 +105,11 @@ def _unequal(
             yield f"`{name}` is stated as {_spell(one)}; the attempts give {_spell(other)}"
 
 
-def _same(one: float | None, other: float | None) -> bool:
-    if one is None or other is None:
-        return one is other
+def _same(one: float | str | None, other: float | str | None) -> bool:
+    if not isinstance(one, int | float) or not isinstance(other, int | float):
+        return one == other
     return math.isclose(one, other, rel_tol=_TOLERANCE)
 
 
-def _spell(value: float | None) -> str:
+def _spell(value: float | str | None) -> str:
     return "not measured" if value is None else repr(value)

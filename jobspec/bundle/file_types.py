@@ -29,6 +29,7 @@ from jobspec.records.evaluation import (
     SamplingPlan,
 )
 from jobspec.records.manifest import Manifest, MicroBatchPlan
+from jobspec.records.metric_rows import AnyRow
 from jobspec.spec import parsing
 from jobspec.storage.layout import AttemptPaths, BundlePaths, EvaluationPaths
 
@@ -57,6 +58,8 @@ def check_type(paths: BundlePaths, name: str, about: AboutBundle) -> None:
     elif name.endswith(".jsonl"):
         for number, line in enumerate(data.splitlines(), start=1):
             _decode(line, kind, name, f"line {number}")
+            if kind is AnyRow:  # which has more fields, of any type
+                _decode(line, dict[str, Any], name, f"line {number}")
     else:
         _decode(data, kind, name, None)
 
@@ -97,7 +100,7 @@ def _of_attempt() -> Mapping[str, Any]:
         attempt.manifest: Manifest,
         attempt.micro_batches: MicroBatchPlan,
         attempt.events: AttemptEvent,
-        attempt.metrics: dict[str, Any],
+        attempt.metrics: AnyRow,
         attempt.result: Result,
         attempt.end: End,
         attempt.error: PhaseError,

@@ -7,20 +7,25 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jobspec.benchmarks import registry
+from jobspec.bundle.about import AboutBundle
 from jobspec.bundle.findings import BundleFinding
+from jobspec.bundle.stated_facts import protocol_faults, question_faults, seed_faults
 from jobspec.errors import JobspecError
 from jobspec.records import evaluation
 from jobspec.records.evaluation import AskedQuestion, Generation, QuestionScore, SamplingPlan
 from jobspec.records.phases import EVAL
 from jobspec.records.reports import EvalReport
 from jobspec.results.benchmark_scores import BenchmarkResult, make_result
+from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import AttemptPaths, EvaluationPaths
 
 Numbers = dict[str, float | None]
 
 
-def check_scores(attempt: AttemptPaths) -> Iterator[BundleFinding]:
-    """Whether samples, scores, metrics and intervals of an attempt fit together."""
+def check_scores(
+    attempt: AttemptPaths, about: AboutBundle, spec: JobSpec
+) -> Iterator[BundleFinding]:
+    """Whether samples, scores, metrics and intervals of an attempt fit together, and the spec."""
     report = EVAL.read(attempt)
     if report is None:
         return
@@ -32,6 +37,35 @@ def check_scores(attempt: AttemptPaths) -> Iterator[BundleFinding]:
         )
     for name, directory in directories.items():
         yield from _check_benchmark(name, directory, report, attempt)
+        yield from _check_protocol(name, directory, report, attempt, about, spec)
+
+
+def _check_protocol(
+    name: str,
+    directory: Path,
+    report: EvalReport,
+    attempt: AttemptPaths,
+    about: AboutBundle,
+    spec: JobSpec,
+) -> Iterator[BundleFinding]:
+    """Whether a benchmark of ours was asked as the spec says, and drawn with the job's seeds."""
+    paths = EvaluationPaths(directory)
+    file, asked = _file(attempt, paths.plan), _file(attempt, paths.questions)
+    plan = evaluation.read_plan(directory)
+    if registry.get(plan.benchmark) is None:
+        return
+    try:
+        plan, questions, drawn = evaluation.read_generations(directory)
+    except JobspecError:
+        return  # the samples are reported already
+    stated, is_replaced = plan.protocol, asked in about.replaced
+    faults = [
+        *protocol_faults(name, plan.benchmark, stated, report, spec.eval),
+        *question_faults(stated, questions, replaced=is_replaced),
+        *seed_faults(about.job, plan.benchmark, drawn),
+    ]
+    detail = f"`{name}`: asked as the spec says, with the seeds of this job"
+    yield BundleFinding.of("protocol", faults, detail, file)
 
 
 def _check_benchmark(

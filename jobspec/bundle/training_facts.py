@@ -7,13 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jobspec.bundle.findings import BundleFinding
-from jobspec.records import base as records
 from jobspec.records import metrics
-from jobspec.records.attempt import Result
-from jobspec.records.base import UNSET
-from jobspec.records.manifest import Manifest
 from jobspec.records.metrics import Row
-from jobspec.records.phases import EVAL, PREPARE, TRAIN
+from jobspec.records.phases import PREPARE, TRAIN
 from jobspec.records.reports import PrepareReport, TrainReport
 from jobspec.spec.schema import JobSpec, TrainSpec
 from jobspec.storage.layout import AttemptPaths, JobPaths
@@ -50,35 +46,6 @@ def check_training(job: JobPaths, attempt: AttemptPaths, spec: JobSpec) -> Itera
     faults = list(_token_faults(steps, report, prepared, per_epoch))
     what = f"{report.tokens:,}, of which {report.trained_tokens:,} have a loss"
     yield BundleFinding.of("tokens", faults, what, file)
-
-
-def check_records(attempt: AttemptPaths, spec: JobSpec) -> Iterator[BundleFinding]:
-    """Whether manifest, reports, result and spec say the same."""
-    file = f"attempts/{attempt.number}/{attempt.manifest.name}"
-    manifest = records.read(attempt.manifest, Manifest)
-    if manifest is None:
-        yield BundleFinding.unknown("records", "the attempt has no manifest: nothing ran")
-        return
-    prepared = PREPARE.read(attempt) or PrepareReport()
-    inputs, data = manifest.inputs, spec.data
-    pairs: dict[str, tuple[Any, Any]] = {
-        "the seed of training": (manifest.seeds.train, spec.train.seed if spec.train else None),
-        "the seed of evaluation": (manifest.seeds.eval, spec.eval.seed if spec.eval else None),
-    }
-    if inputs.data_sha256 is not UNSET:
-        pairs["the data's SHA-256"] = inputs.data_sha256, prepared.data_sha256
-        pairs["the template's SHA-256"] = inputs.template_sha256, prepared.template_sha256
-        pairs["the number of rows"] = inputs.rows_train, prepared.rows_train
-        if data is not None and data.sha256 and not data.sources:
-            pairs["the data's SHA-256 in the spec"] = data.sha256, prepared.data_sha256
-    result = records.read(attempt.result, Result)
-    report, scored = TRAIN.read(attempt), EVAL.read(attempt)
-    if result is not None and scored is not None:
-        pairs["the metrics in the result"] = result.metrics, scored.metrics
-    if result is not None and report is not None:
-        pairs["the training report in the result"] = result.train, report
-    faults = [f"{what} is stated as {a!r} and as {b!r}" for what, (a, b) in pairs.items() if a != b]
-    yield BundleFinding.of("records", faults, f"{len(pairs)} facts are stated alike", file)
 
 
 def _step_faults(steps: Sequence[Row], report: TrainReport, total: int) -> Iterator[str]:

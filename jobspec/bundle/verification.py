@@ -11,7 +11,8 @@ from jobspec.bundle.findings import BundleFinding, VerifiedBundle
 from jobspec.bundle.read_bundle import CheckedBundle
 from jobspec.bundle.recompute import check_scores
 from jobspec.bundle.redaction import PLACEHOLDER
-from jobspec.bundle.training_facts import check_records, check_training
+from jobspec.bundle.stated_facts import check_records
+from jobspec.bundle.training_facts import check_training
 from jobspec.spec import identity
 from jobspec.storage.layout import BundlePaths
 
@@ -45,11 +46,11 @@ def _findings(
     yield BundleFinding.ok("hashes", hashes, BundlePaths.SUMS)
     yield _check_id(bundle)
     attempt = bundle.paths.attempt(bundle.about.attempt)
-    yield from check_records(attempt, bundle.spec)
+    yield from check_records(attempt, bundle.about, bundle.spec)
     yield from check_cost(bundle.paths, bundle.about)
     yield from check_training(bundle.paths, attempt, bundle.spec)
     yield from worker_checks.check_masks(bundle, data, model)
-    yield from check_scores(attempt)
+    yield from check_scores(attempt, bundle.about, bundle.spec)
     yield from worker_checks.check_grades(bundle)
     yield _check_weights(bundle)
     yield from _not_known()

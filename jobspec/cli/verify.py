@@ -36,10 +36,10 @@ def verify(bundle: Path, data: tuple[Path, ...], model: Path | None) -> None:
     jobspec verify published.bundle --data train.jsonl --model models/Qwen3-8B
 
     It needs neither the root nor a GPU. It checks every hash, computes scores and intervals again
-    from the samples and the cost from the attempts, and compares steps, losses and learning rates
-    with the spec. With the worker's packages it also tokenizes the data, compares the loss masks,
-    and grades the samples again. It lists what it cannot know. Nothing of the bundle is executed.
-    Exit code 1: something differs.
+    from the samples and the cost from the attempts, and compares steps, losses, learning rates,
+    sampling settings and seeds with the spec. With the worker's packages it also tokenizes the
+    data, compares the loss masks, and grades the samples again. It lists what it cannot know.
+    Nothing of the bundle is executed. Exit code 1: something differs.
     """
     found = verification.verify(bundle, data, model)
     if wants_json():

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -41,6 +42,12 @@ class Generation(Record, frozen=True, kw_only=True):
     logprob: float | None = None
     thinking: Literal["none", "open", "closed"] | None = None
     answer_start: int = 0
+
+
+def sample_seed(job: str, benchmark: str, question: str, sample: int) -> int:
+    """A sample's seed: 63 bits of SHA-256 over (job, benchmark, question, sample)."""
+    name = "\0".join((job, benchmark, question, str(sample)))
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
 
 
 class Reading(Record, frozen=True, kw_only=True):

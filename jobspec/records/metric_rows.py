@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from jobspec.records.base import UNSET, Record, UnsetType
@@ -89,6 +91,19 @@ class ScoresRow(MetricRow, frozen=True, kw_only=True):
 
     epoch: float | UnsetType = UNSET
     metrics: dict[str, float | None]
+
+
+def _fields_of_all_rows() -> dict[str, Any]:
+    """The type of each field that a row of any kind has; rows of other kinds leave it out."""
+    kinds = (RowOrigin, StepRow, EvalLossRow, ResumeRow, ScoresRow)
+    fields = [field for kind in kinds for field in msgspec.structs.fields(kind)]
+    return {field.name: field.type | None for field in fields if field.name != "metrics"}
+
+
+AnyRow: Any = msgspec.defstruct(
+    "AnyRow", [(name, kind, None) for name, kind in _fields_of_all_rows().items()], frozen=True
+)
+"""A row of any kind, to check a stranger's rows with. It may have more fields."""
 
 
 def encode_row(origin: RowOrigin, row: MetricRow) -> bytes:

@@ -9,11 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from jobspec.bundle import sums
 from jobspec.queue.job import Job
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
+from jobspec.records import evaluation
 from jobspec.records.attempt import Result
+from jobspec.records.evaluation import Generation, sample_seed
 from jobspec.spec import parsing
 from jobspec.storage.layout import BundlePaths
 from tests.support.queues import claim_next
@@ -64,6 +68,17 @@ def edit(bundle: BundlePaths, name: str, change: Callable[[Any], None]) -> None:
     sign(bundle)
 
 
+def nested(*path: Any, to: Any) -> Callable[[Any], None]:
+    """A change of one value, for `edit`."""
+
+    def change(value: Any) -> None:
+        for key in path[:-1]:
+            value = value[key]
+        value[path[-1]] = to
+
+    return change
+
+
 def job_of(bundle: BundlePaths, queue: Queue) -> Job:
     """A job in a queue with the files of a bundle; its spec has the placeholders."""
     job = queue.enqueue(parsing.load(bundle.spec))
@@ -73,8 +88,20 @@ def job_of(bundle: BundlePaths, queue: Queue) -> Job:
         target = claim.dir.dir / path.relative_to(source)
         if path.is_file() and path.name != bundle.attempt(1).result.name:
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(path.read_bytes())
+            target.write_bytes(_with_seeds(path, job.id))
     result = records.read(bundle.attempt(1).result, Result)
     assert result is not None
-    claim.finish("succeeded", result)
+    claim.finish("succeeded", msgspec.structs.replace(result, job=job.id))
     return queue.job(job.id)
+
+
+def _with_seeds(path: Path, job: str) -> bytes:
+    """A file's bytes; samples have the seeds that they would have in this job."""
+    if not path.name.startswith("generations-"):
+        return path.read_bytes()
+    rows = [msgspec.json.decode(line, type=Generation) for line in path.read_bytes().splitlines()]
+    benchmark = path.parent.name
+    return evaluation.to_lines(
+        msgspec.structs.replace(row, seed=sample_seed(job, benchmark, row.question, row.sample))
+        for row in rows
+    )

@@ -55,7 +55,7 @@ def rescore(attempt: AttemptPaths) -> Rescored:
     fs.publish(attempt.done(EVAL.name), records.encode(report))
     result = records.read(attempt.result, Result)
     if result is not None:
-        result = replace(result, metrics=result.metrics | metrics)
+        result = replace(result, metrics=result.metrics | metrics, protocol=report.protocol)
         fs.publish(attempt.result, records.encode(result))
     return Rescored(benchmarks=tuple(found), changed=changed)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import msgspec
 
 
@@ -54,9 +52,3 @@ class SampleChunk(msgspec.Struct, frozen=True, kw_only=True):
     sampling: Sampling
     rules: ResponseRules = ResponseRules()
     requests: tuple[SampleRequest, ...]
-
-
-def sample_seed(job: str, benchmark: str, question: str, sample: int) -> int:
-    """A sample's seed: 63 bits of SHA-256 over (job, benchmark, question, sample)."""
-    name = "\0".join((job, benchmark, question, str(sample)))
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1

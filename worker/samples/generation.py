@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from jobspec.errors import JobspecError
-from jobspec.records.evaluation import Generation
+from jobspec.records.evaluation import Generation, sample_seed
 from worker.inference.engine import Engine
 from worker.inference.requests import (
     ResponseRules,
     SampleChunk,
     SampleRequest,
     Sampling,
-    sample_seed,
 )
 from worker.samples.schedule import BenchmarkWork, ChunkSchedule
 from worker.samples.sharing import ChunkShare

@@ -6,19 +6,21 @@ import hashlib
 import io
 import json
 import os
+import random
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from jobspec.bundle import read_bundle, tar_gz
+from jobspec.bundle import read_bundle, tar_gz, verification, worker_checks
 from jobspec.bundle.read_bundle import BundleLimits
 from jobspec.errors import JobspecError
 from jobspec.storage.layout import BundlePaths
-from tests.support.bundles import BENCHMARK, DEMO, edit, sign, unpack
+from tests.support.bundles import BENCHMARK, DEMO, edit, nested, sign, unpack
 from tests.support.commands import jobspec
 
 
@@ -288,3 +290,48 @@ def test_a_tar_is_read_as_it_was_written(tmp_path: Path) -> None:
         n: b"".join(iter(lambda s=s: s.read(777), b"")) for n, _, s in tar_gz.read(place, 10**6, 99)
     }
     assert read == files
+
+
+WRONG = (None, "", "../../x", -1, 2**70, 1e308, [], [None], {}, {"a": 1}, True)
+
+
+def places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of each value in a JSON value."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, each in inner:
+        yield (*above, key)
+        if isinstance(each, dict | list):
+            yield from places(each, (*above, key))
+
+
+def one_of_each(value: Any, chance: random.Random) -> Iterator[tuple[Any, ...]]:
+    """The path of one value of each field, whichever row or item it is in."""
+    found: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
+    for path in places(value):
+        field = tuple("*" if isinstance(key, int) else key for key in path)
+        found.setdefault(field, []).append(path)
+    return map(chance.choice, found.values())
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_wrong_value_of_any_field_is_no_crash(
+    bundle: BundlePaths, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused with its file, or does not matter, or something differs."""
+    # Grading takes seconds, and reads only what was checked before.
+    monkeypatch.setattr(worker_checks, "check_grades", lambda bundle: ())
+    chance, done = random.Random(seed), 0
+    for file in sorted(bundle.dir.rglob("*.json*")):
+        name, before = file.relative_to(bundle.dir).as_posix(), file.read_bytes()
+        if file == bundle.crate:
+            continue
+        read = [*map(json.loads, before.splitlines())] if name.endswith("l") else json.loads(before)
+        for path in one_of_each(read, chance):
+            edit(bundle, name, nested(*path, to=chance.choice(WRONG)))
+            try:
+                verification.verify(bundle.dir)
+            except JobspecError as error:
+                assert error.file is not None
+            file.write_bytes(before)
+            done += 1
+    assert done > 300

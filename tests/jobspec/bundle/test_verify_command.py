@@ -10,7 +10,7 @@ import pytest
 
 from jobspec.bundle import training_facts, verification
 from jobspec.spec.schema import TrainSpec
-from tests.support.bundles import BENCHMARK, DEMO, edit, unpack
+from tests.support.bundles import BENCHMARK, DEMO, edit, nested, unpack
 from tests.support.commands import jobspec, jobspec_json
 
 METRICS, SCORES = "attempts/1/metrics.jsonl", f"{BENCHMARK}/scores.jsonl"
@@ -37,15 +37,6 @@ def rows(number: int, **fields: Any) -> Callable[[Any], None]:
 
 def first_sample(**fields: Any) -> Callable[[Any], None]:
     return lambda value: value[0]["samples"][0].update(fields)
-
-
-def nested(*path: Any, to: Any) -> Callable[[Any], None]:
-    def change(value: Any) -> None:
-        for key in path[:-1]:
-            value = value[key]
-        value[path[-1]] = to
-
-    return change
 
 
 FORGED = {
@@ -83,7 +74,59 @@ FORGED = {
     "another result": (
         "attempts/1/result.json",
         nested("metrics", "bench/aime_demo/stderr", to=0.5),
-        "records: the metrics in the result",
+        "records: `bench/aime_demo/stderr` of the metrics in the result",
+    ),
+    "another report in the result": (
+        "attempts/1/result.json",
+        nested("prepare", "tokens", to=7),
+        "records: `tokens` of the data's report in the result is stated as 7 and as ",
+    ),
+    "another job": (
+        "bundle.json",
+        nested("job", to="demo-model-lr5e-5-0123456789"),
+        "records: the job is stated as 'demo-model-lr5e-5-0123456789' and as",
+    ),
+    "no id": ("bundle.json", nested("job", to="demo"), "records: the job's name is stated as"),
+    "another stage": ("spec.json", nested("train", "zero_stage", to=3), "records: the ZeRO stage"),
+    "another optimizer": (
+        "attempts/1/manifest.json",
+        nested("engine", "optimizer", to="AdamW"),
+        "records: `optimizer` of the engine is stated as 'AdamW'",
+    ),
+    "more devices": (
+        "attempts/1/manifest.json",
+        nested("plan", "world_size", to=8),
+        "records: the number of ranks is stated as 8 and as 2",
+    ),
+    "samples of another job": (
+        f"{BENCHMARK}/generations-00000.jsonl",
+        rows(0, seed=7),
+        "protocol: sample 0 of question `A` has another job's seed",
+    ),
+    "another prompt": (
+        f"{BENCHMARK}/questions.jsonl",
+        rows(3, prompt="What is 1 + 1?"),
+        "protocol: the prompts have the SHA-256",
+    ),
+    "greedy samples": (
+        f"{BENCHMARK}/plan.json",
+        nested("protocol", "temperature", to=0.0),
+        "protocol: `temperature` of the protocol of `aime_demo` is stated as 0.0 and as 0.6",
+    ),
+    "another temperature than asked for": (
+        "spec.json",
+        nested("eval", "temperature", to=1.0),
+        "protocol: `temperature` of `aime_demo` is 0.6; the spec has 1.0",
+    ),
+    "more samples than asked for": (
+        "spec.json",
+        nested("eval", "avg_k", to=2),
+        "protocol: `aime_demo` has 4 samples a question; the spec asks for 2",
+    ),
+    "a question more than stated": (
+        f"{BENCHMARK}/plan.json",
+        nested("protocol", "questions", to=25),
+        "protocol: `questions` of the protocol of `aime_demo` is stated as 25 and as 26",
     ),
     "a shorter training": (
         "attempts/1/end.json",
