@@ -3,11 +3,9 @@
     python -m worker.process.coordinator --nodes N --launcher COMMAND -- PYTHON -m
     worker.process.node_agent ARG...
 
-The launcher (srun, on Slurm) starts the command after `--` once on each node. Each node connects
-back over TCP and authenticates with a secret. The connection carries everything: the node's number,
-the address of rank 0, stops, and exit codes. So nothing depends on whether a launcher forwards
-signals and exit codes or cleans up. If this process, its worker, the launcher or a node is killed,
-the connections close, and each node kills the ranks it runs.
+The command after `--` is started once on each node (`worker.process.node_launcher`). Connections
+carry the number of the node, the address of rank 0, stops, and exit codes. If this process, its
+worker, the launcher or a node is killed, the connections close, and each node kills its ranks.
 
 The exit code is 0, or that of the first rank that failed anywhere, or `exit_codes.NODE_LOST`.
 """
@@ -15,15 +13,8 @@ The exit code is 0, or that of the first rank that failed anywhere, or `exit_cod
 from __future__ import annotations
 
 import argparse
-import contextlib
-import hmac
 import os
-import secrets
-import select
-import shlex
 import signal
-import socket
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -31,11 +22,10 @@ from types import FrameType
 from typing import Any
 
 from jobspec.records import exit_codes
-from worker.host import scheduler_env
 from worker.process.channel import Connection
+from worker.process.node_launcher import NodeLauncher
 from worker.process.rank_launcher import GRACE_S, die_with_parent
 
-SECRET = "JOBSPEC_NODE_SECRET"
 _TICK_S = 0.05
 _LAST_MESSAGES_S = 2.0  # wait for messages that nodes sent just before the launcher ended
 
@@ -57,25 +47,19 @@ class Coordinator:
     def __init__(self, command: list[str], args: argparse.Namespace) -> None:
         self._count = args.nodes
         self._grace_s = args.grace
-        self._listener = _listen()
-        self._unknown: list[Connection] = []
         self._nodes: list[NodeConnection] = []
-        self._secret = secrets.token_hex(16)
         self._asked_to_stop = False
         self._failed: int | None = None
         self._deadline = time.monotonic() + args.patience
         self._launcher_ended = float("inf")
-        port, me = self._listener.getsockname()[1], os.getpid()
-        where = ",".join(f"{name}:{port}" for name in _own_names())
+        me = os.getpid()
         for sig in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(sig, self.stop)
-        started = shlex.split(args.launcher.format(nodes=args.nodes))
-        started += [*command[:3], "--head", where]
-        self._launcher = subprocess.Popen(
-            [*started, *command[3:]],
-            env={**os.environ, SECRET: self._secret, "JOBSPEC_NODES": str(self._count)},
-            stdin=subprocess.DEVNULL,
-            preexec_fn=lambda: die_with_parent(signal.SIGKILL, me),  # noqa: PLW1509 - one thread
+        self._launcher = NodeLauncher(
+            args.launcher,
+            self._count,
+            command,
+            preexec_fn=lambda: die_with_parent(signal.SIGKILL, me),
         )
 
     def stop(self, signum: int, frame: FrameType | None) -> None:
@@ -106,28 +90,19 @@ class Coordinator:
         return True
 
     def _listen_to_all(self) -> None:
-        links = [*self._unknown, *(node.link for node in self._nodes if node.link.open)]
-        ready, _, _ = select.select([self._listener, *links], [], [], _TICK_S)
-        for source in ready:
-            if not isinstance(source, Connection):
-                with contextlib.suppress(OSError):
-                    self._unknown.append(Connection(self._listener.accept()[0]))
-                continue
-            known = next((node for node in self._nodes if node.link is source), None)
+        for link, messages in self._launcher.receive(self._links, _TICK_S):
+            known = next((node for node in self._nodes if node.link is link), None)
             if known is None:
-                self._greet(source)
+                self._greet(link, messages[0])
             else:
-                self._receive(known)
+                self._receive(known, messages)
 
-    def _greet(self, link: Connection) -> None:
-        """Accept a connection as a node if it sends the secret; close it otherwise."""
-        messages = link.receive()
-        if not messages and link.open:
-            return
-        self._unknown.remove(link)
-        hello = messages[0] if messages else {}
-        known = hmac.compare_digest(str(hello.get("secret")).encode(), self._secret.encode())
-        if not known or len(self._nodes) == self._count:
+    @property
+    def _links(self) -> list[Connection]:
+        return [node.link for node in self._nodes]
+
+    def _greet(self, link: Connection, hello: dict[str, Any]) -> None:
+        if len(self._nodes) == self._count:
             link.close()
             return
         node = NodeConnection(link, str(hello["host"]), int(hello["order"]), int(hello["port"]))
@@ -151,8 +126,8 @@ class Coordinator:
             address = None if near else first.link.there
             node.link.send(go=number, nodes=self._count, address=address, port=first.port)
 
-    def _receive(self, node: NodeConnection) -> None:
-        for message in node.link.receive():
+    def _receive(self, node: NodeConnection, messages: list[dict[str, Any]]) -> None:
+        for message in messages:
             if "exit" in message:
                 node.code = int(message["exit"])
                 if node.code:
@@ -179,38 +154,18 @@ class Coordinator:
             node.link.send(stop=True)
 
     def _check_launcher(self) -> None:
-        if self._failed is not None or self._launcher.poll() is None:
+        if self._failed is not None or self._launcher.process.poll() is None:
             return
         self._launcher_ended = min(self._launcher_ended, time.monotonic())
         heard = time.monotonic() > self._launcher_ended + _LAST_MESSAGES_S
         if heard or len(self._nodes) < self._count:
-            why = f"the launcher exited with {self._launcher.returncode} before its nodes"
+            why = f"the launcher exited with {self._launcher.process.returncode} before its nodes"
             self._fail(exit_codes.NODE_LOST, why, 0.0)
 
     def _end_all(self) -> None:
         """Disconnect from the nodes, which then kill their ranks, and end the launcher."""
-        for link in (*self._unknown, *(node.link for node in self._nodes)):
-            link.close()
-        self._listener.close()
-        if len(self._nodes) < self._count:
-            self._launcher.terminate()  # nodes not started yet could not connect
-        try:
-            self._launcher.wait(self._grace_s)
-        except subprocess.TimeoutExpired:
-            self._launcher.kill()
-            self._launcher.wait()
-
-
-def _listen() -> socket.socket:
-    both = socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if both else socket.AF_INET
-    return socket.create_server(("", 0), family=family, dualstack_ipv6=both, backlog=1024)
-
-
-def _own_names() -> list[str]:
-    """The names by which other nodes may reach this one, the most likely first."""
-    names = [socket.gethostname(), scheduler_env.read().node_name]
-    return list(dict.fromkeys(name for name in names if name))
+        incomplete = len(self._nodes) < self._count
+        self._launcher.end(self._links, self._grace_s, terminate=incomplete)
 
 
 def main(argv: list[str] | None = None) -> None:

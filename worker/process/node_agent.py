@@ -28,10 +28,10 @@ from worker.host import scheduler_env
 from worker.host.preflight import missing_gpus
 from worker.process.channel import Connection
 from worker.process.child import Child
-from worker.process.coordinator import SECRET
+from worker.process.node_launcher import SECRET
 
 _TICK_S = 0.05
-_CONNECT_S = 10.0
+CONNECT_S = 10.0
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def main() -> None:
     for sig in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(sig, signal.SIG_IGN)  # no rank runs yet; the coordinator sends stops
     secret = os.environ.pop(SECRET, "")
-    link = connect(args.head.split(","), _CONNECT_S)
+    link = connect(args.head.split(","), CONNECT_S)
     created = make_directory(args.tmp)
     try:
         link.send(secret=secret, **describe_node())
