@@ -341,16 +341,15 @@ class Queue:
             reason: shown to users.
             ttl_s: seconds until the quarantine expires.
             by: who asked for it.
-            certain: False for a suspicion. It is ignored if more than half of the hosts with
-                workers would be quarantined, because then the jobs are more likely the cause.
+            certain: False for a suspicion. It is ignored if it would keep the workers of more
+                than half of the hosts from claiming: then the jobs are more likely the cause.
 
         Returns:
             Whether the host is quarantined.
         """
         if not certain:
-            hosts = {seen.record.host for seen in self.workers() if seen.has_heartbeat}
-            quarantined = (self.quarantined().keys() & hosts) | {host}
-            if 2 * len(quarantined) > len(hosts):
+            barred = self.quarantined().keys() | {host}
+            if worker_registry.too_many(self.workers(), barred, host):
                 return False
         admission.quarantine(self.paths, host, reason=reason, by=by, ttl_s=ttl_s)
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
 from jobspec.queue import heartbeat
@@ -45,3 +46,20 @@ def workers(root: RootPaths, reaper: Reaper) -> list[WorkerSeen]:
         )
         for worker in sorted(recorded | heartbeats.keys())
     ]
+
+
+def too_many(every: Iterable[WorkerSeen], barred: Set[str], host: str) -> bool:
+    """Whether a quarantine would stop the workers of more than half of the hosts.
+
+    Args:
+        every: all workers. One on several nodes claims nothing while any of them is quarantined.
+        barred: the quarantined hosts, with `host`.
+        host: the host in question, which counts also if it has no worker.
+    """
+    nodes: dict[str, set[str]] = {}
+    for seen in every:
+        if seen.has_heartbeat:
+            nodes.setdefault(seen.record.host, set()).update((seen.record.host, *seen.record.nodes))
+    stopped = sum(1 for used in nodes.values() if used & barred)
+    is_elsewhere = all(host not in used for used in nodes.values())
+    return 2 * (stopped + is_elsewhere) > len(nodes)

@@ -11,6 +11,7 @@ class WorkerRecord(Record, frozen=True, kw_only=True):
     The worker rewrites it about once a minute and whenever its job or phase changes.
 
     Attributes:
+        nodes: the other hosts on which it runs ranks, once they have answered its node probe.
         helps: the job of another worker whose samples it helps to generate while it has none.
         busy_s: seconds since `started_at` during which it held a job.
     """
@@ -33,6 +34,7 @@ class WorkerRecord(Record, frozen=True, kw_only=True):
     phase: str | None = None
     note: str | None = None
     helps: str | None = None
+    nodes: tuple[str, ...] = ()
     version: str = ""
     busy_s: float | None = None
 

@@ -65,6 +65,16 @@ def test_suspicions_never_quarantine_more_than_half_of_the_hosts(queue: Queue) -
     assert queue.quarantine("node3", "no CUDA", 60)
 
 
+def test_suspicions_never_stop_the_workers_of_more_than_half_of_the_hosts(queue: Queue) -> None:
+    for number in range(4):
+        worker = f"w-{number:016x}"
+        nodes = (f"other{number}", f"third{number}")
+        queue.heartbeat(worker, WorkerRecord(worker=worker, host=f"node{number}", nodes=nodes))
+    hosts = ("other0", "third0", "other1", "third1", "other2", "third3", "unknown")
+    followed = {host: queue.quarantine(host, "slow", 60, certain=False) for host in hosts}
+    assert [host for host in hosts if followed[host]] == ["other0", "third0", "other1", "third1"]
+
+
 def test_an_unreadable_quarantine_file_counts(queue: Queue) -> None:
     (queue.paths.quarantine / "node9.json").write_bytes(b"")
     assert "node9" in queue.quarantined() and queue.quarantined_host("node9") is not None
