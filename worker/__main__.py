@@ -52,7 +52,7 @@ _OPEN_AGAIN_S = 10.0
     is_flag=True,
     help="List the queue regularly instead of waiting for file notifications.",
 )
-@click.option("--no-probe", is_flag=True, help="Do not measure the node before the first claim.")
+@click.option("--no-probe", is_flag=True, help="Do not measure the nodes before the first claim.")
 def main(
     root: str | None,
     drain: bool,

@@ -31,7 +31,7 @@ DEADLINE_S = 60.0
 REUSED_S = 3600.0
 _MODULE = "worker.kernels.node_rates"
 _ON_GPUS = ("matrix product", "all-reduce between GPUs")
-_HUNG_S = 15.0  # a part that ends at the deadline hung if it took this long
+HUNG_S = 15.0  # a part that ends at the deadline hung if it took this long
 _TICK_S = 0.02
 _NVML_EVERY_S = 0.5
 # Held while measuring. An abstract name needs no file, and ends with its process.
@@ -59,6 +59,7 @@ class NodeProber:
         devices: the worker's; of its GPUs only these are used.
         wait: called regularly meanwhile; False ends the probe.
         say: writes a line to the worker's log.
+        limit_s: seconds that it may take.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class NodeProber:
         *,
         wait: Callable[[], bool],
         say: Callable[[str], None],
+        limit_s: float | None = None,
     ) -> None:
         self._root = root
         self._host = host
@@ -77,6 +79,7 @@ class NodeProber:
         self._count = devices.count if devices.on_gpu else 0
         self._wait = wait
         self._say = say
+        self._limit_s = DEADLINE_S if limit_s is None else limit_s
 
     def run(self) -> tuple[NodeProbe | None, list[NodeProbe]]:
         """This node's probe, made now or within the last hour, and those of other nodes.
@@ -98,7 +101,7 @@ class NodeProber:
             self._say(f"ignored {name}: it is no probe of a node")
         if (probe := self._recent(path, kind, uuids)) is not None:
             return probe, others
-        with self._alone(began + DEADLINE_S) as alone:
+        with self._alone(began + self._limit_s) as alone:
             if not alone:
                 return None, others
             if (probe := self._recent(path, kind, uuids)) is not None:
@@ -125,14 +128,14 @@ class NodeProber:
     def _probe(self, about: NodeProbe, began: float, others: list[NodeProbe]) -> NodeProbe | None:
         """Measure; a second time if the node seems slow, and keep the better of each figure."""
         throttling = set[str]()
-        first = self._measure(began + DEADLINE_S, throttling)
+        first = self._measure(began + self._limit_s, throttling)
         if first is None:
             return None
         took_s = time.monotonic() - began
         probe = self._record(about, first, throttling, began)
-        again_fits = 2 * took_s < DEADLINE_S
+        again_fits = 2 * took_s < self._limit_s
         if node_probes.slower(probe, others) and not probe.fault and again_fits:
-            second = self._measure(began + DEADLINE_S, throttling)
+            second = self._measure(began + self._limit_s, throttling)
             if second is None:
                 return None
             first.figures = _better(first.figures, second.figures)
@@ -149,7 +152,7 @@ class NodeProber:
         if found.unfinished:
             took_s = time.monotonic() - found.began_at
             failed[found.unfinished] = f"it had not ended after {took_s:.0f} s"
-            if self._count and found.unfinished in _ON_GPUS and took_s > _HUNG_S:
+            if self._count and found.unfinished in _ON_GPUS and took_s > HUNG_S:
                 fault = f"{found.unfinished} on the GPUs hangs"
         return msgspec.structs.replace(
             about,

@@ -36,12 +36,16 @@ _HELD_GIB = 2.0  # the driver itself uses up to about 1 GiB of a GPU
 
 @dataclass(frozen=True)
 class Finding:
-    """A failed check, with a hint. `of_node`: the same check may pass on another node."""
+    """A failed check, with a hint.
+
+    `of_node`: the same check may pass on another node. `host`: of the node, if not this one.
+    """
 
     check: str
     message: str
     hint: str
     of_node: bool = True
+    host: str = ""
 
 
 class Fitness:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+
+_SCONTROL_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class SchedulerEnv:
         gpus_on_node: the GPUs that were allocated on this node.
         process_rank: this process's number in its job step.
         node_name: the name by which the scheduler knows this node.
+        node_list: the names of all nodes, abbreviated; `node_names` expands it.
         tmpdir: a node-local directory of the job.
     """
 
@@ -34,6 +38,7 @@ class SchedulerEnv:
     gpus_on_node: int | None = None
     process_rank: int = 0
     node_name: str | None = None
+    node_list: str | None = None
     tmpdir: str | None = None
 
     def time_left_s(self, now: float | None = None) -> float:
@@ -73,6 +78,27 @@ def read(env: Mapping[str, str] = os.environ) -> SchedulerEnv:
         gpus_on_node=int(gpus) if gpus.isdigit() else None,
         process_rank=int(env.get("SLURM_PROCID") or 0),
         node_name=env.get("SLURMD_NODENAME"),
+        node_list=env.get("SLURM_JOB_NODELIST"),
         tmpdir=env.get("SLURM_TMPDIR"),
         nodes=1 if in_a_step else int(env.get("SLURM_JOB_NUM_NODES") or 1),
     )
+
+
+def node_names(node_list: str | None) -> list[str]:
+    """The names in `node[1-3,7]`; empty if the scheduler does not tell.
+
+    Source: scontrol(1), show hostnames.
+    """
+    if not node_list:
+        return []
+    try:
+        done = subprocess.run(
+            ["scontrol", "show", "hostnames", node_list],
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=_SCONTROL_S,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return done.stdout.split() if done.returncode == 0 else []

@@ -272,21 +272,21 @@ class Worker:
         """Whether this node may claim jobs. An unfit node says why and is quarantined."""
         helping = self._helping.job is not None
         findings = self._fitness.findings(in_use=helping)
-        mark = self.queue.quarantined_host(self.host)
-        if self._node.is_due and not findings and mark is None and not helping:
+        marked = self._node.why_quarantined()
+        if self._node.is_due and not findings and not marked and not helping:
             findings = self._fitness.probed = self._node.look(QUARANTINE_S)
-            mark = self.queue.quarantined_host(self.host)
-        note = "; ".join(finding.message for finding in findings)
-        if not note and mark is not None:
-            note = f"this host is in quarantine: {mark.reason}"
-        broken = [finding.message for finding in findings if finding.of_node]
+            marked = self._node.why_quarantined()
+        note = "; ".join(finding.message for finding in findings) or marked
+        # The first finding of each node.
+        broken = {each.host or self.host: each.message for each in findings[::-1] if each.of_node}
         if not broken:
             self._mark_again_s = 1.0
-        if broken and mark is None and time.monotonic() >= self._next_mark:
+        if broken and not marked and time.monotonic() >= self._next_mark:
             # Less and less often: it may be refused, and each try reads all worker records.
             self._mark_again_s = min(2 * self._mark_again_s, _MARK_EVERY_S)
             self._next_mark = time.monotonic() + self._mark_again_s
-            self.queue.quarantine(self.host, broken[0], QUARANTINE_S, self.id, certain=False)
+            for host, why in broken.items():
+                self.queue.quarantine(host, why, QUARANTINE_S, self.id, certain=False)
         self.send_heartbeat(note=note or None)
         return not note
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from jobspec.monitoring import node_probes
 from jobspec.records import base as records
 from jobspec.records.attempt import End
 from jobspec.records.base import Reason, State
 from tests.support.models import hurry, patient_model
 from tests.support.paths import REPOSITORY
 from tests.support.queues import queue_at
-from tests.support.slurm import Slurm
+from tests.support.slurm import NODES, Slurm
 from tests.support.specs import tiny_spec, with_model
 from tests.support.waiting import DEADLINE_S, until
 from tests.support.workers import losses, ranks_of
@@ -55,6 +56,9 @@ def test_a_job_on_two_nodes_goes_on_after_its_srun_was_killed(
     assert (plan["nodes"], plan["world_size"]) == (2, 2)
     assert sorted(losses(job.paths.dir)) == list(range(1, 39))
     assert second.log("train").with_suffix(".node1.log").exists()
+    probes, _ = node_probes.read(queue.paths)
+    assert [probe.host for probe in probes] == list(NODES) and all(p.matmul_tflops for p in probes)
+    assert log.read_text().count(" node probe, ") == 2, "each node is measured once"
 
 
 def sruns_of(attempt: Path) -> list[int]:

@@ -133,7 +133,7 @@ def test_a_product_that_hangs_on_a_gpu_makes_the_node_unfit(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(node_probe, "DEADLINE_S", 2.0)
-    monkeypatch.setattr(node_probe, "_HUNG_S", 0.5)
+    monkeypatch.setattr(node_probe, "HUNG_S", 0.5)
     stand_in(monkeypatch, BEGINS, "hang")
     assert world.probe().fault == ""  # on a CPU: a busy machine
     assert "matrix product (it had not ended after" in world.log[0]
