@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from string import hexdigits
 from typing import Any, cast
 
 import msgspec
@@ -22,6 +23,7 @@ from jobspec.records.evaluation import AskedQuestion, Generation, sample_seed
 from jobspec.records.manifest import EngineSummary, Manifest, TrainingInputs
 from jobspec.records.phases import EVAL, PREPARE, TRAIN
 from jobspec.records.reports import EvalReport, ScoringProtocol
+from jobspec.spec import identity
 from jobspec.spec.benchmark_settings import sampling
 from jobspec.spec.schema import EvalSpec, JobSpec
 from jobspec.storage.layout import AttemptPaths
@@ -82,9 +84,8 @@ def check_records(
 def _of_the_job(attempt: AttemptPaths, about: AboutBundle, spec: JobSpec) -> Iterator[Fact]:
     name, dash, digest = about.job.rpartition("-")
     if not PLACEHOLDER.search(spec.name + about.job):
-        yield Fact("the job's name", name, spec.name)
-        is_digest = len(digest) == 10 and not digest.strip("0123456789abcdef")
-        yield Fact("whether the job has an id", bool(dash and is_digest), True)
+        is_digest = len(digest) == len(identity.digest(b"")) and not digest.strip(hexdigits)
+        yield Fact("the job's name", name if dash and is_digest else None, identity.slug(spec.name))
     result, end = records.read(attempt.result, Result), records.read(attempt.end, End)
     if result is not None:
         yield Fact("the job", about.job, result.job)

@@ -37,8 +37,12 @@ def job_id(name: str, data: bytes) -> str:
         name: the spec's name, which becomes the slug.
         data: the spec's canonical bytes.
     """
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60].strip("-") or "job"
-    return f"{slug}-{digest(data)}"
+    return f"{slug(name)}-{digest(data)}"
+
+
+def slug(name: str) -> str:
+    """A spec's name as it stands in the job's id."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60].strip("-") or "job"
 
 
 def digest(data: bytes) -> str:

@@ -201,3 +201,10 @@ def test_the_learning_rates_are_those_of_transformers(kind: Any, warmup_ratio: f
         assert training_facts.learning_rate(train, step, total) == pytest.approx(
             expected, rel=1e-12
         )
+
+
+def test_a_name_that_an_id_spells_otherwise(tmp_path: Path) -> None:
+    bundle = unpack(tmp_path)
+    edit(bundle, "spec.json", nested("name", to="Demo_Model-lr5e.5"))
+    (found,) = [f for f in verification.verify(bundle.dir).findings if f.check == "records"]
+    assert found.outcome == "ok"
