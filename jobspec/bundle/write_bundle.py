@@ -279,7 +279,7 @@ def _homes(user: str) -> Iterator[str]:
 
 
 def _hosts(job: Job) -> list[str]:
-    """This machine, those of the job's attempts and those of all workers of the root."""
+    """This machine, all nodes of the job's attempts and those of all workers of the root."""
     hosts = [platform.node()]
     enqueued = read_record(job.paths.enqueue, Enqueued)
     hosts += [enqueued.host] if enqueued is not None else []
@@ -291,6 +291,7 @@ def _hosts(job: Job) -> list[str]:
         ):
             record = records.read(path, kind)
             hosts += [record.host] if record is not None else []
+        hosts += [str(row.get("slowest_host", "")) for row in metrics.read_rows(attempt.metrics)]
     for name in fs.list_names(job.root.workers):
         if worker := heartbeat.parse_record(name):
             record = read_record(job.root.worker(worker), WorkerRecord)

@@ -78,6 +78,7 @@ class AttemptEvent(Record, frozen=True, kw_only=True):
         wall_s: seconds that the phase ran.
         step: of the checkpoint that was converted, which took `seconds` and `size` bytes; or the
             first one that was slow.
+        host: the node that became slow, is slow or is fast again, if it is known.
     """
 
     time: str = ""
@@ -92,6 +93,7 @@ class AttemptEvent(Record, frozen=True, kw_only=True):
     from_ranks: int | UnsetType = UNSET
     seconds: float | UnsetType = UNSET
     size: int | UnsetType = UNSET
+    host: str | UnsetType = UNSET
 
 
 class PhaseError(Record, frozen=True, kw_only=True):

@@ -31,6 +31,8 @@ class StepRates(MetricRow, frozen=True, kw_only=True):
         mfu: model FLOPs utilization; null on devices whose peak is unknown.
         hfu: the same with the recomputation of gradient checkpointing.
         data_wait_share: the part of the step spent waiting for rows.
+        slowest_host: on several nodes, the one whose forward passes were the slowest.
+        slowest_host_share: its rate as a part of the other nodes' median.
     """
 
     step_s: float
@@ -40,6 +42,8 @@ class StepRates(MetricRow, frozen=True, kw_only=True):
     hfu: float | None
     peak_memory_gib: float
     data_wait_share: float
+    slowest_host: str | UnsetType = UNSET
+    slowest_host_share: float | UnsetType = UNSET
 
 
 class StepRow(StepRates, frozen=True, kw_only=True):

@@ -22,6 +22,7 @@ from tests.support.queues import queue_at
 from tests.support.ranks import Forge, Run, start
 from tests.support.specs import tiny_spec
 from tests.support.workers import drain, ranks_of, rows
+from worker.host import identity
 
 pytestmark = pytest.mark.deepspeed
 
@@ -53,12 +54,13 @@ def forged(
     name: str,
     world: int = 2,
     plain: bool = False,
+    nodes: int = 1,
     **settings,
 ) -> Run:
     """The same by ranks that need no start each: where it's only the curve that is looked at."""
     spec = tiny_spec(tiny, name=name, **GENTLE | settings)
     run = start(ranks, queue, spec, save_every=NEVER)
-    run.plain = plain
+    run.plain, run.nodes = plain, nodes
     assert run.go(world=world) == [0] * world, run.attempt.log("train").read_text()
     return run
 
@@ -214,7 +216,23 @@ def test_two_nodes_give_one_nodes_curve_bit_for_bit(
     written = [row["step"] for row in rows(attempt.dir) if "loss" in row]
     assert written == sorted(set(written)), "a row a step, by rank 0 alone"
     assert attempt.log("train", node=1).exists()
+    assert not any("slowest_host" in row for row in rows(attempt.dir)), "they share every row"
     assert not ranks_of(attempt.dir)
+
+
+def test_measuring_which_node_is_slow_changes_no_bit(
+    tiny: Path, queue: Queue, ranks: Forge
+) -> None:
+    one_row: dict[str, Any] = {"per_device_train_batch_size": 1}
+    one = forged(tiny, queue, ranks, "one-node", **one_row)
+    two = forged(tiny, queue, ranks, "two-nodes", nodes=2, **one_row)
+    assert curves(two.job) == curves(one.job)
+    weights = [(run.attempt.final_model / "model.safetensors").read_bytes() for run in (one, two)]
+    assert weights[0] == weights[1]
+    measured = [[row for row in rows(run.attempt.dir) if "loss" in row] for run in (one, two)]
+    assert not any("slowest_host" in row for row in measured[0])
+    assert all(row["slowest_host_share"] > 0 for row in measured[1])
+    assert {row["slowest_host"] for row in measured[1]} == {identity.short_host()}
 
 
 def test_an_adapter_is_kept_and_merged_for_scoring(tiny: Path, queue: Queue) -> None:

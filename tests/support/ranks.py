@@ -79,6 +79,7 @@ class Run:
     """One job whose attempts are run by hand. `strikes` and `codes` are kept for a failure.
 
     `plain`: train as DeepSpeed does by itself, with groups and gradients of all weights at once.
+    `nodes`: on which the ranks believe to be.
     """
 
     forge: Forge
@@ -87,6 +88,7 @@ class Run:
     save_every: int = SAVE_EVERY
     number: int = 0
     plain: bool = False
+    nodes: int = 1
     emulates_float8: bool = False
     history: list[Any] = field(default_factory=list)
 
@@ -125,7 +127,7 @@ class Run:
                 "attempt": str(self.attempt.dir),
                 "log": str(self.attempt.log(name)),
                 "ranks": ranks,
-                "env": [rank_env(rank, ranks, port) for rank in range(ranks)],
+                "env": [rank_env(rank, ranks, port, self.nodes) for rank in range(ranks)],
                 "save_every": self.save_every,
                 "plain": self.plain,
                 "emulates_float8": self.emulates_float8,
@@ -156,10 +158,12 @@ def start(forge: Forge, queue: Queue, spec: JobSpec, save_every: int = SAVE_EVER
     return Run(forge, queue.enqueue(spec).paths, spec, save_every)
 
 
-def rank_env(rank: int, ranks: int, port: int) -> dict[str, str]:
+def rank_env(rank: int, ranks: int, port: int, nodes: int = 1) -> dict[str, str]:
     """What the rank launcher adds to a rank's environment."""
     wanted = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    made = rank_launcher.rank_environment(rank, ranks, port)
+    here = max(1, ranks // nodes)
+    span = rank_launcher.RankRange(first=rank - rank % here, world=ranks)
+    made = rank_launcher.rank_environment(rank % here, here, port, span)
     return {name: made[name] for name in wanted}
 
 

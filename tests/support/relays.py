@@ -52,7 +52,8 @@ class Writing:
 
     def steps(self, first: int, beyond: int) -> None:
         for step in range(first, beyond):
-            self.row(step=step, epoch=step / 100, loss=1 / (step + 1))
+            compared = {"slowest_host": f"node{step % 2}", "slowest_host_share": 0.9}
+            self.row(step=step, epoch=step / 100, loss=1 / (step + 1), **compared)
 
     def finish(self, metrics: dict[str, float | None], **train: float) -> None:
         fs.publish(self.claim.dir.done("train"), b"{}")

@@ -1,4 +1,4 @@
-"""Notices that a node became slow while it trains, by the job's own steps and by similar jobs.
+"""Notices that a node is slow while it trains: by the job's own steps, similar jobs, other nodes.
 
 Speeds are tokens a second without padding, so that long rows and other micro-batches matter little.
 A step's time leaves out evaluations and saved checkpoints, and medians leave out single pauses.
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -41,6 +41,7 @@ _FEWEST_BEFORE = 20
 _MOST_BEFORE = 2000
 _SLOW, _RECOVERED = 2 / 3, 0.8
 _MOSTLY = 0.75
+_LAGS = 0.75  # of the other nodes' rate: the node that made a job slow
 _FEWEST_PEERS = 3
 _MOST_PEERS = 20
 _EARLIER_BYTES, _PEER_BYTES = 1 << 20, 1 << 16
@@ -60,6 +61,19 @@ class StepSpeed(msgspec.Struct, frozen=True):
     tokens_per_second: float
     step_s: float
     data_wait_share: float = 0.0
+    slowest_host: str | None = None
+    slowest_host_share: float = 1.0
+
+
+@dataclass(frozen=True)
+class SlowHost:
+    """One of a job's nodes, and the median of its rate as a part of the other nodes' rate."""
+
+    host: str
+    share: float
+
+    def __str__(self) -> str:
+        return f"its forward passes run at {self.share:.0%} of the other nodes' rate"
 
 
 @dataclass(frozen=True)
@@ -70,6 +84,7 @@ class Slowdown:
     now: float
     before: float
     waiting: float
+    slowest: SlowHost | None
 
 
 _decoder = msgspec.json.Decoder(StepSpeed)
@@ -83,6 +98,7 @@ class Speeds:
         self._recent = deque[StepSpeed]()
         self._recent_s = 0.0
         self._seen = 0
+        self._lags = Counter[str]()
         self.slow = False
 
     def add(self, step: StepSpeed) -> Slowdown | None:
@@ -90,6 +106,8 @@ class Speeds:
         self._seen += 1
         if self._seen <= _WARM_UP:
             return None
+        if step.slowest_host is not None and step.slowest_host_share < _SLOW:
+            self._lags[step.slowest_host] += 1
         self._recent.append(step)
         self._recent_s += step.step_s
         while len(self._recent) > _FEWEST and self._recent_s - self._recent[0].step_s >= _LEAST_S:
@@ -114,6 +132,19 @@ class Speeds:
             return None
         return statistics.median(each.tokens_per_second for each in self._recent)
 
+    @property
+    def slowest(self) -> SlowHost | None:
+        """The node that was slow in three quarters of the last steps."""
+        return slow_host(self._recent, _LAGS)
+
+    @property
+    def lagging(self) -> SlowHost | None:
+        """The node that was slow in three quarters of the last steps and of the whole attempt's."""
+        found = slow_host(self._recent, _SLOW) if self.median is not None else None
+        if found is None or self._lags[found.host] < _MOSTLY * (self._seen - _WARM_UP):
+            return None
+        return found
+
     def _mostly_below(self, limit: float) -> bool:
         """Whether three quarters of the last steps, and of their time, are below a speed."""
         below = [each for each in self._recent if each.tokens_per_second < limit]
@@ -132,6 +163,7 @@ class Speeds:
             now=statistics.median(each.tokens_per_second for each in steps),
             before=before,
             waiting=statistics.median(each.data_wait_share for each in steps),
+            slowest=slow_host([each for each in steps if each.tokens_per_second < limit], _LAGS),
         )
 
 
@@ -157,6 +189,7 @@ class SpeedWatch:
         self._next_peers = time.monotonic() + _PEERS_EVERY_S
         self._speeds: Speeds | None = None
         self._slower_than_peers = False
+        self._named: SlowHost | None = None
 
     def look(self) -> None:
         """Read new steps if it is time. Raises OSError, DiskFull."""
@@ -170,17 +203,23 @@ class SpeedWatch:
         for step in self._new_steps():
             found = speeds.add(step) or found
         if found is not None and speeds.slow:
+            self._named = found.slowest
             self._report("slow", self._own(found), found.step)
         elif was_slow and not speeds.slow:
             self._report("fast", f"{self._where} is about as fast as before again", None)
+            self._named = None
+        elif (one := speeds.slowest if speeds.slow else speeds.lagging) and one.host != self._host:
+            self._named = one
+            self._report("slow", f"{one.host} is slow: {one}{self._throttling()}", None)
         elif now >= self._next_peers and not self._slower_than_peers and not speeds.slow:
             self._next_peers = now + _PEERS_EVERY_S
-            self._compare_with_peers(speeds.median)
+            self._compare_with_peers(speeds.median, speeds.slowest)
 
     def _report(self, event: str, message: str, step: int | None) -> None:
         say(f"{self._claim.job}: {message}")
         self._worker.send_heartbeat(note=message if event == "slow" else None)
-        about = {} if step is None else {"step": step}
+        about: dict[str, Any] = {} if step is None else {"step": step}
+        about |= {} if self._host is None else {"host": self._host}
         self._event(event, message=message, **about)
 
     def _own(self, found: Slowdown) -> str:
@@ -188,16 +227,28 @@ class SpeedWatch:
         return (
             f"{self._where} became slow: {found.now / found.before:.0%} of this job's earlier rate "
             f"since step {found.step:,} (median {found.now:,.0f} tokens/s, before "
-            f"{found.before:,.0f}{waiting}){self._throttling()}"
+            f"{found.before:,.0f}{waiting}){self._why()}"
         )
 
     @property
+    def _host(self) -> str | None:
+        """The slow node; None if it is one of several."""
+        if self._named is not None:
+            return self._named.host
+        return self._worker.host if self._nodes == 1 else None
+
+    @property
     def _where(self) -> str:
-        host = self._worker.host
-        return host if self._nodes == 1 else f"{host} or another of its {self._nodes} nodes"
+        return self._host or f"{self._worker.host} or another of its {self._nodes} nodes"
+
+    def _why(self) -> str:
+        passes = "" if self._named is None else f", {self._named}"
+        return passes + self._throttling()
 
     def _throttling(self) -> str:
         devices = self._worker.devices
+        if self._named is not None and self._named.host != self._worker.host:
+            return ""  # only this node's GPUs can be asked
         found = gpus.answering()[: devices.count] if devices.on_gpu else []
         reasons = [f"GPU {n}: {why}" for n, gpu in enumerate(found) for why in gpu.throttling]
         return f"; {', '.join(reasons)}" if reasons else ""
@@ -225,7 +276,7 @@ class SpeedWatch:
                 steps = _last_steps(attempt.metrics, _EARLIER_BYTES)[_WARM_UP:]
                 yield from (step.tokens_per_second for step in steps)
 
-    def _compare_with_peers(self, mine: float | None) -> None:
+    def _compare_with_peers(self, mine: float | None, slowest: SlowHost | None) -> None:
         manifest = records.read(self._claim.dir.manifest, Manifest)
         if mine is None or manifest is None:
             return
@@ -233,10 +284,11 @@ class SpeedWatch:
         if len(theirs) < _FEWEST_PEERS or mine >= _SLOW * statistics.median(theirs):
             return
         self._slower_than_peers = True
+        self._named = slowest or self._named
         median = statistics.median(theirs)
         message = (
             f"{self._where} is slow: {mine / median:.0%} of the rate of {len(theirs)} jobs like "
-            f"this one (median {mine:,.0f} tokens/s, theirs {median:,.0f}){self._throttling()}"
+            f"this one (median {mine:,.0f} tokens/s, theirs {median:,.0f}){self._why()}"
         )
         self._report("slow", message, None)
 
@@ -264,6 +316,17 @@ def is_as_fast(one: JobSpec, other: JobSpec) -> bool:
     same = {name: getattr(one.train, name) for name in _IRRELEVANT}
     train = msgspec.structs.replace(other.train, **same)
     return (one.model, one.data, one.train) == (other.model, other.data, train)
+
+
+def slow_host(steps: Collection[StepSpeed], limit: float) -> SlowHost | None:
+    """The node that was the slowest in three quarters of these steps, and below `limit` there."""
+    slow = [step for step in steps if step.slowest_host_share < limit]
+    hosts = Counter(step.slowest_host for step in slow)
+    for host, count in hosts.most_common(1):
+        if host is not None and count >= _MOSTLY * len(steps):
+            shares = [step.slowest_host_share for step in slow if step.slowest_host == host]
+            return SlowHost(host, statistics.median(shares))
+    return None
 
 
 def training_steps(lines: Iterable[bytes]) -> Iterator[StepSpeed]:

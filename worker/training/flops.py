@@ -10,6 +10,7 @@ Source: Chowdhery et al. 2022 (PaLM), appendix B.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -74,7 +75,8 @@ class FlopModel:
         return self.forward((), trained_tokens) + share * self.forward(lengths, 0)
 
     def _attention(self, rows: Iterable[int]) -> float:
-        pairs = sum(causal_pairs(row, window) for row in rows for window in self.windows)
+        kinds = Counter(self.windows).items()
+        pairs = sum(layers * causal_pairs(row, size) for row in rows for size, layers in kinds)
         return 4.0 * self.attention_width * pairs
 
 

@@ -8,6 +8,14 @@ from jobspec.records.mixture import TokenCounts
 
 
 @dataclass(frozen=True)
+class SlowestNode:
+    """The node with the slowest forward passes, and its rate as a part of the others' median."""
+
+    host: str
+    share: float
+
+
+@dataclass(frozen=True)
 class StepRecord:
     """One step, over all ranks.
 
@@ -16,6 +24,7 @@ class StepRecord:
         sources: its rows and tokens by source, in a mixture.
         wait_s: how long the rank that waited longest for its rows waited.
         peak_memory_gib: the highest of any rank.
+        slowest: None where nodes are not compared.
     """
 
     step: int
@@ -27,3 +36,4 @@ class StepRecord:
     wait_s: float = 0.0
     peak_memory_gib: float = 0.0
     sources: tuple[TokenCounts, ...] = ()
+    slowest: SlowestNode | None = None

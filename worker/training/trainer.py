@@ -8,6 +8,7 @@ The loss is the sum over trained tokens divided by the trained tokens of the glo
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import textwrap
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from worker.packing.row_layout import RowLayout
 from worker.training import loss, zero_two
 from worker.training.dataset import EpochSampler, Schedule, StepDataset, loader
 from worker.training.stop_flag import StopFlag
-from worker.training.throughput import StepClock
+from worker.training.throughput import ForwardClock, StepClock
 
 
 @dataclass
@@ -61,6 +62,7 @@ class RowTrainer(SFTTrainer):
         self.evaluation = evaluation
         self.totals = StepTotals()
         self.clock = StepClock()
+        self.forward_clock: ForwardClock | None = None  # None: forward passes are not timed
         self.stop: StopFlag | None = None
         self.group_elements: int | None = None  # None: the optimizer's groups are not split
         self._merged = False
@@ -107,13 +109,17 @@ class RowTrainer(SFTTrainer):
         for number, raw in enumerate(micros, start=1):
             state._set_sync_gradients(number == len(micros))
             micro = to_device(raw, self.args.device)
-            with self.compute_loss_context_manager():
+            with self._timing(micro), self.compute_loss_context_manager():
                 loss = self.summed_loss(model, micro) / max(num_items_in_batch or 0, 1)
             total += loss.detach()
             # DeepSpeed averages gradients over ranks, but the loss is divided by the global count.
             self.accelerator.backward(loss * self.args.world_size, scale_wrt_gas=False)
         self.totals.loss = total
         return total
+
+    def _timing(self, micro: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
+        clock = self.forward_clock
+        return contextlib.nullcontext() if clock is None else clock.timing(micro)
 
     def summed_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """Cross-entropy summed over the trained tokens of one micro-batch."""

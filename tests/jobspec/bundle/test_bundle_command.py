@@ -20,6 +20,7 @@ from tests.support.commands import jobspec, jobspec_json, run_checked
 from tests.support.specs import base_spec
 
 USER, HOST, ROOT_NAME = "plantuser", "planthost7", "plantroot"
+NODE = "plantnode8"  # another node of a training on several
 SECRETS = ("hf_" + "A" * 34, "sk-" + "b" * 24, "c0ffee" * 6 + "c0ff", "wandb_v1_" + "d" * 24)
 ADDRESS = "10.11.12.13"
 
@@ -86,7 +87,7 @@ def test_nothing_that_was_planted_is_in_the_bundle(
     job.paths.final_model.mkdir(parents=True, exist_ok=True)  # so that there is a model card
     written = write_bundle.write(job, tmp_path / "out")
     found = all_bytes(written).lower()
-    for text in (USER, HOST, ROOT_NAME, "tr0ub4dor", "/home/", *SECRETS):
+    for text in (USER, HOST, NODE, ROOT_NAME, "tr0ub4dor", "/home/", *SECRETS):
         at = found.find(text.lower().encode())
         assert at < 0, f"{text} in {found[max(0, at - 200) : at + 100]!r}"
     for path in Path(written.directory).rglob("*.*"):
@@ -121,6 +122,12 @@ def plant(job: Job, text: str, planted: list[str]) -> None:
             value = json.loads(path.read_text())
             value |= {"planted": planted, "host": HOST, text: 1}
             path.write_text(json.dumps(value))
+    attempt = job.paths.attempt(1)
+    rows = [json.loads(line) for line in attempt.metrics.read_text().splitlines()]
+    rows[0]["slowest_host"] = NODE
+    attempt.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with attempt.log("train").open("a") as file:
+        file.write(f"{NODE} became slow\n")
     with_spec = json.loads(job.paths.spec.read_text()) | {"notes": text}
     job.paths.spec.chmod(0o644)  # it is read-only
     job.paths.spec.write_text(json.dumps(with_spec))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -25,7 +26,14 @@ from tests.support.specs import tuned_spec
 from worker.host.devices import WorkerDevices
 from worker.supervisor import speed_watch
 from worker.supervisor.options import WorkerOptions
-from worker.supervisor.speed_watch import Slowdown, Speeds, SpeedWatch, StepSpeed, is_as_fast
+from worker.supervisor.speed_watch import (
+    Slowdown,
+    Speeds,
+    SpeedWatch,
+    StepSpeed,
+    is_as_fast,
+    slow_host,
+)
 from worker.supervisor.worker import Worker
 
 
@@ -35,6 +43,14 @@ def steps(count: int, rate: float, first: int = 1, seconds: float = 10.0) -> lis
     return [
         StepSpeed("train", first + number, rate * vary.uniform(0.9, 1.1), seconds)
         for number in range(count)
+    ]
+
+
+def behind(given: Iterable[StepSpeed], *hosts: str, share: float) -> list[StepSpeed]:
+    """The same steps with these hosts as the slowest ones, in turn."""
+    return [
+        msgspec.structs.replace(step, slowest_host=host, slowest_host_share=share)
+        for step, host in zip(given, itertools.cycle(hosts), strict=False)
     ]
 
 
@@ -132,7 +148,7 @@ def test_one_event_names_the_host_and_status_and_show_tell_it(
         write(claim.dir, steps(10, 410.0, first))
         looking.look()
     (event,) = events
-    assert (event.event, type(event.step)) == ("slow", int)
+    assert (event.event, type(event.step), event.host) == ("slow", int, worker.host)
     said = str(event.message)
     assert said.startswith(f"{worker.host} became slow: ")
     assert f"of this job's earlier rate since step {event.step} (median " in said
@@ -180,6 +196,106 @@ def test_waiting_for_rows_throttling_and_other_nodes_are_named(
     assert said.startswith(f"{worker.host} or another of its 2 nodes became slow")
     assert "80% of it waiting for rows" in said
     assert said.endswith("; GPU 0: hardware thermal slowdown")
+
+
+def test_the_node_that_made_a_job_slow_is_named_until_it_is_fast_again(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_gpus(monkeypatch, throttling=0x40)  # here, not on the node that is slow
+    worker.devices = WorkerDevices(1, "cuda")
+    claim = begin(worker)
+    looking, events = watch(worker, claim, nodes=3)
+    equal = behind(steps(60, 1000.0), "node1", "node2", share=0.97)
+    write(claim.dir, [*equal, *behind(steps(20, 410.0, 61), "node2", share=0.38)])
+    looking.look()
+    (slow,) = events
+    said = str(slow.message)
+    assert (slow.event, slow.host) == ("slow", "node2")
+    assert said.startswith("node2 became slow: 4")
+    assert said.endswith("), its forward passes run at 38% of the other nodes' rate")
+    write(claim.dir, behind(steps(40, 1000.0, 81), "node1", "node2", share=0.97))
+    looking.look()
+    looking.look()
+    assert [each.event for each in events] == ["slow", "fast"]
+    assert events[1].host == "node2"
+    assert str(events[1].message).startswith("node2 is about as fast")
+
+
+@pytest.mark.parametrize(
+    ("hosts", "share"),
+    [(("node1", "node2"), 0.3), (("node2",), 0.8), (("node2",), 1.0)],
+    ids=["each of two", "a little slower", "as fast"],
+)
+def test_no_node_is_named_unless_one_is_clearly_slower(
+    worker: Worker, hosts: tuple[str, ...], share: float
+) -> None:
+    claim = begin(worker)
+    looking, events = watch(worker, claim, nodes=2)
+    slow = behind(steps(20, 410.0, 61), *hosts, share=share)
+    write(claim.dir, [*steps(60, 1000.0), *slow])
+    looking.look()
+    (event,) = events
+    assert str(event.message).startswith(f"{worker.host} or another of its 2 nodes became slow")
+    assert "forward" not in str(event.message)
+    assert event.host is msgspec.UNSET
+
+
+def test_a_node_that_is_known_only_later_gets_an_event_of_its_own(worker: Worker) -> None:
+    claim = begin(worker)
+    looking, events = watch(worker, claim, nodes=2)
+    write(claim.dir, [*steps(60, 1000.0), *steps(20, 410.0, 61)])
+    looking.look()
+    write(claim.dir, behind(steps(20, 410.0, 81), "node2", share=0.4))
+    looking.look()
+    looking.look()
+    assert [each.host for each in events] == [msgspec.UNSET, "node2"]
+    expected = "node2 is slow: its forward passes run at 40% of the other nodes' rate"
+    assert events[1].message == expected
+    (row,) = jobspec_json("status", "--root", str(worker.root))["jobs"]
+    assert row["note"] == expected
+
+
+def test_a_node_that_lags_from_the_beginning_is_named_once(worker: Worker) -> None:
+    claim = begin(worker)
+    looking, events = watch(worker, claim, nodes=2)
+    write(claim.dir, behind(steps(14, 1000.0), "node2", share=0.5))  # the first five warm up
+    looking.look()
+    assert events == []
+    for first in range(15, 75, 10):
+        write(claim.dir, behind(steps(10, 1000.0, first), "node2", share=0.5))
+        looking.look()
+    (event,) = events
+    assert (event.event, event.host) == ("slow", "node2")
+    assert event.message == "node2 is slow: its forward passes run at 50% of the other nodes' rate"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        behind(steps(80, 1000.0), "node2", share=0.7),
+        behind(steps(80, 1000.0), "node1", "node2", share=0.5),
+        [*steps(60, 1000.0), *behind(steps(40, 1000.0, 61), "node2", share=0.5)],
+        [*behind(steps(60, 1000.0), "node2", share=0.5), *steps(30, 1000.0, 61)],
+        behind(steps(80, 1000.0, seconds=0.5), "node2", share=0.5),
+    ],
+    ids=["a little", "each of two", "not at first", "no longer", "a short time"],
+)
+def test_a_steady_job_is_left_alone_unless_one_node_lags(
+    worker: Worker, given: list[StepSpeed]
+) -> None:
+    claim = begin(worker)
+    looking, events = watch(worker, claim, nodes=2)
+    write(claim.dir, given)
+    looking.look()
+    assert events == []
+
+
+def test_three_quarters_of_the_steps_make_a_host_the_slow_one() -> None:
+    given = behind(steps(8, 1000.0), *["node2"] * 6, "node1", "node1", share=0.5)
+    one = slow_host(given, 0.75)
+    assert one is not None and (one.host, one.share) == ("node2", 0.5)
+    assert slow_host([*given, *behind(steps(1, 1000.0), "node1", share=0.5)], 0.75) is None
+    assert slow_host([], 0.75) is None
 
 
 @pytest.mark.parametrize(
@@ -234,6 +350,19 @@ def test_jobs_that_differ_in_what_costs_no_time_are_peers(
         assert (
             said.startswith(f"{worker.host} is slow: ") and "the rate of 3 jobs like this" in said
         )
+
+
+def test_the_node_that_makes_a_job_slower_than_its_peers_is_named(worker: Worker) -> None:
+    running_peers(worker, 3, 1000.0, "gpu{}".format)
+    claim = begin(worker)
+    unequal = behind(steps(40, 400.0), "node2", share=0.7)
+    write(claim.dir, unequal)
+    looking, events = watch(worker, claim, nodes=2)
+    looking.look()
+    (event,) = events
+    assert event.host == "node2"
+    assert str(event.message).startswith("node2 is slow: 3")
+    assert str(event.message).endswith("its forward passes run at 70% of the other nodes' rate")
 
 
 def test_which_specs_should_be_equally_fast() -> None:
