@@ -15,6 +15,7 @@ from jobspec.queue.queue import Queue
 from jobspec.records.base import State
 from jobspec.spec.schema import JobSpec, LoraSpec
 from jobspec.storage.layout import AttemptPaths, JobPaths
+from tests.support.bundles import differences
 from tests.support.evaluations import command, environment, read_lines, run_phase
 from tests.support.queues import queue_at
 from tests.support.specs import tiny_spec
@@ -75,6 +76,10 @@ def test_every_epoch_of_an_adapter_is_scored(job: JobPaths) -> None:
     assert kept == {"epoch-1", "epoch-2"}
     adapters = [path / "adapter_model.safetensors" for path in attempt.checkpoints.glob("epoch-*")]
     assert all(each.stat().st_size < 1 << 20 for each in adapters), "they stay adapters"
+
+
+def test_its_bundle_is_verified(queue: Queue, job: JobPaths, tmp_path: Path) -> None:
+    assert differences(queue.job(job.job), tmp_path) == []
 
 
 def test_a_merged_epoch_is_what_training_would_have_saved(

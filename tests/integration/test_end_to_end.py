@@ -20,6 +20,7 @@ from jobspec.records.attempt import End, Result
 from jobspec.records.base import Reason, State
 from jobspec.spec import parsing
 from jobspec.storage.layout import AttemptPaths
+from tests.support.bundles import differences
 from tests.support.commands import jobspec, jobspec_json
 from tests.support.models import hurry, patient_model
 from tests.support.queues import queue_at
@@ -147,6 +148,10 @@ def test_a_job_struck_again_and_again_ends_as_the_undisturbed_one(
     assert (job.state, job.attempt) == (State.SUCCEEDED, 6)
     assert losses(job.paths.dir) == uninterrupted
     assert not list(job.paths.attempts.glob("*/checkpoints/step-*")), "nobody resumes a success"
+
+
+def test_its_bundle_is_verified(struck: Struck, tmp_path: Path) -> None:
+    assert differences(struck.queue.job(struck.job.id), tmp_path) == []
 
 
 def test_a_replayed_bundle_trains_the_same_weights(queue: Queue, calm: Job, tmp_path: Path) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from jobspec.queue.queue import Queue
+from jobspec.storage.layout import AttemptPaths
+from tests.support.bundles import differences
 from tests.support.commands import jobspec, jobspec_json
 from tests.support.evaluations import aime_file, questions, read_lines
 from tests.support.models import stories_model
@@ -63,14 +66,29 @@ def make_right(queue: Queue, name: str, count: int) -> None:
         chunk.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def test_rescore_then_compare_and_read_the_samples(scored: Queue) -> None:
+def read_by_an_older_reader(attempt: AttemptPaths) -> None:
+    """Let the records of an attempt state another reader of answers."""
+    for path in (attempt.done("eval"), attempt.result, attempt.eval / "aime_test" / "plan.json"):
+        record = json.loads(path.read_bytes())
+        protocol = record["protocol"]
+        protocol.get("aime_test", protocol)["answer_reader"] = 1
+        path.write_text(json.dumps(record))
+
+
+def test_rescore_then_compare_and_read_the_samples(scored: Queue, tmp_path: Path) -> None:
     root = scored.paths.root
     (row,) = jobspec_json("compare", "before", "after", "--root", root)["benchmarks"]
     assert row["difference"]["questions"] == 6 and row["differs"] == []
     assert jobspec("rescore", "before", "--root", root).stdout == "", "nothing has changed"
     make_right(scored, "after", 4)
+    attempt = scored.job("after").paths.attempt(1)
+    read_by_an_older_reader(attempt)
     done = jobspec("rescore", "after", "--root", root)
     assert "bench/aime_test/avg_at_4  0 → 0.666667" in done.stdout
+    result = json.loads(attempt.result.read_bytes())
+    assert result["protocol"] == json.loads(attempt.done("eval").read_bytes())["protocol"]
+    assert result["protocol"]["aime_test"]["answer_reader"] != 1
+    assert differences(scored.job("after"), tmp_path) == []
     (row,) = jobspec_json("compare", "before", "after", "--root", root)["benchmarks"]
     found = row["difference"]
     assert found["mean"] == pytest.approx(4 / 6) and found["beyond_noise"] is True

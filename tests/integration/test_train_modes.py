@@ -17,6 +17,7 @@ from jobspec.records.attempt import End, Result
 from jobspec.records.base import State
 from jobspec.spec.schema import LoraSpec
 from jobspec.storage.layout import AttemptPaths, JobPaths
+from tests.support.bundles import differences
 from tests.support.nodes import launcher
 from tests.support.queues import queue_at
 from tests.support.ranks import Forge, Run, start
@@ -211,6 +212,7 @@ def test_two_nodes_give_one_nodes_curve_bit_for_bit(
     assert job.state is State.SUCCEEDED
     assert curves(job.paths) == curves(shared.paths)
     attempt = job.paths.attempt(1)
+    assert differences(job, tmp_path) == []
     plan = msgspec.json.decode(attempt.manifest.read_bytes())["plan"]
     assert (plan["nodes"], plan["world_size"], plan["gradient_accumulation_steps"]) == (2, 2, 8)
     written = [row["step"] for row in rows(attempt.dir) if "loss" in row]

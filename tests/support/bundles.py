@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from jobspec.bundle import sums
+from jobspec.bundle import sums, verification, write_bundle
 from jobspec.queue.job import Job
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
@@ -93,6 +93,13 @@ def job_of(bundle: BundlePaths, queue: Queue) -> Job:
     assert result is not None
     claim.finish("succeeded", msgspec.structs.replace(result, job=job.id))
     return queue.job(job.id)
+
+
+def differences(job: Job, directory: Path) -> list[str]:
+    """What `verify` finds wrong with a job's own bundle, written into `directory`."""
+    write_bundle.write(job, directory)
+    found = verification.verify(directory / f"{job.id}.bundle")
+    return [f"{each.check}: {each.detail}" for each in found.findings if each.outcome == "differs"]
 
 
 def _with_seeds(path: Path, job: str) -> bytes:
