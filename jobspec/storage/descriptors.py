@@ -23,6 +23,18 @@ def file_mode() -> int:
     return 0o664 if group_allowed() else 0o644
 
 
+def open_or_create(path: str | os.PathLike[str], flags: int) -> int:
+    """Open a file; create it if there is none.
+
+    RACE: MooseFS says that the file exists, which is no error without O_EXCL, if a process on
+    another node creates it at the same moment. Then it can be opened.
+    """
+    try:
+        return os.open(path, flags | os.O_CREAT, file_mode())
+    except FileExistsError:
+        return os.open(path, flags)
+
+
 def write_files(
     files: Mapping[str, tuple[bytes, int]], *, sync: Sequence[Callable[[], object]] | None
 ) -> None:

@@ -128,7 +128,7 @@ def append(path: Path, data: bytes) -> None:
 def _append(path: Path, whole: bytes, before: list[int]) -> None:
     """Append once, however often it is repeated: `before` keeps the size that the file had."""
     with disk_full(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, descriptors.file_mode())
+        descriptor = descriptors.open_or_create(path, os.O_RDWR | os.O_APPEND)
         try:
             size = os.fstat(descriptor).st_size
             if before and size > before[0]:
@@ -172,7 +172,7 @@ def touch(path: Path) -> None:
     """Create an empty file if there is none."""
     with disk_full(path):
         try:
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT, descriptors.file_mode()))
+            os.close(descriptors.open_or_create(path, os.O_WRONLY))
         except PermissionError:
             if not exists(path):  # else another member of the group has created it
                 raise

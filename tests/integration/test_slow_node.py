@@ -24,7 +24,7 @@ from tests.support.paths import REPOSITORY
 from tests.support.queues import queue_at
 from tests.support.specs import tiny_spec
 from tests.support.waiting import until
-from tests.support.workers import ranks_of, rows
+from tests.support.workers import ranks_of, rows, whole_lines
 from worker.host import identity
 from worker.supervisor.speed_watch import StepSpeed, slow_host, training_steps
 
@@ -84,7 +84,7 @@ def training(tiny: Path, queue: Queue, *options: str, **settings: Any) -> Iterat
 
 def events_of(job: Job) -> list[AttemptEvent]:
     """What happened in its attempt."""
-    lines = job.paths.attempt(1).events.read_bytes().splitlines()
+    lines = whole_lines(job.paths.attempt(1).events)
     return [msgspec.json.decode(line, type=AttemptEvent) for line in lines]
 
 
@@ -129,10 +129,7 @@ def test_the_slow_one_of_two_nodes_is_named(tiny: Path, tmp_path: Path, queue: Q
         attempt = job.paths.attempt(1)
 
         def steps() -> list[StepSpeed]:
-            try:
-                return list(training_steps(attempt.metrics.read_bytes().splitlines()))
-            except FileNotFoundError:
-                return []
+            return list(training_steps(whole_lines(attempt.metrics)))
 
         equal = until(lambda: found if len(found := steps()) > 45 else None, "some steps")
         assert {step.slowest_host for step in equal} <= {"node0", "node1"}

@@ -42,13 +42,18 @@ def drain(queue: Queue, *options: str) -> None:
         assert process.wait(DEADLINE_S) == 0
 
 
-def rows(attempt: Path) -> list[dict[str, Any]]:
-    """An attempt's metric rows; none where it has not begun."""
+def whole_lines(path: Path) -> list[bytes]:
+    """The complete lines of a file that may be growing; none if there is no file yet."""
     try:
-        lines = (attempt / "metrics.jsonl").read_bytes().splitlines()
+        *lines, _growing = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
-    return [msgspec.json.decode(line) for line in lines]
+    return lines
+
+
+def rows(attempt: Path) -> list[dict[str, Any]]:
+    """An attempt's metric rows; none where it has not begun."""
+    return [msgspec.json.decode(line) for line in whole_lines(attempt / "metrics.jsonl")]
 
 
 def losses(job_dir: Path) -> dict[int, float]:

@@ -144,6 +144,22 @@ def test_publish_into_a_missing_directory_raises(tmp_path: Path) -> None:
         fs.publish(tmp_path / "gone" / "file", b"x")
 
 
+@pytest.mark.parametrize("write", [fs.touch, lambda path: fs.append(path, NEW)])
+def test_a_file_that_another_node_creates_meanwhile_is_opened(
+    tmp_path: Path, write: Callable[[Path], None]
+) -> None:
+    """As MooseFS answers the slower one of two mounts."""
+    file = tmp_path / "file"
+
+    def too_late(name: str, args: Sequence[Any], call: Callable[[], Any]) -> int:
+        file.write_bytes(OLD)
+        raise FileExistsError(errno.EEXIST, "File exists", file)
+
+    with faulty(0, too_late, only=frozenset({"open"})):
+        write(file)
+    assert file.read_bytes().startswith(OLD)
+
+
 def test_nothing_leaves_a_descriptor_open(tmp_path: Path) -> None:
     file = tmp_path / "file"
     before = stems(Path("/proc/self/fd"))
