@@ -36,11 +36,10 @@ def check_scores(
             "scores", f"`{name}` has no samples here", _file(attempt, attempt.eval)
         )
     for name, directory in directories.items():
-        yield from _check_benchmark(name, directory, report, attempt)
-        yield from _check_protocol(name, directory, report, attempt, about, spec)
+        yield from _check_benchmark(name, directory, report, attempt, about, spec)
 
 
-def _check_protocol(
+def _check_benchmark(
     name: str,
     directory: Path,
     report: EvalReport,
@@ -48,30 +47,8 @@ def _check_protocol(
     about: AboutBundle,
     spec: JobSpec,
 ) -> Iterator[BundleFinding]:
-    """Whether a benchmark of ours was asked as the spec says, and drawn with the job's seeds."""
     paths = EvaluationPaths(directory)
-    file, asked = _file(attempt, paths.plan), _file(attempt, paths.questions)
-    plan = evaluation.read_plan(directory)
-    if registry.get(plan.benchmark) is None:
-        return
-    try:
-        plan, questions, drawn = evaluation.read_generations(directory)
-    except JobspecError:
-        return  # the samples are reported already
-    stated, is_replaced = plan.protocol, asked in about.replaced
-    faults = [
-        *protocol_faults(name, plan.benchmark, stated, report, spec.eval),
-        *question_faults(stated, questions, replaced=is_replaced),
-        *seed_faults(about.job, plan.benchmark, drawn),
-    ]
-    detail = f"`{name}`: asked as the spec says, with the seeds of this job"
-    yield BundleFinding.of("protocol", faults, detail, file)
-
-
-def _check_benchmark(
-    name: str, directory: Path, report: EvalReport, attempt: AttemptPaths
-) -> Iterator[BundleFinding]:
-    file = _file(attempt, EvaluationPaths(directory).scores)
+    file = _file(attempt, paths.scores)
     plan = evaluation.read_plan(directory)
     benchmark = registry.get(plan.benchmark)
     if benchmark is None:
@@ -92,6 +69,14 @@ def _check_benchmark(
     if not faults:
         result = make_result(benchmark, plan, scores)
         yield from _compare(name, result, report, file)
+    is_replaced = _file(attempt, paths.questions) in about.replaced
+    faults = [
+        *protocol_faults(name, plan.benchmark, plan.protocol, report, spec.eval),
+        *question_faults(plan.protocol, questions, replaced=is_replaced),
+        *seed_faults(about.job, plan.benchmark, drawn),
+    ]
+    what = f"`{name}`: asked as the spec says, with the seeds of this job"
+    yield BundleFinding.of("protocol", faults, what, _file(attempt, paths.plan))
 
 
 def _compare(

@@ -85,16 +85,19 @@ def _of_the_job(attempt: AttemptPaths, about: AboutBundle, spec: JobSpec) -> Ite
     name, dash, digest = about.job.rpartition("-")
     if not PLACEHOLDER.search(spec.name + about.job):
         is_digest = len(digest) == len(identity.digest(b"")) and not digest.strip(hexdigits)
-        yield Fact("the job's name", name if dash and is_digest else None, identity.slug(spec.name))
+        found = name if dash and is_digest else f"{about.job} without an id"
+        yield Fact("the job's name", found, identity.slug(spec.name))
     result, end = records.read(attempt.result, Result), records.read(attempt.end, End)
     if result is not None:
         yield Fact("the job", about.job, result.job)
         yield Fact("the attempt", about.attempt, result.attempt)
-    succeeded = about.state == State.SUCCEEDED
-    if succeeded:
-        yield Fact("whether there is a result", result is not None, True)
     if end is not None:
-        yield Fact("whether it succeeded", succeeded, str(end.reason) == State.SUCCEEDED)
+        # Only success can be compared: other reasons for an end are not named as states are.
+        outcomes = [
+            "success" if each == State.SUCCEEDED else "another end"
+            for each in (about.state, str(end.reason))
+        ]
+        yield Fact("the outcome", *outcomes)
 
 
 def _of_the_manifest(attempt: AttemptPaths, manifest: Manifest, spec: JobSpec) -> Iterator[Fact]:
@@ -122,7 +125,7 @@ def _of_the_training(attempt: AttemptPaths, manifest: Manifest, spec: JobSpec) -
         yield Fact("the number of epochs", report.epochs, train.num_train_epochs)
     if "gradient_clipping" in engine.deepspeed_config:
         clipped = engine.deepspeed_config["gradient_clipping"]
-        yield Fact("the clipped norm of gradients", clipped, train.max_grad_norm)
+        yield Fact("the gradient clipping", clipped, train.max_grad_norm)
     if manifest.engine != EngineSummary():
         again = msgspec.convert(engine, EngineSummary, from_attributes=True)
         yield Fact("the engine", manifest.engine, again)
