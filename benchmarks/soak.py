@@ -147,8 +147,7 @@ def _let_finish(queue: Queue, plan: Plan, crowd: Crowd) -> None:
 
 
 def _left(queue: Queue) -> int:
-    states = (State.PENDING, State.RUNNING)
-    return sum(len(list_state(queue.paths, state)) for state in states)
+    return sum(job.state not in FINAL for job in queue.jobs())
 
 
 def _count(queue: Queue, jobs: set[str], figures: Figures, ledgers: Path) -> None:

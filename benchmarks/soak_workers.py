@@ -143,6 +143,7 @@ class Worker:
         self._queue = self._open()
         self._heartbeat_at = -math.inf
         self._longest_gap_s = 0.0
+        self._may_hold = False
         self._idle_s = plan.lease_s / 100
 
     def live(self) -> None:
@@ -161,9 +162,14 @@ class Worker:
             time.sleep(self._plan.lease_s / 100)
 
     def _live(self) -> None:
-        self._heartbeat(None)
-        self._longest_gap_s = 0.0  # from here on it may hold a claim
+        if self._may_hold:  # an idle heartbeat does not keep the claim
+            self._queue.heartbeat(self._id)
+        else:
+            self._heartbeat(None)
+            self._longest_gap_s = 0.0
+        self._may_hold = True  # also if `claim` fails: it may have moved the entry
         claim = self._queue.claim(self._id)
+        self._may_hold = False
         if claim is None:
             self._release()
             self._idle_s = min(self._idle_s * 2, self._plan.lease_s / 10)
@@ -174,8 +180,8 @@ class Worker:
         with contextlib.suppress(ClaimLost):
             self._work(claim)
             return
-        gap_s = max(self._longest_gap_s, time.monotonic() - self._heartbeat_at)
-        alive = gap_s < ALIVE_LEASES * self._plan.lease_s
+        self._note_gap(time.monotonic())
+        alive = self._longest_gap_s < ALIVE_LEASES * self._plan.lease_s
         self._note("fenced-alive" if alive else "fenced", claim)
 
     def _hold(self, why: str) -> None:
@@ -235,14 +241,18 @@ class Worker:
             self._heartbeat(job, now=now)
 
     def _heartbeat(self, job: str | None, *, now: bool = False) -> None:
-        # From start to start, so that a suspension during the heartbeat or after it counts too.
         start = time.monotonic()
-        gap_s = start - self._heartbeat_at
-        self._longest_gap_s = max(self._longest_gap_s, gap_s)
-        if now or gap_s >= self._plan.lease_s / BEATS_A_LEASE:
+        self._note_gap(start)
+        if now or start - self._heartbeat_at >= self._plan.lease_s / BEATS_A_LEASE:
             self._queue.heartbeat(self._id, job=job)
-            self._heartbeat_at = start  # one that failed does not count
+            # Nobody knows when in the call it is sent: a gap is from the start of one to the end
+            # of the next. One that failed does not count.
+            self._note_gap(time.monotonic())
+            self._heartbeat_at = start
             self._queue.reap()
+
+    def _note_gap(self, now: float) -> None:
+        self._longest_gap_s = max(self._longest_gap_s, now - self._heartbeat_at)
 
     def _note(self, what: str, claim: Claim) -> None:
         self._ledger.write(f"{what} {claim.job} {claim.attempt}\n")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from jobspec.cluster import batch_script, reaping
 from jobspec.errors import JobspecError
-from jobspec.records.base import State
+from jobspec.records.base import FINAL
 from jobspec.storage import fs, tempfiles
 from jobspec.storage.layout import RootPaths
 
@@ -63,7 +63,7 @@ def need(queue: Queue, site: Site, scheduler: Scheduler, most: int, user: str) -
     elements = scheduler.elements(batch_script.job_name(site.root), user)
     if elements is None:
         raise JobspecError("Slurm does not answer", hint="nothing was submitted; try again later")
-    jobs = [*queue.jobs(State.PENDING), *queue.jobs(State.RUNNING)]
+    jobs = [job for job in queue.jobs() if job.state not in FINAL]
     fitting = [job for job in jobs if _fits(job, site)]
     hold = queue.on_hold()
     wanted = 0 if hold is not None else min(most, len(fitting))

@@ -18,7 +18,7 @@ import msgspec
 
 from jobspec.errors import ClaimLost
 from jobspec.queue import links, retry_policy
-from jobspec.queue.entries import Entry, next_entry, read_record
+from jobspec.queue.entries import Entry, next_entry, read_record, scan
 from jobspec.records import base as records
 from jobspec.records.attempt import End, Result
 from jobspec.records.base import Reason, State
@@ -150,12 +150,21 @@ class Claim:
         no loss if the entry was moved to `target` already, by an earlier try or by a reaper that
         read this attempt's `end.json`.
         """
-        if self.held() is not False:
-            return
-        moved = target.name in fs.list_dir(self.root.state(target.state))
-        ours = target.state is not State.PENDING or target.name in self._attempted_moves
-        if not moved or not ours:
+        if self.held() is False and not self._arrived(target):
             raise self._lost()
+
+    def _arrived(self, target: Entry) -> bool:
+        """Whether the entry was moved to `target`.
+
+        From `pending/` the next worker may have moved it on, so a later attempt proves it as well;
+        but only if this process tried the move, because a reaper makes later attempts too.
+        """
+        if target.state is not State.PENDING:
+            return target.name in fs.list_dir(self.root.state(target.state))
+        if target.name not in self._attempted_moves:
+            return False
+        entry = scan(self.root).get(self.job)
+        return entry is not None and entry.ticket.attempt >= target.ticket.attempt
 
     def _lost(self) -> ClaimLost:
         return ClaimLost(
@@ -173,11 +182,10 @@ class Claim:
     def _move(self, target: Entry) -> None:
         self._attempted_moves.add(target.name)
         if not fs.move_once(self._path, target.path(self.root)):
-            # RACE: on a network filesystem ENOENT can be a lost reply. The listings decide: the
-            # claim is lost if `running/` lacks it, moved if the target's directory has it.
+            # RACE: on a network filesystem ENOENT can be a lost reply, so the listings decide.
             if self._is_listed():
                 raise OSError(f"the claim on `{self.job}` exists but can't be moved")
-            if target.name not in fs.list_dir(self.root.state(target.state)):
+            if not self._arrived(target):
                 raise self._lost()
         fs.sync_dir(self.root.state(target.state))
 

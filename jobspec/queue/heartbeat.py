@@ -48,15 +48,25 @@ class HeartbeatWriter:
         self._root = root
         self._worker = worker
         # Random, so that a new process with the same worker id does not repeat old counters.
-        self._last = Heartbeat(worker, int.from_bytes(os.urandom(8)) % 10**11, None)
+        self._counter = int.from_bytes(os.urandom(8)) % 10**11
+        self._last: str | None = Heartbeat(worker, self._counter, None).name
 
     def send(self, job: str | None) -> None:
         """Send a heartbeat that names the job held. Raises OSError if the root does not answer."""
-        next_one = Heartbeat(self._worker, self._last.counter + 1, job)
-        target = self._root.workers / next_one.name
-        if not fs.move_once(self._root.workers / self._last.name, target):
+        self._counter += 1  # also after an error: the name may be there already and say nothing new
+        name = Heartbeat(self._worker, self._counter, job).name
+        target = self._root.workers / name
+        before = self._names_found() if self._last is None else [self._last]
+        self._last = None
+        moved = [fs.move_once(self._root.workers / each, target) for each in before]
+        if not any(moved):
             fs.touch(target)
-        self._last = next_one
+        self._last = name
+
+    def _names_found(self) -> list[str]:
+        """This worker's heartbeats in the directory: the last rename's reply did not arrive."""
+        found = parse_heartbeats(fs.list_dir(self._root.workers))
+        return [each.name for each in found if each.worker == self._worker]
 
 
 def parse_heartbeat(name: str) -> Heartbeat | None:
@@ -124,7 +134,7 @@ class SilenceMonitor:
         self,
         keys: Iterable[tuple[str, str | None]],
         heartbeats: Iterable[Heartbeat],
-        now: float,
+        read: tuple[float, float],
         cap_s: float,
     ) -> None:
         """Add one successful read.
@@ -132,9 +142,12 @@ class SilenceMonitor:
         Args:
             keys: for which silence is counted; others are forgotten.
             heartbeats: all heartbeats in the listing.
-            now: the reader's monotonic clock just before the read.
+            read: the reader's monotonic clock just before and just after the listing. Silence
+                counts from the end of the read that found a new heartbeat to the beginning of the
+                last one, so that it is never longer than it was.
             cap_s: the maximum that is counted for the time between two reads.
         """
+        now, after = read
         gap = 0.0 if self._last_read is None else min(max(now - self._last_read, 0.0), cap_s)
         self._last_read = now
         by_key = _by_key(heartbeats)
@@ -143,7 +156,7 @@ class SilenceMonitor:
             counters = by_key.get(key, set[int]())
             before = self._seen.get(key)
             if before is None or counters - before.counters:
-                seen[key] = _Silence(counters)
+                seen[key] = _Silence(counters, min(now - after, 0.0))
             else:
                 seen[key] = _Silence(before.counters, before.silent_s + gap)
         self._seen = seen
@@ -159,7 +172,7 @@ class SilenceMonitor:
     def silent_s(self, worker: str, job: str | None = None) -> float:
         """Seconds of silence; 0 for a key that was not in the last read."""
         seen = self._seen.get((worker, job))
-        return 0.0 if seen is None else seen.silent_s
+        return 0.0 if seen is None else max(seen.silent_s, 0.0)
 
 
 def _by_key(heartbeats: Iterable[Heartbeat]) -> dict[tuple[str, str | None], set[int]]:

@@ -201,8 +201,12 @@ class Queue:
 
     def has_work(self, fits: Callable[[JobSpec], bool] = lambda spec: True) -> bool:
         """Whether a worker should stay: a pending job fits, or a running one may be requeued."""
-        pending = next(self._candidates.select(fits), None) is not None
-        return pending or bool(list_entries(self.paths, State.RUNNING))
+        # RACE: a job that is requeued after the first listing and before the second is in neither.
+        for _ in range(2):
+            pending = next(self._candidates.select(fits), None) is not None
+            if pending or list_entries(self.paths, State.RUNNING):
+                return True
+        return False
 
     @property
     def notes(self) -> dict[str, str]:

@@ -75,16 +75,17 @@ class Reaper:
         return worker in self._draining
 
     def _read_heartbeats(self, lease_s: float) -> list[Entry]:
-        now = self._clock()
+        before = self._clock()
         claims = self.claims = list_entries(self._root, State.RUNNING)
         names = fs.list_dir(self._root.workers)
+        read = before, self._clock()
         self._draining = {name.removesuffix(_DRAIN) for name in names if name.endswith(_DRAIN)}
         heartbeats = heartbeat.parse_heartbeats(names)
         keys = {(entry.worker or "", entry.ticket.job) for entry in claims}
         workers = {(each.worker, None) for each in heartbeats}
         # At most two heartbeats, and never so much that a single gap could use up a lease.
         cap_s = min(2 * self._heartbeat_s, lease_s / 2)
-        self._silence.observe(keys | workers, heartbeats, now, cap_s)
+        self._silence.observe(keys | workers, heartbeats, read, cap_s)
         return claims
 
     def _silence_of(self, entry: Entry) -> float:

@@ -60,16 +60,20 @@ def _move(
     verb: str,
     target_of: Callable[[Entry], Entry],
 ) -> Job:
+    wanted = None
     for _ in range(_MAX_TRIES):
         entry = scan(root).get(job)
         if entry is None:
             raise JobNotFound(f"no job `{job}`", hint="`jobspec status` lists them")
+        if entry.ticket == wanted:  # the move's reply was lost, and a worker has claimed the job
+            return Job(entry, root)
         if entry.state not in sources:
             raise TransitionRefused(
                 f"`{job}` is {entry.state}: it can't be {verb}",
                 hint=f"only {' and '.join(sources)} jobs can",
             )
         target = target_of(entry)
+        wanted = target.ticket if target.state is State.PENDING else None
         if fs.move_once(entry.path(root), target.path(root)):
             fs.sync_dir(root.state(target.state))
             if entry.state is State.RUNNING:

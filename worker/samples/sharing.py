@@ -241,10 +241,11 @@ def silence_of_helpers(
     monitor = SilenceMonitor()
 
     def silent(helpers: set[str]) -> set[str]:
-        now = clock()
+        before = clock()
         heartbeats = parse_heartbeats(fs.list_names(root.workers))
+        read = before, clock()
         keys = [(helper, None) for helper in sorted(helpers)]
-        monitor.observe(keys, heartbeats, now, 2 * timing.heartbeat_s)
+        monitor.observe(keys, heartbeats, read, 2 * timing.heartbeat_s)
         return helpers & monitor.silent_workers(timing.lease_s)
 
     return silent

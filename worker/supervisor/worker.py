@@ -21,7 +21,7 @@ from jobspec.queue.claim import Claim
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
 from jobspec.records import exit_codes
-from jobspec.records.base import State
+from jobspec.records.base import FINAL, State
 from jobspec.records.worker import WorkerRecord
 from jobspec.spec import parsing
 from jobspec.spec.schema import JobSpec
@@ -231,8 +231,7 @@ class Worker:
         wanted = self.options.jobs
         try:
             if wanted:
-                unfinished = (State.PENDING, State.RUNNING)
-                return any(job.id in wanted for s in unfinished for job in self.queue.jobs(s))
+                return any(job.id in wanted and job.state not in FINAL for job in self.queue.jobs())
             return self.queue.has_work(self.fits)
         except (OSError, RootError):
             return True  # the root does not answer, so there may be jobs

@@ -237,7 +237,7 @@ def test_five_hundred_jobs_under_every_kind_of_fault_are_each_done_once(
         group=True,
     )
     figures = soak.run(plan)
-    assert figures.good, figures
+    assert figures.good, str(figures)  # as text, it is not shortened
     assert min(figures.kills, figures.stops, figures.deletes, figures.outages, figures.full) > 5
     assert figures.failed_calls > 0
     assert figures.requeues > 0 and figures.fenced > 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import shutil
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
@@ -67,6 +69,23 @@ def test_work_remains_while_something_fits_or_runs(queue: Queue) -> None:
     assert queue.has_work(lambda spec: False)
     claim.finish("succeeded")
     assert not queue.has_work()
+
+
+def test_a_job_that_is_requeued_between_two_listings_is_work(queue: Queue) -> None:
+    """Otherwise the last worker of a queue that is being emptied ends, and the job waits."""
+    queue.enqueue(score_spec())
+    claim = queue.claim(V)
+    assert claim is not None
+    other = Queue(queue.paths.root)
+
+    def requeued(name: str, args: Sequence[Any], call: Callable[[], Any]) -> Any:
+        assert args == (queue.paths.state(State.RUNNING),)
+        claim.requeue("preempted")
+        return call()
+
+    with faulty(1, requeued, only=frozenset({"listdir"})) as listings:
+        assert other.has_work()
+    assert listings.fired
 
 
 def test_the_package_offers_what_programs_need_and_nothing_heavy(queue: Queue) -> None:

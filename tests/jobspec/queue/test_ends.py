@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
+import os
 import shutil
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
@@ -13,7 +17,7 @@ from jobspec.queue.queue import Queue
 from jobspec.records import base as records
 from jobspec.records.attempt import End, Result
 from jobspec.records.base import Reason, State
-from tests.support.faulty_os import fails_with, faulty, loses_reply
+from tests.support.faulty_os import Fault, fails_with, faulty, loses_reply
 from tests.support.paths import stems
 from tests.support.queues import V, W, entries
 from tests.support.specs import score_spec
@@ -126,6 +130,49 @@ def test_a_commit_counts_even_if_its_reply_is_lost(queue: Queue) -> None:
     assert entries(queue) == {job.id: ["succeeded"]}
     claim.finish("succeeded")  # calling it again changes nothing
     assert entries(queue) == {job.id: ["succeeded"]}
+
+
+def claimed_by_another(queue: Queue, number: int) -> Fault:
+    """The call is made and another worker claims the job before the reply, an error, arrives."""
+
+    def fault(name: str, args: Sequence[Any], call: Callable[[], Any]) -> Any:
+        call()
+        assert queue.claim(V) is not None
+        raise OSError(number, os.strerror(number), name)
+
+    return fault
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EIO])
+def test_a_job_given_back_counts_even_if_it_is_claimed_before_the_reply(
+    queue: Queue, number: int
+) -> None:
+    job = queue.enqueue(score_spec())
+    claim = queue.claim(W)
+    assert claim is not None
+    claim.end(End(reason=Reason.PREEMPTED))
+    lost = claimed_by_another(queue, number)
+    with faulty(0, lost, only=frozenset({"rename"})), contextlib.suppress(OSError):
+        assert claim.requeue("preempted") is State.PENDING
+    assert claim.requeue("preempted") is State.PENDING  # calling it again changes nothing
+    now = queue.job(job.id)
+    assert (now.state, now.attempt, now.worker) == ("running", 2, V)
+    queue.cancel(job.id)
+    assert claim.requeue("preempted") is State.PENDING
+
+
+@pytest.mark.parametrize("verb", ["retry", "prioritize"])
+def test_a_retry_counts_even_if_the_job_is_claimed_before_the_reply(
+    queue: Queue, verb: str
+) -> None:
+    job = queue.enqueue(score_spec())
+    if verb == "retry":
+        queue.cancel(job.id)
+    # The retry's first rename publishes its marker.
+    index = {"retry": 1, "prioritize": 0}[verb]
+    with faulty(index, claimed_by_another(queue, errno.ENOENT), only=frozenset({"rename"})):
+        now = queue.retry(job.id) if verb == "retry" else queue.prioritize(job.id, 70)
+    assert (now.state, now.worker) == ("running", V)
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EPERM])

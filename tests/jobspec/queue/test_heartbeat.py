@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -104,9 +105,37 @@ def test_names_of_worker_records_are_recognized() -> None:
 def test_silence_counts_from_the_moment_it_reaches_the_limit() -> None:
     monitor = SilenceMonitor()
     for now in (0.0, 15.0):
-        monitor.observe([(W, None)], [Heartbeat(W, 1, None)], now, cap_s=30.0)
+        monitor.observe([(W, None)], [Heartbeat(W, 1, None)], (now, now), cap_s=30.0)
     assert monitor.silent_workers(15.0) == {W}
     assert monitor.silent_workers(15.1) == set()
+
+
+def test_the_time_that_a_read_takes_does_not_count_as_silence() -> None:
+    """The heartbeat may have been sent at any time until the listing that first shows it ended."""
+    monitor = SilenceMonitor()
+    for read in ((0.0, 6.0), (15.0, 18.0)):
+        monitor.observe([(W, None)], [Heartbeat(W, 1, None)], read, cap_s=30.0)
+    assert monitor.silent_s(W) == 9.0
+    monitor.observe([(W, None)], [Heartbeat(W, 2, None)], (30.0, 35.0), cap_s=30.0)
+    assert monitor.silent_s(W) == 0.0
+
+
+def test_a_heartbeat_after_a_lost_reply_is_a_new_one(queue: Queue) -> None:
+    """The rename happened, but its caller saw an error: the same name again would be no news."""
+    queue.heartbeat(W)
+    seen = [fs.list_dir(queue.paths.workers)]
+
+    def happens(name: str, args: object, call: Callable[[], object]) -> None:
+        call()
+        raise OSError(errno.EIO, "no reply")
+
+    for _ in range(2):
+        with faulty(0, happens, only=frozenset({"rename"})), pytest.raises(OSError):
+            queue.heartbeat(W)
+        seen.append(fs.list_dir(queue.paths.workers))
+    queue.heartbeat(W)
+    seen.append(fs.list_dir(queue.paths.workers))
+    assert len({name for names in seen for name in names}) == len(seen)  # one file, always renamed
 
 
 def test_a_heartbeat_whose_file_was_deleted_is_written_again(queue: Queue) -> None:
@@ -336,11 +365,11 @@ def test_silence_is_counted_for_each_key_separately() -> None:
     monitor = SilenceMonitor()
     keys = [(W, "a-0123456789"), (V, None)]
     heartbeats = [Heartbeat(W, 1, "a-0123456789"), Heartbeat(V, 1, None)]
-    monitor.observe(keys, heartbeats, 0, cap_s=30)
-    monitor.observe(keys, [*heartbeats, Heartbeat(V, 2, None)], 10, cap_s=30)
+    monitor.observe(keys, heartbeats, (0, 0), cap_s=30)
+    monitor.observe(keys, [*heartbeats, Heartbeat(V, 2, None)], (10, 10), cap_s=30)
     assert monitor.silent_s(W, "a-0123456789") == 10
     assert monitor.silent_s(V) == 0
-    monitor.observe(keys[:1], heartbeats, 100, cap_s=30)
+    monitor.observe(keys[:1], heartbeats, (100, 100), cap_s=30)
     assert monitor.silent_s(W, "a-0123456789") == 40
-    monitor.observe(keys, [], 110, cap_s=30)
+    monitor.observe(keys, [], (110, 110), cap_s=30)
     assert monitor.silent_s(V) == 0  # forgotten in between, so it starts again
