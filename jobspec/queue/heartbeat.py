@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from jobspec.errors import DiskFull
 from jobspec.records.base import encode
@@ -118,21 +119,28 @@ class _Silence:
     silent_s: float = 0.0
 
 
-@dataclass
-class SilenceMonitor:
-    """Counts the silence of workers over repeated reads by one process.
+class Watched(NamedTuple):
+    """Whose silence is counted: a worker's as such, or the one of its claim on an attempt.
 
-    A key is a worker and the job that it claims; with None for the job, it is the worker as such.
+    A worker can claim a job again that it lost: the silence of the earlier attempt is not the new
+    one's, although the heartbeats of both name the same job.
     """
 
+    worker: str
+    job: str | None = None
+    attempt: int = 0
+
+
+@dataclass
+class SilenceMonitor:
+    """Counts the silence of workers over repeated reads by one process."""
+
     _last_read: float | None = None
-    _seen: dict[tuple[str, str | None], _Silence] = field(
-        default_factory=dict[tuple[str, str | None], _Silence]
-    )
+    _seen: dict[Watched, _Silence] = field(default_factory=dict[Watched, _Silence])
 
     def observe(
         self,
-        keys: Iterable[tuple[str, str | None]],
+        watched: Iterable[Watched],
         heartbeats: Iterable[Heartbeat],
         read: tuple[float, float],
         cap_s: float,
@@ -140,7 +148,7 @@ class SilenceMonitor:
         """Add one successful read.
 
         Args:
-            keys: for which silence is counted; others are forgotten.
+            watched: whose silence is counted; all others are forgotten.
             heartbeats: all heartbeats in the listing.
             read: the reader's monotonic clock just before and just after the listing. Silence
                 counts from the end of the read that found a new heartbeat to the beginning of the
@@ -151,9 +159,9 @@ class SilenceMonitor:
         gap = 0.0 if self._last_read is None else min(max(now - self._last_read, 0.0), cap_s)
         self._last_read = now
         by_key = _by_key(heartbeats)
-        seen: dict[tuple[str, str | None], _Silence] = {}
-        for key in keys:
-            counters = by_key.get(key, set[int]())
+        seen: dict[Watched, _Silence] = {}
+        for key in watched:
+            counters = by_key.get((key.worker, key.job), set[int]())
             before = self._seen.get(key)
             if before is None or counters - before.counters:
                 seen[key] = _Silence(counters, min(now - after, 0.0))
@@ -164,14 +172,14 @@ class SilenceMonitor:
     def silent_workers(self, at_least_s: float) -> set[str]:
         """Workers without any heartbeat for at least this many seconds."""
         return {
-            worker
-            for (worker, job), seen in self._seen.items()
-            if job is None and seen.silent_s >= at_least_s
+            key.worker
+            for key, seen in self._seen.items()
+            if key.job is None and seen.silent_s >= at_least_s
         }
 
-    def silent_s(self, worker: str, job: str | None = None) -> float:
-        """Seconds of silence; 0 for a key that was not in the last read."""
-        seen = self._seen.get((worker, job))
+    def silent_s(self, watched: Watched) -> float:
+        """Seconds of silence; 0 for one that was not watched in the last read."""
+        seen = self._seen.get(watched)
         return 0.0 if seen is None else max(seen.silent_s, 0.0)
 
 

@@ -63,7 +63,7 @@ class Reaper:
 
     def silent_s(self, worker: str) -> float:
         """Seconds without any heartbeat of this worker."""
-        return self._silence.silent_s(worker)
+        return self._silence.silent_s(heartbeat.Watched(worker))
 
     def silent_holders(self, at_least_s: float) -> set[str]:
         """Workers whose claims had been silent for at least so long at the last `reap`."""
@@ -81,15 +81,15 @@ class Reaper:
         read = before, self._clock()
         self._draining = {name.removesuffix(_DRAIN) for name in names if name.endswith(_DRAIN)}
         heartbeats = heartbeat.parse_heartbeats(names)
-        keys = {(entry.worker or "", entry.ticket.job) for entry in claims}
-        workers = {(each.worker, None) for each in heartbeats}
+        watched = {_watched(entry) for entry in claims}
+        watched |= {heartbeat.Watched(each.worker) for each in heartbeats}
         # At most two heartbeats, and never so much that a single gap could use up a lease.
         cap_s = min(2 * self._heartbeat_s, lease_s / 2)
-        self._silence.observe(keys | workers, heartbeats, read, cap_s)
+        self._silence.observe(watched, heartbeats, read, cap_s)
         return claims
 
     def _silence_of(self, entry: Entry) -> float:
-        return self._silence.silent_s(entry.worker or "", entry.ticket.job)
+        return self._silence.silent_s(_watched(entry))
 
     def _revoke_claims(self, dead: list[Entry]) -> list[str]:
         reaped: list[str] = []
@@ -111,6 +111,10 @@ class Reaper:
                 links.publish_links(self._root, target)
                 mark_revoked(self._root, entry)
         return moved
+
+
+def _watched(entry: Entry) -> heartbeat.Watched:
+    return heartbeat.Watched(entry.worker or "", entry.ticket.job, entry.ticket.attempt)
 
 
 def mark_revoked(root: RootPaths, entry: Entry) -> None:

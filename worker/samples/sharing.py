@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from jobspec.queue.heartbeat import SilenceMonitor, parse_heartbeats
+from jobspec.queue.heartbeat import SilenceMonitor, Watched, parse_heartbeats
 from jobspec.records import base as records
 from jobspec.records.evaluation import Generation
 from jobspec.records.queue_files import Format
@@ -244,8 +244,7 @@ def silence_of_helpers(
         before = clock()
         heartbeats = parse_heartbeats(fs.list_names(root.workers))
         read = before, clock()
-        keys = [(helper, None) for helper in sorted(helpers)]
-        monitor.observe(keys, heartbeats, read, 2 * timing.heartbeat_s)
+        monitor.observe(map(Watched, helpers), heartbeats, read, 2 * timing.heartbeat_s)
         return helpers & monitor.silent_workers(timing.lease_s)
 
     return silent

@@ -14,6 +14,7 @@ from jobspec.queue.heartbeat import (
     Heartbeat,
     HeartbeatWriter,
     SilenceMonitor,
+    Watched,
     new_worker_id,
     parse_heartbeat,
     parse_record,
@@ -105,7 +106,7 @@ def test_names_of_worker_records_are_recognized() -> None:
 def test_silence_counts_from_the_moment_it_reaches_the_limit() -> None:
     monitor = SilenceMonitor()
     for now in (0.0, 15.0):
-        monitor.observe([(W, None)], [Heartbeat(W, 1, None)], (now, now), cap_s=30.0)
+        monitor.observe([Watched(W)], [Heartbeat(W, 1, None)], (now, now), cap_s=30.0)
     assert monitor.silent_workers(15.0) == {W}
     assert monitor.silent_workers(15.1) == set()
 
@@ -114,10 +115,10 @@ def test_the_time_that_a_read_takes_does_not_count_as_silence() -> None:
     """The heartbeat may have been sent at any time until the listing that first shows it ended."""
     monitor = SilenceMonitor()
     for read in ((0.0, 6.0), (15.0, 18.0)):
-        monitor.observe([(W, None)], [Heartbeat(W, 1, None)], read, cap_s=30.0)
-    assert monitor.silent_s(W) == 9.0
-    monitor.observe([(W, None)], [Heartbeat(W, 2, None)], (30.0, 35.0), cap_s=30.0)
-    assert monitor.silent_s(W) == 0.0
+        monitor.observe([Watched(W)], [Heartbeat(W, 1, None)], read, cap_s=30.0)
+    assert monitor.silent_s(Watched(W)) == 9.0
+    monitor.observe([Watched(W)], [Heartbeat(W, 2, None)], (30.0, 35.0), cap_s=30.0)
+    assert monitor.silent_s(Watched(W)) == 0.0
 
 
 def test_a_heartbeat_after_a_lost_reply_is_a_new_one(queue: Queue) -> None:
@@ -273,6 +274,20 @@ def test_a_named_worker_can_be_reaped_at_once(queue: Queue) -> None:
             queue.reap(**arguments)
 
 
+def test_a_job_claimed_again_by_the_worker_that_lost_it_starts_anew(
+    queue: Queue, clock: Clock
+) -> None:
+    """A claim whose reply is lost has no heartbeats; a second reader sees both attempts in turn."""
+    job = queue.enqueue(score_spec())
+    assert queue.claim(W) is not None
+    reader = Queue(queue.paths.root, clock=clock)
+    reader.reap(2 * LEASE_S)
+    assert reap_for(queue, clock, LEASE_S, lambda: reader.reap(2 * LEASE_S)) == [job.id]
+    assert queue.claim(W) is not None
+    assert reader.reap() == []
+    assert [(now.state, now.attempt) for now in queue.jobs()] == [("running", 2)]
+
+
 def test_of_two_reapers_one_wins(queue: Queue, clock: Clock) -> None:
     claim = claimed(queue)
     others = [Queue(queue.paths.root, clock=clock) for _ in range(3)]
@@ -363,13 +378,13 @@ def test_the_latest_of_several_heartbeats_of_a_worker_counts(queue: Queue) -> No
 
 def test_silence_is_counted_for_each_key_separately() -> None:
     monitor = SilenceMonitor()
-    keys = [(W, "a-0123456789"), (V, None)]
+    keys = [Watched(W, "a-0123456789", 1), Watched(V)]
     heartbeats = [Heartbeat(W, 1, "a-0123456789"), Heartbeat(V, 1, None)]
     monitor.observe(keys, heartbeats, (0, 0), cap_s=30)
     monitor.observe(keys, [*heartbeats, Heartbeat(V, 2, None)], (10, 10), cap_s=30)
-    assert monitor.silent_s(W, "a-0123456789") == 10
-    assert monitor.silent_s(V) == 0
+    assert monitor.silent_s(keys[0]) == 10
+    assert monitor.silent_s(keys[1]) == 0
     monitor.observe(keys[:1], heartbeats, (100, 100), cap_s=30)
-    assert monitor.silent_s(W, "a-0123456789") == 40
+    assert monitor.silent_s(keys[0]) == 40
     monitor.observe(keys, [], (110, 110), cap_s=30)
-    assert monitor.silent_s(V) == 0  # forgotten in between, so it starts again
+    assert monitor.silent_s(keys[1]) == 0  # forgotten in between, so it starts again
