@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -91,6 +91,37 @@ def test_a_lost_reply_at_every_rename(transition: str, base: Path) -> None:
             assert result is not None, "a worker won but returned no claim"
         if not calls.fired:
             break
+        if transition == "claim corrupt":
+            check_corrupt(root, world)
+        else:
+            check(root, known, transition)
+        index += 1
+
+
+@pytest.mark.parametrize("transition", TRANSITIONS)
+def test_a_lost_reply_at_every_rename_while_another_worker_claims(
+    transition: str, base: Path
+) -> None:
+    """As above, and before the reply another worker claims whatever is pending by then."""
+    prepare, act = TRANSITIONS[transition]
+    rival = "rival-0123456789abcdef"
+
+    def claims(name: str, args: object, call: Callable[[], object]) -> None:
+        call()
+        while world.queue.claim(rival) is not None:
+            pass
+        raise FileNotFoundError(errno.ENOENT, "lost reply", name)
+
+    index, fired = 0, True
+    while fired:
+        root = base / str(index)
+        world = build(root)
+        known = {job.id for job in world.queue.jobs()}
+        prepare(world)
+        with faulty(index, claims, frozenset({"rename"})) as calls:
+            act(world)
+        fired = calls.fired
+        world.queue.reap(worker=rival, now=True)
         if transition == "claim corrupt":
             check_corrupt(root, world)
         else:
