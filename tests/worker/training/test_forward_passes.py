@@ -27,20 +27,22 @@ def micro(*rows: int, trained: int = 4, packed: bool = False) -> dict[str, Any]:
     return line | ({"row_lengths": rows} if packed else {})
 
 
-def test_a_step_has_the_seconds_and_the_work_of_its_own_passes() -> None:
+def test_a_step_has_the_seconds_and_the_work_of_its_own_passes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
     clock = ForwardClock(FLOPS, CpuEvent)
     for given in (micro(10, 20), micro(10, 20, trained=7, packed=True)):
         with clock.timing(given):
-            time.sleep(0.05)
-        time.sleep(0.05)  # a backward pass
+            now += 0.5
+        now += 8.0  # a backward pass
     seconds, work = clock.end_step()
-    assert 0.1 <= seconds < 0.15
+    assert seconds == 1.0
     assert work == FLOPS.forward([20, 20], 4) + FLOPS.forward([10, 20], 7)
     with clock.timing(micro(5)):
-        pass
-    seconds, work = clock.end_step()
-    assert 0 < seconds < 0.05
-    assert work == FLOPS.forward([5], 4)
+        now += 0.25
+    assert clock.end_step() == (0.25, FLOPS.forward([5], 4))
 
 
 class DeviceEvent(CpuEvent):
