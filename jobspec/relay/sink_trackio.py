@@ -46,6 +46,7 @@ class TrackioClient:
         del directory
         self._dir = store
         self._runs: dict[str, _OpenRun] = {}
+        self._complete: set[str] = set()  # projects whose database has all its tables
 
     def hello(self, offline: bool) -> Answer:
         """Import trackio's storage, which then uses its directory and nothing else."""
@@ -68,6 +69,10 @@ class TrackioClient:
         del entity
         if not self._storage.get_project_db_path(project).exists():
             return {"runs": dict.fromkeys(ids)}
+        if project not in self._complete:
+            # trackio commits one statement at a time: a relay may have been killed in between.
+            self._storage.init_db(project)
+            self._complete.add(project)
         with self._connection(project) as connection:
             return {"runs": {id: self._counted(connection, id) for id in ids}}
 

@@ -111,6 +111,55 @@ def test_every_step_is_there_once_wherever_the_relay_is_killed(queue: Queue) -> 
     assert json_of(relay(queue, None, "--verify", "--json"))["exact"]
 
 
+# Be killed at each statement that makes the database in turn, then go on with it.
+KILLED = """
+import json, os, sqlite3, sys
+from pathlib import Path
+from jobspec.relay.sink_trackio import TrackioClient
+
+client = TrackioClient(Path(), Path(sys.argv[1]))
+client.hello(True)
+connect = sqlite3.connect
+
+def make(project, statements):
+    def before(statement):
+        nonlocal statements
+        if statements == 0:
+            os._exit(9)
+        statements -= 1
+    def traced(*args, **kwargs):
+        connection = connect(*args, **kwargs)
+        connection.set_trace_callback(before)
+        return connection
+    sqlite3.connect = traced
+    client._storage.init_db(project)
+    os._exit(0)
+
+index, killed, wrong = 0, True, []
+while killed:
+    project = f"p{index}"
+    child = os.fork() or make(project, index)
+    killed = os.waitpid(child, 0)[1] != 0
+    try:
+        assert client.count(None, project, ["a"]) == {"runs": {"a": None}}
+        client.open("a", {"project": project, "name": "a"}, {}, [("train/step", "train/*")])
+        client.rows("a", 0, [{"attempt": 1, "seq": 0, "train/step": 3, "train/loss": 0.5}])
+        assert client.count(None, project, ["a"])["runs"]["a"]["count"] == 1
+    except Exception as error:
+        wrong.append(f"{index}: {error!r}")
+    index += 1
+print(json.dumps({"killed": index, "wrong": wrong}))
+"""
+
+
+def test_a_database_whose_making_was_killed_anywhere_is_completed(tmp_path: Path) -> None:
+    """trackio commits its tables, columns and indices one by one."""
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["wrong"] == [] and found["killed"] > 20
+
+
 @pytest.mark.parametrize("cursors", ["behind", "lost"])
 def test_rows_written_before_the_cursor_was_saved_are_not_written_again(
     queue: Queue, cursors: str

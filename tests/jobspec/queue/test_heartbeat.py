@@ -274,7 +274,7 @@ def test_a_named_worker_can_be_reaped_at_once(queue: Queue) -> None:
             queue.reap(**arguments)
 
 
-def test_a_job_claimed_again_by_the_worker_that_lost_it_starts_anew(
+def test_a_job_claimed_again_by_the_worker_that_lost_it_starts_from_zero(
     queue: Queue, clock: Clock
 ) -> None:
     """A claim whose reply is lost has no heartbeats; a second reader sees both attempts in turn."""
