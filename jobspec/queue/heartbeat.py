@@ -50,6 +50,7 @@ class HeartbeatWriter:
         self._worker = worker
         # Random, so that a new process with the same worker id does not repeat old counters.
         self._counter = int.from_bytes(os.urandom(8)) % 10**11
+        # The name that is there; None if that is unknown, because a reply was lost.
         self._last: str | None = Heartbeat(worker, self._counter, None).name
 
     def send(self, job: str | None) -> None:
