@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobspec.errors import ClaimLost, DiskFull, JobspecError, TransitionRefused
-from tests.faults.test_kill import TRANSITIONS, build, check, check_corrupt
+from tests.faults.test_kill import TRANSITIONS, World, build, check, check_corrupt
 from tests.support.faulty_os import CALLS, Fault, fails_with, faulty, loses_reply
 from tests.support.paths import fast_dir, hidden
 
@@ -75,27 +76,35 @@ def test_an_error_at_each_step_of_the_protocol(transition: str, number: int, bas
     fail_each_call(base, transition, fails_with(number), _DECIDING_CALLS)
 
 
-@pytest.mark.parametrize("transition", TRANSITIONS)
-def test_a_lost_reply_at_every_rename(transition: str, base: Path) -> None:
-    """The rename happened, its reply was lost, and the repeated call gets ENOENT."""
+RIVAL = "rival-0123456789abcdef"
+
+
+def lose_each_reply(base: Path, transition: str, fault: Callable[[World], Fault]) -> None:
+    """Let the reply to each rename in turn be lost. The call must succeed nevertheless."""
     prepare, act = TRANSITIONS[transition]
-    index = 0
-    while True:
+    index, fired = 0, True
+    while fired:
         root = base / str(index)
         world = build(root)
         known = {job.id for job in world.queue.jobs()}
         prepare(world)
-        with faulty(index, loses_reply, frozenset({"rename"})) as calls:
+        with faulty(index, fault(world), frozenset({"rename"})) as calls:
             result = act(world)
+        fired = calls.fired
         if transition in ("claim", "claim damaged ticket", "claim purged directory"):
             assert result is not None, "a worker won but returned no claim"
-        if not calls.fired:
-            break
+        world.queue.reap(worker=RIVAL, now=True)
         if transition == "claim corrupt":
             check_corrupt(root, world)
         else:
             check(root, known, transition)
         index += 1
+
+
+@pytest.mark.parametrize("transition", TRANSITIONS)
+def test_a_lost_reply_at_every_rename(transition: str, base: Path) -> None:
+    """The rename happened, its reply was lost, and the repeated call gets ENOENT."""
+    lose_each_reply(base, transition, lambda world: loses_reply)
 
 
 @pytest.mark.parametrize("transition", TRANSITIONS)
@@ -103,27 +112,16 @@ def test_a_lost_reply_at_every_rename_while_another_worker_claims(
     transition: str, base: Path
 ) -> None:
     """As above, and before the reply another worker claims whatever is pending by then."""
-    prepare, act = TRANSITIONS[transition]
-    rival = "rival-0123456789abcdef"
 
-    def claims(name: str, args: object, call: Callable[[], object]) -> None:
-        call()
-        while world.queue.claim(rival) is not None:
-            pass
-        raise FileNotFoundError(errno.ENOENT, "lost reply", name)
+    def claims_before_the_reply(world: World) -> Fault:
+        def fault(name: str, args: Sequence[Any], call: Callable[[], Any]) -> Any:
+            def claim_all_and_reply() -> None:
+                call()
+                while world.queue.claim(RIVAL) is not None:
+                    pass
 
-    index, fired = 0, True
-    while fired:
-        root = base / str(index)
-        world = build(root)
-        known = {job.id for job in world.queue.jobs()}
-        prepare(world)
-        with faulty(index, claims, frozenset({"rename"})) as calls:
-            act(world)
-        fired = calls.fired
-        world.queue.reap(worker=rival, now=True)
-        if transition == "claim corrupt":
-            check_corrupt(root, world)
-        else:
-            check(root, known, transition)
-        index += 1
+            return loses_reply(name, args, claim_all_and_reply)
+
+        return fault
+
+    lose_each_reply(base, transition, claims_before_the_reply)

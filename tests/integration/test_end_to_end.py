@@ -97,7 +97,7 @@ class Struck:
             signal_to(process, "SIGKILL")
             process.wait()
             with contextlib.suppress(AssertionError):  # survivors are reported below
-                until(lambda: not ranks_of(self.attempt.dir), "the ranks' end", 15.0)
+                until(lambda: not ranks_of(self.attempt.dir), "the ranks' end", timeout_s=5.0)
             self.left[how] = ranks_of(self.attempt.dir)
 
 

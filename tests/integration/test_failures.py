@@ -255,7 +255,7 @@ def test_a_cancelled_job_is_left_within_a_heartbeat(tiny: Path, queue: Queue) ->
     with worker(queue, *ONE) as process:
         until(lambda: any("loss" in row for row in rows(attempt.dir)), "a step")
         queue.cancel(job.id)
-        until(lambda: not ranks_of(attempt.dir), "the phase to be killed", 15.0)
+        until(lambda: not ranks_of(attempt.dir), "the phase to be killed", timeout_s=5.0)
         assert process.poll() is None
     assert queue.job(job.id).state is State.CANCELLED
 

@@ -43,7 +43,7 @@ def test_a_job_on_two_nodes_goes_on_after_its_srun_was_killed(
         until(lambda: list(first.dir.glob("checkpoints/step-*/COMPLETE")), "a checkpoint")
         for pid in sruns_of(first.dir):
             os.kill(pid, signal.SIGKILL)
-        until(lambda: not ranks_of(first.dir), "both nodes to end their ranks", 15.0)
+        until(lambda: not ranks_of(first.dir), "both nodes to end their ranks", timeout_s=5.0)
         hurry(model)
         until(lambda: slurm.state_of(number) == "COMPLETED", "the worker's end", DEADLINE_S)
     finally:

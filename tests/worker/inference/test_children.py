@@ -49,7 +49,7 @@ def test_children_and_grandchildren_die_with_a_killed_process(tmp_path: Path, me
         until(lambda: len(list(pids.iterdir())) == 3, "the grandchild")
         family = [psutil.Process(int(path.name)) for path in pids.iterdir()]
         process.kill()
-        until(lambda: not living(family), "the end of the children", 60.0)
+        until(lambda: not living(family), "the end of the children", timeout_s=5.0)
     finally:
         process.kill()
         process.wait()

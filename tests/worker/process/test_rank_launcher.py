@@ -108,7 +108,7 @@ def test_a_stop_while_the_namespace_is_made_is_kept(tmp_path, sig):
         assert launcher.stdout is not None and launcher.stdout.readline() == "begun\n"
         launcher.send_signal(sig)
         # The ranks stop as they please, or are killed before they have a handler.
-        assert launcher.wait(60) in (75, 128 + signal.SIGUSR2)
+        assert launcher.wait(8) in (75, 128 + signal.SIGUSR2)
 
 
 @BOTH
@@ -123,7 +123,7 @@ def test_nothing_outlives_a_killed_parent(tmp_path, isolation):
         assert alive(tmp_path)
         process.kill()
         process.wait()
-        until(lambda: not alive(tmp_path), "a rank or daemon outlived the worker", 30.0)
+        until(lambda: not alive(tmp_path), "a rank or daemon outlived the worker", 5.0)
 
 
 def has_namespaces() -> bool:
@@ -143,9 +143,9 @@ def test_no_rank_outlives_a_killed_rank_launcher(tmp_path, isolation):
         process.kill()
         process.wait()
         try:
-            until(lambda: "rank.py" not in str(alive(tmp_path)), "a rank outlived it", 30.0)
+            until(lambda: "rank.py" not in str(alive(tmp_path)), "a rank outlived it", 5.0)
             if isolation == "auto" and has_namespaces():
-                until(lambda: not alive(tmp_path), "a daemon outlived the namespace", 30.0)
+                until(lambda: not alive(tmp_path), "a daemon outlived the namespace", 5.0)
         finally:
             end_daemons(tmp_path)
 

@@ -235,9 +235,9 @@ def test_a_stop_ends_the_probes_of_all_nodes(world: World) -> None:
     until(world.probes, "the worker's own probe")
     until(lambda: agents(b"node_rates"), "the measurement of node1")
     one.signals.stop = True
-    thread.join(30)
+    thread.join(10)
     assert found == [[]] and "node1" not in world.probes()
-    until(lambda: not agents(b"node_rates"), "the measurement goes on", 30.0)
+    until(lambda: not agents(b"node_rates"), "the measurement goes on", 5.0)
     until(lambda: not agents(), "an agent was left alive", node_agent.CONNECT_S + 5)
 
 
