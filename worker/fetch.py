@@ -29,6 +29,7 @@ from jobspec.spec.schema import JobSpec, ModelSpec
 from jobspec.storage.layout import RootPaths
 from worker import benchmark_download
 from worker.lm_eval_tasks import nltk_data
+from worker.program import run_program
 
 # Other formats than safetensors may be pickles. They are never read, so they are not fetched.
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "tokenizer*", "*.tiktoken")
@@ -148,4 +149,4 @@ def _answer(answer: Fetched) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from worker.training import train  # first: it keeps out of the imports what no phase uses
 
 from worker.kernels import float8  # isort: skip
+from worker.program import run_program  # isort: skip
 
 if __name__ == "__main__":
     float8.EMULATED = True
-    train.main()
+    run_program(train.main)

@@ -19,6 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.inputs import STEPS, WARM_UP
 from benchmarks.gpu.work_kinds import Work, longest, seconds_by_kind
+from worker.program import run_program
 from worker.training import train  # first: it keeps out of the imports what no phase uses
 
 from worker.training.callbacks import StepReporter  # isort: skip
@@ -89,4 +90,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -36,7 +36,7 @@ JOBSPEC_ROOMS = (
     *("relay", "dashboard", "doctor", "cli", "__main__"),
 )
 WORKER_ROOMS = (
-    *("imports", "thinking", "host", "process", "phase", "answer", "launch", "rows"),
+    *("imports", "thinking", "program", "host", "process", "phase", "answer", "launch", "rows"),
     *("benchmark_download", "contamination", "data", "preview"),
     *("checkpoints", "kernels", "packing", "training", "inference", "samples"),
     *("lm_eval_tasks", "grading", "evaluation"),

@@ -17,6 +17,7 @@ from worker.answer import answer
 from worker.imports.quiet import hush_torchao, import_transformers, set_library_variables
 from worker.inference import children
 from worker.lm_eval_tasks import nltk_data
+from worker.program import run_program
 
 
 def main() -> None:
@@ -47,4 +48,4 @@ def _audit(asked: argparse.Namespace) -> AuditAnswer:
 if __name__ == "__mp_main__":  # a process that vLLM has spawned imports this module first
     children.die_with_spawner()
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -23,6 +23,7 @@ from jobspec.storage import fs
 from jobspec.storage.layout import AttemptPaths, CheckpointPaths, epoch_of
 from worker.audit import kills
 from worker.audit.kills import AuditPaths, Orders, TrainedStep
+from worker.program import run_program
 
 _ROWS = "audited_rows"
 
@@ -146,4 +147,4 @@ def _replace(owner: Any, name: str, function: Callable[..., Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -14,6 +14,7 @@ import signal
 from jobspec.records import phases as names
 from worker import phases
 from worker.process.rank_launcher import die_with_parent
+from worker.program import run_program
 
 OBSERVED = "worker.audit.observed_training"
 
@@ -29,4 +30,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

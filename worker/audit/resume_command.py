@@ -17,6 +17,7 @@ from jobspec.spec import parsing
 from jobspec.storage.layout import RootPaths
 from worker.answer import answer
 from worker.audit import resume
+from worker.program import run_program
 
 
 def main() -> None:
@@ -56,4 +57,4 @@ def _audit_in(directory: Path, asked: argparse.Namespace) -> AuditAnswer:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

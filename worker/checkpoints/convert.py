@@ -32,6 +32,7 @@ from jobspec.storage import fs
 from jobspec.storage.layout import CheckpointPaths, partial_of
 from worker.checkpoints import directories, integrity
 from worker.phase import Phase, run
+from worker.program import run_program
 
 _ONE_PROCESS_BYTES = 1 << 28  # for a smaller checkpoint, helper processes cost more than they save
 _NOT_COPIED = (CheckpointPaths.MANIFEST, CheckpointPaths.LATEST, "zero_to_fp32.py")
@@ -165,4 +166,4 @@ def _processes(manifest: CheckpointManifest) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

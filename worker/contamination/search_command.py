@@ -19,6 +19,7 @@ from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import RootPaths
 from worker.answer import answer
 from worker.contamination import overlap
+from worker.program import run_program
 from worker.rows.data_sources import DataSources, digest, sources_of
 
 
@@ -43,4 +44,4 @@ def search(spec: JobSpec, root: RootPaths) -> Contamination:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

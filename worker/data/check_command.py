@@ -19,6 +19,7 @@ from jobspec.storage.layout import PreparedPaths, RootPaths, SplitPaths
 from worker.answer import answer
 from worker.data import batching, dataset_cache
 from worker.data.pipeline import prepare
+from worker.program import run_program
 
 
 def main() -> None:
@@ -57,4 +58,4 @@ def count_micro_batches(spec: JobSpec, split: SplitPaths) -> tuple[Passes, int]:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

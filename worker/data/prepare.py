@@ -11,6 +11,7 @@ from jobspec.records import phases
 from worker import benchmark_download
 from worker.data.pipeline import prepare
 from worker.phase import Phase, run
+from worker.program import run_program
 
 
 def main() -> None:
@@ -26,4 +27,4 @@ def body(phase: Phase) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -18,6 +18,7 @@ from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import PreparedPaths, RootPaths, SplitPaths
 from worker.answer import answer
 from worker.data.pipeline import find_or_prepare
+from worker.program import run_program
 
 
 def main() -> None:
@@ -46,4 +47,4 @@ def _digest(split: SplitPaths) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -27,6 +27,7 @@ from jobspec.storage.disk_errors import explain
 from worker.demo import tiny_model
 from worker.host.devices import visible_devices
 from worker.inference.engine import ENGINES, resolve_backend
+from worker.program import run_program
 
 # Far apart, so that the first is better on every machine: 0.96 against 0.00.
 RATES = ("2e-3", "5e-5")
@@ -211,4 +212,4 @@ def _say(line: str, *, bare: bool = False, over: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

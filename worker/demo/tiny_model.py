@@ -20,6 +20,7 @@ import msgspec
 
 from jobspec.benchmarks import benchmark
 from worker.imports.quiet import hush_torchao
+from worker.program import run_program
 
 TEMPLATE = """\
 {%- for message in messages -%}
@@ -136,4 +137,4 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]))
+    run_program(lambda: make(Path(sys.argv[1])))

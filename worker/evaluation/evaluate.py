@@ -41,6 +41,7 @@ from worker.imports.quiet import set_library_variables
 from worker.inference import children
 from worker.lm_eval_tasks import nltk_data
 from worker.phase import Phase, run
+from worker.program import run_program
 from worker.samples.sharing import HelpPlaces, find_places
 
 if TYPE_CHECKING:
@@ -256,4 +257,4 @@ class _Scoring:
 if __name__ == "__mp_main__":  # a process that vLLM has spawned imports this module first
     children.die_with_spawner()
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -26,6 +26,7 @@ from jobspec.records.evaluation import AskedQuestion, Generation, SampleScore, S
 from worker.answer import answer
 from worker.evaluation import scoring
 from worker.grading.math_grader import MathGrader
+from worker.program import run_program
 
 SHOWN = 10
 _THINK_END = "</think>"
@@ -198,4 +199,4 @@ def _score(
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

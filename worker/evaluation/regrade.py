@@ -20,6 +20,7 @@ from worker.answer import answer
 from worker.evaluation import scoring
 from worker.grading.math_grader import MathGrader
 from worker.grading.math_reader import READER
+from worker.program import run_program
 
 _HARMLESS = frozenset((CHOICE, EXACT, MATH, NUMBER))
 
@@ -65,4 +66,4 @@ def _differing(graded: QuestionScore, stated: QuestionScore | None) -> list[str]
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

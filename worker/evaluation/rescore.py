@@ -31,6 +31,7 @@ from worker.evaluation import scoring
 from worker.grading.math_grader import MathGrader
 from worker.grading.math_reader import READER
 from worker.lm_eval_tasks import nltk_data
+from worker.program import run_program
 
 
 def rescore(attempt: AttemptPaths) -> Rescored:
@@ -127,4 +128,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

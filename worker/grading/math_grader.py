@@ -33,6 +33,7 @@ import msgspec
 from jobspec.readers.final_answer import Located, locate
 from worker.grading import instructions, math_reader
 from worker.grading.math_reader import Judgement
+from worker.program import run_program
 
 # math_verify allows itself 5 s for each of two parses and a comparison, while Python code runs.
 HARD_LIMIT_S = 20.0
@@ -284,4 +285,4 @@ def _answer(line: bytes) -> None:
 
 
 if __name__ == "__main__":
-    _serve(iter(sys.stdin.buffer))
+    run_program(lambda: _serve(iter(sys.stdin.buffer)))

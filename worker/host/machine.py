@@ -19,6 +19,7 @@ from jobspec.version import installed_version
 from worker.host import gpus, memory, preflight, versions, vllm_package
 from worker.host.gpus import Gpu
 from worker.host.preflight import Finding
+from worker.program import run_program
 
 _INSTALL_WORKER = "pip install 'jobspec[worker]'"
 _INSTALL_KERNELS = "pip install 'jobspec[gpu]'"
@@ -111,4 +112,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

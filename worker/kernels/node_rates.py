@@ -20,6 +20,7 @@ from typing import Any
 
 from jobspec.doctor import probes
 from jobspec.errors import JobspecError
+from worker.program import run_program
 
 _GPU_S = 1.5  # of matrix products on all GPUs at once
 _GPU_SIZE = 8192
@@ -178,4 +179,4 @@ def _write(**facts: Any) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -22,6 +22,7 @@ from jobspec.spec.schema import JobSpec
 from jobspec.storage.layout import RootPaths
 from worker.answer import answer
 from worker.lm_eval_tasks import nltk_data, sandbox
+from worker.program import run_program
 
 
 def main() -> None:
@@ -80,4 +81,4 @@ def check(spec: JobSpec, root: RootPaths) -> TasksAnswer:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -19,6 +19,7 @@ from jobspec.spec import parsing
 from jobspec.storage.layout import RootPaths
 from worker.answer import answer
 from worker.preview import overview
+from worker.program import run_program
 
 
 def main() -> None:
@@ -40,4 +41,4 @@ def _preview(asked: argparse.Namespace) -> Preview:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -21,6 +21,7 @@ from worker.inference import gpu_groups
 from worker.inference.engine import Engine, EngineChoice
 from worker.inference.pool import start_engine
 from worker.inference.requests import SampleChunk
+from worker.program import run_program
 from worker.samples.sharing import SharedWork
 
 
@@ -86,4 +87,4 @@ def _start(choice: EngineChoice, samples: int) -> Engine:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

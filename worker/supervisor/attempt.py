@@ -183,8 +183,8 @@ class Attempt:
         tried = 1
         while (code := self._run(phase, ranks)) == exit_codes.PORT_IN_USE and tried < _PORT_TRIES:
             tried += 1
-        if code == exit_codes.DONE and fs.exists(self._paths.done(phase.name)):
-            return None
+        if fs.exists(self._paths.done(phase.name)):
+            return None  # whatever its processes did afterwards
         return self._gone() or self._classify(phase.name, code, kills.describe())
 
     def _run(self, phase: PhaseEntry, ranks: int) -> int | None:

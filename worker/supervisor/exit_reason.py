@@ -25,8 +25,9 @@ _REPORTED = {
     exit_codes.OUT_OF_MEMORY: Reason.OOM,
     exit_codes.FILESYSTEM: Reason.FILESYSTEM,
 }
-# With these a phase ends after one of its processes was killed, depending on which one.
-_OF_A_KILL = (exit_codes.KILLED, exit_codes.UNEXPLAINED, exit_codes.NODE_LOST)
+# With these we know why the phase ended, and nothing that it wrote changes that. With any code that
+# is in neither table, a process died: which one's code is seen first says little.
+_KNOWN = (exit_codes.STOPPED, exit_codes.PORT_IN_USE)
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,17 @@ def classify_exit(phase: str, code: int | None, about: Circumstances) -> PhaseOu
         about: the state of the attempt and its worker.
     """
     error = records.read(about.paths.error, PhaseError)
-    if about.killed_for_memory is not None and code in _OF_A_KILL:
+    died = code is not None and code not in (*_KNOWN, *_REPORTED)
+    if died and about.killed_for_memory is not None:
         # The rank that was killed wrote nothing, and what the others say is about losing it.
         message = f"{phase} was killed for memory: {about.killed_for_memory}"
         killed = PhaseError(phase=phase, kind=Reason.OOM, message=message)
         return _refused(phase, exit_codes.KILLED, killed, about)
-    if code in _REPORTED or (code == exit_codes.UNEXPLAINED and not about.stopping):
+    failed = died and code != exit_codes.NODE_LOST and not about.stopping
+    if code is not None and (code in _REPORTED or failed):
         # The launcher passes on the first exit code that it sees. A rank that only lost its peer
-        # may exit before that peer, so the peer's error decides and not the code.
+        # may exit before that peer, or a native library may abort it. So the error of the rank that
+        # failed first decides, and not the code.
         kind = (error.kind if error is not None else None) or _REPORTED.get(code)
         if kind is not None:
             error = error or PhaseError(phase=phase, message=f"{phase} ended: {kind}")

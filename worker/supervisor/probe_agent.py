@@ -29,6 +29,7 @@ from worker.host.node_probe import NodeProber
 from worker.process.channel import Connection
 from worker.process.node_agent import CONNECT_S, connect, make_directory
 from worker.process.node_launcher import SECRET
+from worker.program import run_program
 
 _KILLED_AFTER_S = 5  # seconds after the limit, when the worker no longer waits
 
@@ -89,4 +90,4 @@ def _probe(link: Connection, args: argparse.Namespace, limit_s: float) -> dict[s
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -16,6 +16,7 @@ import sys
 from jobspec.records import exit_codes, phases
 from worker.imports import lean
 from worker.phase import Phase, run
+from worker.program import run_program
 
 os.environ.setdefault("ACCELERATE_USE_DEEPSPEED", "true")
 
@@ -54,4 +55,4 @@ def body(phase: Phase) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -12,11 +12,13 @@ import pytest
 from jobspec.queue.claim import Claim
 from jobspec.queue.queue import Queue
 from jobspec.records import base as records
+from jobspec.records import exit_codes
 from jobspec.records.attempt import End
 from jobspec.records.base import Reason, State
 from jobspec.storage import fs
 from tests.support.specs import score_spec
 from worker.host.devices import WorkerDevices
+from worker.phases import PhaseEntry
 from worker.supervisor import attempt
 from worker.supervisor.attempt import Attempt
 from worker.supervisor.commit import Commit
@@ -63,6 +65,25 @@ def test_a_commit_that_was_made_before_the_root_failed_is_no_loss(
     assert worker.queue.job(claim.job).state is state
     end = records.read(claim.dir.end, End)
     assert end is not None and (end.reason, end.worker) == (Reason(state), worker.id)
+
+
+@pytest.mark.parametrize("code", [0, 1, 134, exit_codes.KILLED, None])
+def test_a_phase_whose_report_is_there_is_finished_however_its_processes_ended(
+    worker: Worker, code: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = claimed(worker)
+    report = claim.dir.done("eval")
+    report.unlink()
+    runs: list[str] = []
+
+    def run(self: Attempt, phase: PhaseEntry, ranks: int) -> int | None:
+        runs.append(phase.name)
+        report.write_text("{}")
+        return code
+
+    monkeypatch.setattr(Attempt, "_run", run)
+    assert Attempt(worker, claim).run().state is State.SUCCEEDED
+    assert runs == ["eval"]
 
 
 @pytest.mark.parametrize(

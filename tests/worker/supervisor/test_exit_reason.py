@@ -42,6 +42,17 @@ def test_bad_input_is_final_and_says_itself_why(about):
     assert (outcome.message, outcome.hint, outcome.step) == ("row 17: no turn", "mend it", 3)
 
 
+@pytest.mark.parametrize("code", [exit_codes.UNEXPLAINED, 134, 139, exit_codes.KILLED])
+@pytest.mark.parametrize("kind", [Reason.FAILED, Reason.FILESYSTEM, Reason.DISK])
+def test_the_error_that_a_phase_reported_decides_however_its_processes_died(about, code, kind):
+    """A library may abort a process at its end, or while another one reports what is wrong."""
+    leave(about(), kind=kind, message="row 17: no turn", hint="mend it", step=3)
+    outcome = classify_exit("train", code, about())
+    assert (outcome.reason, outcome.unexplained) == (kind, False)
+    assert (outcome.message, outcome.hint, outcome.step) == ("row 17: no turn", "mend it", 3)
+    assert outcome.again == (kind is not Reason.FAILED)
+
+
 @pytest.mark.parametrize("code", [exit_codes.OUT_OF_MEMORY, exit_codes.KILLED])
 def test_memory_is_tried_again_while_the_micro_batch_can_be_halved(about, code):
     again = classify_exit("train", code, about(micro=4))
@@ -54,7 +65,9 @@ def test_memory_is_tried_again_while_the_micro_batch_can_be_halved(about, code):
         assert classify_exit(phase, code, about(micro=4)).again == (code == exit_codes.KILLED)
 
 
-@pytest.mark.parametrize("code", [exit_codes.KILLED, exit_codes.UNEXPLAINED, exit_codes.NODE_LOST])
+@pytest.mark.parametrize(
+    "code", [exit_codes.KILLED, exit_codes.UNEXPLAINED, exit_codes.NODE_LOST, 134]
+)
 @pytest.mark.parametrize("phase", ["prepare", "train", "eval"])
 def test_a_process_that_the_kernel_killed_for_memory_ran_out_of_it(about, code, phase):
     """Whichever of the phase's processes was killed, and whatever the others say of it."""
