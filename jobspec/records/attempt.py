@@ -142,7 +142,7 @@ class End(Record, frozen=True, kw_only=True):
     """`end.json`: why an attempt ended. An attempt without one was lost.
 
     Attributes:
-        unexplained: the phase failed before its first step and gave no reason.
+        unexplained: the phase failed and gave no reason of a known kind.
         first_step_s: seconds from the start of the attempt to the first metric row of training.
     """
 

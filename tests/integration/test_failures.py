@@ -69,6 +69,31 @@ class Breaking(Olmo3ForCausalLM):
 '''
 
 
+FAULTY = '''
+import os
+from pathlib import Path
+
+from transformers import Olmo3ForCausalLM
+
+
+class Faulty(Olmo3ForCausalLM):
+    """A model whose process is aborted once, in a later step, as NCCL's watchdog does it."""
+
+    trained = 0
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model.norm.register_forward_hook(self.abort_once)
+
+    def abort_once(self, module, args, output):
+        self.trained += self.training
+        happened = Path("{model}/happened")
+        if self.trained > 5 and not happened.exists():
+            happened.touch()
+            os.abort()
+'''
+
+
 @pytest.fixture(scope="module")
 def queue(tmp_path_factory: pytest.TempPathFactory) -> Queue:
     """One for most of these tests, so that rows are prepared once."""
@@ -153,6 +178,20 @@ def test_a_loss_that_is_not_a_number_fails_at_once_with_its_step(
     assert end.reason is Reason.FAILED
     assert end.step == 1
     assert "nan at step 1" in end.message
+
+
+def test_a_process_that_a_fault_of_the_host_ends_in_mid_training_costs_one_attempt(
+    tiny: Path, tmp_path: Path, queue: Queue
+) -> None:
+    model = tmp_path / "faulty"
+    coded_model(tiny, model, FAULTY.format(model=model))
+    job = queue.enqueue(with_model(tiny_spec(tiny, name="faulty", num_train_epochs=1.0), model))
+    drain(queue, *ONE)
+    found = queue.job(job.id)
+    assert (found.state, found.attempt) == (State.SUCCEEDED, 2)
+    end = end_of(job.paths.attempt(1))
+    assert (end.reason, end.exit_code, end.unexplained) == (Reason.FAILED, 134, True)
+    assert "train exited with SIGABRT: train: 1 of 19 steps" in end.message
 
 
 def test_weights_that_are_not_numbers_are_refused_before_training(

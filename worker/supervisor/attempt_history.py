@@ -25,7 +25,7 @@ class AttemptHistory:
     """Facts from a job's earlier attempts.
 
     Attributes:
-        failed_on: the host where the last attempt failed before its first step, without a reason.
+        failed_on: the host where the last attempt failed unexplained.
         micro: limit of rows per micro-batch after running out of memory; None for no limit.
         ran_out: whether training ran out of memory.
         state: the manifest of the newest checkpoint; None if there is none to resume from.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 
 import msgspec
@@ -9,7 +10,7 @@ import msgspec
 from jobspec.estimates import memory_settings, micro_batches
 from jobspec.records import base as records
 from jobspec.records import exit_codes, phases
-from jobspec.records.attempt import PhaseError, Progress
+from jobspec.records.attempt import PhaseError
 from jobspec.records.base import Reason
 from jobspec.records.manifest import MicroBatchPlan
 from jobspec.spec.schema import JobSpec
@@ -19,6 +20,7 @@ from worker.launch.plan import BatchPlan
 # Slurm's warning (USR2) comes so long before the end. Its SIGTERM at the end comes late, not early.
 _NEAR_END_S = 900.0
 _AT_END_S = 5.0
+_SIGNALS = {int(each): each.name for each in signal.Signals}
 _REPORTED = {
     exit_codes.REFUSED: Reason.FAILED,
     exit_codes.DISK_FULL: Reason.DISK,
@@ -150,19 +152,21 @@ def _with_less_memory(about: Circumstances) -> str | None:
 def _unexplained(
     phase: str, code: int, error: PhaseError | None, about: Circumstances
 ) -> PhaseOutcome:
-    """A failure of unknown kind. Before the first step or sample, the host may be the cause."""
+    """A failure of unknown kind, e.g. of a GPU: another host may do better."""
     tail = error.message if error is not None else _last_line(about.paths, phase)
-    progress = records.read(about.paths.progress, Progress)
-    begun = progress is not None and progress.phase == phase and progress.done > 0
     return PhaseOutcome(
         Reason.FAILED,
-        f"{phase} exited {code}: {tail}",
+        f"{phase} exited with {_describe(code)}: {tail}",
         f"`jobspec logs {about.paths.job_dir.name} --phase {phase}` shows its whole log",
         phase,
         code,
-        again=not begun,
-        unexplained=not begun,
+        unexplained=True,
     )
+
+
+def _describe(code: int) -> str:
+    """`SIGSEGV` for 139, `code 1` for 1."""
+    return _SIGNALS.get(code - 128, f"code {code}")
 
 
 def _last_line(paths: AttemptPaths, phase: str) -> str:

@@ -326,7 +326,7 @@ class Worker:
     def quarantine_host(self, host: str | None, job: str) -> None:
         """Quarantine the host where a job failed unexplained before it succeeded here."""
         if host is not None and host != self.host:
-            reason = f"{job} failed there before its first step and succeeded on {self.host}"
+            reason = f"{job} failed there for no known reason and succeeded on {self.host}"
             self.queue.quarantine(host, reason, QUARANTINE_S, self.id, certain=False)
 
     def hold_for_space(self, why: str) -> None:

@@ -130,15 +130,21 @@ def test_a_node_of_several_that_went_is_the_nodes(about):
     assert "n2 disconnected" in outcome.message
 
 
-def test_an_exit_without_a_report_is_unexplained_only_before_the_first_step(about):
+def test_an_exit_without_a_report_is_unexplained_and_may_be_the_hosts_fault(about):
     about().paths.log("train").write_text("Loading\nSegmentation fault\n")
     outcome = classify_exit("train", 139, about())
     assert (outcome.reason, outcome.unexplained, outcome.again) == (Reason.FAILED, True, True)
-    assert outcome.message == "train exited 139: Segmentation fault"
-    progress = Progress(phase="train", done=1, total=9, unit="steps")
+    assert outcome.message == "train exited with SIGSEGV: Segmentation fault"
+
+
+def test_an_error_of_a_gpu_is_unexplained_also_after_the_first_step(about):
+    progress = Progress(phase="train", done=7, total=9, unit="steps")
     about().paths.progress.write_bytes(records.encode(progress))
-    outcome = classify_exit("train", 139, about())
-    assert (outcome.unexplained, outcome.again) == (False, False)
+    error = RuntimeError("CUDA error: uncorrectable ECC error encountered")
+    leave(about(), kind=classify(error), message=str(error))
+    outcome = classify_exit("train", exit_codes.UNEXPLAINED, about())
+    assert (outcome.reason, outcome.unexplained, outcome.again) == (Reason.FAILED, True, True)
+    assert outcome.message.startswith("train exited with code 1: CUDA error: uncorrectable ECC")
 
 
 @pytest.mark.parametrize(
