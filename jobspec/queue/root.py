@@ -7,6 +7,7 @@ templates. Directories that others may write to and files that others own are th
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -24,6 +25,8 @@ from jobspec.storage.descriptors import ALLOW_GROUP, group_allowed
 from jobspec.storage.disk_errors import FULL
 from jobspec.storage.layout import RootPaths
 from jobspec.storage.patience import TRANSIENT, patient
+
+_MOST_LOOKED_AT = 100  # entries, where a root is looked for
 
 
 def restrict_umask() -> None:
@@ -130,7 +133,8 @@ def _read_format(root: RootPaths) -> Format:
         raise RootError(
             "there is no queue here: `FORMAT` is missing",
             file=root.root,
-            hint="`jobspec enqueue` creates one; name another root with --root or JOBSPEC_ROOT",
+            hint=_queue_below(root)
+            or "`jobspec enqueue` creates one; name another root with --root or JOBSPEC_ROOT",
         )
     layout = records.parse(data, Format)
     if layout is None:
@@ -147,6 +151,16 @@ def _read_format(root: RootPaths) -> Format:
             hint="use the jobspec version that created it, or a new root",
         )
     return layout
+
+
+def _queue_below(root: RootPaths) -> str | None:
+    """A hint at a queue in a directory of `root`, as of the demo; None if there is none."""
+    with contextlib.suppress(OSError):
+        for name in sorted(fs.list_names(root.root))[:_MOST_LOOKED_AT]:
+            below = RootPaths(root.root / name)
+            if fs.exists(below.format):
+                return f"there is one in {below.root}: name it with --root or JOBSPEC_ROOT"
+    return None
 
 
 def _unreadable(error: OSError, path: Path) -> Exception:

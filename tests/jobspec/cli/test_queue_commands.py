@@ -55,7 +55,10 @@ def busy_queue(queue: Queue) -> None:
 def test_status_of_an_empty_queue_and_of_none(queue: Queue, tmp_path: Path) -> None:
     assert "0 jobs" in on(queue, "status")
     done = jobspec("status", "--root", tmp_path / "none", code=1)
-    assert "there is no queue here" in done.stderr and "hint: " in done.stderr
+    assert "there is no queue here" in done.stderr
+    assert "hint: `jobspec enqueue` creates one" in done.stderr
+    above = jobspec("status", "--root", queue.paths.root.parent, code=1)
+    assert f"hint: there is one in {queue.paths.root}: name it" in above.stderr
 
 
 def test_status_in_json_is_not_cut(queue: Queue) -> None:
