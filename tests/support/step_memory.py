@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from jobspec.estimates import memory
+from worker.program import run_program
 from worker.training import zero_two
 from worker.training.throughput import peak_memory_gib
 
@@ -86,4 +87,4 @@ def step(engine: deepspeed.DeepSpeedEngine, number: int) -> float:
 
 
 if __name__ == "__main__":
-    main(saved=sys.argv[1] == "saved")
+    run_program(lambda: main(saved=sys.argv[1] == "saved"))
