@@ -102,7 +102,7 @@ def test_a_training_that_slows_down_is_named_with_its_host(tiny: Path, queue: Qu
             return len(took) > 60 and sum(took) > 12 and slow_event() is None
 
         until(has_trained, "some seconds of steps")
-        with slowed(ranks_of(job.paths.attempt(1).dir), 0.4, 0.1):
+        with slowed(ranks_of(job.paths.attempt(1).dir), 0.04, 0.01):  # within a step
             event = until(slow_event, "the worker to notice")
         assert event.host == identity.short_host()
         assert str(event.message).startswith(f"{event.host} became slow: ")
