@@ -26,7 +26,7 @@ from jobspec.storage.disk_errors import FULL
 from jobspec.storage.layout import RootPaths
 from jobspec.storage.patience import TRANSIENT, patient
 
-_MOST_LOOKED_AT = 100  # entries, where a root is looked for
+_MOST_ENTRIES = 100  # of a directory that are searched for a queue
 
 
 def restrict_umask() -> None:
@@ -156,7 +156,7 @@ def _read_format(root: RootPaths) -> Format:
 def _queue_below(root: RootPaths) -> str | None:
     """A hint at a queue in a directory of `root`, as of the demo; None if there is none."""
     with contextlib.suppress(OSError):
-        for name in sorted(fs.list_names(root.root))[:_MOST_LOOKED_AT]:
+        for name in sorted(fs.list_names(root.root))[:_MOST_ENTRIES]:
             below = RootPaths(root.root / name)
             if fs.exists(below.format):
                 return f"there is one in {below.root}: name it with --root or JOBSPEC_ROOT"

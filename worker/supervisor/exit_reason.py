@@ -27,8 +27,8 @@ _REPORTED = {
     exit_codes.OUT_OF_MEMORY: Reason.OOM,
     exit_codes.FILESYSTEM: Reason.FILESYSTEM,
 }
-# With these we know why the phase ended, and nothing that it wrote changes that. With any code that
-# is in neither table, a process died: which one's code is seen first says little.
+# An error.json does not override these. Any code that is in neither table means a process died; the
+# one that is seen first says little about why.
 _KNOWN = (exit_codes.STOPPED, exit_codes.PORT_IN_USE)
 
 
