@@ -1,8 +1,10 @@
 """Retry budgets: how often a job is retried, counted from the `end.json` of its attempts.
 
 A missing or torn `end.json` means `lost`. A `retry.json` in an attempt's directory means that a
-user retried the job after that attempt, so counting starts there. `preempted` and `walltime` do not
-count while the job makes progress. `disk` never counts, because the queue waits for space instead.
+user retried the job after that attempt, so counting starts there. It also starts again with each
+attempt that saved a checkpoint or finished training, so that a training of days may lose any number
+of nodes. `preempted` and `walltime` count only in a row and without progress. `disk` never counts,
+because the queue waits for space instead.
 """
 
 from __future__ import annotations
@@ -73,7 +75,8 @@ def _budget_of(job: JobPaths, ended: Sequence[EndedAttempt], reason: Reason) -> 
     if reason in _STOPPED:
         last = ended[-1].reason is reason
         return RetryBudget(reason, _stalled_attempts(job, ended) if last else 0, STALLED_ATTEMPTS)
-    return RetryBudget(reason, sum(each.reason is reason for each in ended), LIMITS.get(reason))
+    count = sum(each.reason is reason for each in _since_last_progress(job, ended))
+    return RetryBudget(reason, count, LIMITS.get(reason))
 
 
 def next_state(job: JobPaths, attempt: int, reason: Reason | None = None) -> State:
@@ -96,7 +99,9 @@ def next_state(job: JobPaths, attempt: int, reason: Reason | None = None) -> Sta
         ended[-1] = EndedAttempt(attempt, reason)
     if not ended or ended[-1].reason is Reason.DISK:
         return State.PENDING
-    if ended[-1].reason is Reason.CORRUPT or _is_used_up(ended) or _is_stalled(job, ended):
+    budget = _budget_of(job, ended, ended[-1].reason)
+    used_up = budget.limit is not None and budget.count >= budget.limit
+    if ended[-1].reason is Reason.CORRUPT or used_up:
         return State.FAILED
     return State.PENDING
 
@@ -120,14 +125,20 @@ def _had_finished(paths: AttemptPaths) -> bool:
     return finished and read_record(paths.result, Result) is not None
 
 
-def _is_used_up(ended: Sequence[EndedAttempt]) -> bool:
-    last = ended[-1].reason
-    limit = LIMITS.get(last)
-    return limit is not None and sum(each.reason is last for each in ended) >= limit
+def _since_last_progress(job: JobPaths, ended: Sequence[EndedAttempt]) -> Sequence[EndedAttempt]:
+    """The attempts from the last one on that saved a checkpoint or finished training.
+
+    Samples do not count here: an attempt has copies of those that earlier ones generated.
+    """
+    trained = (each.attempt for each in ended if _has_trained(job.attempt(each.attempt)))
+    # Only the first one: the others have a copy of its report.
+    progressed = _checkpoint_writers(job, ended) | {next(trained, 0)}
+    last = max((each.attempt for each in ended if each.attempt in progressed), default=0)
+    return [each for each in ended if each.attempt >= last]
 
 
-def _is_stalled(job: JobPaths, ended: Sequence[EndedAttempt]) -> bool:
-    return _stalled_attempts(job, ended) >= STALLED_ATTEMPTS
+def _has_trained(paths: AttemptPaths) -> bool:
+    return fs.exists(paths.done(phases.TRAIN.name))
 
 
 def _stalled_attempts(job: JobPaths, ended: Sequence[EndedAttempt]) -> int:

@@ -78,19 +78,20 @@ from transformers import Olmo3ForCausalLM
 
 
 class Faulty(Olmo3ForCausalLM):
-    """A model whose process is aborted once, in a later step, as NCCL's watchdog does it."""
+    """A model whose process is aborted in a later step, as NCCL's watchdog does it, a few times."""
 
     trained = 0
 
     def __init__(self, config):
         super().__init__(config)
-        self.model.norm.register_forward_hook(self.abort_once)
+        self.model.norm.register_forward_hook(self.abort)
 
-    def abort_once(self, module, args, output):
+    def abort(self, module, args, output):
         self.trained += self.training
         happened = Path("{model}/happened")
-        if self.trained > 5 and not happened.exists():
-            happened.touch()
+        times = happened.stat().st_size if happened.exists() else 0
+        if self.trained > 5 and times < {times}:
+            happened.write_bytes(bytes(times + 1))
             os.abort()
 '''
 
@@ -185,7 +186,7 @@ def test_a_process_that_a_fault_of_the_host_ends_in_mid_training_costs_one_attem
     tiny: Path, tmp_path: Path, queue: Queue
 ) -> None:
     model = tmp_path / "faulty"
-    coded_model(tiny, model, FAULTY.format(model=model))
+    coded_model(tiny, model, FAULTY.format(model=model, times=1))
     job = queue.enqueue(with_model(tiny_spec(tiny, name="faulty", num_train_epochs=1.0), model))
     drain(queue, *ONE)
     found = queue.job(job.id)
@@ -193,6 +194,23 @@ def test_a_process_that_a_fault_of_the_host_ends_in_mid_training_costs_one_attem
     end = end_of(job.paths.attempt(1))
     assert (end.reason, end.exit_code, end.unexplained) == (Reason.FAILED, 134, True)
     assert re.match(r"train exited with SIGABRT: train: \d+ of 19 steps", end.message)
+
+
+@pytest.mark.parametrize(
+    ("interval_s", "ended"), [(0.01, (State.SUCCEEDED, 4)), (900.0, (State.FAILED, 2))]
+)
+def test_faults_of_hosts_end_a_training_only_if_it_saved_nothing_in_between(
+    tiny: Path, tmp_path: Path, queue: Queue, interval_s: float, ended: tuple[State, int]
+) -> None:
+    model = tmp_path / "faulty"
+    coded_model(tiny, model, FAULTY.format(model=model, times=3))
+    spec = tiny_spec(
+        tiny, name=f"often-{ended[1]}", num_train_epochs=1.0, checkpoint_interval_s=interval_s
+    )
+    job = queue.enqueue(with_model(spec, model))
+    drain(queue, *ONE)
+    found = queue.job(job.id)
+    assert (found.state, found.attempt) == ended
 
 
 def test_weights_that_are_not_numbers_are_refused_before_training(

@@ -53,6 +53,10 @@ def save_checkpoint(paths: AttemptPaths) -> None:
     fs.publish(CheckpointPaths(step).manifest, records.encode(manifest))
 
 
+def carry_over_checkpoints(before: AttemptPaths, after: AttemptPaths) -> None:
+    before.checkpoints.rename(after.checkpoints)
+
+
 @pytest.mark.parametrize(
     ("reason", "attempts", "shown"),
     [
@@ -79,7 +83,9 @@ def test_other_reasons_do_not_use_up_a_budget(queue: Queue) -> None:
     assert queue.jobs()[0].reason is Reason.OOM
 
 
-@pytest.mark.parametrize("reason", ["preempted", "walltime"])
+@pytest.mark.parametrize(
+    "reason", ["preempted", "walltime", "lost", "node", "filesystem", "oom", "failed"]
+)
 def test_a_job_that_makes_progress_is_never_failed(queue: Queue, reason: str) -> None:
     assert attempts_until_failed(queue, reason, save_checkpoint) == 0
 
@@ -98,13 +104,41 @@ def test_a_checkpoint_counts_for_the_attempt_that_wrote_it(queue: Queue) -> None
     assert claim_of(queue).requeue("walltime") is State.FAILED
 
 
+@pytest.mark.parametrize(("reason", "attempts"), [("lost", 6), ("failed", 3)])
+def test_failures_count_from_the_last_attempt_that_saved_a_checkpoint(
+    queue: Queue, reason: str, attempts: int
+) -> None:
+    """A training that always fails at the same step ends, however many checkpoints it saved."""
+
+    def resume(paths: AttemptPaths) -> None:
+        if paths.number <= 2:
+            save_checkpoint(paths)
+        else:
+            carry_over_checkpoints(queue.jobs()[0].paths.attempt(paths.number - 1), paths)
+
+    assert attempts_until_failed(queue, reason, resume) == attempts
+    job = queue.jobs()[0]
+    (budget,) = retry_policy.used_budgets(job.paths, job.attempt)
+    assert budget.count == budget.limit == attempts - 1
+
+
+def test_a_finished_training_counts_for_the_attempt_that_finished_it(queue: Queue) -> None:
+    """Its checkpoints may be deleted by then, and later attempts have a copy of its report."""
+
+    def train(paths: AttemptPaths) -> None:
+        if paths.number >= 4:
+            fs.publish(paths.done("train"), b"{}")
+
+    assert attempts_until_failed(queue, "lost", train) == 8
+
+
 def test_a_checkpoint_carried_over_by_the_running_attempt_still_counts(queue: Queue) -> None:
     """Otherwise status would report attempts without progress while the next one resumes."""
     before = claim_of(queue)
     save_checkpoint(before.dir)
     before.requeue("walltime")
     paths, after = queue.jobs()[0].paths, claim_of(queue).dir
-    before.dir.checkpoints.rename(after.checkpoints)
+    carry_over_checkpoints(before.dir, after)
     assert [loss.count for loss in retry_policy.used_budgets(paths, after.number - 1)] == [0]
 
 
