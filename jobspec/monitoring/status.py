@@ -51,7 +51,7 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         progress: the finished fraction of the phase, 0 to 1: `done` of `total` `unit`s.
-        reason_count: attempts that ended for `reason` and count; the job fails at `reason_limit`.
+        reason_count: attempts that count against `reason`'s retry budget, which is `reason_limit`.
         waits_for: what a pending job needs that no live worker has, or whose turn is before it.
         loss_rise: of a training that made the loss higher; of a running one, so far.
         loss, eval_loss: the newest or final training and held-out loss.

@@ -2,8 +2,8 @@
 
 A missing or torn `end.json` means `lost`. A `retry.json` in an attempt's directory means that a
 user retried the job after that attempt, so counting starts there. It also starts again with each
-attempt that saved a checkpoint or finished training, so that a training of days may lose any number
-of nodes. `preempted` and `walltime` count only in a row and without progress. `disk` never counts,
+attempt that saved a checkpoint or finished training, so that a long run may lose any number of
+nodes. `preempted` and `walltime` count only in a row and without progress. `disk` never counts,
 because the queue waits for space instead.
 """
 
@@ -68,15 +68,23 @@ def used_budgets(job: JobPaths, attempt: int) -> list[RetryBudget]:
     """The budget of each reason for which attempts up to `attempt` ended; the latest is last."""
     ended = list_ended(job, attempt)
     reasons = dict.fromkeys(each.reason for each in reversed(ended))
-    return [_budget_of(job, ended, reason) for reason in reversed(reasons)]
+    return _budgets(job, ended, list(reversed(reasons)))
 
 
-def _budget_of(job: JobPaths, ended: Sequence[EndedAttempt], reason: Reason) -> RetryBudget:
-    if reason in _STOPPED:
-        last = ended[-1].reason is reason
-        return RetryBudget(reason, _stalled_attempts(job, ended) if last else 0, STALLED_ATTEMPTS)
-    count = sum(each.reason is reason for each in _since_last_progress(job, ended))
-    return RetryBudget(reason, count, LIMITS.get(reason))
+def _budgets(
+    job: JobPaths, ended: Sequence[EndedAttempt], reasons: Sequence[Reason]
+) -> list[RetryBudget]:
+    # Finding the last progress reads files: once for all reasons, and only if one has a limit.
+    limited = not LIMITS.keys().isdisjoint(reasons)
+    counted = _since_last_progress(job, ended) if limited else ended
+    budgets: list[RetryBudget] = []
+    for reason in reasons:
+        count, limit = sum(each.reason is reason for each in counted), LIMITS.get(reason)
+        if reason in _STOPPED:
+            count = _stalled_attempts(job, ended) if ended[-1].reason is reason else 0
+            limit = STALLED_ATTEMPTS
+        budgets.append(RetryBudget(reason, count, limit))
+    return budgets
 
 
 def next_state(job: JobPaths, attempt: int, reason: Reason | None = None) -> State:
@@ -99,7 +107,7 @@ def next_state(job: JobPaths, attempt: int, reason: Reason | None = None) -> Sta
         ended[-1] = EndedAttempt(attempt, reason)
     if not ended or ended[-1].reason is Reason.DISK:
         return State.PENDING
-    budget = _budget_of(job, ended, ended[-1].reason)
+    (budget,) = _budgets(job, ended, [ended[-1].reason])
     used_up = budget.limit is not None and budget.count >= budget.limit
     if ended[-1].reason is Reason.CORRUPT or used_up:
         return State.FAILED
@@ -130,15 +138,12 @@ def _since_last_progress(job: JobPaths, ended: Sequence[EndedAttempt]) -> Sequen
 
     Samples do not count here: an attempt has copies of those that earlier ones generated.
     """
-    trained = (each.attempt for each in ended if _has_trained(job.attempt(each.attempt)))
+    train = phases.TRAIN.name
+    trained = (each.attempt for each in ended if fs.exists(job.attempt(each.attempt).done(train)))
     # Only the first one: the others have a copy of its report.
     progressed = _checkpoint_writers(job, ended) | {next(trained, 0)}
     last = max((each.attempt for each in ended if each.attempt in progressed), default=0)
     return [each for each in ended if each.attempt >= last]
-
-
-def _has_trained(paths: AttemptPaths) -> bool:
-    return fs.exists(paths.done(phases.TRAIN.name))
 
 
 def _stalled_attempts(job: JobPaths, ended: Sequence[EndedAttempt]) -> int:

@@ -78,7 +78,7 @@ from transformers import Olmo3ForCausalLM
 
 
 class Faulty(Olmo3ForCausalLM):
-    """A model whose process is aborted in a later step, as NCCL's watchdog does it, a few times."""
+    """A model that aborts {times} processes in a later step, as NCCL's watchdog does it."""
 
     trained = 0
 
